@@ -1,0 +1,38 @@
+/* ka_base.h: the few words every file of the core uses: return codes, a span of bytes, assertions.
+ *
+ * Return codes: 0 or a count is success, a negative KA_E* is a refusal that changed nothing.
+ * "Not enough bytes yet" is KA_PARTIAL, never an error. */
+#ifndef KA_BASE_H
+#define KA_BASE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    KA_OK = 0,
+    KA_PARTIAL = -1,  /* more bytes are needed; nothing was consumed beyond what was said */
+    KA_ENOMEM = -2,   /* allocation failed, or a configured cap is reached; the object stays usable */
+    KA_EINVAL = -3,   /* the caller's mistake: impossible transition, argument out of range */
+    KA_ESTALE = -4,   /* the handle's generation is over: the connection it named is gone */
+    KA_EFULL = -5,    /* max_connections are open */
+    KA_ECLIENT = -6,  /* this client holds max_connections_per_client already */
+    KA_ESLOW = -7,    /* the peer is under the policy's byte rate */
+    KA_EPEER = -8     /* the peer broke a rule of the protocol; details in a ka_fault */
+};
+
+/* A view of bytes inside somebody else's buffer. Offsets, not pointers: the buffer may move. */
+typedef struct {
+    uint32_t off, len;
+} ka_span;
+
+#ifdef KA_DEBUG
+#include <assert.h>
+#define ka_assert(condition) assert(condition)
+#else
+#define ka_assert(condition) ((void)0)
+#endif
+
+#define ka_likely(x) __builtin_expect(!!(x), 1)
+#define ka_unlikely(x) __builtin_expect(!!(x), 0)
+
+#endif

@@ -1,0 +1,143 @@
+/* ka_conn.h: the life of a connection: transitions, the keep-alive decision, deadlines, eviction, pressure, drain.
+ *
+ * All transitions stand in one table in ka_conn.c. A decision is made once, here: whether a connection is kept,
+ * which fields say so, when it dies and who goes first. Callers (ka_talk, ka_engine, adapters) report what
+ * happened and carry out what they are told. No function here does I/O or reads a clock; all are O(1) unless
+ * said otherwise. `now` is nanoseconds on the caller's monotonic clock; a clock that runs backward is clamped. */
+#ifndef KA_CONN_H
+#define KA_CONN_H
+
+#include "ka_table.h"
+
+/* What one class of connections is allowed. 0 ns = no limit. kacore.Policy documents every number. */
+typedef struct {
+    int64_t  timeout_ns[KA_N_PHASES]; /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE, LINGER */
+    int64_t  rate_window_ns;          /* a rate is judged when bytes move after a window of this length has ended */
+    uint32_t min_body_rate, min_send_rate; /* bytes per second; 0 = no limit */
+    int64_t  max_age_ns;              /* Connection: close on the first response after it */
+    uint32_t age_jitter_permille;     /* +- of max_age_ns, fixed for a connection by its handle */
+    uint32_t max_requests;            /* responses per connection; 0 = no limit */
+    uint32_t linger_bytes;
+    int64_t  advertise_margin_ns;     /* the advertised timeout is this much shorter than the real one */
+    int64_t  max_body_bytes;          /* content of one request */
+    uint8_t  keep_alive;              /* 0: every response closes */
+    uint8_t  advertise;               /* send the Keep-Alive field */
+    uint8_t  spare[6];
+} ka_policy;
+
+/* What the whole table is allowed. */
+typedef struct {
+    uint32_t max_connections;
+    uint32_t max_per_client;          /* 0 = no limit */
+    uint32_t client_share;            /* idle connections above which a client's own go first when room is needed */
+    uint8_t  prefix_v4, prefix_v6;    /* leading bits of an address that make one client: 32, 64 */
+    uint8_t  rejects_when_full;       /* 0: leave them in the backlog; 1: 503 with Retry-After */
+    uint8_t  spare;
+    int64_t  min_idle_before_evict_ns;
+    double   pressure_start, pressure_full; /* fractions of max_connections */
+    int64_t  pressure_min_timeout_ns;
+} ka_capacity;
+
+/* Who is at the other end. family 0: unknown, a unix socket or a trusted proxy, which is no client and is never
+ * limited. IPv4 addresses stand in the first four bytes. */
+typedef struct {
+    uint8_t family;  /* 0, 4 or 6 */
+    uint8_t addr[16];
+} ka_client;
+
+/* hash_seed keys the client hash. counters: the caller's, outlives the table. Return 0 or KA_ENOMEM. */
+int  ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters);
+void ka_table_free(ka_table *t);
+
+/* Take effect on all open connections at once. KA_EINVAL for a class >= KA_N_CLASSES. O(1). */
+int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy);
+int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity);
+const ka_policy *ka_table_policy(const ka_table *t, ka_handle h);  /* of the class it is in now; NULL if stale */
+
+/* Events, named after what happened. Anything without a row in the transition table is KA_EINVAL and changes nothing. */
+typedef enum {
+    KA_EV_HANDSHAKE_DONE, /* HANDSHAKE -> NEW */
+    KA_EV_RECEIVED,       /* first byte of a request that is not an empty line: NEW, IDLE -> HEAD */
+    KA_EV_HEAD_DONE,      /* a whole head is here: NEW, HEAD, IDLE -> BUSY; counts the request */
+    KA_EV_BODY_WANTED,    /* BUSY -> BODY */
+    KA_EV_BODY_ARRIVED,   /* BODY -> BUSY */
+    KA_EV_BLOCKED,        /* HEAD, BUSY, BODY -> WRITE */
+    KA_EV_UNBLOCKED,      /* WRITE -> BUSY */
+    KA_EV_RESPONDED,      /* whole response with the kernel and the connection kept: BUSY, BODY, WRITE -> IDLE */
+    KA_EV_LINGERING,      /* we sent FIN: NEW, HEAD, BODY, BUSY, WRITE, IDLE -> LINGER */
+    KA_EV_TUNNELLED,      /* BUSY, BODY, WRITE -> TUNNEL */
+    KA_N_EVENTS
+} ka_event;
+
+/* Open a connection: HANDSHAKE when is_tls, else NEW.
+ * Return: 0 with *out, KA_EFULL (close ka_conn_victim and come again), KA_ECLIENT, KA_ENOMEM, KA_EINVAL (class). */
+int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out);
+
+/* Report an event. Return: the new phase, KA_EINVAL or KA_ESTALE. */
+int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now);
+
+/* Bytes moved in BODY, WRITE (restart the gap, feed the rate) or LINGER (count against linger_bytes); in any other
+ * phase nothing. Return: 0, KA_ESLOW when the rate or the linger limit says close (cause in *cause), or KA_ESTALE. */
+int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause);
+
+/* "Something happened": restart the clock of the phase it is in, for hosts that know no more. 0 or KA_ESTALE. */
+int ka_conn_touch(ka_table *t, ka_handle h, int64_t now);
+
+/* Move to another class (rules that look at the request); the clock of the phase is kept. */
+int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass);
+
+int      ka_conn_phase(const ka_table *t, ka_handle h);      /* ka_phase or KA_ESTALE */
+uint32_t ka_conn_requests(const ka_table *t, ka_handle h);   /* heads seen on it; 0 if stale */
+
+/* Is the connection kept after this response, and what does the response say about it? */
+typedef struct {
+    uint8_t  keeps;
+    uint8_t  sends_close;       /* Connection: close */
+    uint8_t  sends_keep_alive;  /* Connection: keep-alive (HTTP/1.0, and whenever Keep-Alive is sent) */
+    uint8_t  cause;             /* ka_cause it will end by, when not kept */
+    uint32_t timeout_s;         /* Keep-Alive: timeout=; 0 = no such parameter */
+    uint32_t max;               /* Keep-Alive: max=; 0 = no such parameter */
+} ka_verdict;
+
+/* Called once, when the response head is about to be written.
+ * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_N_CAUSES when nothing
+ * forbids keeping it, else the ka_cause for which it will be closed. 0, KA_ESTALE, or KA_EINVAL outside a request. */
+int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
+                   ka_verdict *out);
+
+/* The one way out of the table, right for every phase. Counts the cause, bumps the generation. KA_ESTALE if gone. */
+int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause);
+
+/* What to do about a connection whose time is up. */
+typedef enum {
+    KA_DO_NOTHING,
+    KA_DO_CLOSE,
+    KA_DO_ANSWER_408,   /* answer 408 if no response byte has left, then close (with LINGER) */
+    KA_DO_ANSWER_503,   /* handler_timeout: cancel, answer 503 if no response byte has left, then close */
+    KA_DO_HALF_CLOSE    /* FIN, then KA_EV_LINGERING */
+} ka_action;
+
+/* One connection whose time is up, or KA_DO_NOTHING. It stays where it is: the caller looks for bytes in the kernel
+ * once more (before it closes NEW, IDLE, HEAD, BODY; SIOCOUTQ for WRITE) and reports either what it found or the
+ * close. The same one is named until then. O(classes * phases) at worst, O(1) when nothing is due. */
+ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause);
+
+/* When ka_conn_due would next name one, INT64_MAX for never. Never later than the truth; may be earlier. */
+int64_t ka_conn_next_due(ka_table *t);
+
+/* Who goes when room is needed: docs/policy.md has the order. 0 = nobody. The caller probes, then closes. */
+ka_handle ka_conn_victim(ka_table *t, int64_t now);
+
+/* Start draining (rolling restart): idle connections stay answerable for `grace`, then are closed spread over
+ * `spread`; every response says close; `deadline` after now what is left is due whatever its phase. */
+void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
+int  ka_conn_is_draining(const ka_table *t);
+
+uint32_t ka_table_open_count(const ka_table *t);
+uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
+int      ka_table_is_full(const ka_table *t);
+
+/* Walk every invariant. Return NULL, or a static sentence naming the first broken one. O(slots). */
+const char *ka_table_check(const ka_table *t);
+
+#endif
