@@ -110,7 +110,8 @@ static const struct {
 
 /* ---- time ---- */
 
-static inline int64_t clock_of(ka_table *t, int64_t now) {
+static inline int64_t clock_of(ka_table *t, int64_t now)
+{
     now = ka_store_clock(&t->store, now);
     if (ka_unlikely(t->is_draining) && t->ramp_from == 0 && now >= t->grace_end) {
         uint32_t n_idle = t->store.n_in[KA_IDLE];
@@ -121,7 +122,8 @@ static inline int64_t clock_of(ka_table *t, int64_t now) {
 }
 
 /* The limit of a phase, 0 = none. Under pressure an idle timeout lies between itself and the minimum. */
-static int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase) {
+static int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase)
+{
     int64_t limit = t->policy[klass].timeout_ns[phase];
     if (phase == KA_IDLE && t->relief < 1.0) {
         int64_t least = t->capacity.pressure_min_timeout_ns;
@@ -132,7 +134,8 @@ static int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase) {
 }
 
 /* When the drain ends a phase. Of n idle ones left the next goes when as many of the spread's share are gone. */
-static int64_t drain_due(const ka_table *t, unsigned phase) {
+static int64_t drain_due(const ka_table *t, unsigned phase)
+{
     int64_t due = t->deadline;
     if (phase == KA_IDLE) {
         int64_t  ramp = t->grace_end;
@@ -145,7 +148,8 @@ static int64_t drain_due(const ka_table *t, unsigned phase) {
     return due;
 }
 
-static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64_t since) {
+static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64_t since)
+{
     int64_t limit = limit_of(t, klass, phase);
     int64_t due = limit ? since + limit : NEVER;
     if (t->is_draining) {
@@ -156,7 +160,8 @@ static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64
 }
 
 /* The earliest deadline of all, and whose it is: among equals the longest in its phase. O(queues in use). */
-static int64_t earliest(ka_table *t, uint32_t *which) {
+static int64_t earliest(ka_table *t, uint32_t *which)
+{
     const ka_store *s = &t->store;
     int64_t         best = NEVER, best_since = NEVER;
     *which = 0;
@@ -177,7 +182,8 @@ static int64_t earliest(ka_table *t, uint32_t *which) {
 }
 
 /* A slot has just come to the tail of a queue: only the head of an empty queue can bring the earliest deadline. */
-static inline void note_due(ka_table *t, const ka_slot *slot) {
+static inline void note_due(ka_table *t, const ka_slot *slot)
+{
     if (ka_unlikely(t->is_draining)) {
         t->due = UNKNOWN;
     } else if (slot->prev == 0) {
@@ -186,7 +192,8 @@ static inline void note_due(ka_table *t, const ka_slot *slot) {
     }
 }
 
-static void update_pressure(ka_table *t) {
+static void update_pressure(ka_table *t)
+{
     double n = t->store.n_open, relief = 1.0;
     if (n >= t->full_n) relief = 0.0;
     else if (n > t->start_n) relief = (t->full_n - n) / (t->full_n - t->start_n);
@@ -197,13 +204,15 @@ static void update_pressure(ka_table *t) {
 
 /* ---- the whole table ---- */
 
-static int capacity_is_valid(const ka_capacity *c) {
+static int capacity_is_valid(const ka_capacity *c)
+{
     return c->max_connections >= 1 && c->max_connections <= KA_MAX_CONNECTIONS && c->prefix_v4 <= 32 &&
            c->prefix_v6 <= 128 && c->min_idle_before_evict_ns >= 0 && c->pressure_min_timeout_ns >= 0 &&
            c->pressure_start >= 0 && c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
 }
 
-int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity) {
+int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
+{
     if (!capacity_is_valid(capacity)) return KA_EINVAL;
     t->capacity = *capacity;
     uint32_t quarter = capacity->max_connections / 4;
@@ -218,7 +227,8 @@ int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity) {
 
 const ka_capacity *ka_table_capacity(const ka_table *t) { return &t->capacity; }
 
-int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy) {
+int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
+{
     if (klass >= KA_N_CLASSES || policy->max_age_ns < 0 || policy->rate_window_ns < 0 ||
         policy->advertise_margin_ns < 0 || policy->age_jitter_permille > 1000)
         return KA_EINVAL;
@@ -234,12 +244,14 @@ int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy) {
     return KA_OK;
 }
 
-const ka_policy *ka_table_policy(const ka_table *t, ka_handle h) {
+const ka_policy *ka_table_policy(const ka_table *t, ka_handle h)
+{
     uint32_t i = ka_store_find(&t->store, h);
     return i ? &t->policy[ka_slot_class(ka_store_slot(&t->store, i))] : NULL;
 }
 
-int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters) {
+int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
+{
     if (!capacity_is_valid(capacity)) return KA_EINVAL;
     ka_table *t = calloc(1, sizeof *t);
     if (t == NULL) return KA_ENOMEM;
@@ -256,29 +268,40 @@ int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed
     return KA_OK;
 }
 
-void ka_table_free(ka_table *t) {
+void ka_table_free(ka_table *t)
+{
     if (t == NULL) return;
     ka_store_free(&t->store);
     free(t);
+}
+
+ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
+{
+    const ka_store *s = &t->store;
+    if (slot == 0 || slot >= s->n_used || ka_slot_phase(ka_store_slot(s, slot)) == KA_FREE) return 0;
+    return ka_store_handle(s, slot);
 }
 
 uint32_t ka_table_open_count(const ka_table *t) { return t->store.n_open; }
 int      ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }
 size_t   ka_table_bytes(const ka_table *t) { return sizeof *t + ka_store_bytes(&t->store); }
 
-uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase) {
+uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
+{
     return (unsigned)phase < KA_N_PHASES && phase != KA_FREE ? t->store.n_in[phase] : 0;
 }
 
 /* ---- moving between phases ---- */
 
-static inline void set_ending(ka_table *t, uint32_t i, unsigned cause) {
+static inline void set_ending(ka_table *t, uint32_t i, unsigned cause)
+{
     uint8_t *ending = ka_store_ending(&t->store, i);
     *ending = (uint8_t)((*ending & ~(unsigned)KA_ENDING_MASK) | (cause < KA_N_CAUSES ? cause + 1 : 0));
 }
 
 /* Out of its queue, and out of its client's ring. The phase is still there to be read. */
-static inline void leave(ka_table *t, ka_slot *slot, uint32_t i) {
+static inline void leave(ka_table *t, ka_slot *slot, uint32_t i)
+{
     unsigned phase = ka_slot_phase(slot);
     uint32_t client = ka_slot_client(slot);
     ka_queue_remove(&t->store, slot);
@@ -287,7 +310,8 @@ static inline void leave(ka_table *t, ka_slot *slot, uint32_t i) {
     if (phase == KA_IDLE && client) ka_store_ring_remove(&t->store, client, i);
 }
 
-static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase, int64_t now) {
+static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase, int64_t now)
+{
     uint32_t client = ka_slot_client(slot);
     ka_slot_set(slot, now, phase);
     ka_queue_push(&t->store, slot, i);
@@ -296,12 +320,14 @@ static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase,
     note_due(t, slot);
 }
 
-static inline void set_class(ka_slot *slot, unsigned klass) {
+static inline void set_class(ka_slot *slot, unsigned klass)
+{
     slot->client_class = (slot->client_class & ~(uint32_t)(KA_N_CLASSES - 1)) | klass;
 }
 
 /* What a request's beginning means beside the move: the gap it ends, the class it starts under, its count. */
-static inline void begin_request(ka_table *t, ka_slot *slot, uint32_t i, unsigned from, ka_event event, int64_t now) {
+static inline void begin_request(ka_table *t, ka_slot *slot, uint32_t i, unsigned from, ka_event event, int64_t now)
+{
     if (from == KA_IDLE) {
         uint64_t gap_ms = (uint64_t)(now - ka_slot_since(slot)) / 1000000;
         t->counters->idle_gap[ka_table_bucket(gap_ms)]++;
@@ -315,7 +341,8 @@ static inline void begin_request(ka_table *t, ka_slot *slot, uint32_t i, unsigne
     if (*requests < UINT32_MAX) ++*requests;
 }
 
-int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now) {
+int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
+{
     ka_store *s = &t->store;
     uint32_t  i = ka_store_find(s, h);
     if (ka_unlikely(i == 0)) return KA_ESTALE;
@@ -365,7 +392,8 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now) {
 
 /* ---- coming and going ---- */
 
-static uint64_t client_id(const ka_table *t, const ka_client *client) {
+static uint64_t client_id(const ka_table *t, const ka_client *client)
+{
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
     /* A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one /64 would hold them all. */
     if (client->family == 6 && memcmp(client->addr, mapped, sizeof mapped) == 0) {
@@ -377,7 +405,8 @@ static uint64_t client_id(const ka_table *t, const ka_client *client) {
     return ka_store_client_id(&t->store, client->addr, client->family, prefix);
 }
 
-int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out) {
+int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
+{
     ka_store *s = &t->store;
     int       is_known = client != NULL && client->family != 0;
     if (klass >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6)) return KA_EINVAL;
@@ -411,14 +440,16 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *clie
     return KA_OK;
 }
 
-void ka_conn_refused(ka_table *t, ka_cause cause) {
+void ka_conn_refused(ka_table *t, ka_cause cause)
+{
     if ((unsigned)cause >= KA_N_CAUSES) return;
     t->counters->accepted++;
     t->counters->closed[cause]++;
     t->counters->requests_per_connection[0]++;
 }
 
-int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause) {
+int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
+{
     ka_store *s = &t->store;
     uint32_t  i = ka_store_find(s, h);
     if (i == 0) return KA_ESTALE;
@@ -434,7 +465,8 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause) {
     return KA_OK;
 }
 
-int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause) {
+int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
+{
     uint32_t i = ka_store_find(&t->store, h);
     if (i == 0) return KA_ESTALE;
     if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
@@ -444,7 +476,8 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause) {
 
 /* ---- while it lasts ---- */
 
-static inline void restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now) {
+static inline void restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now)
+{
     ka_store *s = &t->store;
     unsigned  phase = ka_slot_phase(slot);
     uint32_t  client = ka_slot_client(slot);
@@ -461,19 +494,22 @@ static inline void restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now) 
     }
 }
 
-int ka_conn_touch(ka_table *t, ka_handle h, int64_t now) {
+int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
+{
     uint32_t i = ka_store_find(&t->store, h);
     if (ka_unlikely(i == 0)) return KA_ESTALE;
     restart(t, ka_store_slot(&t->store, i), i, clock_of(t, now));
     return KA_OK;
 }
 
-static inline uint32_t add_saturating(uint32_t a, uint64_t b) {
+static inline uint32_t add_saturating(uint32_t a, uint64_t b)
+{
     return b > UINT32_MAX - a ? UINT32_MAX : a + (uint32_t)b;
 }
 
 /* Feed the rate window with what moved and the time it took. Return: whether the rate is kept. */
-static int feed_rate(const ka_policy *policy, ka_slot *slot, uint32_t rate, size_t nbytes, int64_t waited) {
+static int feed_rate(const ka_policy *policy, ka_slot *slot, uint32_t rate, size_t nbytes, int64_t waited)
+{
     slot->rate.nbytes = add_saturating(slot->rate.nbytes, nbytes);
     slot->rate.spent = add_saturating(slot->rate.spent, (uint64_t)waited >> 10);
     uint64_t spent = (uint64_t)slot->rate.spent << 10;
@@ -486,7 +522,8 @@ static int feed_rate(const ka_policy *policy, ka_slot *slot, uint32_t rate, size
     return 1;
 }
 
-int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause) {
+int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
+{
     uint32_t i = ka_store_find(&t->store, h);
     if (i == 0) return KA_ESTALE;
     now = clock_of(t, now);
@@ -516,7 +553,8 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
     return KA_ESLOW;
 }
 
-int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass) {
+int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
+{
     ka_store *s = &t->store;
     uint32_t  i = ka_store_find(s, h);
     if (i == 0) return KA_ESTALE;
@@ -544,12 +582,14 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass) {
     return KA_OK;
 }
 
-int ka_conn_phase(const ka_table *t, ka_handle h) {
+int ka_conn_phase(const ka_table *t, ka_handle h)
+{
     uint32_t i = ka_store_find(&t->store, h);
     return i ? (int)ka_slot_phase(ka_store_slot(&t->store, i)) : KA_ESTALE;
 }
 
-uint32_t ka_conn_requests(const ka_table *t, ka_handle h) {
+uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
+{
     uint32_t i = ka_store_find(&t->store, h);
     return i ? *ka_store_requests(&t->store, i) : 0;
 }
@@ -557,13 +597,15 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h) {
 /* ---- kept or not ---- */
 
 /* Its age limit: max_age_ns plus or minus the jitter, the same whenever it is asked. */
-static int64_t age_limit(const ka_table *t, const ka_policy *policy, ka_handle h) {
+static int64_t age_limit(const ka_table *t, const ka_policy *policy, ka_handle h)
+{
     uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
     int64_t  span = (int64_t)((__int128)policy->max_age_ns * policy->age_jitter_permille / 1000);
     return policy->max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
 }
 
-static int is_over_age(const ka_table *t, const ka_policy *policy, ka_handle h, int64_t now) {
+static int is_over_age(const ka_table *t, const ka_policy *policy, ka_handle h, int64_t now)
+{
     if (policy->max_age_ns == 0) return 0;
     uint32_t i = (uint32_t)h;
     uint32_t opened = ka_store_chunk(&t->store, i)->opened[i & (KA_CHUNK - 1)];
@@ -574,7 +616,8 @@ static int is_over_age(const ka_table *t, const ka_policy *policy, ka_handle h, 
 }
 
 static unsigned why_not_kept(const ka_table *t, const ka_policy *policy, ka_handle h, int client_persists,
-                             unsigned must_close, int64_t now) {
+                             unsigned must_close, int64_t now)
+{
     if (must_close < KA_N_CAUSES) return must_close;
     if (!client_persists) return KA_CAUSE_CLIENT;
     if (!policy->keep_alive) return KA_CAUSE_POLICY;
@@ -587,7 +630,8 @@ static unsigned why_not_kept(const ka_table *t, const ka_policy *policy, ka_hand
 
 /* The Keep-Alive field, for a connection that is kept. The promise is shorter than the truth by the margin, so that a
  * client that obeys never meets our close; a promise under a second is not worth making. */
-static void advertise(const ka_table *t, const ka_policy *policy, unsigned klass, uint32_t requests, ka_verdict *out) {
+static void advertise(const ka_table *t, const ka_policy *policy, unsigned klass, uint32_t requests, ka_verdict *out)
+{
     int64_t limit = limit_of(t, klass, KA_IDLE);
     int64_t promise = (limit - policy->advertise_margin_ns) / SECOND;
     if (limit && limit - policy->advertise_margin_ns < SECOND) return;
@@ -597,7 +641,8 @@ static void advertise(const ka_table *t, const ka_policy *policy, unsigned klass
 }
 
 int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
-                   ka_verdict *out) {
+                   ka_verdict *out)
+{
     uint32_t i = ka_store_find(&t->store, h);
     if (i == 0) return KA_ESTALE;
     const ka_slot *slot = ka_store_slot(&t->store, i);
@@ -621,7 +666,8 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
 
 /* ---- whose time is up ---- */
 
-static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause) {
+static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
+{
     const ka_slot *slot = ka_store_slot(&t->store, i);
     unsigned       phase = ka_slot_phase(slot), ending = *ka_store_ending(&t->store, i);
     int64_t        now = t->store.now, limit = limit_of(t, ka_slot_class(slot), phase);
@@ -640,7 +686,8 @@ static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause) {
     return action;
 }
 
-ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause) {
+ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
+{
     now = clock_of(t, now);
     if (ka_likely(now < t->due)) return KA_DO_NOTHING;
     uint32_t i;
@@ -651,7 +698,8 @@ ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause) {
     return what_to_do(t, i, cause);
 }
 
-int64_t ka_conn_next_due(ka_table *t) {
+int64_t ka_conn_next_due(ka_table *t)
+{
     if (t->store.head_left || t->due == UNKNOWN) {
         uint32_t i;
         t->due = earliest(t, &i);
@@ -664,7 +712,8 @@ int64_t ka_conn_next_due(ka_table *t) {
 /* ---- who goes first ---- */
 
 /* The longest in a phase: the smallest start among the heads of its classes. */
-static uint32_t oldest_in(const ka_table *t, unsigned phase) {
+static uint32_t oldest_in(const ka_table *t, unsigned phase)
+{
     const ka_store *s = &t->store;
     uint32_t        best = 0;
     for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
@@ -674,12 +723,14 @@ static uint32_t oldest_in(const ka_table *t, unsigned phase) {
     return best;
 }
 
-static uint32_t older_of(const ka_store *s, uint32_t a, uint32_t b) {
+static uint32_t older_of(const ka_store *s, uint32_t a, uint32_t b)
+{
     if (a == 0 || b == 0) return a ? a : b;
     return ka_slot_since(ka_store_slot(s, b)) < ka_slot_since(ka_store_slot(s, a)) ? b : a;
 }
 
-ka_handle ka_conn_victim(ka_table *t, int64_t now) {
+ka_handle ka_conn_victim(ka_table *t, int64_t now)
+{
     const ka_store *s = &t->store;
     now = clock_of(t, now);
     uint32_t i = oldest_in(t, KA_LINGER);
@@ -702,7 +753,8 @@ ka_handle ka_conn_victim(ka_table *t, int64_t now) {
 static int64_t clipped(int64_t ns) { return ns < 0 ? 0 : ns < LONGEST ? ns : LONGEST; }
 static int64_t earlier(int is_again, int64_t old, int64_t new) { return is_again && old < new ? old : new; }
 
-void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns) {
+void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+{
     int is_again = t->is_draining;
     now = clock_of(t, now);
     int64_t grace_end = now + clipped(grace_ns);
@@ -719,7 +771,8 @@ int ka_conn_is_draining(const ka_table *t) { return t->is_draining; }
 
 /* ---- check ---- */
 
-const char *ka_table_check(const ka_table *t) {
+const char *ka_table_check(const ka_table *t)
+{
     const char *broken = ka_store_check(&t->store);
     if (broken) return broken;
     const ka_store *s = &t->store;

@@ -19,14 +19,16 @@ static const char *const cause_names[KA_N_CAUSES] = {
 const char *ka_phase_name(unsigned phase) { return phase < KA_N_PHASES ? phase_names[phase] : "?"; }
 const char *ka_cause_name(unsigned cause) { return cause < KA_N_CAUSES ? cause_names[cause] : "?"; }
 
-unsigned ka_table_bucket(uint64_t value) {
+unsigned ka_table_bucket(uint64_t value)
+{
     if (value < 2) return (unsigned)value;
     if (value >> 32) return KA_N_BUCKETS - 1;
     unsigned octave = 63u - (unsigned)__builtin_clzll(value);
     return 2 * octave + ((value >> (octave - 1)) & 1);
 }
 
-uint64_t ka_table_bucket_edge(unsigned bucket) {
+uint64_t ka_table_bucket_edge(unsigned bucket)
+{
     if (bucket < 2) return bucket;
     return (uint64_t)(2 + (bucket & 1)) << (bucket / 2 - 1);
 }
@@ -34,7 +36,8 @@ uint64_t ka_table_bucket_edge(unsigned bucket) {
 /* ---- parts ---- */
 
 /* One more part of `nbytes`, aligned to a cache line. Untouched memory stays the kernel's: nothing is cleared. */
-static void *parts_grow(ka_parts *parts, size_t nbytes) {
+static void *parts_grow(ka_parts *parts, size_t nbytes)
+{
     if (parts->n == parts->room) {
         uint32_t room = parts->room ? parts->room * 2 : 16;
         void **moved = realloc(parts->part, room * sizeof *moved);
@@ -47,14 +50,16 @@ static void *parts_grow(ka_parts *parts, size_t nbytes) {
     return part;
 }
 
-static void parts_free(ka_parts *parts) {
+static void parts_free(ka_parts *parts)
+{
     for (uint32_t k = 0; k < parts->n; k++) free(parts->part[k]);
     free(parts->part);
 }
 
 /* ---- slots ---- */
 
-uint32_t ka_store_take(ka_store *s) {
+uint32_t ka_store_take(ka_store *s)
+{
     uint32_t i = s->free_head;
     if (i) {
         ka_slot *slot = ka_store_slot(s, i);
@@ -68,7 +73,8 @@ uint32_t ka_store_take(ka_store *s) {
     return i;
 }
 
-void ka_store_give(ka_store *s, uint32_t i) {
+void ka_store_give(ka_store *s, uint32_t i)
+{
     ka_slot *slot = ka_store_slot(s, i);
     *slot = (ka_slot){.gen = slot->gen + 1, .next = s->free_head};
     s->free_head = i;
@@ -85,7 +91,8 @@ uint64_t ka_store_mix(uint64_t x) { /* the finalizer of splitmix64 (Steele, Lea,
 
 static inline uint64_t rotl(uint64_t x, unsigned n) { return x << n | x >> (64 - n); }
 
-static inline void sip_round(uint64_t v[4]) {
+static inline void sip_round(uint64_t v[4])
+{
     v[0] += v[1], v[1] = rotl(v[1], 13) ^ v[0], v[0] = rotl(v[0], 32);
     v[2] += v[3], v[3] = rotl(v[3], 16) ^ v[2];
     v[0] += v[3], v[3] = rotl(v[3], 21) ^ v[0];
@@ -93,7 +100,8 @@ static inline void sip_round(uint64_t v[4]) {
 }
 
 /* SipHash-1-3 (Aumasson, Bernstein 2012) of the masked address, its family and the prefix length. */
-uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix) {
+uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix)
+{
     uint8_t  masked[16] = {0};
     unsigned whole = prefix / 8;
     memcpy(masked, addr, whole);
@@ -115,7 +123,8 @@ uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned 
 
 /* ---- the client hash: linear hashing (Litwin 1980) with chains through the records ---- */
 
-static inline uint32_t *bucket_at(const ka_store *s, uint32_t b) {
+static inline uint32_t *bucket_at(const ka_store *s, uint32_t b)
+{
     uint32_t *part = (uint32_t *)s->buckets.part[b >> KA_BUCKET_CHUNK_BITS];
     return &part[b & ((1u << KA_BUCKET_CHUNK_BITS) - 1)];
 }
@@ -123,13 +132,15 @@ static inline uint32_t *bucket_at(const ka_store *s, uint32_t b) {
 /* The largest power of two that is at most n_buckets. */
 static inline uint32_t hash_floor(const ka_store *s) { return 1u << (31 - __builtin_clz(s->n_buckets)); }
 
-static inline uint32_t *bucket_of(const ka_store *s, uint64_t id) {
+static inline uint32_t *bucket_of(const ka_store *s, uint64_t id)
+{
     uint32_t floor = hash_floor(s);
     uint32_t b = (uint32_t)id & (2 * floor - 1);
     return bucket_at(s, b < s->n_buckets ? b : b - floor);
 }
 
-static int bucket_part_add(ka_store *s) {
+static int bucket_part_add(ka_store *s)
+{
     size_t    nbytes = sizeof(uint32_t) << KA_BUCKET_CHUNK_BITS;
     uint32_t *part = parts_grow(&s->buckets, nbytes);
     if (part != NULL) memset(part, 0, nbytes);
@@ -137,7 +148,8 @@ static int bucket_part_add(ka_store *s) {
 }
 
 /* Split the next bucket in two. Without memory for it the chains merely get longer. */
-static void bucket_split(ka_store *s) {
+static void bucket_split(ka_store *s)
+{
     uint32_t new = s->n_buckets, old = new - hash_floor(s), floor = hash_floor(s);
     if (new >> KA_BUCKET_CHUNK_BITS == s->buckets.n && !bucket_part_add(s)) return;
     s->n_buckets++;
@@ -153,13 +165,15 @@ static void bucket_split(ka_store *s) {
     *bucket_at(s, new) = moves;
 }
 
-uint32_t ka_store_client_find(const ka_store *s, uint64_t id) {
+uint32_t ka_store_client_find(const ka_store *s, uint64_t id)
+{
     uint32_t c = *bucket_of(s, id);
     while (c && ka_store_client(s, c)->id != id) c = ka_store_client(s, c)->chain;
     return c;
 }
 
-uint32_t ka_store_client_make(ka_store *s, uint64_t id) {
+uint32_t ka_store_client_make(ka_store *s, uint64_t id)
+{
     uint32_t c = s->client_free;
     if (c) {
         s->client_free = ka_store_client(s, c)->chain;
@@ -176,7 +190,8 @@ uint32_t ka_store_client_make(ka_store *s, uint64_t id) {
     return c;
 }
 
-void ka_store_client_drop(ka_store *s, uint32_t client) {
+void ka_store_client_drop(ka_store *s, uint32_t client)
+{
     ka_client_record *record = ka_store_client(s, client);
     if (--record->n_open) return;
     uint32_t *link = bucket_of(s, record->id);
@@ -189,7 +204,8 @@ void ka_store_client_drop(ka_store *s, uint32_t client) {
 
 /* ---- a client's idle connections, and the clients that have too many ---- */
 
-static void over_add(ka_store *s, uint32_t client) {
+static void over_add(ka_store *s, uint32_t client)
+{
     ka_client_record *record = ka_store_client(s, client);
     record->over_next = 0;
     record->over_prev = s->over_tail;
@@ -199,7 +215,8 @@ static void over_add(ka_store *s, uint32_t client) {
     s->n_over++;
 }
 
-static void over_remove(ka_store *s, uint32_t client) {
+static void over_remove(ka_store *s, uint32_t client)
+{
     ka_client_record *record = ka_store_client(s, client);
     if (record->over_next) ka_store_client(s, record->over_next)->over_prev = record->over_prev;
     else s->over_tail = record->over_prev;
@@ -208,7 +225,8 @@ static void over_remove(ka_store *s, uint32_t client) {
     s->n_over--;
 }
 
-void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i) {
+void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i)
+{
     ka_client_record *record = ka_store_client(s, client);
     ka_slot          *slot = ka_store_slot(s, i);
     if (record->idle_tail) {
@@ -224,7 +242,8 @@ void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i) {
     if (++record->n_idle == s->share + 1) over_add(s, client);
 }
 
-void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i) {
+void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i)
+{
     ka_client_record *record = ka_store_client(s, client);
     ka_slot          *slot = ka_store_slot(s, i);
     if (--record->n_idle == s->share) over_remove(s, client);
@@ -238,7 +257,8 @@ void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i) {
     slot->rate.spent = slot->rate.nbytes = 0;
 }
 
-void ka_store_set_share(ka_store *s, uint32_t share) {
+void ka_store_set_share(ka_store *s, uint32_t share)
+{
     if (share == s->share) return;
     s->share = share;
     s->over_head = s->over_tail = s->n_over = 0;
@@ -248,7 +268,8 @@ void ka_store_set_share(ka_store *s, uint32_t share) {
 
 /* ---- the whole ---- */
 
-int ka_store_init(ka_store *s, uint64_t seed) {
+int ka_store_init(ka_store *s, uint64_t seed)
+{
     memset(s, 0, sizeof *s);
     s->n_used = s->n_clients_used = 1;
     s->share = UINT32_MAX - 1;
@@ -259,13 +280,15 @@ int ka_store_init(ka_store *s, uint64_t seed) {
     return KA_OK;
 }
 
-void ka_store_free(ka_store *s) {
+void ka_store_free(ka_store *s)
+{
     parts_free(&s->slots);
     parts_free(&s->clients);
     parts_free(&s->buckets);
 }
 
-size_t ka_store_bytes(const ka_store *s) {
+size_t ka_store_bytes(const ka_store *s)
+{
     size_t directories = (size_t)s->slots.room + s->clients.room + s->buckets.room;
     return s->slots.n * sizeof(ka_chunk) + ((size_t)s->clients.n * sizeof(ka_client_record) << KA_CLIENT_CHUNK_BITS) +
            ((size_t)s->buckets.n * sizeof(uint32_t) << KA_BUCKET_CHUNK_BITS) + directories * sizeof(void *);
@@ -276,7 +299,8 @@ size_t ka_store_bytes(const ka_store *s) {
 #define MUST(condition, sentence) \
     if (!(condition)) return sentence
 
-static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass, uint32_t *n) {
+static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass, uint32_t *n)
+{
     const ka_queue *q = &s->queue[phase][klass];
     MUST((q->head != 0) == (s->classes_in[phase] >> klass & 1), "the bit of a queue does not say whether it is empty");
     uint32_t before = 0;
@@ -294,7 +318,8 @@ static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass
     return NULL;
 }
 
-static const char *check_ring(const ka_store *s, uint32_t c) {
+static const char *check_ring(const ka_store *s, uint32_t c)
+{
     const ka_client_record *record = ka_store_client(s, c);
     uint32_t                n = 0, i = record->idle_tail;
     MUST((i != 0) == (record->n_idle != 0), "a client has a tail without idle connections, or none with them");
@@ -315,7 +340,8 @@ static const char *check_ring(const ka_store *s, uint32_t c) {
 }
 
 /* n_open[c]: how many slots name client c, counted by the caller. */
-static const char *check_clients(const ka_store *s, const uint32_t *n_open) {
+static const char *check_clients(const ka_store *s, const uint32_t *n_open)
+{
     uint32_t n = 0, n_idle = 0, n_over = 0;
     for (uint32_t b = 0; b < s->n_buckets; b++) {
         for (uint32_t c = *bucket_at(s, b); c; c = ka_store_client(s, c)->chain) {
@@ -345,7 +371,8 @@ static const char *check_clients(const ka_store *s, const uint32_t *n_open) {
     return NULL;
 }
 
-const char *ka_store_check(const ka_store *s) {
+const char *ka_store_check(const ka_store *s)
+{
     uint32_t n = 0;
     for (unsigned phase = 1; phase < KA_N_PHASES; phase++) {
         uint32_t before = n;

@@ -195,23 +195,28 @@ uint64_t ka_store_mix(uint64_t x);
 size_t   ka_store_bytes(const ka_store *s);
 const char *ka_store_check(const ka_store *s); /* NULL, or the first broken invariant */
 
-static inline ka_chunk *ka_store_chunk(const ka_store *s, uint32_t i) {
+static inline ka_chunk *ka_store_chunk(const ka_store *s, uint32_t i)
+{
     return (ka_chunk *)s->slots.part[i >> KA_CHUNK_BITS];
 }
 
-static inline ka_slot *ka_store_slot(const ka_store *s, uint32_t i) {
+static inline ka_slot *ka_store_slot(const ka_store *s, uint32_t i)
+{
     return &ka_store_chunk(s, i)->slot[i & (KA_CHUNK - 1)];
 }
 
-static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i) {
+static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i)
+{
     return &ka_store_chunk(s, i)->requests[i & (KA_CHUNK - 1)];
 }
 
-static inline uint8_t *ka_store_ending(const ka_store *s, uint32_t i) {
+static inline uint8_t *ka_store_ending(const ka_store *s, uint32_t i)
+{
     return &ka_store_chunk(s, i)->ending[i & (KA_CHUNK - 1)];
 }
 
-static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t client) {
+static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t client)
+{
     ka_client_record *part = (ka_client_record *)s->clients.part[client >> KA_CLIENT_CHUNK_BITS];
     return &part[client & ((1u << KA_CLIENT_CHUNK_BITS) - 1)];
 }
@@ -221,24 +226,28 @@ static inline int64_t  ka_slot_since(const ka_slot *slot) { return (int64_t)(slo
 static inline unsigned ka_slot_class(const ka_slot *slot) { return slot->client_class & (KA_N_CLASSES - 1); }
 static inline uint32_t ka_slot_client(const ka_slot *slot) { return slot->client_class >> KA_CLASS_BITS; }
 
-static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase) {
+static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase)
+{
     slot->since_phase = (uint64_t)since << KA_PHASE_BITS | phase;
 }
 
 /* The slot a handle names, or 0 when it is stale or never was one. */
-static inline uint32_t ka_store_find(const ka_store *s, ka_handle h) {
+static inline uint32_t ka_store_find(const ka_store *s, ka_handle h)
+{
     uint32_t i = (uint32_t)h;
     if (ka_unlikely(i - 1 >= s->n_used - 1)) return 0; /* slot 0 wraps round */
     const ka_slot *slot = ka_store_slot(s, i);
     return ka_likely(slot->gen == h >> 32 && ka_slot_phase(slot) != KA_FREE) ? i : 0;
 }
 
-static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i) {
+static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
+{
     return i == 0 ? 0 : (ka_handle)ka_store_slot(s, i)->gen << 32 | i;
 }
 
 /* `now` as the table counts it: from its first `now` on, never backward, at most 60 bits. */
-static inline int64_t ka_store_clock(ka_store *s, int64_t now) {
+static inline int64_t ka_store_clock(ka_store *s, int64_t now)
+{
     if (ka_unlikely(!s->has_base)) {
         s->has_base = 1;
         s->base = now;
@@ -253,7 +262,8 @@ static inline int64_t ka_store_clock(ka_store *s, int64_t now) {
 }
 
 /* Take a slot out of its queue. Its phase and class still say which one that is. */
-static inline void ka_queue_remove(ka_store *s, ka_slot *slot) {
+static inline void ka_queue_remove(ka_store *s, ka_slot *slot)
+{
     unsigned phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
     ka_queue *q = &s->queue[phase][klass];
     if (slot->next) ka_store_slot(s, slot->next)->prev = slot->prev;
@@ -268,7 +278,8 @@ static inline void ka_queue_remove(ka_store *s, ka_slot *slot) {
 }
 
 /* Put a slot at the tail of the queue its phase and class name. The queue stays ordered: its `since` is `now`. */
-static inline void ka_queue_push(ka_store *s, ka_slot *slot, uint32_t i) {
+static inline void ka_queue_push(ka_store *s, ka_slot *slot, uint32_t i)
+{
     unsigned phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
     ka_queue *q = &s->queue[phase][klass];
     slot->next = 0;

@@ -1,23 +1,14 @@
-/* The connection table from C, in virtual time: what a caller in C sees and Python does not. */
+/* The connection table from C, in virtual time: what a caller in C sees and Python does not.
+ * link: ka_table ka_conn */
+#include "check.h"
 #include "ka_conn.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define S ((int64_t)1000000000)
 
-static int n_failed;
+#define EXPECT(condition) CHECK(condition, "it is not so")
 
-#define EXPECT(condition)                                                              \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition);   \
-            n_failed++;                                                                \
-        }                                                                              \
-    } while (0)
-
-static ka_table *table_of(uint32_t max_connections, ka_counters *counters) {
+static ka_table *table_of(uint32_t max_connections, ka_counters *counters)
+{
     ka_capacity capacity = ka_capacity_default;
     capacity.max_connections = max_connections;
     memset(counters, 0, sizeof *counters);
@@ -26,7 +17,8 @@ static ka_table *table_of(uint32_t max_connections, ka_counters *counters) {
     return t;
 }
 
-static void a_request_goes_round_and_the_connection_expires(void) {
+static void a_request_goes_round_and_the_connection_expires(void)
+{
     ka_counters counters;
     ka_table   *t = table_of(4, &counters);
     ka_handle   h = 0, due = 0;
@@ -45,8 +37,10 @@ static void a_request_goes_round_and_the_connection_expires(void) {
     EXPECT(ka_conn_event(t, h, KA_EV_LINGERING, 178 * S) == KA_LINGER);
     EXPECT(ka_conn_due(t, 180 * S, &due, &cause) == KA_DO_CLOSE);
     EXPECT(due == h && cause == KA_CAUSE_IDLE_TIMEOUT);
+    EXPECT(ka_table_handle(t, (uint32_t)h) == h && ka_table_handle(t, 2) == 0 && ka_table_handle(t, 0) == 0);
     EXPECT(ka_table_check(t) == NULL);
     EXPECT(ka_conn_close(t, h, cause) == KA_OK);
+    EXPECT(ka_table_handle(t, (uint32_t)h) == 0);
     EXPECT(ka_conn_close(t, h, cause) == KA_ESTALE);
     EXPECT(ka_conn_event(t, h, KA_EV_RECEIVED, 181 * S) == KA_ESTALE);
     EXPECT(ka_conn_next_due(t) == INT64_MAX);
@@ -55,7 +49,8 @@ static void a_request_goes_round_and_the_connection_expires(void) {
     ka_table_free(t);
 }
 
-static void what_the_caller_may_not_say_changes_nothing(void) {
+static void what_the_caller_may_not_say_changes_nothing(void)
+{
     ka_counters counters;
     ka_table   *t = table_of(1, &counters);
     ka_handle   h = 0, other = 0;
@@ -82,7 +77,8 @@ static void what_the_caller_may_not_say_changes_nothing(void) {
     ka_table_free(t);
 }
 
-static void a_mapped_ipv4_client_is_the_ipv4_client(void) {
+static void a_mapped_ipv4_client_is_the_ipv4_client(void)
+{
     ka_counters counters;
     ka_table   *t = table_of(100, &counters);
     ka_capacity capacity = *ka_table_capacity(t);
@@ -99,7 +95,8 @@ static void a_mapped_ipv4_client_is_the_ipv4_client(void) {
     ka_table_free(t);
 }
 
-static void times_at_the_ends_of_int64_do_no_harm(void) {
+static void times_at_the_ends_of_int64_do_no_harm(void)
+{
     ka_counters counters;
     ka_table   *t = table_of(10, &counters);
     ka_handle   h = 0, due = 0;
@@ -114,7 +111,8 @@ static void times_at_the_ends_of_int64_do_no_harm(void) {
     ka_table_free(t);
 }
 
-static void histogram_buckets_meet_at_their_edges(void) {
+static void histogram_buckets_meet_at_their_edges(void)
+{
     for (unsigned b = 0; b < KA_N_BUCKETS; b++) {
         EXPECT(ka_table_bucket(ka_table_bucket_edge(b)) == b);
         if (b) EXPECT(ka_table_bucket(ka_table_bucket_edge(b) - 1) == b - 1);
@@ -122,12 +120,12 @@ static void histogram_buckets_meet_at_their_edges(void) {
     EXPECT(ka_table_bucket(UINT64_MAX) == KA_N_BUCKETS - 1);
 }
 
-int main(void) {
+int main(void)
+{
     a_request_goes_round_and_the_connection_expires();
     what_the_caller_may_not_say_changes_nothing();
     a_mapped_ipv4_client_is_the_ipv4_client();
     times_at_the_ends_of_int64_do_no_harm();
     histogram_buckets_meet_at_their_edges();
-    printf("test_table: %d failed\n", n_failed);
-    return n_failed != 0;
+    return CHECKS_DONE;
 }
