@@ -2,5 +2,5 @@
 # calls between them are C calls. Order: each may use those before it.
 include "errors.pxi"
 
-# Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes this file and says why.
+# Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
 include "engine_here.pxi"

@@ -1,5 +1,5 @@
-# What stands in engine.pxi's place where there is no epoll: the same name, which says what is missing. Parser,
-# table and policy need nothing of the engine and work in such a build.
+# What stands in engine.pxi's place where there is no epoll: the same name, which says what is missing.
+# Parser, table and policy need nothing of the engine and work in such a build.
 import sys
 
 

@@ -1,7 +1,7 @@
 """What every test may use: optional programs, children of this process, and what sanitizers ask of both.
 
-Fixtures: `need`, `launch`, `serve`, `free_port`, `sanitized`. Marker: `needs`. A test of a server starts a
-child with `serve` and talks to it over loopback. What a test started is ended, by its process id, at its end.
+Fixtures: `need`, `lacks`, `launch`, `serve`, `free_port`, `sanitized`. Marker: `needs`. A test of a server
+starts a child with `serve` and talks to it over loopback. What a test started is ended by its process id.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -40,17 +40,22 @@ def pytest_report_header() -> str:
     return f"kacore build: {build}; a missing optional program {'fails' if IN_CI else 'skips'} its tests"
 
 
+def say_lacking(what: str) -> NoReturn:
+    """End the test for the lack of something optional: a skip with that reason, but in CI a failure."""
+    if IN_CI:
+        pytest.fail(f"{what}, and CI skips nothing", pytrace=False)
+    pytest.skip(what)
+
+
 def find(name: str) -> Any:
-    """The path of a program, or the module of "module:NAME". Where there is none: a skip, in CI a failure."""
+    """The path of a program, or the module of "module:NAME"."""
     kind, _, rest = name.partition(":")
     try:
         found = importlib.import_module(rest) if kind == "module" else shutil.which(name)
     except ImportError:
         found = None
-    if found is None and IN_CI:
-        pytest.fail(f"{name} is not installed, and CI skips nothing", pytrace=False)
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        say_lacking(f"{name} is not installed")
     return found
 
 
@@ -64,6 +69,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def need() -> Callable[[str], Any]:
     """need("wrk") is its path, need("module:ssl") the module; a missing one skips the test, except in CI."""
     return find
+
+
+@pytest.fixture(scope="session")
+def lacks() -> Callable[[str], NoReturn]:
+    """lacks("no IPv6 here") ends the test as `need` does, for what is neither a program nor a module."""
+    return say_lacking
 
 
 @pytest.fixture(scope="session")
