@@ -133,6 +133,7 @@ ka_handle ka_conn_victim(ka_table *t, int64_t now);
 void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 int  ka_conn_is_draining(const ka_table *t);
 
+ka_handle ka_table_handle(const ka_table *t, uint32_t slot);  /* of the connection in this slot, 0 if none */
 uint32_t ka_table_open_count(const ka_table *t);
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
 int      ka_table_is_full(const ka_table *t);
