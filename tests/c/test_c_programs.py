@@ -14,7 +14,7 @@ COMPILER = os.environ.get("CC", "cc")
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 BUILDS = {
     "plain": ["-O2"],
-    "sanitized": ["-O1", "-g", "-DKA_DEBUG=1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "sanitized": ["-O1", "-g", "-DKA_DEBUG=1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 
 
@@ -27,7 +27,8 @@ def test_c_program_passes_its_checks(program, build, tmp_path):
     sources = [str(SRC / f"{name}.c") for name in linked[1].split()]
     binary = tmp_path / program.stem
     command = [COMPILER, "-std=gnu11", *WARNINGS, *BUILDS[build], f"-I{SRC}", f"-I{HERE}"]
-    compiled = subprocess.run([*command, str(program), *sources, "-o", str(binary)], capture_output=True, text=True)
+    command += [str(program), *sources, "-o", str(binary)]
+    compiled = subprocess.run(command, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
     ran = subprocess.run([str(binary)], capture_output=True, text=True, timeout=50)
     assert ran.returncode == 0, ran.stdout + ran.stderr
