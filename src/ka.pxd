@@ -96,3 +96,13 @@ cdef extern from "ka_body.h" nogil:
                      size_t *nbytes, ka_span *piece, ka_fault *fault)
     int ka_body_trailers(const char *buf, size_t len, const ka_limits *limits, ka_field *fields)
     bint ka_body_is_over(const ka_body *body)
+
+
+cdef extern from "ka_scan.h" nogil:
+    bint ka_equals_lower(const char *p, const char *lower, size_t n)
+    void ka_lower_copy(char *to, const char *from_, size_t n)
+    int ka_names_init()
+    uint32_t ka_name_count()
+    const char *ka_name_at(uint32_t i)
+    uint32_t ka_name_len(uint32_t i)
+    int ka_name_find(const char *name, uint32_t n)
