@@ -9,7 +9,7 @@ import functools
 import math
 
 COLUMNS, ROWS = 12, 5
-CELL_WIDTH, CELL_HEIGHT = 80, 66
+CELL_WIDTH, CELL_HEIGHT = 80, 56
 WIDTH, HEIGHT = COLUMNS * CELL_WIDTH, ROWS * CELL_HEIGHT
 
 # The document, a style and a script for each row, a picture for each cell; then one strip for each column.
@@ -33,7 +33,7 @@ NIGHT = {
 def ridge(layer: int, n_layers: int) -> str:
     """One range of hills as an SVG path: a few sines whose phases depend on the layer alone."""
     base = HEIGHT * (0.46 + 0.5 * layer / n_layers)
-    height = 52 - 7 * layer
+    height = 46 - 6 * layer
     points = []
     for x in range(0, WIDTH + 1, 20):
         wave = math.sin(x / (150 - 14 * layer) + 1.9 * layer) + 0.5 * math.sin(x / 47 + 4.1 * layer)
@@ -57,7 +57,7 @@ def landscape(is_night: bool) -> str:
         # Steps by the golden ratio spread the stars evenly without a random source.
         x, y = WIDTH * (n * 0.618034 % 1), HEIGHT * 0.5 * (n * 0.754878 % 1)
         parts.append(f"<circle cx='{x:.0f}' cy='{y:.0f}' r='{0.8 + n % 3 * 0.5:.1f}' fill='#fff' opacity='.8'/>")
-    sun_x, sun_y = (250, 74) if is_night else (690, 108)
+    sun_x, sun_y = (250, 66) if is_night else (690, 88)
     parts.append(f"<circle cx='{sun_x}' cy='{sun_y}' r='56' fill='{colours['sun']}' opacity='.18'/>")
     parts.append(f"<circle cx='{sun_x}' cy='{sun_y}' r='34' fill='{colours['sun']}'/>")
     ridges = colours["ridges"]
