@@ -6,4 +6,4 @@ class KacoreError(Exception):
 
 
 class LocalError(KacoreError):
-    """The caller broke a rule of the API: a stale handle, an impossible transition, a response out of order."""
+    """The caller broke a rule of the API: a stale handle, an impossible move, a response out of order."""
