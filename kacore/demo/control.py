@@ -1,6 +1,8 @@
-"""The demo's page and its JSON interface: `POST /api/loads` starts a measured server, `GET /api/loads/N` asks it.
+"""The demo's page and its JSON interface: `POST /api/loads` starts a measured server,
+`GET /api/loads/N` asks it.
 
-Keeps at most `MOST_LOADS` measured servers; a new one beyond that stops the oldest, so no visitor can pile them up.
+Keeps at most `MOST_LOADS` measured servers: a new one beyond that stops the oldest, so no visitor can pile
+them up.
 """
 
 import asyncio
@@ -22,7 +24,8 @@ STATIC = {
 }
 # Nothing from outside: the frames are the measured servers, on other ports of this host.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; frame-src http:"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "frame-src http:"
 )
 POLICY_FIELDS = ("keep_alive", "keep_alive_timeout", "max_keep_alive_requests")
 DELAYS = ("handshake", "answer")

@@ -1,14 +1,12 @@
-"""The demo in a real browser: what its page says is what the server counted, and what the browser itself counted.
+"""The demo in a real browser: what its page says is what the server counted, and what the browser counted.
 
-The browser is Debian's chromium; without it, or without Playwright, the browser's tests are skipped with a reason.
+The browser is Debian's chromium, driven by Playwright's Python package.
 """
 
 import asyncio
 import http.client
 import json
 import math
-import os
-import shutil
 import threading
 from collections import Counter, defaultdict
 from xml.etree import ElementTree
@@ -18,7 +16,6 @@ import pytest
 from kacore.demo import Demo, scene
 from kacore.demo.control import MOST_LOADS
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -58,12 +55,10 @@ def demo():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    if not os.path.exists(CHROMIUM):
-        pytest.skip("needs Debian's chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+def browser(need):
+    chromium = need("chromium")
+    with need("module:playwright.sync_api").sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
 
