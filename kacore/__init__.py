@@ -1,7 +1,28 @@
 """kacore: HTTP keep-alive connections, held cheaply and closed in time."""
 
-from kacore._core import KacoreError, LocalError
+from kacore._core import (
+    EndOfMessage,
+    Head,
+    KacoreError,
+    Limits,
+    LocalError,
+    PeerError,
+    RequestParser,
+    parse_head,
+)
 from kacore._version import __version__
 from kacore.policy import Policy, PolicyError
 
-__all__ = ["KacoreError", "LocalError", "Policy", "PolicyError", "__version__"]
+__all__ = [
+    "EndOfMessage",
+    "Head",
+    "KacoreError",
+    "Limits",
+    "LocalError",
+    "PeerError",
+    "Policy",
+    "PolicyError",
+    "RequestParser",
+    "__version__",
+    "parse_head",
+]

@@ -38,4 +38,16 @@ static inline int ka_equals_lower(const char *p, const char *lower, size_t n) {
     return 1;
 }
 
+static inline void ka_lower_copy(char *to, const char *from, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] = ka_lower(from[i]);
+}
+
+/* Common field names, so that callers can share one object for each. Names are told apart from case.
+ * ka_names_init must have been called once; KA_EINVAL when no hash without collisions is found (a test would fail). */
+int         ka_names_init(void);
+uint32_t    ka_name_count(void);
+const char *ka_name_at(uint32_t i);
+uint32_t    ka_name_len(uint32_t i);
+int         ka_name_find(const char *name, uint32_t n);  /* index, or -1; n >= 1 bytes that are a token */
+
 #endif

@@ -1,5 +1,5 @@
 /* Heads and bodies at the C level, at every split point and right before an unreadable page.
- * link: ka_head ka_body */
+ * link: ka_scan ka_head ka_body */
 #include "check.h"
 
 #include "ka_body.h"
