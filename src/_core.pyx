@@ -1,3 +1,9 @@
 # kacore._core: the one compiled module. Each .pxi is a room of its own; they are compiled together so that
 # calls between them are C calls. Order: each may use those before it.
+from ka cimport *
+
 include "errors.pxi"
+include "head.pxi"
+
+# Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
+include "engine_here.pxi"

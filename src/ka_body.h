@@ -10,19 +10,21 @@
 typedef struct {
     int64_t  left;          /* bytes of content still to come in this chunk or body */
     int64_t  n_content;     /* content bytes seen so far */
+    uint64_t consumed;      /* offset of the next byte from the first byte of the message: for fault offsets */
     uint32_t n_framing;     /* bytes of the current chunk line or trailer section seen so far */
-    uint32_t consumed;      /* offset of the next byte from the end of the head, modulo 2^32: for fault offsets */
-    uint8_t  state;         /* private */
+    uint8_t  state;         /* private; 0 = over */
     uint8_t  spare[3];
 } ka_body;
+_Static_assert(sizeof(ka_body) == 32, "every connection with a body holds one");
 
 typedef enum {
     KA_BODY_NEEDS = 0,  /* all bytes looked at; more are needed */
     KA_BODY_DATA,       /* `piece` is content */
-    KA_BODY_END         /* the message is over; `piece` is the trailer section's bytes, 0 when none */
+    KA_BODY_END         /* the message is over; `piece` is the field lines of the trailer section, len 0 when none */
 } ka_body_event;
 
-/* Set up for the message whose head was just parsed. A message without content gives KA_BODY_END at once. */
+/* Set up for the message whose head was just parsed. A message without content gives KA_BODY_END at once, without
+ * a byte; so does any call after the end. */
 void ka_body_init(ka_body *body, const ka_head *head);
 
 /* Next event from buf[0..len). *nbytes says how many bytes are done with (the piece included).
@@ -31,9 +33,12 @@ void ka_body_init(ka_body *body, const ka_head *head);
 int ka_body_next(ka_body *body, const char *buf, size_t len, const ka_limits *limits,
                  size_t *nbytes, ka_span *piece, ka_fault *fault);
 
-/* Field lines of a trailer section that KA_BODY_END named: offsets into buf. Return: their number. */
+/* Field lines of the trailer section that KA_BODY_END named (buf, len: the piece): offsets into buf.
+ * fields: the caller's array of at least limits->max_headers. Return: their number. */
 int ka_body_trailers(const char *buf, size_t len, const ka_limits *limits, ka_field *fields);
 
+/* No further byte belongs to the message. True from the last content byte of a Content-Length body on: the
+ * KA_BODY_END that is still to be fetched needs no bytes. */
 static inline int ka_body_is_over(const ka_body *body) { return body->state == 0; }
 
 #endif

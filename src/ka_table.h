@@ -73,11 +73,224 @@ enum { KA_N_CLASSES = 64, KA_CHUNK = 4096, KA_N_BUCKETS = 64 };
 typedef struct {
     uint64_t accepted, requests, reused;     /* reused: requests that were not the first on their connection */
     uint64_t closed[KA_N_CAUSES];
-    uint64_t idle_gap[KA_N_BUCKETS];         /* idle time before a reuse; bucket rule at ka_table_bucket */
+    uint64_t idle_gap[KA_N_BUCKETS];         /* milliseconds idle before a reuse; bucket rule at ka_table_bucket */
     uint64_t requests_per_connection[KA_N_BUCKETS];
     uint64_t races;                          /* a request crossed our idle close */
 } ka_counters;
 
+/* Which histogram bucket a value falls into: 0 and 1 have their own, then every power of two is cut into halves,
+ * so an edge is at most 1.5 times the one below, and the middle of a bucket is within 20 % of any value in it.
+ * Idle gaps are counted in whole milliseconds. Values from 2^32 fall into the last bucket. */
+unsigned ka_table_bucket(uint64_t value);
+uint64_t ka_table_bucket_edge(unsigned bucket); /* the smallest value that falls into it */
+
 typedef struct ka_table ka_table;
+
+/* ---- Private from here on: the store, which ka_conn.c works on. Nobody else includes this for what follows. ----
+ *
+ * A slot is half a cache line and never straddles one, so that moving a connection within its queue touches as few
+ * lines as can be: its own, its two neighbours' and the tail's. What only a request needs stands apart from it. */
+typedef struct {
+    uint64_t since_phase;   /* ns since the table's first `now` (60 bits: 36 years) << 4 | phase */
+    uint32_t gen;           /* must equal the handle's upper half, else the handle is stale */
+    uint32_t client_class;  /* index of the client record, 0 = none, << 6 | class */
+    uint32_t next, prev;    /* in the queue of its class and phase, 0 = end; `next` also links the free list */
+    union {
+        struct {
+            uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
+        } ring;
+        struct {
+            uint32_t spent;      /* other phases: time waited in this rate window, in 1024 ns, saturating */
+            uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
+        } rate;
+    };
+} ka_slot;
+_Static_assert(sizeof(ka_slot) == 32, "half a cache line");
+
+typedef struct {
+    ka_slot  slot[KA_CHUNK];
+    uint32_t requests[KA_CHUNK];
+    uint32_t opened[KA_CHUNK];  /* in 2^24 ns, rounded up, modulo 2^32 */
+    uint8_t  home[KA_CHUNK];    /* the class it was accepted under */
+    uint8_t  ending[KA_CHUNK];  /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
+} ka_chunk;
+_Static_assert(sizeof(ka_chunk) == (size_t)42 * KA_CHUNK, "42 bytes a connection");
+
+enum {
+    KA_PHASE_BITS = 4,
+    KA_CLASS_BITS = 6,
+    KA_CHUNK_BITS = 12,
+    KA_CLIENT_CHUNK_BITS = 10,
+    KA_BUCKET_CHUNK_BITS = 10,
+    KA_MAX_CONNECTIONS = (1 << 26) - 2,  /* what is left for a client's index beside a class */
+    KA_IS_MULTIPLEXED = 0x80,
+    KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
+    KA_ENDING_MASK = 0x1f
+};
+_Static_assert((int)KA_N_PHASES <= 1 << KA_PHASE_BITS && (int)KA_N_CLASSES == 1 << KA_CLASS_BITS, "packed above");
+_Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK, "one more must fit");
+
+/* One client: an address prefix with at least one connection. Known by a keyed 64-bit hash alone: the key is secret,
+ * so nobody can make two prefixes meet, and the table holds no address. */
+typedef struct {
+    uint64_t id;
+    uint32_t chain;      /* next in its hash bucket; also links the free list */
+    uint32_t n_open;
+    uint32_t n_idle;
+    uint32_t idle_tail;  /* newest of the ring of idle connections; the one after it is the oldest */
+    uint32_t over_next, over_prev; /* the list of clients with more than `share` idle connections */
+} ka_client_record;
+_Static_assert(sizeof(ka_client_record) == 32, "half a cache line");
+
+/* Parts of equal size that never move. */
+typedef struct {
+    void   **part;       /* owned, and so is each part */
+    uint32_t n, room;
+} ka_parts;
+
+typedef struct {
+    uint32_t head, tail;
+} ka_queue;
+
+typedef struct {
+    ka_parts slots;          /* of ka_chunk */
+    uint32_t n_used;         /* slots ever handed out, with slot 0 */
+    uint32_t free_head;
+    uint32_t n_open;
+    uint32_t n_in[KA_N_PHASES];
+    uint64_t classes_in[KA_N_PHASES]; /* bit c: the queue of class c is not empty */
+    ka_queue queue[KA_N_PHASES][KA_N_CLASSES];
+
+    ka_parts clients;        /* of ka_client_record */
+    ka_parts buckets;        /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
+    uint32_t n_clients_used; /* records ever handed out, with record 0 */
+    uint32_t client_free;
+    uint32_t n_clients;
+    uint32_t n_buckets;
+    uint32_t over_head, over_tail;
+    uint32_t n_over;
+    uint32_t share;
+    uint64_t key[2];
+
+    int64_t  base;           /* the first `now`; everything below and in slots counts from it */
+    int64_t  now;            /* the latest `now` */
+    uint8_t  has_base;
+    uint8_t  head_left;      /* a queue lost its head since the owner last cleared this: its earliest due may be later */
+} ka_store;
+
+int  ka_store_init(ka_store *s, uint64_t seed);
+void ka_store_free(ka_store *s);
+/* A slot in no queue, phase KA_FREE, all else zero but its generation. 0 when out of memory. */
+uint32_t ka_store_take(ka_store *s);
+void ka_store_give(ka_store *s, uint32_t i); /* back to the free list, under the next generation */
+
+uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix);
+uint32_t ka_store_client_find(const ka_store *s, uint64_t id);
+uint32_t ka_store_client_make(ka_store *s, uint64_t id); /* 0 when out of memory */
+void     ka_store_client_drop(ka_store *s, uint32_t client); /* one connection less; the record goes with the last */
+void     ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
+void     ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
+void     ka_store_set_share(ka_store *s, uint32_t share); /* O(clients) when it changes */
+uint64_t ka_store_mix(uint64_t x);
+size_t   ka_store_bytes(const ka_store *s);
+const char *ka_store_check(const ka_store *s); /* NULL, or the first broken invariant */
+
+static inline ka_chunk *ka_store_chunk(const ka_store *s, uint32_t i)
+{
+    return (ka_chunk *)s->slots.part[i >> KA_CHUNK_BITS];
+}
+
+static inline ka_slot *ka_store_slot(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->slot[i & (KA_CHUNK - 1)];
+}
+
+static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->requests[i & (KA_CHUNK - 1)];
+}
+
+static inline uint8_t *ka_store_ending(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->ending[i & (KA_CHUNK - 1)];
+}
+
+static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t client)
+{
+    ka_client_record *part = (ka_client_record *)s->clients.part[client >> KA_CLIENT_CHUNK_BITS];
+    return &part[client & ((1u << KA_CLIENT_CHUNK_BITS) - 1)];
+}
+
+static inline unsigned ka_slot_phase(const ka_slot *slot) { return slot->since_phase & ((1u << KA_PHASE_BITS) - 1); }
+static inline int64_t  ka_slot_since(const ka_slot *slot) { return (int64_t)(slot->since_phase >> KA_PHASE_BITS); }
+static inline unsigned ka_slot_class(const ka_slot *slot) { return slot->client_class & (KA_N_CLASSES - 1); }
+static inline uint32_t ka_slot_client(const ka_slot *slot) { return slot->client_class >> KA_CLASS_BITS; }
+
+static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase)
+{
+    slot->since_phase = (uint64_t)since << KA_PHASE_BITS | phase;
+}
+
+/* The slot a handle names, or 0 when it is stale or never was one. */
+static inline uint32_t ka_store_find(const ka_store *s, ka_handle h)
+{
+    uint32_t i = (uint32_t)h;
+    if (ka_unlikely(i - 1 >= s->n_used - 1)) return 0; /* slot 0 wraps round */
+    const ka_slot *slot = ka_store_slot(s, i);
+    return ka_likely(slot->gen == h >> 32 && ka_slot_phase(slot) != KA_FREE) ? i : 0;
+}
+
+static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
+{
+    return i == 0 ? 0 : (ka_handle)ka_store_slot(s, i)->gen << 32 | i;
+}
+
+/* `now` as the table counts it: from its first `now` on, never backward, at most 60 bits. */
+static inline int64_t ka_store_clock(ka_store *s, int64_t now)
+{
+    if (ka_unlikely(!s->has_base)) {
+        s->has_base = 1;
+        s->base = now;
+    }
+    if (now > s->base) {
+        uint64_t since_base = (uint64_t)now - (uint64_t)s->base;
+        uint64_t most = ((uint64_t)1 << 60) - 1;
+        if (ka_unlikely(since_base > most)) since_base = most;
+        if ((int64_t)since_base > s->now) s->now = (int64_t)since_base;
+    }
+    return s->now;
+}
+
+/* Take a slot out of its queue. Its phase and class still say which one that is. */
+static inline void ka_queue_remove(ka_store *s, ka_slot *slot)
+{
+    unsigned phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
+    ka_queue *q = &s->queue[phase][klass];
+    if (slot->next) ka_store_slot(s, slot->next)->prev = slot->prev;
+    else q->tail = slot->prev;
+    if (slot->prev) {
+        ka_store_slot(s, slot->prev)->next = slot->next;
+    } else {
+        q->head = slot->next;
+        s->head_left = 1;
+        if (q->head == 0) s->classes_in[phase] &= ~((uint64_t)1 << klass);
+    }
+}
+
+/* Put a slot at the tail of the queue its phase and class name. The queue stays ordered: its `since` is `now`. */
+static inline void ka_queue_push(ka_store *s, ka_slot *slot, uint32_t i)
+{
+    unsigned phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
+    ka_queue *q = &s->queue[phase][klass];
+    slot->next = 0;
+    slot->prev = q->tail;
+    if (q->tail) {
+        ka_store_slot(s, q->tail)->next = i;
+    } else {
+        q->head = i;
+        s->classes_in[phase] |= (uint64_t)1 << klass;
+    }
+    q->tail = i;
+}
 
 #endif
