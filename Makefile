@@ -128,7 +128,7 @@ dist: $(VENV)/.for-dev  ## sdist and wheel in dist/, checked: complete, small, r
 # --- benches ------------------------------------------------------------------------------------------------
 
 bench: build $(VENV)/.for-bench  ## micro-benches of parser and table beside their peers
-	$(BIN)/pytest benches --benchmark-columns=min,median,rounds $(ARGS)
+	$(BIN)/pytest benches -o python_files='bench_*.py' -o timeout=0 --benchmark-columns=min,median,rounds $(ARGS)
 
 # The servers that kacore is compared with live in an environment of their own.
 .venv-bench/.peers: pyproject.toml .ci/requirements.py $(VENV)/.for-build

@@ -2,7 +2,7 @@
 
 - The sdist holds every file of the repository, except what only git reads.
 - The wheel is built from the sdist, twice and in different directories, with the same bytes as a result.
-- It is stripped, at most 1 MB, holds no source, and asks for no other package.
+- It is stripped, at most 1 MB, holds all of kacore/ and no source, and asks for no other package.
 - Installed alone in a new environment, command and import work, and the unit tests of the sdist pass.
 
 Usage: python .ci/dist.py, with `build` installed. Ends with status 1 and a line that says what is wrong.
@@ -56,8 +56,12 @@ def unpack(sdist: Path, where: Path) -> Path:
     return only(list(where.iterdir()))
 
 
+def tracked_files(*below: str) -> set[str]:
+    return set(run("git", "ls-files", *below, cwd=ROOT).splitlines()) - GIT_ONLY
+
+
 def check_sdist(tree: Path) -> None:
-    tracked = set(run("git", "ls-files", cwd=ROOT).splitlines()) - GIT_ONLY
+    tracked = tracked_files()
     packed = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
     expect(tracked <= packed, f"the sdist lacks {sorted(tracked - packed)}; see MANIFEST.in")
     added = {name for name in packed - tracked if ".egg-info/" not in name} - {"PKG-INFO", "setup.cfg"}
@@ -72,7 +76,8 @@ def check_wheel(wheel: Path) -> None:
         text = archive.read(only([Path(n) for n in names if n.endswith("/METADATA")]).as_posix()).decode()
     sources = [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi", ".pxd"))]
     expect(not sources, f"the wheel holds sources: {sources}")
-    expect({"kacore/py.typed", "kacore/_core.pyi"} <= set(names), "the wheel lacks py.typed or the stub")
+    forgotten = tracked_files("kacore") - set(names)
+    expect(not forgotten, f"the wheel lacks {sorted(forgotten)}; see package-data in pyproject.toml")
     strangers = [name for name in names if not name.startswith(("kacore/", "kacore-"))]
     expect(not strangers, f"the wheel would install outside its package: {strangers}")
     required = [line for line in text.splitlines() if line.startswith("Requires-Dist:")]
