@@ -23,8 +23,9 @@ DIST = ROOT / "dist"
 MAX_WHEEL_BYTES = 1_000_000
 GIT_ONLY = {".gitignore", ".gitattributes"}
 
-# No debug information and no symbols: they hold the paths of the build, and would be most of the bytes.
-BUILD_ENV = {**os.environ, "CFLAGS": "-g0", "LDFLAGS": "-Wl,--strip-all"}
+# No build switch; no debug information and no symbols, which hold the paths of the build and are most of the bytes.
+PLAIN_ENV = {name: value for name, value in os.environ.items() if not name.startswith("KACORE_")}
+BUILD_ENV = {**PLAIN_ENV, "CFLAGS": "-g0", "LDFLAGS": "-Wl,--strip-all"}
 
 
 def run(*command: object, **options: object) -> str:
@@ -96,13 +97,12 @@ def check_installed(wheel: Path, tree: Path, scratch: Path) -> None:
     expect(version in said, f"`kacore --version` says {said!r}")
     # The test tools are this environment's, kacore is the wheel's: it comes first on the path.
     library = only(list((scratch / "venv").glob("lib/python*/site-packages")))
-    env = {**os.environ, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
+    env = {**PLAIN_ENV, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-m", "pytest", "tests/unit"], cwd=tree, env=env, check=True)
 
 
 def main() -> None:
-    os.environ.setdefault("SOURCE_DATE_EPOCH", run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip())
-    BUILD_ENV["SOURCE_DATE_EPOCH"] = os.environ["SOURCE_DATE_EPOCH"]
+    BUILD_ENV.setdefault("SOURCE_DATE_EPOCH", run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip())
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
