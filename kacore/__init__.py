@@ -11,7 +11,7 @@ from kacore._core import (
     parse_head,
 )
 from kacore._version import __version__
-from kacore.policy import Policy, PolicyError, PolicySet, Rule
+from kacore.policy import Policy, PolicyError, PolicySet, Rule, strip_connection_fields
 
 __all__ = [
     "EndOfMessage",
@@ -27,4 +27,5 @@ __all__ = [
     "Rule",
     "__version__",
     "parse_head",
+    "strip_connection_fields",
 ]
