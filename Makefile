@@ -139,7 +139,9 @@ bench: build $(VENV)/.for-bench  ## micro-benches of parser and table beside the
 bench-server: build .venv-bench/.peers  ## wrk against kacore, other servers and nginx in turn: CPU time per request
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
 
-# --- fuzz ---------------------------------------------------------------------------------------------------
+# --- fuzz: `make fuzz FUZZ_SECONDS=600`, the time of all targets together -----------------------------------
+
+FUZZ_SECONDS ?= 60
 
 clean:  ## remove everything that can be made again
 	rm -rf build dist *.egg-info .venv .venv-bench kacore/*.so
