@@ -71,7 +71,7 @@ class Demo:
             await asyncio.gather(*(self.forget(number) for number in list(self.loads)))
 
     def shutdown(self) -> None:
-        self.server.shutdown()
+        self.server.shutdown(hurry=True)
 
     async def answer_request(self, request: Request) -> Response:
         """The application: the page, its parts, and the JSON interface."""
@@ -115,9 +115,15 @@ class Demo:
 
 
 def run(host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the demo until interrupted.
+    """Serve the demo until SIGINT or SIGTERM, and say where.
 
     host, port: where the visitor's page is; the measured servers take free ports of the same host.
-    Raises OSError when the port cannot be had.
+    Raises UsageError when the port cannot be had.
     """
-    asyncio.run(Demo(host, port).serve())
+    asyncio.run(announce(Demo(host, port)))
+
+
+async def announce(demo: Demo) -> None:
+    demo.server.bind()
+    print(f"kacore demo on {', '.join(demo.server.addresses)} (Ctrl-C ends it)", flush=True)
+    await demo.serve()
