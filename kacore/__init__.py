@@ -11,7 +11,7 @@ from kacore._core import (
     parse_head,
 )
 from kacore._version import __version__
-from kacore.policy import Policy, PolicyError
+from kacore.policy import Policy, PolicyError, PolicySet, Rule
 
 __all__ = [
     "EndOfMessage",
@@ -22,7 +22,9 @@ __all__ = [
     "PeerError",
     "Policy",
     "PolicyError",
+    "PolicySet",
     "RequestParser",
+    "Rule",
     "__version__",
     "parse_head",
 ]

@@ -7,6 +7,7 @@ other server's configuration; those make a Policy and stand beside this file.
 from __future__ import annotations
 
 from kacore.policy.fields import REQUEST, WORKER, PolicyError, Record, field, show
+from kacore.policy.headers import response_fields
 
 # What a worker needs descriptors for besides its connections: listeners, the epoll set, timers, logs, files
 # and the application's own connections.
@@ -32,6 +33,9 @@ class Policy(Record):
     the reason for it. Times are seconds, sizes bytes. A wrong value or an impossible combination raises
     PolicyError, a ValueError that names the field, the value and the rule; an unknown field is a TypeError.
     `replace(...)` makes a changed one, `as_dict()` gives all values, `changes()` those that are not defaults.
+
+    `report` is not part of the value: for a policy that was read from another server's configuration it says
+    of every line what became of it, else it is empty.
     """
 
     # -- keeping -----------------------------------------------------------------------------------------
@@ -515,6 +519,38 @@ class Policy(Record):
             raise clash(self, "min_request_body_rate", "request_body_timeout", RATE_NEEDS_GAP)
         if self.min_send_rate and not self.send_timeout:
             raise clash(self, "min_send_rate", "send_timeout", RATE_NEEDS_GAP)
+
+    # -- what it says, and where it comes from --------------------------------------------------------------
+
+    def response_fields(
+        self, *, http_version: str = "1.1", responses: int = 1, timeout: float | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """What a response says about persistence: (lower-case name, value) pairs for a host without a table.
+
+        http_version: of the request, "1.0", "1.1", "2" or "3". From HTTP/2 on there are none: persistence is
+                      the default there and such fields make a message malformed (RFC 9113 section 8.2.2).
+        responses:    how many responses the connection has had, this one included; the one that reaches
+                      max_keep_alive_requests says close.
+        timeout:      the current keep-alive timeout in seconds, where it is not keep_alive_timeout.
+        ValueError for another version or responses < 1. About 1 us.
+        """
+        return response_fields(self, http_version, responses, timeout)
+
+    @classmethod
+    def from_apache(cls, text: str, *, base: str | None = None) -> Policy:
+        """The policy that the server-wide part of an Apache configuration asks for; `report` says what became
+        of every line. `PolicySet.from_apache` also takes its sites. See kacore.policy.apache.read."""
+        from kacore.policy import apache
+
+        return apache.read(text, base=base).policy()
+
+    @classmethod
+    def from_nginx(cls, text: str, *, base: str | None = None) -> Policy:
+        """The policy that the http and events blocks of an nginx configuration ask for; `report` says what
+        became of every line. `PolicySet.from_nginx` also takes its servers. See kacore.policy.nginx.read."""
+        from kacore.policy import nginx
+
+        return nginx.read(text, base=base).policy()
 
 
 # A rate is judged when bytes move; without a gap nothing would ever happen to who sends none.
