@@ -24,8 +24,7 @@ STATIC = {
 }
 # Nothing from outside: the frames are the measured servers, on other ports of this host.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
-    "frame-src http:"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; frame-src http:"
 )
 POLICY_FIELDS = ("keep_alive", "keep_alive_timeout", "max_keep_alive_requests")
 DELAYS = ("handshake", "answer")
