@@ -2,7 +2,7 @@
 
 - The sdist holds every file of the repository, except what only git reads.
 - The wheel is built from the sdist, twice and in different directories, with the same bytes as a result.
-- It is stripped, at most 1 MB, holds no source, and asks for no other package.
+- It is stripped, at most 1 MB, holds all of kacore/ and no source, and asks for no other package.
 - Installed alone in a new environment, command and import work, and the unit tests of the sdist pass.
 
 Usage: python .ci/dist.py, with `build` installed. Ends with status 1 and a line that says what is wrong.
@@ -23,8 +23,9 @@ DIST = ROOT / "dist"
 MAX_WHEEL_BYTES = 1_000_000
 GIT_ONLY = {".gitignore", ".gitattributes"}
 
-# No debug information and no symbols: they hold the paths of the build, and would be most of the bytes.
-BUILD_ENV = {**os.environ, "CFLAGS": "-g0", "LDFLAGS": "-Wl,--strip-all"}
+# No build switch; no debug information and no symbols, which hold the paths of the build and are most of the bytes.
+PLAIN_ENV = {name: value for name, value in os.environ.items() if not name.startswith("KACORE_")}
+BUILD_ENV = {**PLAIN_ENV, "CFLAGS": "-g0", "LDFLAGS": "-Wl,--strip-all"}
 
 
 def run(*command: object, **options: object) -> str:
@@ -56,8 +57,12 @@ def unpack(sdist: Path, where: Path) -> Path:
     return only(list(where.iterdir()))
 
 
+def tracked_files(*below: str) -> set[str]:
+    return set(run("git", "ls-files", *below, cwd=ROOT).splitlines()) - GIT_ONLY
+
+
 def check_sdist(tree: Path) -> None:
-    tracked = set(run("git", "ls-files", cwd=ROOT).splitlines()) - GIT_ONLY
+    tracked = tracked_files()
     packed = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
     expect(tracked <= packed, f"the sdist lacks {sorted(tracked - packed)}; see MANIFEST.in")
     added = {name for name in packed - tracked if ".egg-info/" not in name} - {"PKG-INFO", "setup.cfg"}
@@ -72,7 +77,8 @@ def check_wheel(wheel: Path) -> None:
         text = archive.read(only([Path(n) for n in names if n.endswith("/METADATA")]).as_posix()).decode()
     sources = [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi", ".pxd"))]
     expect(not sources, f"the wheel holds sources: {sources}")
-    expect({"kacore/py.typed", "kacore/_core.pyi"} <= set(names), "the wheel lacks py.typed or the stub")
+    forgotten = tracked_files("kacore") - set(names)
+    expect(not forgotten, f"the wheel lacks {sorted(forgotten)}; see package-data in pyproject.toml")
     strangers = [name for name in names if not name.startswith(("kacore/", "kacore-"))]
     expect(not strangers, f"the wheel would install outside its package: {strangers}")
     required = [line for line in text.splitlines() if line.startswith("Requires-Dist:")]
@@ -91,13 +97,12 @@ def check_installed(wheel: Path, tree: Path, scratch: Path) -> None:
     expect(version in said, f"`kacore --version` says {said!r}")
     # The test tools are this environment's, kacore is the wheel's: it comes first on the path.
     library = only(list((scratch / "venv").glob("lib/python*/site-packages")))
-    env = {**os.environ, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
+    env = {**PLAIN_ENV, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-m", "pytest", "tests/unit"], cwd=tree, env=env, check=True)
 
 
 def main() -> None:
-    os.environ.setdefault("SOURCE_DATE_EPOCH", run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip())
-    BUILD_ENV["SOURCE_DATE_EPOCH"] = os.environ["SOURCE_DATE_EPOCH"]
+    BUILD_ENV.setdefault("SOURCE_DATE_EPOCH", run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip())
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

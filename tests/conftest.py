@@ -34,6 +34,10 @@ IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 HAS_EPOLL = os.environ.get("KACORE_PORTABLE", "") in ("", "0")
 collect_ignore = ["portable"] if HAS_EPOLL else ["demo", "embed", "leaks", "wire"]
 
+# The memory of a process says nothing under the sanitizers, which keep freed blocks to catch their use.
+if SANITIZER_RUNTIME:
+    collect_ignore.append("leaks")
+
 
 def pytest_report_header() -> str:
     build = "with address and undefined sanitizers" if SANITIZER_RUNTIME else "plain"

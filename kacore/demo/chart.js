@@ -27,13 +27,15 @@ export function combine(entries, report, handshakeDelay, nFirst) {
   return {stats: report.stats, requests, connections, parts, time};
 }
 
-// Puts each connection into the first row that is free when it begins. A browser may open the next connection a moment
-// before it has counted the last one as closed; such a moment does not make a new row.
+// Puts each connection into the first row that is free when it begins. A busy browser notes the end of a file late, when
+// the next connection has already begun: such a moment does not make a new row.
+const LATE = 40;
 function lanes(connections) {
   const free = Array(LEAST_LANES).fill(-Infinity);
   return connections.toSorted((a, b) => a.begin - b.begin).map(connection => {
-    let lane = free.findIndex(end => end <= connection.begin + 3);
-    if (lane < 0) lane = free.push(0) - 1;
+    let lane = free.findIndex(end => end <= connection.begin);
+    if (lane < 0) lane = free.indexOf(Math.min(...free));
+    if (free[lane] > connection.begin + LATE) lane = free.length;
     free[lane] = connection.end;
     return {...connection, lane};
   });
@@ -85,7 +87,7 @@ export function draw(box, load, longest, pause, label) {
 
 // Marks count loading time only: they jump over the pause as the numbers do.
 function drawAxis(svg, longest, bottom, perMs, firstEnd) {
-  const step = niceStep(longest, 5);
+  const step = niceStep(longest, 7);
   for (let t = 0; t <= longest; t += step) {
     const x = t * perMs + (t > firstEnd ? PAUSE : 0);
     svg.append(element('line', {class: 'tick', x1: x, x2: x, y1: TOP - 2, y2: bottom}));

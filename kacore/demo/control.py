@@ -1,6 +1,8 @@
-"""The demo's page and its JSON interface: `POST /api/loads` starts a measured server, `GET /api/loads/N` asks it.
+"""The demo's page and its JSON interface: `POST /api/loads` starts a measured server,
+`GET /api/loads/N` asks it.
 
-Keeps at most `MOST_LOADS` measured servers; a new one beyond that stops the oldest, so no visitor can pile them up.
+Keeps at most `MOST_LOADS` measured servers: a new one beyond that stops the oldest, so no visitor can pile
+them up.
 """
 
 import asyncio
@@ -9,6 +11,7 @@ from importlib import resources
 from itertools import count
 
 from kacore import Policy, Request, Response, Server
+from kacore.demo import scene
 from kacore.demo.measured import Load, Measured
 
 MOST_LOADS = 8
@@ -21,42 +24,30 @@ STATIC = {
 }
 # Nothing from outside: the frames are the measured servers, on other ports of this host.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; frame-src http:"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "frame-src http:"
 )
-# What a visitor may ask for: name -> (default, least, most). Times in seconds.
-CHOICES = {
-    "keep_alive": (True, False, True),
-    "keep_alive_timeout": (5.0, 0.1, 60.0),
-    "max_keep_alive_requests": (0, 0, 1000),
-    "handshake": (0.08, 0.0, 1.0),
-    "answer": (0.04, 0.0, 1.0),
-}
+POLICY_FIELDS = ("keep_alive", "keep_alive_timeout", "max_keep_alive_requests")
+DELAYS = ("handshake", "answer")
+LONGEST_DELAY = 1.0  # seconds
 
 
-class BadChoice(ValueError):
-    """What the page sent is not among the CHOICES; the message names it."""
+def read_load(body: bytes) -> Load:
+    """What the visitor chose, a JSON object of POLICY_FIELDS and DELAYS, all optional, times in seconds.
 
-
-def read_choices(body: bytes) -> dict[str, float]:
-    """The visitor's choices from JSON, every one present and inside its bounds. Raises BadChoice."""
-    try:
-        given = json.loads(body)
-    except ValueError as error:
-        raise BadChoice(f"not JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise BadChoice("expected a JSON object")
-    chosen = {}
-    for name, (default, least, most) in CHOICES.items():
-        value = given.pop(name, default)
-        # bool is an int in Python, and a number is no answer to a yes-or-no question.
-        if not isinstance(value, int | float) or isinstance(value, bool) != isinstance(default, bool):
-            raise BadChoice(f"{name}={value!r}: expected {'true or false' if default is True else 'a number'}")
-        if not least <= value <= most:
-            raise BadChoice(f"{name}={value!r}: expected {least} to {most}")
-        chosen[name] = type(default)(value)
-    if given:
-        raise BadChoice(f"unknown: {', '.join(sorted(given))}")
-    return chosen
+    Raises ValueError naming what is wrong.
+    """
+    chosen = json.loads(body)
+    if not isinstance(chosen, dict):
+        raise ValueError("expected a JSON object")
+    policy = Policy(**{name: chosen.pop(name) for name in POLICY_FIELDS if name in chosen})
+    delays = {name: chosen.pop(name) for name in DELAYS if name in chosen}
+    if chosen:
+        raise ValueError(f"unknown: {', '.join(sorted(chosen))}")
+    for name, delay in delays.items():
+        if type(delay) not in (int, float) or not 0 <= delay <= LONGEST_DELAY:
+            raise ValueError(f"{name}={delay!r}: must be a number of seconds, at most {LONGEST_DELAY:g}")
+    return Load(policy, **delays)
 
 
 def as_json(value: object, status: int = 200) -> Response:
@@ -102,17 +93,16 @@ class Demo:
         if request.get("origin") not in (None, f"http://{request.get('host')}"):
             return as_json({"error": "asked by a page of another origin"}, status=403)
         try:
-            chosen = read_choices(request.body)
-        except BadChoice as error:
+            load = read_load(request.body)
+        except ValueError as error:
             return as_json({"error": str(error)}, status=400)
-        handshake, answer = chosen.pop("handshake"), chosen.pop("answer")
-        measured = Measured(Load(Policy(**chosen), handshake, answer), self.host)
+        measured = Measured(load, self.host)
         port = await measured.start()
         number = str(next(self.numbers))
         self.loads[number] = measured
         while len(self.loads) > MOST_LOADS:
             await self.forget(next(iter(self.loads)))
-        return as_json({"load": number, "port": port}, status=201)
+        return as_json({"load": number, "port": port, "n_first": scene.N_FIRST}, status=201)
 
     def report_load(self, number: str) -> Response:
         measured = self.loads.get(number)

@@ -1,8 +1,8 @@
-"""One measured load: a kacore server of its own, which answers the demo's small files and remembers who asked.
+"""One measured load: a kacore server of its own, which answers the small files and remembers who asked.
 
-The only file of the demo that starts servers. Two waits are artificial, and the page says so: the first request of a
-connection waits for `handshake` seconds, as for the round trips of TCP and TLS over a distance, and every request
-waits for `answer` seconds, as for the one round trip it would need. All else is what really happened.
+Two waits are artificial, and the page says so: the first request of a connection waits for `handshake`
+seconds, as for the round trips of TCP and TLS over a distance, and every request waits for `answer` seconds,
+as for the one round trip it would need. All else is what really happened.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from kacore import Policy, Request, Response, Server
 from kacore.demo import scene
 
 FILES = scene.build()
+# Far more than a load needs: what is remembered of each must not grow with whoever plays with the port.
+MOST_REQUESTS = 2000
 
 
 @dataclass
@@ -21,13 +23,15 @@ class Load:
     policy: Policy
     handshake: float = 0.0  # seconds, artificial
     answer: float = 0.0  # seconds, artificial
-    # Client's address -> number of the connection, from 1, and how many requests it has carried. Two connections of
-    # one load cannot share a client's port: whoever closed first still holds it (TIME-WAIT).
+    # Client's address -> number of the connection, from 1, and how many requests it has carried. Two
+    # connections of one load cannot share a client's port: whoever closed first still holds it (TIME-WAIT).
     connections: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     requests: list[dict[str, str | int]] = field(default_factory=list)
 
     async def answer_request(self, request: Request) -> Response:
         """The application: the file asked for, after the artificial waits."""
+        if len(self.requests) >= MOST_REQUESTS:
+            return Response(b"this load is over\n", status=503, headers=[("Content-Type", "text/plain")])
         number, n_before = self.connections.get(request.client, (len(self.connections) + 1, 0))
         self.connections[request.client] = (number, n_before + 1)
         self.requests.append({"path": request.path, "connection": number, "nth": n_before + 1})

@@ -3,7 +3,6 @@
 
 import {combine, draw} from './chart.js';
 
-const N_FIRST = 71;
 const PATIENCE = 60_000;
 const NAMES = {on: 'Keep-alive on', off: 'Keep-alive off'};
 const STORIES = {
@@ -53,7 +52,7 @@ async function ask(path, body) {
 // One load: a server of its own, the page in the frame, the reader's click, then the server's counters.
 async function load(mode, {policy, pause}) {
   const side = sides[mode], frame = side.querySelector('iframe'), progress = side.querySelector('.progress');
-  const {load: number, port} = await ask('api/loads', {...policy, keep_alive: mode === 'on'});
+  const {load: number, port, n_first: nFirst} = await ask('api/loads', {...policy, keep_alive: mode === 'on'});
   const origin = `http://${location.hostname}:${port}`;
   const heard = listen(frame, origin, n => { progress.textContent = `${n} pictures`; });
   progress.textContent = 'connecting';
@@ -69,7 +68,7 @@ async function load(mode, {policy, pause}) {
   if (failed) throw new Error(`${failed} pictures could not be loaded`);
   const report = await ask(`api/loads/${number}`);
   side.dataset.load = number;
-  return {...combine(entries, report, policy.handshake * 1000, N_FIRST), pause, policy};
+  return {...combine(entries, report, policy.handshake * 1000, nFirst), pause, policy};
 }
 
 // What the measured page in `frame` tells: the returned function waits for its message of one kind.
@@ -142,7 +141,7 @@ function story(mode, {stats, policy, parts, connections}) {
   const limit = policy.max_keep_alive_requests;
   if (limit > 0) return `A connection is closed after ${limit === 1 ? 'one file' : `${limit} files`}: ${stats.accepted} were needed.`;
   const late = parts.length > 1 ? connections.filter(c => c.begin >= parts[1].from).length : 0;
-  if (late > 0) return `The pause outlasted the timeout: ${late} connections had to be opened again.`;
+  if (late > 0) return `The pause outlasted the timeout: ${late} connections were opened anew.`;
   return STORIES.on;
 }
 
@@ -188,6 +187,14 @@ const UNITS = {
   limit: value => (value === 0 ? 'no limit' : `at most ${value}`),
 };
 
+// Settings may stand in the address, as in /?handshake=200&mode=on.
+function readAddress() {
+  for (const [name, value] of new URLSearchParams(location.search)) {
+    const field = form.elements[name];
+    if (field) field.value = value;
+  }
+}
+
 function label() {
   for (const input of form.querySelectorAll('input[type=range]')) {
     const text = UNITS[input.dataset.unit](input.valueAsNumber, input.name);
@@ -207,5 +214,6 @@ form.addEventListener('submit', event => {
   run();
 });
 addEventListener('resize', () => { if (Object.keys(shown).length) show(); });
+readAddress();
 label();
 run();

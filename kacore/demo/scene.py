@@ -1,19 +1,22 @@
-"""The page whose loading the demo measures: one document and 82 small files, all made by code.
+"""The page whose loading the demo measures: one document and 84 small files, nearly all made by code.
 
-A landscape is cut into 60 pictures; five styles and five scripts lay them out, a row each, so the browser really
-needs every file. Twelve more pictures, loaded after a pause as by a click, let night fall over the same landscape.
-Nothing here knows a server: `asset(path)` gives bytes and a media type, and that is all.
+A landscape is cut into 60 pictures; styles and scripts, one of each for every row, lay them out, so the
+browser really needs every file. Twelve more pictures, loaded after a pause as by a click, let night fall
+over it. Nothing here knows a server: `build()` gives paths, media types and bytes, and that is all.
 """
 
 import functools
 import math
+from importlib import resources
 
 COLUMNS, ROWS = 12, 5
-CELL_WIDTH, CELL_HEIGHT = 80, 66
+CELL_WIDTH, CELL_HEIGHT = 80, 56
 WIDTH, HEIGHT = COLUMNS * CELL_WIDTH, ROWS * CELL_HEIGHT
 
-# The document, a style and a script for each row, a picture for each cell; then one strip for each column.
-N_FIRST = 1 + 2 * ROWS + COLUMNS * ROWS
+# The document; a style and a script for all and one for each row; a picture for each cell. Then, by the
+# click, one strip for each column.
+PARTS = ["sample", *(f"row-{n}" for n in range(ROWS))]
+N_FIRST = 1 + 2 * len(PARTS) + COLUMNS * ROWS
 N_SECOND = COLUMNS
 
 DAY = {
@@ -33,7 +36,7 @@ NIGHT = {
 def ridge(layer: int, n_layers: int) -> str:
     """One range of hills as an SVG path: a few sines whose phases depend on the layer alone."""
     base = HEIGHT * (0.46 + 0.5 * layer / n_layers)
-    height = 52 - 7 * layer
+    height = 46 - 6 * layer
     points = []
     for x in range(0, WIDTH + 1, 20):
         wave = math.sin(x / (150 - 14 * layer) + 1.9 * layer) + 0.5 * math.sin(x / 47 + 4.1 * layer)
@@ -56,8 +59,9 @@ def landscape(is_night: bool) -> str:
     for n in range(colours["stars"]):
         # Steps by the golden ratio spread the stars evenly without a random source.
         x, y = WIDTH * (n * 0.618034 % 1), HEIGHT * 0.5 * (n * 0.754878 % 1)
-        parts.append(f"<circle cx='{x:.0f}' cy='{y:.0f}' r='{0.8 + n % 3 * 0.5:.1f}' fill='#fff' opacity='.8'/>")
-    sun_x, sun_y = (250, 74) if is_night else (690, 108)
+        radius = 0.8 + n % 3 * 0.5
+        parts.append(f"<circle cx='{x:.0f}' cy='{y:.0f}' r='{radius:.1f}' fill='#fff' opacity='.8'/>")
+    sun_x, sun_y = (250, 66) if is_night else (690, 88)
     parts.append(f"<circle cx='{sun_x}' cy='{sun_y}' r='56' fill='{colours['sun']}' opacity='.18'/>")
     parts.append(f"<circle cx='{sun_x}' cy='{sun_y}' r='34' fill='{colours['sun']}'/>")
     ridges = colours["ridges"]
@@ -84,72 +88,30 @@ def row_script(row: int) -> str:
     return f"for (let column = 0; column < {COLUMNS}; column++) {add};\n"
 
 
-DOCUMENT = f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="color-scheme" content="light dark">
-<title>A page of many small files</title>
-{"".join(f'<link rel="stylesheet" href="row-{n}.css">' for n in range(ROWS))}
-<style>
-  html, body {{ margin: 0; height: 100%; overflow: hidden; background: transparent; }}
-  main {{ display: grid; height: 100%; gap: 2px; grid: repeat({ROWS}, 1fr) / repeat({COLUMNS}, 1fr); }}
-  img {{ width: 100%; height: 100%; display: block; object-fit: fill; border-radius: 2px; min-height: 0; }}
-  .night {{ grid-row: 1 / -1; animation: appear .4s ease-out both; }}
-  @keyframes appear {{ from {{ opacity: 0 }} }}
-  @media (prefers-reduced-motion: reduce) {{ img {{ animation: none !important }} }}
-</style>
-<main id="picture"></main>
-<script>
-  // Tells the page around it what the browser measured. These timings are no secret, so any parent may read them.
-  const tell = (kind, more) => parent.postMessage({{kind, ...more}}, '*');
-  let loaded = 0, failed = 0;
-
-  function add(name, kind, column) {{
-    const picture = new Image();
-    picture.alt = '';
-    picture.className = kind;
-    picture.style.gridColumn = column + 1;
-    const settled = new Promise(resolve => {{
-      picture.onload = () => {{ loaded++; tell('progress', {{loaded}}); resolve(); }};
-      picture.onerror = () => {{ failed++; resolve(); }};
-    }});
-    picture.src = name;
-    document.getElementById('picture').append(picture);
-    return settled;
-  }}
-
-  function entries() {{
-    const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
-    return all.map(e => ({{
-      path: new URL(e.name).pathname, start: e.startTime, connectStart: e.connectStart,
-      connectEnd: e.connectEnd, requestStart: e.requestStart, responseStart: e.responseStart, end: e.responseEnd,
-    }}));
-  }}
-
-  // The browser files a timing shortly after the load event of its picture: wait for all, but not for ever.
-  async function measured(expected) {{
-    for (let turn = 0; turn < 100 && entries().length < expected; turn++) await new Promise(r => setTimeout(r, 10));
-    return {{entries: entries(), failed}};
-  }}
-
-  addEventListener('load', async () => tell('first', await measured({N_FIRST})));
-  addEventListener('message', async event => {{
-    if (event.source !== parent || event.data !== 'click') return;
-    await Promise.all(Array.from({{length: {COLUMNS}}}, (_, column) => add(`night-${{column}}.svg`, 'night', column)));
-    tell('second', await measured({N_FIRST + N_SECOND}));
-  }});
-</script>
-{"".join(f'<script defer src="row-{n}.js"></script>' for n in range(ROWS))}
-</html>
-"""
+def document() -> str:
+    """The page itself; its numbers go to sample.js in the attributes of <main>."""
+    styles = "".join(f'<link rel="stylesheet" href="{name}.css">\n' for name in PARTS)
+    scripts = "".join(f'<script defer src="{name}.js"></script>\n' for name in PARTS)
+    numbers = f'data-columns="{COLUMNS}" data-first="{N_FIRST}" data-all="{N_FIRST + N_SECOND}"'
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="color-scheme" content="light dark">\n<title>A page of many small files</title>\n'
+        f"{styles}{scripts}<main {numbers}></main>\n</html>\n"
+    )
 
 
 def build() -> dict[str, tuple[str, bytes]]:
     """Every file of the page: path -> (media type, content)."""
-    files = {"/": ("text/html; charset=utf-8", DOCUMENT)}
+    ours = resources.files("kacore.demo")
+    css, js = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+    files = {
+        "/": ("text/html; charset=utf-8", document()),
+        "/sample.css": (css, ours.joinpath("sample.css").read_text("utf-8")),
+        "/sample.js": (js, ours.joinpath("sample.js").read_text("utf-8")),
+    }
     for row in range(ROWS):
-        files[f"/row-{row}.css"] = ("text/css; charset=utf-8", row_style(row))
-        files[f"/row-{row}.js"] = ("text/javascript; charset=utf-8", row_script(row))
+        files[f"/row-{row}.css"] = (css, row_style(row))
+        files[f"/row-{row}.js"] = (js, row_script(row))
         for column in range(COLUMNS):
             files[f"/day-{column}-{row}.svg"] = ("image/svg+xml", cut(False, column, row, 1))
     for column in range(COLUMNS):

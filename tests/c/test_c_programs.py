@@ -1,4 +1,4 @@
-"""Compile and run the C tests of the core: each tests/c/*_test.c, plainly and with sanitizers (leaks fail)."""
+"""Compile and run the C tests of the core, tests/c/*_test.c, plainly and with sanitizers (a leak fails)."""
 
 import os
 import re
