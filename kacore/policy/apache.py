@@ -197,7 +197,7 @@ class Reader:
         elif block.name == "ifversion":
             return ""
         else:
-            module = name.lower().removeprefix("mod_").removesuffix(".c").removesuffix("_module")
+            module = re.sub(r"^(mod_|mpm_)|(\.c|_module)$", "", name.lower())
             mpm = self.mpm()
             holds = module == mpm if module in MPMS else True
         if holds == negated:
@@ -230,14 +230,11 @@ class Reader:
         if not hosts and not listeners:
             self.out.refuse(block, "names neither a site (ServerName) nor an address of its own")
             return
-        scope = Scope(hosts, listeners)
+        why = f"not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
+        scope = self.out.enter_site(block, hosts, listeners, why)
         for address in block.args:
             self.first_of.setdefault(address, scope)
         first = self.first_of[block.args[0]] if block.args else scope
-        what = "site " + ", ".join(hosts) if hosts else "listener " + ", ".join(listeners)
-        aliases = f"; not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
-        self.out.remark(block, what + aliases)
-        self.out.sites.append(scope)
         self.walk(children, scope)
         # The manual of KeepAliveTimeout: a name-based virtual host without one has that of the first one.
         inherited = first.changes.get("keep_alive_timeout")
@@ -276,7 +273,7 @@ class Reader:
         name = host_pattern(site)
         scope = next((known for known in self.out.sites if name in known.hosts), None)
         if scope is None:
-            scope = Scope([name])
+            scope = Scope([name], place=f"{name}/.htaccess:1")
             self.out.sites.append(scope)
         self.walk(self.allowed(directives), scope)
 

@@ -362,7 +362,7 @@ def listener_key(text: str) -> str:
     if text.startswith(("unix:", "/")):
         return text if text.startswith("unix:") else "unix:" + text
     address, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal():
+    if not colon or not port.isdecimal() or (":" in address and not address.endswith("]")):
         raise PolicyError(f"listener={text!r}: must be 'address:port', ':port' or 'unix:/path'")
     return (":" if address in ("*", "0.0.0.0", "[::]", "") else address.lower() + ":") + str(int(port))
 
