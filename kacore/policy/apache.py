@@ -219,9 +219,7 @@ class Reader:
                 hosts.append(host_pattern(re.sub(r"^[a-z]+://", "", self.expand(name))))
             except PolicyError:
                 refused.append(name)
-        listeners = (
-            [] if hosts else [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
-        )
+        listeners = [] if hosts else [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
         try:
             listeners = [listener_key(word) for word in listeners]
         except PolicyError as error:
@@ -305,9 +303,7 @@ class Reader:
             elif "keep_alive" in scope.changes:
                 self.out.remark(found, "KeepAlive On has said so")
             else:
-                self.out.take(
-                    found, scope, {"keep_alive": True}, "read as KeepAlive On, which is what keeps it open"
-                )
+                self.out.take(found, scope, {"keep_alive": True}, "read as KeepAlive On, which is what keeps it open")
         self.bound_connections()
 
     def bound_connections(self) -> None:
@@ -477,9 +473,7 @@ def graceful_shutdown_timeout(reader: Reader, found: Directive, scope: Scope) ->
 
 def server_root(reader: Reader, found: Directive, scope: Scope) -> None:
     reader.server_root = found.args[0]
-    reader.out.remark(
-        found, "the directory of relative includes" if not reader.base else f"{reader.base} is used"
-    )
+    reader.out.remark(found, "the directory of relative includes" if not reader.base else f"{reader.base} is used")
 
 
 def define(reader: Reader, found: Directive, scope: Scope) -> None:

@@ -52,9 +52,7 @@ def syntax() -> Any:
     try:
         return import_module("crossplane")
     except ImportError:
-        raise ImportError(
-            "reading nginx's configuration needs crossplane: pip install 'kacore[nginx]'"
-        ) from None
+        raise ImportError("reading nginx's configuration needs crossplane: pip install 'kacore[nginx]'") from None
 
 
 def parse(crossplane: Any, path: str, file: str) -> list[Directive]:

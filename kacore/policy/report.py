@@ -173,9 +173,7 @@ class Reading:
         for each site that sets anything else, together with it.
         """
         rules = [
-            Rule(listener=site.listeners, **site.changes)
-            for site in self.sites
-            if not site.hosts and site.changes
+            Rule(listener=site.listeners, **site.changes) for site in self.sites if not site.hosts and site.changes
         ]
         for site in self.sites:
             agents = self.server.agents + site.agents

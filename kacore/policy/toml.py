@@ -27,9 +27,7 @@ from kacore.policy.rules import KEYS, Rule
 KINDS = {"site": "host", "listener": "listener", "client": "client", "user_agent": "user_agent"}
 
 
-def read(
-    text: str, file: str = "kacore.toml", tables: Collection[str] = ()
-) -> tuple[dict[str, Value], list[Rule]]:
+def read(text: str, file: str = "kacore.toml", tables: Collection[str] = ()) -> tuple[dict[str, Value], list[Rule]]:
     """The fields that [policy] sets, and the rules. tables: names of top-level tables that others read.
 
     Raises PolicyError, naming the file and the table, for malformed TOML, an unknown name and a wrong value.

@@ -148,9 +148,7 @@ def test_the_snippet_that_is_copied_everywhere_turns_keep_alive_on():
 
 def test_a_later_directive_wins_and_says_so():
     report = lines("KeepAliveTimeout 8\nKeepAliveTimeout 9")
-    assert report[1].endswith(
-        "keep_alive_timeout=9; instead of keep_alive_timeout=8 of apache:1 KeepAliveTimeout 8"
-    )
+    assert report[1].endswith("keep_alive_timeout=9; instead of keep_alive_timeout=8 of apache:1 KeepAliveTimeout 8")
 
 
 SITES = """
@@ -190,9 +188,7 @@ def test_virtual_hosts_become_rules():
 def test_what_a_site_cannot_have_is_in_the_report():
     report = lines(SITES)
     assert any("not as www.*" in line for line in report)
-    assert any(
-        "first_byte_timeout cannot depend on the site, which the client names" in line for line in report
-    )
+    assert any("first_byte_timeout cannot depend on the site, which the client names" in line for line in report)
     assert any("as in the first virtual host of the address" in line for line in report)
 
 
@@ -258,9 +254,7 @@ def test_htaccess_takes_only_what_apache_allows_there():
         Rule(host="b.example", keep_alive=False),
     )
     refused = [str(line) for line in rules.report if not line.is_taken]
-    assert [line.partition(":")[0] for line in refused] == ["a.example/.htaccess"] * 2 + [
-        "b.example/.htaccess"
-    ]
+    assert [line.partition(":")[0] for line in refused] == ["a.example/.htaccess"] * 2 + ["b.example/.htaccess"]
     assert all("not allowed in .htaccess" in line for line in refused)
 
 
@@ -300,9 +294,7 @@ def test_a_block_that_does_not_close_is_an_error_with_its_place(text, message):
 
 
 def test_values_that_do_not_go_together_are_an_error():
-    with pytest.raises(
-        PolicyError, match=r"max_connections_per_client=50 does not go with max_connections=30"
-    ):
+    with pytest.raises(PolicyError, match=r"max_connections_per_client=50 does not go with max_connections=30"):
         Policy.from_apache("MaxRequestWorkers 10\nQS_SrvMaxConnPerIP 50")
 
 

@@ -158,9 +158,7 @@ def test_includes_are_followed_from_the_base(tmp_path):
     policy = Policy.from_nginx("http { include conf.d/*.conf; }", base=str(tmp_path))
     assert policy.keep_alive_timeout == 9
     assert policy.report[-1].place == f"{tmp_path}/conf.d/a.conf:1"
-    assert "nested deeper than 20" in str(
-        Policy.from_nginx("include loop.conf;", base=str(tmp_path)).report[-1]
-    )
+    assert "nested deeper than 20" in str(Policy.from_nginx("include loop.conf;", base=str(tmp_path)).report[-1])
 
 
 @pytest.mark.parametrize("text", ["http {\n keepalive_timeout 5;", "http { } }", 'http { a "b'])
