@@ -6,7 +6,6 @@ as for the one round trip it would need. All else is what really happened.
 """
 
 import asyncio
-import signal
 from dataclasses import dataclass, field
 
 from kacore import Policy, Request, Response, Server
@@ -44,23 +43,16 @@ class Load:
         return Response(content, headers=[("Content-Type", media_type), ("Cache-Control", "no-store")])
 
 
-class Guest(Server):
-    """A server beside another one in the same loop: signals are for the demo's own."""
-
-    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        return []
-
-
 class Measured:
     """The server for one load, between `await start()` and `await stop()`."""
 
     def __init__(self, load: Load, host: str) -> None:
         self.load = load
-        self.server = Guest(load.answer_request, policy=load.policy, host=host, port=0)
+        self.server = Server(load.answer_request, policy=load.policy, host=host, port=0)
 
     async def start(self) -> int:
         """Serve from now on; returns the port. Raises what keeps the server from starting."""
-        self.serving = asyncio.create_task(self.server.serve())
+        self.serving = asyncio.create_task(self.server.serve(handle_signals=False))
         started = asyncio.create_task(self.server.started())
         await asyncio.wait([self.serving, started], return_when=asyncio.FIRST_COMPLETED)
         if self.serving.done():
