@@ -84,6 +84,7 @@ cdef extern from "ka_body.h" nogil:
     ctypedef struct ka_body:
         int64_t left
         int64_t n_content
+        uint64_t consumed
 
     enum:
         KA_BODY_NEEDS
@@ -95,6 +96,16 @@ cdef extern from "ka_body.h" nogil:
                      size_t *nbytes, ka_span *piece, ka_fault *fault)
     int ka_body_trailers(const char *buf, size_t len, const ka_limits *limits, ka_field *fields)
     bint ka_body_is_over(const ka_body *body)
+
+
+cdef extern from "ka_scan.h" nogil:
+    bint ka_equals_lower(const char *p, const char *lower, size_t n)
+    void ka_lower_copy(char *to, const char *from_, size_t n)
+    int ka_names_init()
+    uint32_t ka_name_count()
+    const char *ka_name_at(uint32_t i)
+    uint32_t ka_name_len(uint32_t i)
+    int ka_name_find(const char *name, uint32_t n)
 
 
 cdef extern from "ka_table.h" nogil:
@@ -115,9 +126,11 @@ cdef extern from "ka_table.h" nogil:
 
     ctypedef enum ka_cause:
         KA_CAUSE_CLIENT
+        KA_CAUSE_APPLICATION
         KA_CAUSE_EVICTED
         KA_CAUSE_CLIENT_LIMIT
         KA_CAUSE_REJECTED
+        KA_CAUSE_DRAIN
         KA_CAUSE_ERROR
         KA_N_CAUSES
 
@@ -236,3 +249,120 @@ cdef extern from "ka_conn.h" nogil:
     bint ka_table_is_full(const ka_table *t)
     size_t ka_table_bytes(const ka_table *t)
     const char *ka_table_check(const ka_table *t)
+
+
+cdef extern from "ka_reply.h" nogil:
+    ctypedef struct ka_reply:
+        int64_t n_content
+        const char *why
+        uint16_t status
+        uint8_t minor
+        uint8_t is_head
+        uint8_t is_started
+        uint8_t is_over
+
+    ctypedef struct ka_reply_common:
+        pass
+
+    int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
+    int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
+                       size_t value_len)
+
+
+cdef extern from "ka_buf.h" nogil:
+    ctypedef struct ka_pool:
+        size_t lent_bytes
+        size_t kept_bytes
+        size_t refused
+
+
+cdef extern from "ka_talk.h" nogil:
+    enum:
+        KA_OUT_HIGH
+        KA_OUT_LOW
+        KA_COPY_MAX
+
+    ctypedef struct ka_service:
+        ka_table *table
+        ka_pool pool
+        ka_reply_common common
+        ka_limits limits
+        uint32_t n_talks
+
+    ctypedef struct ka_talk:
+        ka_service *service
+        ka_handle conn
+        size_t unsent
+        void *exchange
+        ka_body body
+        ka_reply reply
+        uint16_t head_flags
+        uint8_t has_response
+        uint8_t is_held
+        uint8_t is_eof
+
+    ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
+    size_t ka_talk_readable(const ka_talk *talk)
+    bint ka_talk_body_is_over(const ka_talk *talk)
+    int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
+    int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
+    int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
+    void ka_talk_done(ka_talk *talk)
+    int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
+    bint ka_talk_is_started(const ka_talk *talk)
+    const char *ka_talk_head_bytes(const ka_talk *talk)
+
+
+cdef extern from "ka_engine.h" nogil:
+    ctypedef struct ka_engine:
+        pass
+
+    ctypedef enum ka_news:
+        KA_NEWS_BODY
+        KA_NEWS_LOW
+        KA_NEWS_EOF
+
+    ctypedef struct ka_calls:
+        void *ctx
+        void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+        void (*on_news)(void *ctx, ka_talk *talk, ka_news news) noexcept
+        void (*on_lost)(void *exchange) noexcept
+        void (*on_wake)(void *ctx) noexcept
+        void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*release)(void *owner) noexcept
+
+    ctypedef struct ka_engine_counters:
+        uint64_t steps
+        uint64_t events
+        uint64_t receives
+        uint64_t sends
+        uint64_t accepts
+        uint64_t accept_errors
+        uint64_t out_of_descriptors
+
+    int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                      const ka_calls *calls)
+    void ka_engine_free(ka_engine *e)
+    int ka_engine_fileno(const ka_engine *e)
+    ka_service *ka_engine_service(ka_engine *e)
+    int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    void ka_engine_stop_listening(ka_engine *e)
+    int ka_engine_step(ka_engine *e)
+    void ka_engine_attend(ka_engine *e)
+    void ka_engine_wake(ka_engine *e)
+    void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
+    void ka_engine_close_all(ka_engine *e, ka_cause cause)
+    void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+    int64_t ka_engine_now(ka_engine *e)
+    bint ka_engine_is_stepping(const ka_engine *e)
+    int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
+    int ka_engine_fd(ka_engine *e, ka_handle conn)
+    const ka_engine_counters *ka_engine_stats(const ka_engine *e)
+cdef extern from "ka_scan.h" nogil:
+    bint ka_equals_lower(const char *p, const char *lower, size_t n)
+    void ka_lower_copy(char *to, const char *from_, size_t n)
+    int ka_names_init()
+    uint32_t ka_name_count()
+    const char *ka_name_at(uint32_t i)
+    uint32_t ka_name_len(uint32_t i)
+    int ka_name_find(const char *name, uint32_t n)

@@ -11,7 +11,7 @@ enum {
     KA_IS_TOKEN = 1,   /* RFC 9110 5.6.2 tchar */
     KA_IS_TARGET = 2,  /* printable ASCII without space and "#<> : docs/strictness.md, request target */
     KA_IS_VALUE = 4,   /* RFC 9110 5.5: VCHAR, obs-text, SP, HTAB */
-    KA_IS_HOST = 8,    /* letters, digits, "-", "_", ".": docs/strictness.md, Host */
+    KA_IS_HOST = 8,    /* RFC 3986 3.2.2 reg-name without "%": unreserved, sub-delims */
     KA_IS_HEX = 16,
     KA_IS_METHOD = 32  /* A-Z, "-", "_" */
 };
@@ -37,5 +37,17 @@ static inline int ka_equals_lower(const char *p, const char *lower, size_t n) {
         if (ka_lower(p[i]) != lower[i]) return 0;
     return 1;
 }
+
+static inline void ka_lower_copy(char *to, const char *from, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] = ka_lower(from[i]);
+}
+
+/* Common field names, so that callers can share one object for each. Names are told apart from case.
+ * ka_names_init must have been called once; KA_EINVAL when no hash without collisions is found (a test would fail). */
+int         ka_names_init(void);
+uint32_t    ka_name_count(void);
+const char *ka_name_at(uint32_t i);
+uint32_t    ka_name_len(uint32_t i);
+int         ka_name_find(const char *name, uint32_t n);  /* index, or -1; n >= 1 bytes that are a token */
 
 #endif

@@ -170,39 +170,32 @@ static void fail(ka_talk *talk, int64_t now)
     }
 }
 
-/* The next event of the body from the window; *piece points at content. KA_PARTIAL when the window gave nothing. */
+/* The next content from the window, at most `most` bytes: *piece, or *len = 0 at the end of the body.
+ * KA_PARTIAL when the window gave nothing, KA_EPEER after a fault, which is answered already. */
 static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *len, int64_t now)
 {
+    const ka_limits *limits = &talk->service->limits;
     while (!ka_body_is_over(&talk->body)) {
-        size_t nbytes = 0;
+        size_t nbytes;
         ka_span span;
-        size_t look = talk->window_len < most ? talk->window_len : most;
-        /* Content may be cut at `most`; a chunk line or a trailer section wants to be seen whole. */
-        if (talk->body.left == 0)
-            look = talk->window_len;
-        int event = ka_body_next(&talk->body, talk->window, look, &talk->service->limits, &nbytes, &span, &talk->fault);
-        if (event == KA_BODY_DATA) {
-            if (span.len > most) { /* more than was asked for: take a part and put the rest back */
-                uint32_t over = span.len - (uint32_t)most;
-                talk->body.left += over;
-                talk->body.n_content -= over;
-                talk->body.consumed -= over;
-                nbytes -= over;
-                span.len = (uint32_t)most;
-            }
-            *piece = talk->window + span.off;
-            *len = span.len;
-            consume(talk, nbytes);
-            return KA_OK;
+        ka_body before = talk->body;
+        int event = ka_body_next(&talk->body, talk->window, talk->window_len, limits, &nbytes, &span, &talk->fault);
+        if (event == KA_BODY_DATA && span.len > most) { /* more than was asked for: take a part of it */
+            talk->body = before;
+            event = ka_body_next(&talk->body, talk->window, span.off + most, limits, &nbytes, &span, &talk->fault);
         }
         if (event == KA_EPEER) {
-            talk->fault.offset += talk->head_bytes;
             fail(talk, now);
             return KA_EPEER;
         }
         consume(talk, nbytes);
         if (event == KA_BODY_NEEDS)
             return KA_PARTIAL;
+        if (event == KA_BODY_DATA) {
+            *piece = talk->window - nbytes + span.off;
+            *len = span.len;
+            return KA_OK;
+        }
     }
     *len = 0;
     return KA_OK;

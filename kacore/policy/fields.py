@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from typing import Self, dataclass_transform
+
+    from kacore.policy.report import Report
 else:
 
     def dataclass_transform(**_options):
@@ -216,16 +218,19 @@ class Fields(type):
         for key, value in fields.items():
             value.name = key
             del body[key]
-        return super().__new__(cls, name, bases, {**body, "__slots__": tuple(fields), "__fields__": fields})
+        slots = (*body.pop("__slots__", ()), *fields)
+        return super().__new__(cls, name, bases, {**body, "__slots__": slots, "__fields__": fields})
 
 
 class Record(metaclass=Fields):
     """An immutable value made of fields."""
 
+    __slots__ = ("_report",)
     __fields__: ClassVar[dict[str, Field]]
 
     def __init__(self, **values: Any) -> None:
         put = object.__setattr__
+        put(self, "_report", ())
         for name, what in self.__fields__.items():
             put(self, name, what.check(values.pop(name)) if name in values else what.make_default())
         if values:
@@ -234,6 +239,12 @@ class Record(metaclass=Fields):
 
     def _check_together(self) -> None:
         """Refuse combinations in which one field makes another impossible."""
+
+    @property
+    def report(self) -> Report:
+        """What became of every line of the file it was read from; no part of the value."""
+        found: Report = object.__getattribute__(self, "_report")
+        return found
 
     def replace(self, **changes: Any) -> Self:
         """The same with these fields changed. Raises as making a new one does."""

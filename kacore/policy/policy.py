@@ -6,7 +6,13 @@ other server's configuration; those make a Policy and stand beside this file.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kacore.policy.fields import REQUEST, WORKER, PolicyError, Record, field, show
+from kacore.policy.headers import response_fields
+
+if TYPE_CHECKING:
+    from kacore._core import Limits
 
 # What a worker needs descriptors for besides its connections: listeners, the epoll set, timers, logs, files
 # and the application's own connections.
@@ -32,6 +38,9 @@ class Policy(Record):
     the reason for it. Times are seconds, sizes bytes. A wrong value or an impossible combination raises
     PolicyError, a ValueError that names the field, the value and the rule; an unknown field is a TypeError.
     `replace(...)` makes a changed one, `as_dict()` gives all values, `changes()` those that are not defaults.
+
+    `report` is not part of the value: for a policy that was read from another server's configuration it says
+    of every line what became of it, else it is empty.
     """
 
     # -- keeping -----------------------------------------------------------------------------------------
@@ -384,11 +393,11 @@ class Policy(Record):
     max_head_bytes: int = field(
         int,
         "bytes",
-        default=65_536,
+        default=32_768,
         low=64,
         high=16_777_216,
         doc="Request line and fields together. Then 431.",
-        reason="Room for the largest cookies in the wild, and for what a proxy adds.",
+        reason="Room for large cookies, and for what proxies add. As much as nginx takes.",
         nginx="large_client_header_buffers",
         haproxy="tune.bufsize",
     )
@@ -418,11 +427,11 @@ class Policy(Record):
     max_header_bytes: int = field(
         int,
         "bytes",
-        default=16_384,
+        default=8192,
         low=16,
         high=16_777_216,
         doc="One field line. Then 431.",
-        reason="Twice Apache's and nginx's figure, since tokens in Authorization and Cookie have grown.",
+        reason="Apache's and nginx's figure.",
         apache="LimitRequestFieldSize",
         nginx="large_client_header_buffers (one of them)",
     )
@@ -439,7 +448,7 @@ class Policy(Record):
     max_trailer_bytes: int = field(
         int,
         "bytes",
-        default=8192,
+        default=4096,
         high=16_777_216,
         doc="The whole trailer section. Then 431.",
         reason="Trailers carry a checksum or a status.",
@@ -515,6 +524,53 @@ class Policy(Record):
             raise clash(self, "min_request_body_rate", "request_body_timeout", RATE_NEEDS_GAP)
         if self.min_send_rate and not self.send_timeout:
             raise clash(self, "min_send_rate", "send_timeout", RATE_NEEDS_GAP)
+
+    # -- what it says, and where it comes from --------------------------------------------------------------
+
+    def response_fields(
+        self, *, http_version: str = "1.1", responses: int = 1, timeout: float | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """What a response says about persistence: (lower-case name, value) pairs for a host without a table.
+
+        http_version: of the request, "1.0", "1.1", "2" or "3". From HTTP/2 on there are none: persistence is
+                      the default there and such fields make a message malformed (RFC 9113 section 8.2.2).
+        responses:    how many responses the connection has had, this one included; the one that reaches
+                      max_keep_alive_requests says close.
+        timeout:      the current keep-alive timeout in seconds, where it is not keep_alive_timeout.
+        ValueError for another version or responses < 1. About 1 us.
+        """
+        return response_fields(self, http_version, responses, timeout)
+
+    def limits(self) -> Limits:
+        """The limits of a request, for `parse_head` and `RequestParser`."""
+        from kacore._core import Limits
+
+        no_limit = int(self.__fields__["max_body_bytes"].high)
+        return Limits(
+            max_head_bytes=self.max_head_bytes,
+            max_target_bytes=self.max_target_bytes,
+            max_headers=self.max_headers,
+            max_header_bytes=self.max_header_bytes,
+            max_chunk_line_bytes=self.max_chunk_line_bytes,
+            max_trailer_bytes=self.max_trailer_bytes,
+            max_body_bytes=self.max_body_bytes or no_limit,
+        )
+
+    @classmethod
+    def from_apache(cls, text: str, *, base: str | None = None) -> Policy:
+        """The policy that the server-wide part of an Apache configuration asks for; `report` says what became
+        of every line. `PolicySet.from_apache` also takes its sites. See kacore.policy.apache.read."""
+        from kacore.policy import apache
+
+        return apache.read(text, base=base).policy()
+
+    @classmethod
+    def from_nginx(cls, text: str, *, base: str | None = None) -> Policy:
+        """The policy that the http and events blocks of an nginx configuration ask for; `report` says what
+        became of every line. `PolicySet.from_nginx` also takes its servers. See kacore.policy.nginx.read."""
+        from kacore.policy import nginx
+
+        return nginx.read(text, base=base).policy()
 
 
 # A rate is judged when bytes move; without a gap nothing would ever happen to who sends none.

@@ -1,0 +1,536 @@
+# Request heads and bodies for Python: Limits, Head, parse_head, RequestParser and its events.
+#
+# Thin: every rule lives in ka_head.c and ka_body.c. What crosses to Python owns its bytes: a Head holds one copy of
+# its head with the offsets of its fields in front, in one bytes object, and makes each attribute when it is asked for.
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.string cimport memcmp, memcpy, memmove
+
+cdef tuple VERSIONS = tuple(f"1.{minor}" for minor in range(10))
+cdef tuple METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
+cdef tuple METHODS_AS_BYTES = tuple(method.encode("ascii") for method in METHODS)
+if ka_names_init() != KA_OK:
+    raise ImportError("no perfect hash for the common field names")
+cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())])
+
+
+cdef inline bytes bytes_at(const char *buf, ka_span where):
+    return PyBytes_FromStringAndSize(buf + where.off, where.len)
+
+
+cdef inline int method_index(const char *m, uint32_t n) noexcept:
+    """Index in METHODS, or -1."""
+    if n == 3:
+        return 0 if memcmp(m, "GET", 3) == 0 else 3 if memcmp(m, "PUT", 3) == 0 else -1
+    if n == 4:
+        return 2 if memcmp(m, "POST", 4) == 0 else 1 if memcmp(m, "HEAD", 4) == 0 else -1
+    if n == 5:
+        return 6 if memcmp(m, "PATCH", 5) == 0 else 8 if memcmp(m, "TRACE", 5) == 0 else -1
+    if n == 6:
+        return 4 if memcmp(m, "DELETE", 6) == 0 else -1
+    if n == 7:
+        return 5 if memcmp(m, "OPTIONS", 7) == 0 else 7 if memcmp(m, "CONNECT", 7) == 0 else -1
+    return -1
+
+
+cdef inline object method_str(const char *buf, ka_span where):
+    """The method as str; the registered ones of RFC 9110 are shared objects."""
+    cdef int i = method_index(buf + where.off, where.len)
+    return METHODS[i] if i >= 0 else PyUnicode_DecodeASCII(buf + where.off, where.len, NULL)
+
+
+cdef inline object method_bytes(const char *buf, ka_span where):
+    """The method as bytes; the registered ones of RFC 9110 are shared objects."""
+    cdef int i = method_index(buf + where.off, where.len)
+    return METHODS_AS_BYTES[i] if i >= 0 else bytes_at(buf, where)
+
+
+cdef inline object name_bytes(const char *buf, ka_span where):
+    """A field name in lower case; the common ones are shared objects."""
+    cdef int i = ka_name_find(buf + where.off, where.len)
+    cdef bytes name
+    if i >= 0:
+        return NAMES[i]
+    name = PyBytes_FromStringAndSize(NULL, where.len)
+    ka_lower_copy(PyBytes_AS_STRING(name), buf + where.off, where.len)
+    return name
+
+
+cdef list headers_list(const char *buf, const ka_field *fields, uint32_t n):
+    """[(lower-cased name, value), ...], all bytes, in the order sent."""
+    cdef list headers = PyList_New(n)
+    cdef uint32_t i
+    cdef tuple pair
+    for i in range(n):
+        name = name_bytes(buf, fields[i].name)
+        value = bytes_at(buf, fields[i].value)
+        pair = PyTuple_New(2)
+        Py_INCREF(name)
+        PyTuple_SET_ITEM(pair, 0, name)
+        Py_INCREF(value)
+        PyTuple_SET_ITEM(pair, 1, value)
+        Py_INCREF(pair)
+        PyList_SET_ITEM(headers, i, pair)
+    return headers
+
+
+cdef class Limits:
+    """How large a request may be. Immutable; every number is in bytes except `max_headers`.
+
+    max_head_bytes:       the whole head with its final empty line (431 above it); 32,768; 64 to 2**24
+    max_target_bytes:     the request target (414); 8,192
+    max_headers:          number of field lines in a head or a trailer section (431); 100; at most 1,024
+    max_header_bytes:     one field line without CRLF (431); 16,384
+    max_body_bytes:       the content of one request (413); 2**30
+    max_chunk_line_bytes: size and extensions of one chunk (400); 256
+    max_trailer_bytes:    the field lines of a trailer section (431); 4,096
+    Raises ValueError for a number out of range.
+    """
+
+    cdef ka_limits c
+
+    def __init__(self, *, max_head_bytes=None, max_target_bytes=None, max_headers=None, max_header_bytes=None,
+                 max_body_bytes=None, max_chunk_line_bytes=None, max_trailer_bytes=None):
+        cdef ka_limits c = ka_limits_default
+        c.max_head_bytes = within("max_head_bytes", max_head_bytes, c.max_head_bytes, 64, 1 << 24)
+        c.max_target_bytes = within("max_target_bytes", max_target_bytes, c.max_target_bytes, 1, 1 << 24)
+        c.max_headers = within("max_headers", max_headers, c.max_headers, 1, KA_MAX_FIELDS)
+        c.max_header_bytes = within("max_header_bytes", max_header_bytes, c.max_header_bytes, 1, 1 << 24)
+        c.max_body_bytes = within("max_body_bytes", max_body_bytes, c.max_body_bytes, 0, (1 << 63) - 1)
+        c.max_chunk_line_bytes = within("max_chunk_line_bytes", max_chunk_line_bytes, c.max_chunk_line_bytes,
+                                        1, 1 << 24)
+        c.max_trailer_bytes = within("max_trailer_bytes", max_trailer_bytes, c.max_trailer_bytes, 0, 1 << 24)
+        self.c = c
+
+    @property
+    def max_head_bytes(self):
+        return self.c.max_head_bytes
+
+    @property
+    def max_target_bytes(self):
+        return self.c.max_target_bytes
+
+    @property
+    def max_headers(self):
+        return self.c.max_headers
+
+    @property
+    def max_header_bytes(self):
+        return self.c.max_header_bytes
+
+    @property
+    def max_body_bytes(self):
+        return self.c.max_body_bytes
+
+    @property
+    def max_chunk_line_bytes(self):
+        return self.c.max_chunk_line_bytes
+
+    @property
+    def max_trailer_bytes(self):
+        return self.c.max_trailer_bytes
+
+    def __repr__(self):
+        return (f"Limits(max_head_bytes={self.max_head_bytes}, max_target_bytes={self.max_target_bytes}, "
+                f"max_headers={self.max_headers}, max_header_bytes={self.max_header_bytes}, "
+                f"max_body_bytes={self.max_body_bytes}, max_chunk_line_bytes={self.max_chunk_line_bytes}, "
+                f"max_trailer_bytes={self.max_trailer_bytes})")
+
+    def __eq__(self, other):
+        return isinstance(other, Limits) and repr(self) == repr(other)
+
+    def __hash__(self):
+        return hash(repr(self))
+
+
+cdef int64_t within(str name, value, int64_t default, int64_t low, int64_t high) except -1:
+    if value is None:
+        return default
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is not between {low} and {high}")
+    return value
+
+
+# RFC 9110 7.6.1: these are hop-by-hop even when Connection does not name them.
+cdef frozenset HOP_BY_HOP = frozenset([b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer",
+                                       b"transfer-encoding", b"upgrade"])
+
+
+@cython.final
+cdef class Head:
+    """The head of one request. Made by parse_head and RequestParser only; every attribute is made when asked for.
+
+    Cost: one copy of the head; `headers` and `get` cost O(fields) each time.
+    """
+
+    cdef bytes block   # the ka_field of every field, then the bytes of the head
+    cdef ka_head c
+
+    def __init__(self):
+        raise TypeError("a Head comes from parse_head() or RequestParser.feed()")
+
+    @property
+    def method(self):
+        """str, as sent: "GET"."""
+        return method_str(head_bytes(self), self.c.method)
+
+    @property
+    def target(self):
+        """bytes, the request target as sent."""
+        return bytes_at(head_bytes(self), self.c.target)
+
+    @property
+    def version(self):
+        """str, as sent: "1.1", "1.0". A higher minor version is treated as 1.1 (RFC 9110 2.5)."""
+        return VERSIONS[self.c.minor]
+
+    @property
+    def headers(self):
+        """A new list of (lower-cased name, value), bytes both, in the order sent."""
+        return headers_list(head_bytes(self), head_fields(self), self.c.n_fields)
+
+    @property
+    def keep_alive(self):
+        """bool: the client can reuse the connection after this request (RFC 9112 9.3)."""
+        return (self.c.flags & KA_HEAD_KEEP_ALIVE) != 0
+
+    @property
+    def content_length(self):
+        """int, or None when there is no Content-Length."""
+        return self.c.content_length if self.c.content_length >= 0 else None
+
+    @property
+    def chunked(self):
+        """bool: the content is in chunks."""
+        return (self.c.flags & KA_HEAD_CHUNKED) != 0
+
+    @property
+    def expects_continue(self):
+        """bool: the client waits for 100 (Continue) before it sends the content (RFC 9110 10.1.1)."""
+        return (self.c.flags & KA_HEAD_EXPECTS_CONTINUE) != 0
+
+    @property
+    def upgrade(self):
+        """bytes: what the client would upgrade to; None when it does not offer it, or not as RFC 9110 7.8 says."""
+        return self.get(b"upgrade") if self.c.flags & KA_HEAD_UPGRADE else None
+
+    @property
+    def host(self):
+        """bytes: the value of Host, or of an absolute target's authority; None in HTTP/1.0 without either."""
+        return bytes_at(head_bytes(self), self.c.host) if self.c.host.len else None
+
+    @property
+    def nbytes(self):
+        """int: bytes of input that the head took, with a leading and the final empty line."""
+        return self.c.nbytes
+
+    @property
+    def hop_by_hop(self):
+        """A list of the lower-cased names (bytes) of the fields that end at this hop (RFC 9110 7.6.1)."""
+        named = {option.strip(b" \t").lower() for option in (self.get(b"connection") or b"").split(b",")}
+        names = dict(self.headers)
+        return [name for name in names if name in HOP_BY_HOP or name in named]
+
+    def get(self, name, default=None):
+        """The value (bytes) of the field `name` (bytes or str, any case), or `default`.
+
+        Several lines are joined by b", " (RFC 9110 5.3), Cookie's by b"; " (RFC 9113 8.2.3).
+        """
+        cdef const char *buf = head_bytes(self)
+        cdef const ka_field *fields = head_fields(self)
+        cdef bytes wanted = (name.encode("ascii", "replace") if isinstance(name, str) else bytes(name)).lower()
+        cdef uint32_t i, n = <uint32_t>len(wanted)
+        cdef bytes found = None
+        for i in range(self.c.n_fields):
+            if fields[i].name.len == n and ka_equals_lower(buf + fields[i].name.off, wanted, n):
+                value = bytes_at(buf, fields[i].value)
+                found = value if found is None else found + (b"; " if wanted == b"cookie" else b", ") + value
+        return default if found is None else found
+
+    def __repr__(self):
+        return f"<Head {self.method} {self.target!r} HTTP/{self.version}, {self.c.n_fields} fields>"
+
+
+cdef inline const ka_field *head_fields(Head self) noexcept:
+    return <const ka_field *>PyBytes_AS_STRING(self.block)
+
+
+cdef inline const char *head_bytes(Head self) noexcept:
+    return PyBytes_AS_STRING(self.block) + self.c.n_fields * sizeof(ka_field)
+
+
+cdef Head make_head(const char *buf, const ka_head *c, const ka_field *fields):
+    """A Head that owns a copy of everything."""
+    cdef Head head = Head.__new__(Head)
+    cdef size_t offsets = c.n_fields * sizeof(ka_field)
+    cdef bytes block = PyBytes_FromStringAndSize(NULL, offsets + c.nbytes)
+    memcpy(PyBytes_AS_STRING(block), fields, offsets)
+    memcpy(PyBytes_AS_STRING(block) + offsets, buf, c.nbytes)
+    head.block = block
+    head.c = c[0]
+    return head
+
+
+cdef object parse_head_at(const char *buf, size_t n, const ka_limits *limits):
+    cdef ka_field fields[KA_MAX_FIELDS]
+    cdef ka_head c
+    cdef ka_fault fault
+    cdef int rc = ka_head_parse(buf, n, NULL, limits, &c, fields, &fault)
+    if rc == KA_OK:
+        return make_head(buf, &c, fields)
+    if rc == KA_PARTIAL:
+        return None
+    raise peer_error(&fault)
+
+
+def parse_head(data, /, Limits limits=None):
+    """Parse the request head that `data` begins with.
+
+    data:   bytes, bytearray or any contiguous buffer; bytes behind the head are left alone.
+    limits: Limits, default Limits().
+    Return: a Head, whose `nbytes` says how much was consumed; None while the head is incomplete.
+    Raises: PeerError for what the peer did wrong.
+    Cost:   O(bytes of the head). A head that arrives in pieces: RequestParser does not read it again each time.
+    """
+    cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
+    cdef Py_buffer view
+    if PyBytes_CheckExact(data):
+        return parse_head_at(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), c)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return parse_head_at(<const char *>view.buf, view.len, c)
+    finally:
+        PyBuffer_Release(&view)
+
+
+@cython.final
+cdef class EndOfMessage:
+    """The event that ends a message. `trailers`: tuple of (lower-cased name, value) pairs of bytes, mostly empty."""
+
+    cdef readonly tuple trailers
+
+    def __init__(self):
+        raise TypeError("an EndOfMessage comes from RequestParser.feed()")
+
+    def __repr__(self):
+        return f"<EndOfMessage {self.trailers!r}>"
+
+    def __eq__(self, other):
+        return isinstance(other, EndOfMessage) and self.trailers == (<EndOfMessage>other).trailers
+
+    def __hash__(self):
+        return hash(self.trailers)
+
+
+cdef EndOfMessage end_of_message(tuple trailers):
+    cdef EndOfMessage end = EndOfMessage.__new__(EndOfMessage)
+    end.trailers = trailers
+    return end
+
+
+# Most messages end without trailers: they share this one.
+cdef EndOfMessage PLAIN_END = end_of_message(())
+
+
+# What a RequestParser keeps between two calls, only while it has to: the state of a body, and bytes that are not
+# yet a whole head or trailer section.
+cdef struct rest:
+    ka_body body
+    size_t n, room
+    uint32_t checked   # of ka_head_parse
+
+# Phases of a RequestParser.
+cdef enum:
+    AT_HEAD
+    AT_BODY
+    AT_CLOSE   # closed: accepts nothing more
+
+
+@cython.final
+@cython.no_gc
+cdef class RequestParser:
+    """Reads the requests of one connection, however their bytes arrive. One per connection.
+
+    limits: Limits, default Limits().
+    Holds no buffer while nothing is pending: an idle one is 40 bytes.
+    """
+
+    cdef rest *pending     # owned; NULL while nothing is pending
+    cdef Limits limits     # None = the defaults
+    cdef uint8_t phase
+    cdef bint closes       # the message being read is the connection's last
+
+    def __init__(self, Limits limits=None):
+        self.limits = limits
+
+    def __dealloc__(self):
+        PyMem_Free(self.pending)
+
+    @property
+    def is_over(self):
+        """bool: an error or a message that ends the connection was seen; nothing more is accepted."""
+        return self.phase == AT_CLOSE
+
+    def feed(self, data, /):
+        """Take bytes from the peer.
+
+        data:   bytes, bytearray or any contiguous buffer.
+        Return: the list of events, in order: a Head, body pieces (bytes), an EndOfMessage, the next Head... The last
+                one is a PeerError if the peer broke a rule. Empty while nothing is whole, and always when `is_over`.
+        Never raises for the peer's bytes. Cost: O(bytes).
+        """
+        cdef Py_buffer view
+        if PyBytes_CheckExact(data):
+            return feed_bytes(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            return feed_bytes(self, <const char *>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    def feed_eof(self):
+        """The peer will send nothing more. Return: [], or [PeerError] with code "incomplete" inside a message.
+
+        A single empty line after the last message is no message. Nothing more is accepted afterwards.
+        """
+        cdef list events = []
+        cdef ka_fault fault
+        cdef rest *r = self.pending
+        if self.phase == AT_BODY:
+            ka_fault_set(&fault, <ka_fault_code>KA_FAULT_INCOMPLETE, r.body.consumed + r.n, 0)
+            events.append(peer_error(&fault))
+        elif r != NULL and not (r.n == 2 and memcmp(rest_bytes(r), b"\r\n", 2) == 0):
+            ka_fault_set(&fault, <ka_fault_code>KA_FAULT_INCOMPLETE, r.n, 0)
+            events.append(peer_error(&fault))
+        close_parser(self)
+        return events
+
+
+cdef inline char *rest_bytes(rest *r) noexcept:
+    return <char *>(r + 1)
+
+
+cdef void close_parser(RequestParser self) noexcept:
+    PyMem_Free(self.pending)
+    self.pending = NULL
+    self.phase = AT_CLOSE
+
+
+cdef rest *rest_with_room(RequestParser self, size_t n) except NULL:
+    """The pending rest, with room for n bytes; grows by doubling, so that a byte at a time costs O(bytes)."""
+    cdef rest *r = self.pending
+    cdef size_t room
+    if r != NULL and r.room >= n:
+        return r
+    room = n if r == NULL else max(n, 2 * r.room)
+    r = <rest *>PyMem_Realloc(self.pending, sizeof(rest) + room)
+    if r == NULL:
+        raise MemoryError
+    if self.pending == NULL:
+        r.n = 0
+        r.checked = 0
+    r.room = room
+    self.pending = r
+    return r
+
+
+cdef list feed_bytes(RequestParser self, const char *buf, size_t n):
+    cdef list events = []
+    cdef rest *r = self.pending
+    cdef const char *from_ = buf
+    cdef ka_body body
+    cdef uint32_t checked = 0
+    cdef size_t used
+    if self.phase == AT_CLOSE:
+        return events
+    try:
+        if r != NULL:
+            checked = r.checked
+            body = r.body
+            if r.n > 0:
+                r = rest_with_room(self, r.n + n)
+                memcpy(rest_bytes(r) + r.n, buf, n)
+                r.n += n
+                from_ = rest_bytes(r)
+                n = r.n
+        used = read_messages(self, from_, n, &body, &checked, events)
+        if self.phase == AT_CLOSE or (self.phase == AT_HEAD and used == n):
+            PyMem_Free(self.pending)
+            self.pending = NULL
+            return events
+        keep_rest(self, from_ + used, n - used)
+        self.pending.body = body
+        self.pending.checked = checked
+    except MemoryError:
+        # What was read is lost to the caller with its events, so nothing behind it may be read as a message.
+        close_parser(self)
+        raise
+    return events
+
+
+cdef int keep_rest(RequestParser self, const char *tail, size_t n) except -1:
+    """Keep the unread tail of the bytes, which may lie in the pending rest already."""
+    cdef rest *r = self.pending
+    cdef bint is_inside = r != NULL and rest_bytes(r) <= tail <= rest_bytes(r) + r.room
+    if not is_inside:
+        r = rest_with_room(self, n)
+    memmove(rest_bytes(r), tail, n)
+    r.n = n
+    return 0
+
+
+cdef size_t read_messages(RequestParser self, const char *buf, size_t n, ka_body *body, uint32_t *checked,
+                          list events) except? 0:
+    """Append the events of buf[0..n). Return the number of bytes done with."""
+    cdef const ka_limits *limits = &ka_limits_default if self.limits is None else &self.limits.c
+    cdef ka_field fields[KA_MAX_FIELDS]
+    cdef ka_head head
+    cdef ka_fault fault
+    cdef ka_span piece
+    cdef size_t i = 0, taken
+    cdef int rc
+    while True:
+        if self.phase == AT_HEAD:
+            if i == n:
+                return i
+            rc = ka_head_parse(buf + i, n - i, checked, limits, &head, fields, &fault)
+            if rc == KA_PARTIAL:
+                return i
+            if rc != KA_OK:
+                break
+            events.append(make_head(buf + i, &head, fields))
+            i += head.nbytes
+            checked[0] = 0
+            ka_body_init(body, &head)
+            self.closes = not (head.flags & KA_HEAD_KEEP_ALIVE)
+            self.phase = AT_BODY
+        rc = ka_body_next(body, buf + i, n - i, limits, &taken, &piece, &fault)
+        if rc == KA_EPEER:
+            break
+        if rc == KA_BODY_DATA:
+            events.append(bytes_at(buf + i, piece))
+        i += taken
+        if rc == KA_BODY_NEEDS:
+            return i
+        if rc == KA_BODY_END:
+            events.append(PLAIN_END if piece.len == 0 else
+                          trailers_event(buf + i - taken + piece.off, piece.len, limits))
+            self.phase = AT_CLOSE if self.closes else AT_HEAD
+            if self.closes:
+                return n
+    events.append(peer_error(&fault))
+    self.phase = AT_CLOSE
+    return n
+
+
+cdef EndOfMessage trailers_event(const char *buf, size_t n, const ka_limits *limits):
+    cdef ka_field fields[KA_MAX_FIELDS]
+    cdef int n_fields = ka_body_trailers(buf, n, limits, fields)
+    return end_of_message(tuple(headers_list(buf, fields, n_fields)))
