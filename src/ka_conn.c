@@ -169,7 +169,7 @@ static int64_t earliest(ka_table *t, uint32_t *which)
     for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++) {
         for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
             unsigned klass = (unsigned)__builtin_ctzll(classes);
-            uint32_t i = s->queue[phase][klass].head;
+            uint32_t i = ka_queue_head(s, phase, klass);
             int64_t  since = ka_slot_since(ka_store_slot(s, i));
             int64_t  due = head_due(t, klass, phase, since);
             if (due < best || (due == best && due != NEVER && since < best_since)) {
@@ -182,12 +182,12 @@ static int64_t earliest(ka_table *t, uint32_t *which)
     return best;
 }
 
-/* A slot has just come to the tail of a queue: only the head of an empty queue can bring the earliest deadline. */
-static inline void note_due(ka_table *t, const ka_slot *slot)
+/* A slot has just come into a queue: only a new head can bring the earliest deadline. */
+static inline void note_due(ka_table *t, const ka_slot *slot, int is_head)
 {
     if (ka_unlikely(t->is_draining)) {
         t->due = UNKNOWN;
-    } else if (slot->prev == 0) {
+    } else if (is_head) {
         int64_t due = head_due(t, ka_slot_class(slot), ka_slot_phase(slot), ka_slot_since(slot));
         if (due < t->due) t->due = due;
     }
@@ -280,7 +280,7 @@ void ka_table_free(ka_table *t)
 ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
 {
     const ka_store *s = &t->store;
-    if (slot == 0 || slot >= s->n_used || ka_slot_phase(ka_store_slot(s, slot)) == KA_FREE) return 0;
+    if (slot < KA_N_ANCHORS || slot >= s->n_used || ka_slot_phase(ka_store_slot(s, slot)) == KA_FREE) return 0;
     return ka_store_handle(s, slot);
 }
 
@@ -306,7 +306,7 @@ static inline void leave(ka_table *t, ka_slot *slot, uint32_t i)
 {
     unsigned phase = ka_slot_phase(slot);
     uint32_t client = ka_slot_client(slot);
-    ka_queue_remove(&t->store, slot);
+    ka_queue_remove(&t->store, slot, i);
     t->store.n_in[phase]--;
     if (ka_unlikely(t->is_draining)) t->store.head_left = 1; /* fewer idle ones: the next of them goes later */
     if (phase == KA_IDLE && client) ka_store_ring_remove(&t->store, client, i);
@@ -316,10 +316,10 @@ static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase,
 {
     uint32_t client = ka_slot_client(slot);
     ka_slot_set(slot, now, phase);
-    ka_queue_push(&t->store, slot, i);
+    int is_head = ka_queue_push(&t->store, slot, i);
     t->store.n_in[phase]++;
     if (phase == KA_IDLE && client) ka_store_ring_add(&t->store, client, i);
-    note_due(t, slot);
+    note_due(t, slot, is_head);
 }
 
 static inline void set_class(ka_slot *slot, unsigned klass)
@@ -350,6 +350,7 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     if (ka_unlikely(i == 0)) return KA_ESTALE;
     if (ka_unlikely((unsigned)event >= KA_N_EVENTS)) return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
+    ka_extra *extra = ka_store_extra(s, i);
     uint8_t *ending = ka_store_ending(s, i);
     unsigned from = ka_slot_phase(slot), to = next_phase[event][from];
     int      streams = event == KA_EV_STREAM_OPENED || event == KA_EV_STREAM_CLOSED;
@@ -358,32 +359,32 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     if (ka_unlikely(streams || was_multiplexed)) {
         if (!streams && event != KA_EV_LINGERING) return KA_EINVAL;
         if (streams && !was_multiplexed && (event == KA_EV_STREAM_CLOSED || *ka_store_requests(s, i))) return KA_EINVAL;
-        if (streams && from == KA_BUSY && slot->rate.nbytes == UINT32_MAX) return KA_EINVAL;
+        if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX) return KA_EINVAL;
     }
     now = clock_of(t, now);
 
-    uint32_t n_streams = from == KA_BUSY && was_multiplexed ? slot->rate.nbytes : 0;
+    uint32_t n_streams = from == KA_BUSY && was_multiplexed ? extra->rate.nbytes : 0;
     leave(t, slot, i);
     switch (event) {
     case KA_EV_RECEIVED:
     case KA_EV_HEAD_DONE:
         begin_request(t, slot, i, from, event, now);
-        slot->rate.spent = slot->rate.nbytes = 0;
+        extra->rate.spent = extra->rate.nbytes = 0;
         break;
     case KA_EV_STREAM_OPENED:
         begin_request(t, slot, i, from, event, now);
         *ending |= KA_IS_MULTIPLEXED;
-        slot->rate.nbytes = n_streams + 1;
+        extra->rate.nbytes = n_streams + 1;
         break;
     case KA_EV_STREAM_CLOSED:
-        slot->rate.nbytes = n_streams - 1;
+        extra->rate.nbytes = n_streams - 1;
         if (n_streams > 1) to = KA_BUSY;
         break;
     case KA_EV_RESPONDED:
         set_ending(t, i, KA_N_CAUSES);
         break;
     case KA_EV_LINGERING:
-        slot->rate.nbytes = 0;
+        extra->rate.nbytes = 0;
         break;
     default:
         break;
@@ -432,7 +433,7 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *clie
     chunk->opened[at] = (uint32_t)((now + (1 << 24) - 1) >> 24);
     chunk->home[at] = (uint8_t)klass;
     chunk->ending[at] = 0;
-    slot->rate.spent = slot->rate.nbytes = 0;
+    chunk->extra[at].rate.spent = chunk->extra[at].rate.nbytes = 0;
     if (c) ka_store_client(s, c)->n_open++;
     s->n_open++;
     t->counters->accepted++;
@@ -478,30 +479,28 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
 
 /* ---- while it lasts ---- */
 
-static inline void restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now)
+static inline int restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now)
 {
-    ka_store *s = &t->store;
-    unsigned  phase = ka_slot_phase(slot);
-    uint32_t  client = ka_slot_client(slot);
-    if (slot->next) {
-        ka_queue_remove(s, slot);
-        ka_queue_push(s, slot, i);
-    } else if (slot->prev == 0) {
-        s->head_left = 1; /* alone, it is the head, and its deadline moves */
-    }
+    unsigned phase = ka_slot_phase(slot);
+    ka_queue_renew(&t->store, slot, i);
     ka_slot_set(slot, now, phase);
-    if (phase == KA_IDLE && client && ka_store_client(s, client)->idle_tail != i) {
-        ka_store_ring_remove(s, client, i);
-        ka_store_ring_add(s, client, i);
-    }
+    if (phase == KA_IDLE && ka_slot_client(slot)) return ka_store_ring_renew(&t->store, ka_slot_client(slot), i);
+    return KA_OK;
 }
 
+static __attribute__((noinline)) int touch_slowly(ka_table *t, ka_handle h, int64_t now)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? restart(t, ka_store_slot(&t->store, i), i, clock_of(t, now)) : KA_ESTALE;
+}
+
+/* Every call ends this one, so that the usual path saves no registers. */
 int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
 {
     uint32_t i = ka_store_find(&t->store, h);
     if (ka_unlikely(i == 0)) return KA_ESTALE;
-    restart(t, ka_store_slot(&t->store, i), i, clock_of(t, now));
-    return KA_OK;
+    if (ka_unlikely(t->is_draining || !ka_store_clock_goes_on(&t->store, now))) return touch_slowly(t, h, now);
+    return restart(t, ka_store_slot(&t->store, i), i, t->store.now);
 }
 
 static inline uint32_t add_saturating(uint32_t a, uint64_t b)
@@ -510,17 +509,17 @@ static inline uint32_t add_saturating(uint32_t a, uint64_t b)
 }
 
 /* Feed the rate window with what moved and the time it took. Return: whether the rate is kept. */
-static int feed_rate(const ka_policy *policy, ka_slot *slot, uint32_t rate, size_t nbytes, int64_t waited)
+static int feed_rate(const ka_policy *policy, ka_extra *extra, uint32_t rate, size_t nbytes, int64_t waited)
 {
-    slot->rate.nbytes = add_saturating(slot->rate.nbytes, nbytes);
-    slot->rate.spent = add_saturating(slot->rate.spent, (uint64_t)waited >> 10);
-    uint64_t spent = (uint64_t)slot->rate.spent << 10;
+    extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
+    extra->rate.spent = add_saturating(extra->rate.spent, (uint64_t)waited >> 10);
+    uint64_t spent = (uint64_t)extra->rate.spent << 10;
     if (spent < (uint64_t)policy->rate_window_ns) return 1;
     /* The bytes that end the wait count, and so does the whole wait: it is the mean rate that must be kept. */
-    if (slot->rate.nbytes != UINT32_MAX &&
-        (unsigned __int128)slot->rate.nbytes * SECOND < (unsigned __int128)rate * spent)
+    if (extra->rate.nbytes != UINT32_MAX &&
+        (unsigned __int128)extra->rate.nbytes * SECOND < (unsigned __int128)rate * spent)
         return 0;
-    slot->rate.nbytes = slot->rate.spent = 0;
+    extra->rate.nbytes = extra->rate.spent = 0;
     return 1;
 }
 
@@ -530,6 +529,7 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
     if (i == 0) return KA_ESTALE;
     now = clock_of(t, now);
     ka_slot         *slot = ka_store_slot(&t->store, i);
+    ka_extra        *extra = ka_store_extra(&t->store, i);
     const ka_policy *policy = &t->policy[ka_slot_class(slot)];
     unsigned         phase = ka_slot_phase(slot);
     int              is_kept = 1;
@@ -537,17 +537,17 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
         uint8_t *ending = ka_store_ending(&t->store, i);
         int      was_sending = (*ending & KA_RATE_IS_SENDING) != 0;
         if (was_sending != (phase == KA_WRITE)) {
-            slot->rate.spent = slot->rate.nbytes = 0;
+            extra->rate.spent = extra->rate.nbytes = 0;
             *ending ^= KA_RATE_IS_SENDING;
         }
         *cause = phase == KA_BODY ? KA_CAUSE_BODY_RATE : KA_CAUSE_SEND_RATE;
-        is_kept = feed_rate(policy, slot, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate, nbytes,
+        is_kept = feed_rate(policy, extra, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate, nbytes,
                             now - ka_slot_since(slot));
-        restart(t, slot, i, now);
+        (void)restart(t, slot, i, now);
     } else if (phase == KA_LINGER) {
         unsigned ending = *ka_store_ending(&t->store, i) & KA_ENDING_MASK;
-        slot->rate.nbytes = add_saturating(slot->rate.nbytes, nbytes);
-        is_kept = slot->rate.nbytes <= policy->linger_bytes;
+        extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
+        is_kept = extra->rate.nbytes <= policy->linger_bytes;
         *cause = ending ? (ka_cause)(ending - 1) : at_limit[KA_LINGER].cause;
     }
     if (is_kept) return KA_OK;
@@ -563,24 +563,16 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
     if (klass >= KA_N_CLASSES) return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
     if (ka_slot_class(slot) == klass) return KA_OK;
-    ka_queue_remove(s, slot);
+    ka_queue_remove(s, slot, i);
     set_class(slot, klass);
-    ka_queue *q = &s->queue[ka_slot_phase(slot)][klass];
-    uint32_t  after = 0, before = q->tail;
-    while (before && ka_slot_since(ka_store_slot(s, before)) > ka_slot_since(slot)) {
+    uint32_t after = ka_slot_anchor(slot), before = ka_store_link(s, after)->prev;
+    while (before >= KA_N_ANCHORS && ka_slot_since(ka_store_slot(s, before)) > ka_slot_since(slot)) {
         after = before;
-        before = ka_store_slot(s, before)->prev;
+        before = ka_store_link(s, before)->prev;
     }
-    if (after == 0) {
-        ka_queue_push(s, slot, i);
-    } else {
-        slot->next = after;
-        slot->prev = before;
-        ka_store_slot(s, after)->prev = i;
-        if (before) ka_store_slot(s, before)->next = i;
-        else q->head = i;
-    }
-    note_due(t, slot);
+    ka_link_between(s, i, before, after);
+    s->classes_in[ka_slot_phase(slot)] |= (uint64_t)1 << klass;
+    note_due(t, slot, before < KA_N_ANCHORS);
     return KA_OK;
 }
 
@@ -728,7 +720,7 @@ static uint32_t oldest_in(const ka_table *t, unsigned phase)
     const ka_store *s = &t->store;
     uint32_t        best = 0;
     for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
-        uint32_t i = s->queue[phase][__builtin_ctzll(classes)].head;
+        uint32_t i = ka_queue_head(s, phase, (unsigned)__builtin_ctzll(classes));
         if (best == 0 || ka_slot_since(ka_store_slot(s, i)) < ka_slot_since(ka_store_slot(s, best))) best = i;
     }
     return best;
@@ -746,8 +738,8 @@ ka_handle ka_conn_victim(ka_table *t, int64_t now)
     now = clock_of(t, now);
     uint32_t i = oldest_in(t, KA_LINGER);
     if (i == 0 && s->over_head) {
-        const ka_slot *newest = ka_store_slot(s, ka_store_client(s, s->over_head)->idle_tail);
-        i = newest->ring.next;
+        uint32_t newest = ka_store_client(s, s->over_head)->idle_tail;
+        i = ka_store_extra(s, newest)->ring.next;
     }
     if (i == 0) {
         uint32_t idle = oldest_in(t, KA_IDLE);
@@ -789,13 +781,13 @@ const char *ka_table_check(const ka_table *t)
     const ka_store *s = &t->store;
     for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++)
         for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) {
-            uint32_t i = s->queue[phase][klass].head;
+            uint32_t i = ka_queue_head(s, phase, klass);
             if (i && head_due(t, klass, phase, ka_slot_since(ka_store_slot(s, i))) < t->due)
                 return "something is due before the bound of what is due";
         }
-    for (uint32_t i = 1; i < s->n_used; i++) {
-        const ka_slot *slot = ka_store_slot(s, i);
-        if (ka_slot_phase(slot) == KA_BUSY && *ka_store_ending(s, i) & KA_IS_MULTIPLEXED && slot->rate.nbytes == 0)
+    for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {
+        int is_busy = ka_slot_phase(ka_store_slot(s, i)) == KA_BUSY;
+        if (is_busy && *ka_store_ending(s, i) & KA_IS_MULTIPLEXED && ka_store_extra(s, i)->rate.nbytes == 0)
             return "a multiplexed connection is busy without a stream";
     }
     return NULL;

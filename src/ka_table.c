@@ -62,8 +62,7 @@ uint32_t ka_store_take(ka_store *s)
 {
     uint32_t i = s->free_head;
     if (i) {
-        ka_slot *slot = ka_store_slot(s, i);
-        s->free_head = slot->next;
+        s->free_head = ka_store_link(s, i)->next;
         return i;
     }
     i = s->n_used;
@@ -76,7 +75,8 @@ uint32_t ka_store_take(ka_store *s)
 void ka_store_give(ka_store *s, uint32_t i)
 {
     ka_slot *slot = ka_store_slot(s, i);
-    *slot = (ka_slot){.gen = slot->gen + 1, .next = s->free_head};
+    *slot = (ka_slot){.gen = slot->gen + 1};
+    ka_store_link(s, i)->next = s->free_head;
     s->free_head = i;
 }
 
@@ -228,15 +228,15 @@ static void over_remove(ka_store *s, uint32_t client)
 void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
-    ka_slot          *slot = ka_store_slot(s, i);
+    ka_extra         *extra = ka_store_extra(s, i);
     if (record->idle_tail) {
-        ka_slot *tail = ka_store_slot(s, record->idle_tail);
-        slot->ring.prev = record->idle_tail;
-        slot->ring.next = tail->ring.next;
-        ka_store_slot(s, tail->ring.next)->ring.prev = i;
+        ka_extra *tail = ka_store_extra(s, record->idle_tail);
+        extra->ring.prev = record->idle_tail;
+        extra->ring.next = tail->ring.next;
+        ka_store_extra(s, tail->ring.next)->ring.prev = i;
         tail->ring.next = i;
     } else {
-        slot->ring.next = slot->ring.prev = i;
+        extra->ring.next = extra->ring.prev = i;
     }
     record->idle_tail = i;
     if (++record->n_idle == s->share + 1) over_add(s, client);
@@ -245,16 +245,33 @@ void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i)
 void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
-    ka_slot          *slot = ka_store_slot(s, i);
+    ka_extra         *extra = ka_store_extra(s, i);
     if (--record->n_idle == s->share) over_remove(s, client);
     if (record->n_idle == 0) {
         record->idle_tail = 0;
     } else {
-        ka_store_slot(s, slot->ring.prev)->ring.next = slot->ring.next;
-        ka_store_slot(s, slot->ring.next)->ring.prev = slot->ring.prev;
-        if (record->idle_tail == i) record->idle_tail = slot->ring.prev;
+        ka_store_extra(s, extra->ring.prev)->ring.next = extra->ring.next;
+        ka_store_extra(s, extra->ring.next)->ring.prev = extra->ring.prev;
+        if (record->idle_tail == i) record->idle_tail = extra->ring.prev;
     }
-    slot->rate.spent = slot->rate.nbytes = 0;
+    extra->rate.spent = extra->rate.nbytes = 0;
+}
+
+int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i)
+{
+    ka_client_record *record = ka_store_client(s, client);
+    if (record->idle_tail == i) return KA_OK;
+    ka_extra *extra = ka_store_extra(s, i), *tail = ka_store_extra(s, record->idle_tail);
+    if (tail->ring.next != i) { /* else it is the oldest, and moving the ring's end past it is all */
+        ka_store_extra(s, extra->ring.prev)->ring.next = extra->ring.next;
+        ka_store_extra(s, extra->ring.next)->ring.prev = extra->ring.prev;
+        extra->ring.prev = record->idle_tail;
+        extra->ring.next = tail->ring.next;
+        ka_store_extra(s, tail->ring.next)->ring.prev = i;
+        tail->ring.next = i;
+    }
+    record->idle_tail = i;
+    return KA_OK;
 }
 
 void ka_store_set_share(ka_store *s, uint32_t share)
@@ -268,14 +285,28 @@ void ka_store_set_share(ka_store *s, uint32_t share)
 
 /* ---- the whole ---- */
 
+int64_t ka_store_clock_slowly(ka_store *s, int64_t now)
+{
+    const int64_t most = ((int64_t)1 << 60) - 1;
+    if (s->now == INT64_MAX) {
+        s->base = now;
+        return s->now = 0;
+    }
+    if (now > s->base && (uint64_t)now - (uint64_t)s->base > (uint64_t)most) s->now = most;
+    return s->now;
+}
+
 int ka_store_init(ka_store *s, uint64_t seed)
 {
     memset(s, 0, sizeof *s);
-    s->n_used = s->n_clients_used = 1;
+    s->n_used = KA_N_ANCHORS;
+    s->n_clients_used = 1;
+    s->now = INT64_MAX;
     s->share = UINT32_MAX - 1;
     s->key[0] = ka_store_mix(seed);
     s->key[1] = ka_store_mix(~seed);
-    if (!bucket_part_add(s)) return KA_ENOMEM;
+    if (!bucket_part_add(s) || parts_grow(&s->slots, sizeof(ka_chunk)) == NULL) return KA_ENOMEM;
+    for (uint32_t i = 0; i < KA_N_ANCHORS; i++) *ka_store_link(s, i) = (ka_link){i, i};
     s->n_buckets = 1u << KA_BUCKET_CHUNK_BITS;
     return KA_OK;
 }
@@ -301,20 +332,21 @@ size_t ka_store_bytes(const ka_store *s)
 
 static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass, uint32_t *n)
 {
-    const ka_queue *q = &s->queue[phase][klass];
-    MUST((q->head != 0) == (s->classes_in[phase] >> klass & 1), "the bit of a queue does not say whether it is empty");
-    uint32_t before = 0;
+    uint32_t anchor = ka_queue_anchor(phase, klass), before = anchor, i;
+    int      is_empty = ka_queue_head(s, phase, klass) == 0;
     int64_t  since = 0;
-    for (uint32_t i = q->head; i; i = ka_store_slot(s, i)->next) {
-        MUST(i < s->n_used && ++*n < s->n_used, "a queue leaves the table or runs in a circle");
+    MUST(is_empty != (int)(s->classes_in[phase] >> klass & 1), "the bit of a queue does not say whether it is empty");
+    for (i = ka_store_link(s, anchor)->next; i != anchor; i = ka_store_link(s, i)->next) {
+        MUST(i >= KA_N_ANCHORS && i < s->n_used, "a queue leaves the table");
+        MUST(++*n < s->n_used, "a queue never ends");
         const ka_slot *slot = ka_store_slot(s, i);
-        MUST(slot->prev == before, "a link back in a queue is wrong");
+        MUST(ka_store_link(s, i)->prev == before, "a link back in a queue is wrong");
         MUST(ka_slot_phase(slot) == phase && ka_slot_class(slot) == klass, "a slot is in another's queue");
         MUST(ka_slot_since(slot) >= since && ka_slot_since(slot) <= s->now, "a queue is out of order");
         since = ka_slot_since(slot);
         before = i;
     }
-    MUST(q->tail == before, "the tail of a queue is wrong");
+    MUST(ka_store_link(s, anchor)->prev == before, "the tail of a queue is wrong");
     return NULL;
 }
 
@@ -323,13 +355,13 @@ static const char *check_ring(const ka_store *s, uint32_t c)
     const ka_client_record *record = ka_store_client(s, c);
     uint32_t                n = 0, i = record->idle_tail;
     MUST((i != 0) == (record->n_idle != 0), "a client has a tail without idle connections, or none with them");
-    int64_t since = i ? ka_slot_since(ka_store_slot(s, ka_store_slot(s, i)->ring.next)) : 0;
+    int64_t since = i ? ka_slot_since(ka_store_slot(s, ka_store_extra(s, i)->ring.next)) : 0;
     while (n < record->n_idle) {
-        uint32_t next = ka_store_slot(s, i)->ring.next;
-        MUST(next && next < s->n_used, "the ring of a client leaves the table");
+        uint32_t next = ka_store_extra(s, i)->ring.next;
+        MUST(next >= KA_N_ANCHORS && next < s->n_used, "the ring of a client leaves the table");
         const ka_slot *slot = ka_store_slot(s, next);
         MUST(ka_slot_phase(slot) == KA_IDLE && ka_slot_client(slot) == c, "a stranger is in the ring of a client");
-        MUST(slot->ring.prev == i, "a link back in the ring of a client is wrong");
+        MUST(ka_store_extra(s, next)->ring.prev == i, "a link back in the ring of a client is wrong");
         MUST(ka_slot_since(slot) >= since, "the ring of a client is out of order");
         since = ka_slot_since(slot);
         i = next;
@@ -365,7 +397,7 @@ static const char *check_clients(const ka_store *s, const uint32_t *n_open)
     MUST(s->over_tail == before && on_list == n_over && on_list == s->n_over, "a client over its share is not listed");
     uint32_t idle_of_clients = 0;
     for (unsigned klass = 0; klass < KA_N_CLASSES; klass++)
-        for (uint32_t i = s->queue[KA_IDLE][klass].head; i; i = ka_store_slot(s, i)->next)
+        for (uint32_t i = ka_queue_head(s, KA_IDLE, klass); i >= KA_N_ANCHORS; i = ka_store_link(s, i)->next)
             idle_of_clients += ka_slot_client(ka_store_slot(s, i)) != 0;
     MUST(idle_of_clients == n_idle, "an idle connection is not in the ring of its client");
     return NULL;
@@ -383,14 +415,14 @@ const char *ka_store_check(const ka_store *s)
         MUST(n - before == s->n_in[phase], "a phase is miscounted");
     }
     MUST(n == s->n_open, "the open connections are miscounted");
-    for (uint32_t i = s->free_head; i; i = ka_store_slot(s, i)->next) {
+    for (uint32_t i = s->free_head; i; i = ka_store_link(s, i)->next) {
         MUST(i < s->n_used && ++n < s->n_used, "the free list leaves the table or runs in a circle");
         MUST(ka_slot_phase(ka_store_slot(s, i)) == KA_FREE, "a slot in use is on the free list");
     }
-    MUST(n == s->n_used - 1, "a slot is on no list");
+    MUST(n == s->n_used - KA_N_ANCHORS, "a slot is on no list");
     uint32_t *n_open = calloc(s->n_clients_used, sizeof *n_open);
     MUST(n_open != NULL, "no memory to check the clients");
-    for (uint32_t i = 1; i < s->n_used; i++) {
+    for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {
         uint32_t c = ka_slot_client(ka_store_slot(s, i));
         if (c < s->n_clients_used) n_open[c]++;
     }

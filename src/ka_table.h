@@ -8,7 +8,7 @@
  *  - a queue is ordered by since_ns: members enter at the tail and `now` never decreases;
  *  - an idle connection of a known client is on that client's idle list, in the same order;
  *  - the counts equal what the lists hold;
- *  - slot 0 is never handed out, so handle 0 and link 0 mean "none".
+ *  - slot 0 is never handed out, so handle 0 and slot 0 mean "none".
  * A table belongs to one thread. */
 #ifndef KA_TABLE_H
 #define KA_TABLE_H
@@ -88,27 +88,33 @@ typedef struct ka_table ka_table;
 
 /* ---- Private from here on: the store, which ka_conn.c works on. Nobody else includes this for what follows. ----
  *
- * A slot is half a cache line and never straddles one, so that moving a connection within its queue touches as few
- * lines as can be: its own, its two neighbours' and the tail's. What only a request needs stands apart from it. */
+ * What belongs to a connection lies in several arrays, by when it is needed: a touch reads the slot and the link and
+ * writes the links of two neighbours and the tail, wherever they are, so the fewer bytes lie beside a link the better. */
+typedef struct {
+    uint32_t next, prev;    /* in the queue of its class and phase, a ring through its anchor; free list: next */
+} ka_link;
+
 typedef struct {
     uint64_t since_phase;   /* ns since the table's first `now` (60 bits: 36 years) << 4 | phase */
     uint32_t gen;           /* must equal the handle's upper half, else the handle is stale */
     uint32_t client_class;  /* index of the client record, 0 = none, << 6 | class */
-    uint32_t next, prev;    /* in the queue of its class and phase, 0 = end; `next` also links the free list */
-    union {
-        struct {
-            uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
-        } ring;
-        struct {
-            uint32_t spent;      /* other phases: time waited in this rate window, in 1024 ns, saturating */
-            uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
-        } rate;
-    };
 } ka_slot;
-_Static_assert(sizeof(ka_slot) == 32, "half a cache line");
+
+/* What a phase needs for itself. */
+typedef union {
+    struct {
+        uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
+    } ring;
+    struct {
+        uint32_t spent;      /* other phases: time waited in this rate window, in 1024 ns, saturating */
+        uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
+    } rate;
+} ka_extra;
 
 typedef struct {
+    ka_link  link[KA_CHUNK];
     ka_slot  slot[KA_CHUNK];
+    ka_extra extra[KA_CHUNK];
     uint32_t requests[KA_CHUNK];
     uint32_t opened[KA_CHUNK];  /* in 2^24 ns, rounded up, modulo 2^32 */
     uint8_t  home[KA_CHUNK];    /* the class it was accepted under */
@@ -125,7 +131,8 @@ enum {
     KA_MAX_CONNECTIONS = (1 << 26) - 2,  /* what is left for a client's index beside a class */
     KA_IS_MULTIPLEXED = 0x80,
     KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
-    KA_ENDING_MASK = 0x1f
+    KA_ENDING_MASK = 0x1f,
+    KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };
 _Static_assert((int)KA_N_PHASES <= 1 << KA_PHASE_BITS && (int)KA_N_CLASSES == 1 << KA_CLASS_BITS, "packed above");
 _Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK, "one more must fit");
@@ -149,17 +156,12 @@ typedef struct {
 } ka_parts;
 
 typedef struct {
-    uint32_t head, tail;
-} ka_queue;
-
-typedef struct {
     ka_parts slots;          /* of ka_chunk */
-    uint32_t n_used;         /* slots ever handed out, with slot 0 */
+    uint32_t n_used;         /* slots ever handed out, with the anchors */
     uint32_t free_head;
     uint32_t n_open;
     uint32_t n_in[KA_N_PHASES];
     uint64_t classes_in[KA_N_PHASES]; /* bit c: the queue of class c is not empty */
-    ka_queue queue[KA_N_PHASES][KA_N_CLASSES];
 
     ka_parts clients;        /* of ka_client_record */
     ka_parts buckets;        /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
@@ -173,8 +175,7 @@ typedef struct {
     uint64_t key[2];
 
     int64_t  base;           /* the first `now`; everything below and in slots counts from it */
-    int64_t  now;            /* the latest `now` */
-    uint8_t  has_base;
+    int64_t  now;            /* the latest `now`; INT64_MAX before the first */
     uint8_t  head_left;      /* a queue lost its head since the owner last cleared this: its earliest due may be later */
 } ka_store;
 
@@ -190,6 +191,7 @@ uint32_t ka_store_client_make(ka_store *s, uint64_t id); /* 0 when out of memory
 void     ka_store_client_drop(ka_store *s, uint32_t client); /* one connection less; the record goes with the last */
 void     ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
 void     ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
+int      ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i); /* to the tail; KA_OK */
 void     ka_store_set_share(ka_store *s, uint32_t share); /* O(clients) when it changes */
 uint64_t ka_store_mix(uint64_t x);
 size_t   ka_store_bytes(const ka_store *s);
@@ -203,6 +205,16 @@ static inline ka_chunk *ka_store_chunk(const ka_store *s, uint32_t i)
 static inline ka_slot *ka_store_slot(const ka_store *s, uint32_t i)
 {
     return &ka_store_chunk(s, i)->slot[i & (KA_CHUNK - 1)];
+}
+
+static inline ka_link *ka_store_link(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->link[i & (KA_CHUNK - 1)];
+}
+
+static inline ka_extra *ka_store_extra(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->extra[i & (KA_CHUNK - 1)];
 }
 
 static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i)
@@ -235,7 +247,7 @@ static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase)
 static inline uint32_t ka_store_find(const ka_store *s, ka_handle h)
 {
     uint32_t i = (uint32_t)h;
-    if (ka_unlikely(i - 1 >= s->n_used - 1)) return 0; /* slot 0 wraps round */
+    if (ka_unlikely(i - KA_N_ANCHORS >= s->n_used - KA_N_ANCHORS)) return 0; /* anchors wrap round */
     const ka_slot *slot = ka_store_slot(s, i);
     return ka_likely(slot->gen == h >> 32 && ka_slot_phase(slot) != KA_FREE) ? i : 0;
 }
@@ -245,52 +257,82 @@ static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
     return i == 0 ? 0 : (ka_handle)ka_store_slot(s, i)->gen << 32 | i;
 }
 
+int64_t ka_store_clock_slowly(ka_store *s, int64_t now);
+
+/* Take a `now` that is neither the first nor behind nor beyond 60 bits. Return: whether it is such a one. */
+static inline int ka_store_clock_goes_on(ka_store *s, int64_t now)
+{
+    uint64_t since_base = (uint64_t)now - (uint64_t)s->base;
+    if (ka_unlikely(since_base < (uint64_t)s->now || since_base >> 60)) return 0;
+    s->now = (int64_t)since_base;
+    return 1;
+}
+
 /* `now` as the table counts it: from its first `now` on, never backward, at most 60 bits. */
 static inline int64_t ka_store_clock(ka_store *s, int64_t now)
 {
-    if (ka_unlikely(!s->has_base)) {
-        s->has_base = 1;
-        s->base = now;
-    }
-    if (now > s->base) {
-        uint64_t since_base = (uint64_t)now - (uint64_t)s->base;
-        uint64_t most = ((uint64_t)1 << 60) - 1;
-        if (ka_unlikely(since_base > most)) since_base = most;
-        if ((int64_t)since_base > s->now) s->now = (int64_t)since_base;
-    }
-    return s->now;
+    return ka_store_clock_goes_on(s, now) ? s->now : ka_store_clock_slowly(s, now);
+}
+
+/* ---- queues ---- */
+
+static inline uint32_t ka_queue_anchor(unsigned phase, unsigned klass) { return phase * KA_N_CLASSES + klass; }
+static inline uint32_t ka_slot_anchor(const ka_slot *slot)
+{
+    return ka_queue_anchor(ka_slot_phase(slot), ka_slot_class(slot));
+}
+
+/* The one that entered first, or 0. */
+static inline uint32_t ka_queue_head(const ka_store *s, unsigned phase, unsigned klass)
+{
+    uint32_t i = ka_store_link(s, ka_queue_anchor(phase, klass))->next;
+    return i < KA_N_ANCHORS ? 0 : i;
+}
+
+static inline void ka_link_between(ka_store *s, uint32_t i, uint32_t before, uint32_t after)
+{
+    *ka_store_link(s, i) = (ka_link){.next = after, .prev = before};
+    ka_store_link(s, before)->next = i;
+    ka_store_link(s, after)->prev = i;
 }
 
 /* Take a slot out of its queue. Its phase and class still say which one that is. */
-static inline void ka_queue_remove(ka_store *s, ka_slot *slot)
+static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i)
 {
-    unsigned phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
-    ka_queue *q = &s->queue[phase][klass];
-    if (slot->next) ka_store_slot(s, slot->next)->prev = slot->prev;
-    else q->tail = slot->prev;
-    if (slot->prev) {
-        ka_store_slot(s, slot->prev)->next = slot->next;
-    } else {
-        q->head = slot->next;
+    ka_link link = *ka_store_link(s, i);
+    ka_store_link(s, link.next)->prev = link.prev;
+    ka_store_link(s, link.prev)->next = link.next;
+    if (link.prev < KA_N_ANCHORS) {
         s->head_left = 1;
-        if (q->head == 0) s->classes_in[phase] &= ~((uint64_t)1 << klass);
+        if (link.next == link.prev) s->classes_in[ka_slot_phase(slot)] &= ~((uint64_t)1 << ka_slot_class(slot));
     }
 }
 
-/* Put a slot at the tail of the queue its phase and class name. The queue stays ordered: its `since` is `now`. */
-static inline void ka_queue_push(ka_store *s, ka_slot *slot, uint32_t i)
+/* Put a slot at the tail of the queue its phase and class name, where its `since` belongs: it is `now`.
+ * Return: whether it is the head. */
+static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i)
 {
-    unsigned phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
-    ka_queue *q = &s->queue[phase][klass];
-    slot->next = 0;
-    slot->prev = q->tail;
-    if (q->tail) {
-        ka_store_slot(s, q->tail)->next = i;
-    } else {
-        q->head = i;
-        s->classes_in[phase] |= (uint64_t)1 << klass;
-    }
-    q->tail = i;
+    uint32_t anchor = ka_slot_anchor(slot), tail = ka_store_link(s, anchor)->prev;
+    ka_link_between(s, i, tail, anchor);
+    if (tail != anchor) return 0;
+    s->classes_in[ka_slot_phase(slot)] |= (uint64_t)1 << ka_slot_class(slot);
+    return 1;
+}
+
+/* The same queue, from wherever it was to the tail. */
+static inline void ka_queue_renew(ka_store *s, const ka_slot *slot, uint32_t i)
+{
+    ka_link link = *ka_store_link(s, i);
+    if (link.prev < KA_N_ANCHORS) s->head_left = 1;
+    if (link.next < KA_N_ANCHORS) return; /* it is the tail */
+    uint32_t anchor = ka_slot_anchor(slot);
+    ka_store_link(s, link.next)->prev = link.prev;
+    ka_store_link(s, link.prev)->next = link.next;
+    ka_store_link(s, i)->next = anchor;
+    uint32_t tail = ka_store_link(s, anchor)->prev;
+    ka_store_link(s, tail)->next = i;
+    ka_store_link(s, i)->prev = tail;
+    ka_store_link(s, anchor)->prev = i;
 }
 
 #endif
