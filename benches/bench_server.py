@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -224,16 +225,7 @@ def to_microseconds(text: str) -> float:
 
 def measure(server: Running, workload: Workload, core: int, seconds: int, scratch: Path) -> dict[str, float]:
     """One round. Raises NotMeasured when an answer was wrong, since a figure would then mean nothing."""
-    command = [
-        "taskset",
-        "-c",
-        str(core),
-        "wrk",
-        "-t1",
-        f"-c{workload.connections}",
-        f"-d{seconds}s",
-        "--latency",
-    ]
+    command = f"taskset -c {core} wrk -t1 -c{workload.connections} -d{seconds}s --latency".split()
     for name, value in workload.fields.items():
         command += ["-H", f"{name}: {value}"]
     if workload.script:
@@ -270,7 +262,7 @@ def report(name: str, results: dict, lost: dict[str, str], versions: dict[str, s
         ratio = statistics.median(b / c for b, c in zip(base, costs, strict=True))
         cost = f"{statistics.median(costs):.2f} (best {min(costs):.2f})"
         rate, p99 = (statistics.median(one[key] for one in rounds) for key in ("requests_per_s", "p99_us"))
-        print(f"{server:<18}{versions[server]:<10}{cost:>22}{ratio:>10.2f}{rate:>12,.0f}{p99:>9,.0f}")
+        print(f"{server:<18}{versions[server]:<10}{cost:>22}{ratio:>10.2f}{rate:>12,.0f}{p99 or math.nan:>9,.0f}")
     for server, reason in lost.items():
         print(f"{server:<18}not measured: {reason}")
 
@@ -313,6 +305,8 @@ def machine() -> dict[str, str]:
         "processor": model[1] if model else platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "uvloop": importlib.metadata.version("uvloop"),
+        "httptools": importlib.metadata.version("httptools"),
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -332,6 +326,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     expected_s = len(chosen.server) * len(chosen.workload) * (1 + chosen.rounds * chosen.seconds)
     print(f"server on core {cores[0]}, wrk on core {cores[-1]}, {chosen.rounds} rounds: about {expected_s} s")
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as running:
         scratch = Path(directory)
         servers, absent = [], {}
