@@ -4,6 +4,13 @@ from ka cimport *
 
 include "errors.pxi"
 include "head.pxi"
+include "policy.pxi"
+include "table.pxi"
+include "talk.pxi"
+include "request.pxi"
+include "handler.pxi"
+include "asgi.pxi"
+include "wsgi.pxi"
 
 # Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
 include "engine_here.pxi"

@@ -27,6 +27,7 @@ struct ka_table {
     uint8_t      is_draining;
     ka_capacity  capacity;
     ka_policy    policy[KA_N_CLASSES];
+    int64_t      age_span[KA_N_CLASSES]; /* what age_jitter_permille makes of max_age_ns */
 };
 
 const ka_policy ka_policy_default = {
@@ -240,6 +241,7 @@ int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
         if (own->timeout_ns[phase] > LONGEST) own->timeout_ns[phase] = LONGEST;
     own->timeout_ns[KA_FREE] = own->timeout_ns[KA_TUNNEL] = 0; /* a tunnel's time is its owner's */
     if (own->max_age_ns > LONGEST) own->max_age_ns = LONGEST;
+    t->age_span[klass] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
     t->due = UNKNOWN;
     return KA_OK;
 }
@@ -588,6 +590,12 @@ int ka_conn_phase(const ka_table *t, ka_handle h)
     return i ? (int)ka_slot_phase(ka_store_slot(&t->store, i)) : KA_ESTALE;
 }
 
+int ka_conn_class(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? (int)ka_slot_class(ka_store_slot(&t->store, i)) : KA_ESTALE;
+}
+
 uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
 {
     uint32_t i = ka_store_find(&t->store, h);
@@ -597,34 +605,37 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
 /* ---- kept or not ---- */
 
 /* Its age limit: max_age_ns plus or minus the jitter, the same whenever it is asked. */
-static int64_t age_limit(const ka_table *t, const ka_policy *policy, ka_handle h)
+static int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
 {
     uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
-    int64_t  span = (int64_t)((__int128)policy->max_age_ns * policy->age_jitter_permille / 1000);
-    return policy->max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
+    int64_t  span = t->age_span[klass];
+    return t->policy[klass].max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
 }
 
-static int is_over_age(const ka_table *t, const ka_policy *policy, ka_handle h, int64_t now)
+static int is_over_age(const ka_table *t, unsigned klass, ka_handle h, int64_t now)
 {
+    const ka_policy *policy = &t->policy[klass];
     if (policy->max_age_ns == 0) return 0;
     uint32_t i = (uint32_t)h;
     uint32_t opened = ka_store_chunk(&t->store, i)->opened[i & (KA_CHUNK - 1)];
     /* Modulo 2^32 of 2^24 ns: 2.3 years. The start was rounded up, so it can lie just after `now`. */
     uint32_t ticks = (uint32_t)(now >> 24) - opened;
     int64_t  age = ticks == UINT32_MAX ? 0 : ((int64_t)ticks << 24) + (now & ((1 << 24) - 1));
-    return age >= age_limit(t, policy, h);
+    if (age < policy->max_age_ns - t->age_span[klass]) return 0; /* too young whatever its draw */
+    return age >= age_limit(t, klass, h);
 }
 
-static unsigned why_not_kept(const ka_table *t, const ka_policy *policy, ka_handle h, int client_persists,
-                             unsigned must_close, int64_t now)
+static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, int client_persists, unsigned must_close,
+                             int64_t now)
 {
+    const ka_policy *policy = &t->policy[klass];
     if (must_close < KA_N_CAUSES) return must_close;
     if (!client_persists) return KA_CAUSE_CLIENT;
     if (!policy->keep_alive) return KA_CAUSE_POLICY;
     if (t->is_draining) return KA_CAUSE_DRAIN;
     if (policy->max_requests && *ka_store_requests(&t->store, (uint32_t)h) >= policy->max_requests)
         return KA_CAUSE_MAX_REQUESTS;
-    if (is_over_age(t, policy, h, now)) return KA_CAUSE_MAX_AGE;
+    if (is_over_age(t, klass, h, now)) return KA_CAUSE_MAX_AGE;
     return KA_N_CAUSES;
 }
 
@@ -650,7 +661,7 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
     if (phase != KA_HEAD && phase != KA_BODY && phase != KA_BUSY && phase != KA_WRITE) return KA_EINVAL;
     now = clock_of(t, now);
     const ka_policy *policy = &t->policy[klass];
-    unsigned         cause = why_not_kept(t, policy, h, client_persists, must_close, now);
+    unsigned         cause = why_not_kept(t, klass, h, client_persists, must_close, now);
     int              is_multiplexed = *ka_store_ending(&t->store, i) & KA_IS_MULTIPLEXED;
     *out = (ka_verdict){.keeps = cause == KA_N_CAUSES, .cause = (uint8_t)cause};
     set_ending(t, i, cause);

@@ -105,6 +105,7 @@ int ka_conn_touch(ka_table *t, ka_handle h, int64_t now);
 int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass);
 
 int      ka_conn_phase(const ka_table *t, ka_handle h);      /* ka_phase or KA_ESTALE */
+int      ka_conn_class(const ka_table *t, ka_handle h);      /* the class it is in now, or KA_ESTALE */
 uint32_t ka_conn_requests(const ka_table *t, ka_handle h);   /* heads seen on it; 0 if stale */
 
 /* Is the connection kept after this response, and what does the response say about it? */

@@ -6,8 +6,13 @@ other server's configuration; those make a Policy and stand beside this file.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kacore.policy.fields import REQUEST, WORKER, PolicyError, Record, field, show
 from kacore.policy.headers import response_fields
+
+if TYPE_CHECKING:
+    from kacore._core import Limits
 
 # What a worker needs descriptors for besides its connections: listeners, the epoll set, timers, logs, files
 # and the application's own connections.
@@ -388,11 +393,11 @@ class Policy(Record):
     max_head_bytes: int = field(
         int,
         "bytes",
-        default=65_536,
+        default=32_768,
         low=64,
         high=16_777_216,
         doc="Request line and fields together. Then 431.",
-        reason="Room for the largest cookies in the wild, and for what a proxy adds.",
+        reason="Room for large cookies, and for what proxies add. As much as nginx takes.",
         nginx="large_client_header_buffers",
         haproxy="tune.bufsize",
     )
@@ -422,11 +427,11 @@ class Policy(Record):
     max_header_bytes: int = field(
         int,
         "bytes",
-        default=16_384,
+        default=8192,
         low=16,
         high=16_777_216,
         doc="One field line. Then 431.",
-        reason="Twice Apache's and nginx's figure, since tokens in Authorization and Cookie have grown.",
+        reason="Apache's and nginx's figure.",
         apache="LimitRequestFieldSize",
         nginx="large_client_header_buffers (one of them)",
     )
@@ -443,7 +448,7 @@ class Policy(Record):
     max_trailer_bytes: int = field(
         int,
         "bytes",
-        default=8192,
+        default=4096,
         high=16_777_216,
         doc="The whole trailer section. Then 431.",
         reason="Trailers carry a checksum or a status.",
@@ -535,6 +540,21 @@ class Policy(Record):
         ValueError for another version or responses < 1. About 1 us.
         """
         return response_fields(self, http_version, responses, timeout)
+
+    def limits(self) -> Limits:
+        """The limits of a request, for `parse_head` and `RequestParser`."""
+        from kacore._core import Limits
+
+        no_limit = int(self.__fields__["max_body_bytes"].high)
+        return Limits(
+            max_head_bytes=self.max_head_bytes,
+            max_target_bytes=self.max_target_bytes,
+            max_headers=self.max_headers,
+            max_header_bytes=self.max_header_bytes,
+            max_chunk_line_bytes=self.max_chunk_line_bytes,
+            max_trailer_bytes=self.max_trailer_bytes,
+            max_body_bytes=self.max_body_bytes or no_limit,
+        )
 
     @classmethod
     def from_apache(cls, text: str, *, base: str | None = None) -> Policy:

@@ -238,7 +238,7 @@ class Server:
         engine.stop_listening()
         engine.drain(grace=grace, spread=spread, timeout=policy.drain_timeout)
         deadline = loop.time() + policy.drain_timeout
-        while self.table.n_open and loop.time() < deadline and not self._must_end_now:
+        while len(self.table) and loop.time() < deadline and not self._must_end_now:
             await asyncio.sleep(DRAIN_POLL)
 
     async def _pause(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:

@@ -37,6 +37,16 @@ def test_defaults_are_those_of_the_documentation():
     )
 
 
+def test_the_limits_of_a_request_are_those_of_the_parser():
+    assert Policy().limits() == kacore.Limits()
+    limits = Policy(max_headers=7, max_body_bytes=0).limits()
+    assert limits == kacore.Limits(max_headers=7, max_body_bytes=(1 << 63) - 1)
+    names = [name for name in dir(kacore.Limits) if name.startswith("max_")]
+    for extreme in ("low", "high"):  # whatever Policy takes, Limits takes
+        values = {name: int(getattr(FIELDS[name], extreme)) for name in names}
+        Policy(**values, max_buffer_bytes=1 << 30).limits()
+
+
 def test_max_connections_leaves_descriptors_for_the_rest(monkeypatch):
     resource = pytest.importorskip("resource")
     for soft, expected in ((1024, 960), (1_048_576, 10_000), (resource.RLIM_INFINITY, 10_000), (20, 1)):
