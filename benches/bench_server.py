@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -262,7 +261,7 @@ def report(name: str, results: dict, lost: dict[str, str], versions: dict[str, s
         ratio = statistics.median(b / c for b, c in zip(base, costs, strict=True))
         cost = f"{statistics.median(costs):.2f} (best {min(costs):.2f})"
         rate, p99 = (statistics.median(one[key] for one in rounds) for key in ("requests_per_s", "p99_us"))
-        print(f"{server:<18}{versions[server]:<10}{cost:>22}{ratio:>10.2f}{rate:>12,.0f}{p99 or math.nan:>9,.0f}")
+        print(f"{server:<18}{versions[server]:<10}{cost:>22}{ratio:>10.2f}{rate:>12,.0f}{p99:>9,.0f}")
     for server, reason in lost.items():
         print(f"{server:<18}not measured: {reason}")
 
