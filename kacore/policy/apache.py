@@ -197,7 +197,7 @@ class Reader:
         elif block.name == "ifversion":
             return ""
         else:
-            module = name.lower().removeprefix("mod_").removesuffix(".c").removesuffix("_module")
+            module = re.sub(r"^(mod_|mpm_)|(\.c|_module)$", "", name.lower())
             mpm = self.mpm()
             holds = module == mpm if module in MPMS else True
         if holds == negated:
@@ -219,9 +219,7 @@ class Reader:
                 hosts.append(host_pattern(re.sub(r"^[a-z]+://", "", self.expand(name))))
             except PolicyError:
                 refused.append(name)
-        listeners = (
-            [] if hosts else [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
-        )
+        listeners = [] if hosts else [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
         try:
             listeners = [listener_key(word) for word in listeners]
         except PolicyError as error:
@@ -230,14 +228,11 @@ class Reader:
         if not hosts and not listeners:
             self.out.refuse(block, "names neither a site (ServerName) nor an address of its own")
             return
-        scope = Scope(hosts, listeners)
+        why = f"not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
+        scope = self.out.enter_site(block, hosts, listeners, why)
         for address in block.args:
             self.first_of.setdefault(address, scope)
         first = self.first_of[block.args[0]] if block.args else scope
-        what = "site " + ", ".join(hosts) if hosts else "listener " + ", ".join(listeners)
-        aliases = f"; not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
-        self.out.remark(block, what + aliases)
-        self.out.sites.append(scope)
         self.walk(children, scope)
         # The manual of KeepAliveTimeout: a name-based virtual host without one has that of the first one.
         inherited = first.changes.get("keep_alive_timeout")
@@ -276,7 +271,7 @@ class Reader:
         name = host_pattern(site)
         scope = next((known for known in self.out.sites if name in known.hosts), None)
         if scope is None:
-            scope = Scope([name])
+            scope = Scope([name], place=f"{name}/.htaccess:1")
             self.out.sites.append(scope)
         self.walk(self.allowed(directives), scope)
 
@@ -308,9 +303,7 @@ class Reader:
             elif "keep_alive" in scope.changes:
                 self.out.remark(found, "KeepAlive On has said so")
             else:
-                self.out.take(
-                    found, scope, {"keep_alive": True}, "read as KeepAlive On, which is what keeps it open"
-                )
+                self.out.take(found, scope, {"keep_alive": True}, "read as KeepAlive On, which is what keeps it open")
         self.bound_connections()
 
     def bound_connections(self) -> None:
@@ -480,9 +473,7 @@ def graceful_shutdown_timeout(reader: Reader, found: Directive, scope: Scope) ->
 
 def server_root(reader: Reader, found: Directive, scope: Scope) -> None:
     reader.server_root = found.args[0]
-    reader.out.remark(
-        found, "the directory of relative includes" if not reader.base else f"{reader.base} is used"
-    )
+    reader.out.remark(found, "the directory of relative includes" if not reader.base else f"{reader.base} is used")
 
 
 def define(reader: Reader, found: Directive, scope: Scope) -> None:

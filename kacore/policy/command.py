@@ -43,9 +43,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "sources of the policy", "the later wins: Apache or nginx, file, environment, flags"
     )
-    group.add_argument(
-        "--config", metavar="FILE", help=f"read this file (default: {DEFAULT_FILE} if it exists)"
-    )
+    group.add_argument("--config", metavar="FILE", help=f"read this file (default: {DEFAULT_FILE} if it exists)")
     group.add_argument("--from-apache", metavar="FILE", help="start from an Apache configuration")
     group.add_argument(
         "--htaccess",
@@ -81,9 +79,7 @@ def policy_from(
     a file that cannot be read; ImportError for a missing extra.
     """
     sources = Sources()
-    apache, nginx, htaccess = (
-        getattr(args, name, None) for name in ("from_apache", "from_nginx", "htaccess")
-    )
+    apache, nginx, htaccess = (getattr(args, name, None) for name in ("from_apache", "from_nginx", "htaccess"))
     if apache:
         sources.add_apache(apache, dict(map(site_file, htaccess or ())))
     elif htaccess:
@@ -144,9 +140,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         print({"table": as_table, "toml": as_toml, "json": as_json}[args.format](found), flush=True)
-    except (
-        BrokenPipeError
-    ):  # `kacore policy | head`; what the interpreter flushes at exit must not fail again
+    except BrokenPipeError:  # `kacore policy | head`; what the interpreter flushes at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -164,8 +158,7 @@ def as_table(found: Effective) -> str:
         keys = ", ".join(f"{key} {' | '.join(given)}" for key, given in rule.keys().items())
         lines += ["", f"rule {number}: {keys} ({origin})"]
         lines += [
-            f"  {name} = {show(value)} {Policy.__fields__[name].unit}".rstrip()
-            for name, value in rule.changes.items()
+            f"  {name} = {show(value)} {Policy.__fields__[name].unit}".rstrip() for name, value in rule.changes.items()
         ]
     if found.policies.report:
         lines += ["", *map(str, found.policies.report)]

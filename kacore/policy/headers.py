@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from kacore.policy.policy import Policy
 
 # RFC 9110 section 7.6.1 names them, RFC 9113 section 8.2.2 and RFC 9114 section 4.2 forbid them.
-CONNECTION_SPECIFIC = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
-)
+CONNECTION_SPECIFIC = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 
 Fields = list[tuple[bytes, bytes]]
 

@@ -52,9 +52,7 @@ def syntax() -> Any:
     try:
         return import_module("crossplane")
     except ImportError:
-        raise ImportError(
-            "reading nginx's configuration needs crossplane: pip install 'kacore[nginx]'"
-        ) from None
+        raise ImportError("reading nginx's configuration needs crossplane: pip install 'kacore[nginx]'") from None
 
 
 def parse(crossplane: Any, path: str, file: str) -> list[Directive]:
@@ -150,6 +148,8 @@ class Reader:
         hosts: list[str] = []
         refused: list[str] = []
         for name in names:
+            if name in ("_", ""):  # the usual names of the server that answers when no other does
+                continue
             try:
                 spellings = [name[1:], "*" + name] if name.startswith(".") else [name]
                 hosts += map(host_pattern, spellings)
@@ -165,12 +165,8 @@ class Reader:
         if not hosts and not listeners:
             self.out.refuse(block, "names neither a site (server_name) nor an address (listen)")
             return
-        what = "site " + ", ".join(hosts) if hosts else "listener " + ", ".join(listeners)
-        shown = [name for name in refused if name not in ("_", "")]
-        aliases = f"; not as {', '.join(shown)}: must be a name, or '*.' and a name" if shown else ""
-        self.out.remark(block, what + aliases)
-        scope = Scope(hosts, listeners)
-        self.out.sites.append(scope)
+        why = f"not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
+        scope = self.out.enter_site(block, hosts, listeners, why)
         self.walk(children, scope)
 
     def apply(self, found: Directive, scope: Scope) -> None:

@@ -50,8 +50,7 @@ class Policy(Record):
         default=True,
         scope=REQUEST,
         doc="Whether a connection is kept after a response at all.",
-        reason="An idle connection costs about a hundred bytes here; a new one costs the client a round trip"
-        " or three.",
+        reason="An idle connection costs about a hundred bytes here; a new one costs the client a round trip or three.",
         apache="KeepAlive",
         nginx="keepalive_timeout 0 (off)",
         haproxy="option http-keep-alive / httpclose",
@@ -99,8 +98,7 @@ class Policy(Record):
         default=1.0,
         doc="The advertised timeout is this much shorter than the current one, rounded down to whole"
         " seconds; below 1 s no Keep-Alive field is sent.",
-        reason="A request takes time to travel: a client that obeys stops using the connection before we"
-        " close it.",
+        reason="A request takes time to travel: a client that obeys stops using the connection before we close it.",
     )
     max_connection_age: float = field(
         float,
@@ -152,8 +150,7 @@ class Policy(Record):
         default=20.0,
         zero="no limit",
         doc="Total time for a request head, from its first byte; bytes do not restart it. Then 408.",
-        reason="A head fits into a few packets; whoever needs longer than 20 s is broken or hostile."
-        " Apache's figure.",
+        reason="A head fits into a few packets; whoever needs longer than 20 s is broken or hostile. Apache's figure.",
         apache="RequestReadTimeout header=",
         nginx="client_header_timeout",
         haproxy="timeout http-request",
@@ -165,8 +162,7 @@ class Policy(Record):
         zero="no limit",
         scope=REQUEST,
         doc="Longest gap between two pieces of a request body while the application waits for it. Then 408.",
-        reason="Covers a phone that changes cells; a silent upload holds the application no longer than"
-        " that.",
+        reason="Covers a phone that changes cells; a silent upload holds the application no longer than that.",
         apache="TimeOut",
         nginx="client_body_timeout",
         haproxy="timeout client",
@@ -177,10 +173,8 @@ class Policy(Record):
         default=240,
         zero="no limit",
         scope=REQUEST,
-        doc="Lowest average rate of a request body over a rate_window while the application waits for it."
-        " Then 408.",
-        reason="A gap alone lets one byte every 29 s hold a place for ever. 240 B/s is below a bad mobile"
-        " line.",
+        doc="Lowest average rate of a request body over a rate_window while the application waits for it. Then 408.",
+        reason="A gap alone lets one byte every 29 s hold a place for ever. 240 B/s is below a bad mobile line.",
         apache="RequestReadTimeout body=...,MinRate=",
     )
     send_timeout: float = field(
@@ -208,8 +202,7 @@ class Policy(Record):
         "s",
         default=5.0,
         is_open=True,
-        doc="Length of the windows over which the two rates are judged; also the grace before the first"
-        " verdict.",
+        doc="Length of the windows over which the two rates are judged; also the grace before the first verdict.",
         reason="Long enough for a lost packet to be sent again, short enough to notice a trickle soon.",
         apache="RequestReadTimeout (the lower of its two times)",
     )
@@ -258,8 +251,7 @@ class Policy(Record):
         low=1,
         high=16_777_216,
         scope=WORKER,
-        doc="Connections open at once in a worker. When all are taken, room is made: see the order of"
-        " eviction below.",
+        doc="Connections open at once in a worker. When all are taken, room is made: see the order of eviction below.",
         reason="The descriptor limit is the wall; 64 stay free for files, logs and the application. Fixed"
         " when the policy is made.",
         apache="MaxRequestWorkers, ThreadsPerChild, AsyncRequestWorkerFactor",
@@ -371,8 +363,7 @@ class Policy(Record):
         scope=WORKER,
         doc="When every place is taken and nobody can be closed: `wait` leaves new connections in the"
         " kernel's backlog, `reject` answers 503 with Retry-After.",
-        reason="A place is usually free within milliseconds; behind a load balancer that retries elsewhere,"
-        " reject.",
+        reason="A place is usually free within milliseconds; behind a load balancer that retries elsewhere, reject.",
         apache="wait (ListenBackLog)",
         nginx="wait",
         haproxy="wait",
@@ -427,11 +418,11 @@ class Policy(Record):
     max_header_bytes: int = field(
         int,
         "bytes",
-        default=8192,
+        default=16384,
         low=16,
         high=16_777_216,
         doc="One field line. Then 431.",
-        reason="Apache's and nginx's figure.",
+        reason="A large cookie or token fits; Apache and nginx stop at half of it.",
         apache="LimitRequestFieldSize",
         nginx="large_client_header_buffers (one of them)",
     )
@@ -442,8 +433,7 @@ class Policy(Record):
         low=16,
         high=65_536,
         doc="Size and extensions of one chunk. Then 400.",
-        reason="Nobody sends extensions; unlimited ones are a way to send without sending (RFC 9112 section"
-        " 7.1.1).",
+        reason="Nobody sends extensions; unlimited ones are a way to send without sending (RFC 9112 section 7.1.1).",
     )
     max_trailer_bytes: int = field(
         int,
@@ -462,8 +452,7 @@ class Policy(Record):
         zero="no limit",
         scope=REQUEST,
         doc="Content of one request. Then 413.",
-        reason="Bodies are streamed, so size alone harms nobody; a limit still ends what has no end."
-        " Apache's figure.",
+        reason="Bodies are streamed, so size alone harms nobody; a limit still ends what has no end. Apache's figure.",
         apache="LimitRequestBody",
         nginx="client_max_body_size",
     )

@@ -70,7 +70,8 @@ Report = tuple[Line, ...]
 class Scope:
     """The fields set so far for the whole server (no keys) or for one site or listener."""
 
-    def __init__(self, hosts: Iterable[str] = (), listeners: Iterable[str] = ()) -> None:
+    def __init__(self, hosts: Iterable[str] = (), listeners: Iterable[str] = (), place: str = "") -> None:
+        self.place = place  # "file:line" of the block
         self.hosts = list(hosts)
         self.listeners = list(listeners)
         self.changes: dict[str, Any] = {}
@@ -124,6 +125,9 @@ class Reading:
             try:
                 if not refusal:
                     kept[field] = Policy.__fields__[field].check(value)
+                    if scope.changes.get(field, kept[field]) != kept[field]:
+                        before = show(scope.changes[field])
+                        reasons.append(f"instead of {field}={before} of {scope.origins[field]}")
                     continue
             except PolicyError as error:
                 refusal = str(error)
@@ -132,6 +136,19 @@ class Reading:
         scope.origins.update(dict.fromkeys(kept, f"{source.file}:{source.line} {source.text}"))
         self.lines.append(Line(source, bool(kept), kept, "; ".join(reasons)))
         return bool(kept)
+
+    def enter_site(self, source: Directive, hosts: list[str], listeners: list[str], why: str = "") -> Scope:
+        """The scope of a site, or of a listener when it has no name. Blocks that share a name are one site,
+        since a rule that looks at the name cannot also look at the listener."""
+        known = next((site for site in self.sites if set(hosts) & set(site.hosts)), None)
+        what = "site " + ", ".join(hosts) if hosts else "listener " + ", ".join(listeners)
+        said = [what, f"one site with that of {known.place}"] if known else [what]
+        self.remark(source, "; ".join([*said, why] if why else said))
+        if known is None:
+            known = Scope(hosts, listeners, f"{source.file}:{source.line}")
+            self.sites.append(known)
+        known.hosts += [host for host in hosts if host not in known.hosts]
+        return known
 
     # -- the outcome -------------------------------------------------------------------------------------
 
@@ -156,9 +173,7 @@ class Reading:
         for each site that sets anything else, together with it.
         """
         rules = [
-            Rule(listener=site.listeners, **site.changes)
-            for site in self.sites
-            if not site.hosts and site.changes
+            Rule(listener=site.listeners, **site.changes) for site in self.sites if not site.hosts and site.changes
         ]
         for site in self.sites:
             agents = self.server.agents + site.agents

@@ -216,9 +216,7 @@ class PolicySet:
         found = self._accept & self._listener_mask(listener) & self._client_mask(address)
         return (found & -found).bit_length()
 
-    def class_for_request(
-        self, accept_class: int, host: str | bytes | None, user_agent: str | bytes | None
-    ) -> int:
+    def class_for_request(self, accept_class: int, host: str | bytes | None, user_agent: str | bytes | None) -> int:
         """The class of a request on a connection of this class; the same class when no earlier rule matches.
 
         Never raises for what the client wrote. O(1) when remembered. Need not be called unless
@@ -237,9 +235,7 @@ class PolicySet:
         return PolicySet(self.default.replace(**changes), self.rules)
 
     @classmethod
-    def from_apache(
-        cls, text: str, *, base: str | None = None, htaccess: Mapping[str, str] | None = None
-    ) -> PolicySet:
+    def from_apache(cls, text: str, *, base: str | None = None, htaccess: Mapping[str, str] | None = None) -> PolicySet:
         """The policies of an Apache configuration, a rule for each site; `report` says what became of every
         line.
         htaccess: site name to the text of its .htaccess. See kacore.policy.apache.read."""
@@ -362,7 +358,7 @@ def listener_key(text: str) -> str:
     if text.startswith(("unix:", "/")):
         return text if text.startswith("unix:") else "unix:" + text
     address, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal():
+    if not colon or not port.isdecimal() or (":" in address and not address.endswith("]")):
         raise PolicyError(f"listener={text!r}: must be 'address:port', ':port' or 'unix:/path'")
     return (":" if address in ("*", "0.0.0.0", "[::]", "") else address.lower() + ":") + str(int(port))
 

@@ -88,9 +88,7 @@ class Sources:
             given = getattr(args, key, None)
             if given is not None:
                 flag = "--" + ("no-" if given is False else "") + key.replace("_", "-")
-                self.add(
-                    {key: parse(key, given, flag) if isinstance(given, str) else what.check(given)}, flag
-                )
+                self.add({key: parse(key, given, flag) if isinstance(given, str) else what.check(given)}, flag)
 
     def policy_set(self) -> PolicySet:
         """PolicyError for values that do not go together says where they came from."""

@@ -27,9 +27,7 @@ from kacore.policy.rules import KEYS, Rule
 KINDS = {"site": "host", "listener": "listener", "client": "client", "user_agent": "user_agent"}
 
 
-def read(
-    text: str, file: str = "kacore.toml", tables: Collection[str] = ()
-) -> tuple[dict[str, Value], list[Rule]]:
+def read(text: str, file: str = "kacore.toml", tables: Collection[str] = ()) -> tuple[dict[str, Value], list[Rule]]:
     """The fields that [policy] sets, and the rules. tables: names of top-level tables that others read.
 
     Raises PolicyError, naming the file and the table, for malformed TOML, an unknown name and a wrong value.
@@ -50,13 +48,15 @@ def read(
         if name in KINDS:
             for key, inner in table(value, f"{file} [policy.{name}]").items():
                 where = f'{file} [policy.{name}."{key}"]'
-                rules.append(rule({KINDS[name]: key, **table(inner, where)}, where, (KINDS[name],)))
+                rules.append(rule({KINDS[name]: key}, table(inner, where), where))
         elif name == "rule":
             if not isinstance(value, list):
                 raise PolicyError(f"{file}: a rule is a table of its own: [[policy.rule]]")
             for number, inner in enumerate(value, 1):
                 where = f"{file} [[policy.rule]] {number}"
-                rules.append(rule(table(inner, where), where, KEYS))
+                rest = table(inner, where)
+                keys = {key: rest.pop(key) for key in KEYS if key in rest}
+                rules.append(rule(keys, rest, where))
         else:
             changes[name] = field(name, value, f"{file} [policy]", [*KINDS, "rule"])
     return changes, rules
@@ -68,15 +68,13 @@ def table(value: object, where: str) -> dict[str, Any]:
     return value
 
 
-def rule(content: dict[str, Any], where: str, keys: Collection[str]) -> Rule:
-    given = {key: content[key] for key in keys if key in content}
-    changes: dict[str, Any] = {
-        name: field(name, value, where) for name, value in content.items() if name not in given
-    }
+def rule(keys: dict[str, Any], content: dict[str, Any], where: str) -> Rule:
+    changes: dict[str, Any] = {name: field(name, value, where) for name, value in content.items()}
     try:
-        return Rule(name=where, **given, **changes)
+        return Rule(name=where, **keys, **changes)
     except (PolicyError, TypeError) as error:  # TypeError: a key that is neither a string nor a list
-        raise PolicyError(f"{where}: {error}") from None
+        named = where in str(error)  # as the name of the rule
+        raise PolicyError(str(error) if named else f"{where}: {error}") from None
 
 
 def field(name: str, value: object, where: str, others: Collection[str] = ()) -> Value:

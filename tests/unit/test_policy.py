@@ -98,9 +98,7 @@ def test_a_time_may_be_written_as_a_whole_number(name):
 
 
 def test_a_keep_alive_timeout_of_zero_points_to_keep_alive():
-    with pytest.raises(
-        PolicyError, match=r"keep_alive_timeout=0: must be .* above 0 .*set keep_alive to false"
-    ):
+    with pytest.raises(PolicyError, match=r"keep_alive_timeout=0: must be .* above 0 .*set keep_alive to false"):
         Policy(keep_alive_timeout=0)
 
 
@@ -136,9 +134,7 @@ def test_no_limit_for_a_gap_and_its_rate_go_together():
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_name():
-    with pytest.raises(
-        TypeError, match="unknown name 'keepalive_timeout'; did you mean 'keep_alive_timeout'"
-    ):
+    with pytest.raises(TypeError, match="unknown name 'keepalive_timeout'; did you mean 'keep_alive_timeout'"):
         Policy(keepalive_timeout=5)
 
 

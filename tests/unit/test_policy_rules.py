@@ -257,11 +257,7 @@ def test_the_masks_find_what_trying_one_rule_after_the_other_finds(given_keys, a
     rules = [Rule(**key, keep_alive=False) for key in given_keys]
     policies = PolicySet(rules=rules)
     expected = next(
-        (
-            n
-            for n, rule in enumerate(rules, 1)
-            if rule.client and address and rule.client[0][:2] == address[:2]
-        ),
+        (n for n, rule in enumerate(rules, 1) if rule.client and address and rule.client[0][:2] == address[:2]),
         0,
     )
     accepted = policies.class_for_client(":80", address)
