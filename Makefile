@@ -10,9 +10,11 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # The directory is named beside its files: its own time changes when one is added or deleted. One variant of the
-# extension stands in place at a time, and the stamp names the switches it was built with.
-export KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE
+# extension stands in place at a time, and the stamp names the switches it was built with. They go to the build
+# only: to kacore itself, KACORE_NAME in the environment is a field of the policy.
 SOURCES := setup.py pyproject.toml src $(wildcard src/*)
+unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE
+ASKED = $(foreach s,DEBUG SANITIZE COVERAGE PORTABLE,KACORE_$s='$(KACORE_$s)')
 is_on = $(if $(filter-out 0,$(KACORE_$(1))),-$(1))
 BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is_on,COVERAGE)$(call is_on,PORTABLE)
 
@@ -47,12 +49,12 @@ $(VENV)/.for-bench: $(VENV)/.for-test
 # Editable: the `kacore` command, the metadata, and the first compilation.
 $(VENV)/.installed: $(VENV)/.for-build kacore/_version.py
 	@mkdir -p build && rm -f kacore/_core.*.so build/in-place.*
-	PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --no-deps --editable . && touch $(BUILT) $@
+	env $(ASKED) PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --no-deps --editable . && touch $(BUILT) $@
 
 # --force: make may have a reason that setuptools cannot see, such as a switch or a deleted file.
 $(BUILT): $(SOURCES)
 	@rm -f build/in-place$(VENV)*
-	$(BIN)/python setup.py --quiet build_ext --inplace --force
+	env $(ASKED) $(BIN)/python setup.py --quiet build_ext --inplace --force
 	@touch $@
 
 build: $(VENV)/.installed $(BUILT)  ## build the extension in place, in .venv
@@ -66,9 +68,8 @@ test: build $(VENV)/.for-test  ## run the whole test suite
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
 
-OTHER_BUILD = KACORE_DEBUG= KACORE_SANITIZE= KACORE_COVERAGE= KACORE_PORTABLE=
 BUILD_INTO = find build/$(1) -name '*.py*' -delete 2>/dev/null; \
-	env $(OTHER_BUILD) $(2) $(BIN)/python setup.py --quiet build --build-lib build/$(1) --build-temp build/$(1)-objects
+	env $(2) $(BIN)/python setup.py --quiet build --build-lib build/$(1) --build-temp build/$(1)-objects
 USING = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1)
 
 # The sanitizers' runtime must be the first library of the process, and tests/conftest.py passes it on to children

@@ -37,8 +37,8 @@ has_epoll = sys.platform.startswith("linux") and not switch("KACORE_PORTABLE")
 # `include "engine_here.pxi"`, and that file is written here: it includes either src/engine.pxi or
 # src/engine_absent.pxi, whose Engine says what is missing. The two builds keep their generated C apart.
 generated = Path("build", "cython" if has_epoll else "cython-portable")
-engine = "engine.pxi" if has_epoll and os.path.exists("src/engine.pxi") else "engine_absent.pxi"
-write_if_changed(generated / "engine_here.pxi", f'# Written by setup.py.\ninclude "{engine}"\n')
+engine = "engine" if has_epoll else "engine_absent"
+write_if_changed(generated / "engine_here.pxi", f'# Written by setup.py.\ninclude "{engine}.pxi"\n')
 
 compile_args = ["-std=gnu11", "-fvisibility=hidden"]
 link_args = []
@@ -62,7 +62,7 @@ if coverage:
     link_args += ["--coverage"]
 
 # Strict warnings are asked of our own C only, by `make lint`: what Cython writes has its own style.
-sources = [f"src/{name}.c" for name in CORE + (EPOLL if has_epoll else []) if os.path.exists(f"src/{name}.c")]
+sources = [f"src/{name}.c" for name in CORE + (EPOLL if has_epoll else [])]
 extension = Extension(
     "kacore._core",
     sources=["src/_core.pyx", *sources],

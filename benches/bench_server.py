@@ -224,16 +224,7 @@ def to_microseconds(text: str) -> float:
 
 def measure(server: Running, workload: Workload, core: int, seconds: int, scratch: Path) -> dict[str, float]:
     """One round. Raises NotMeasured when an answer was wrong, since a figure would then mean nothing."""
-    command = [
-        "taskset",
-        "-c",
-        str(core),
-        "wrk",
-        "-t1",
-        f"-c{workload.connections}",
-        f"-d{seconds}s",
-        "--latency",
-    ]
+    command = f"taskset -c {core} wrk -t1 -c{workload.connections} -d{seconds}s --latency".split()
     for name, value in workload.fields.items():
         command += ["-H", f"{name}: {value}"]
     if workload.script:
@@ -313,6 +304,8 @@ def machine() -> dict[str, str]:
         "processor": model[1] if model else platform.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "uvloop": importlib.metadata.version("uvloop"),
+        "httptools": importlib.metadata.version("httptools"),
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -332,6 +325,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     expected_s = len(chosen.server) * len(chosen.workload) * (1 + chosen.rounds * chosen.seconds)
     print(f"server on core {cores[0]}, wrk on core {cores[-1]}, {chosen.rounds} rounds: about {expected_s} s")
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as running:
         scratch = Path(directory)
         servers, absent = [], {}
