@@ -14,3 +14,10 @@ include "wsgi.pxi"
 
 # Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
 include "engine_here.pxi"
+
+# What the stub describes; the other classes are the parts of these.
+__all__ = [
+    "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
+    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
+    "WsgiApplication", "parse_head",
+]

@@ -8,8 +8,6 @@ cdef extern from "arpa/inet.h" nogil:
 cdef extern from "sys/socket.h" nogil:
     enum:
         AF_UNIX
-        AF_INET
-        AF_INET6
 
 
 cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
