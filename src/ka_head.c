@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "ka_block.h"
 #include "ka_scan.h"
 
 const ka_limits ka_limits_default = {
@@ -50,6 +51,8 @@ enum { KA_MAX_METHOD_BYTES = 32 }; /* the longest registered method has 17 */
 /* One parse: what stays the same while it runs, and what it has learnt. */
 typedef struct {
     const char *buf, *end;
+    const char *room;            /* where bytes that may be read end: ka_head_lines.h */
+    const char *first_line;      /* of the field section */
     const ka_limits *limits;
     ka_fault *fault;
     ka_fault meaning;            /* the first fault of a field's meaning; told at the end of the head */
@@ -92,7 +95,7 @@ static int skip_empty_line(parse *s, const char **p) {
 
 /* RFC 9110 9.1: a token; that token is written in capitals is nginx's rule, the stricter one. */
 static int read_method(parse *s, const char **p, ka_head *head) {
-    const char *from = *p, *q = ka_scan_token(from, s->end);
+    const char *from = *p, *q = ka_scan_class(from, s->end, KA_IS_TOKEN);
     if (q - from > KA_MAX_METHOD_BYTES)
         return ka_fault_set(s->fault, KA_FAULT_METHOD_TOO_LONG, at(s, from) + KA_MAX_METHOD_BYTES, KA_MAX_METHOD_BYTES);
     if (q == s->end) return KA_PARTIAL;
@@ -110,7 +113,7 @@ static int read_method(parse *s, const char **p, ka_head *head) {
 
 /* Which bytes a target may have. Its form is judged by judge_target, when the whole line is here. */
 static int read_target(parse *s, const char **p, ka_head *head) {
-    const char *from = *p, *q = ka_scan_target(from, s->end);
+    const char *from = *p, *q = ka_scan_class(from, s->end, KA_IS_TARGET);
     if ((size_t)(q - from) > s->limits->max_target_bytes)
         return ka_fault_set(s->fault, KA_FAULT_TARGET_TOO_LONG, (uint64_t)at(s, from) + s->limits->max_target_bytes,
                             s->limits->max_target_bytes);
@@ -299,32 +302,26 @@ static int line_too_long(parse *s, const char *line) {
     return ka_fault_set(s->fault, KA_FAULT_HEADER_TOO_LARGE, (uint64_t)at(s, line) + limit, limit);
 }
 
-/* One line at *p: KA_OK with *p behind it and *field filled; 1 at the empty line; KA_PARTIAL with *p unmoved. */
-static int field_line(parse *s, const char **p, ka_field *field) {
+/* What a line is that is not a whole and well-formed one, looked at byte by byte.
+ * Return: 1 with *p behind it at the empty line, KA_PARTIAL, or KA_EPEER. */
+static __attribute__((noinline)) int odd_line(parse *s, const char **p) {
     const char *line = *p, *end = s->end;
-    const char *colon = ka_scan_token(line, end);
-    if (ka_unlikely((size_t)(colon - line) > s->limits->max_header_bytes)) return line_too_long(s, line);
+    const char *colon = ka_scan_class(line, end, KA_IS_TOKEN);
+    if ((size_t)(colon - line) > s->limits->max_header_bytes) return line_too_long(s, line);
     if (colon == end) return KA_PARTIAL;
-    if (ka_unlikely(*colon != ':')) {
+    if (*colon != ':') {
         if (*colon != '\r' || colon != line) return bad_name(s, line, colon);
         if (line + 1 == end) return KA_PARTIAL;
         if (line[1] != '\n') return fail(s, KA_FAULT_BARE_CR, line);
         *p = line + 2;
         return 1;
     }
-    if (ka_unlikely(colon == line)) return fail(s, KA_FAULT_EMPTY_NAME, line);
-    const char *v = colon + 1, *e = ka_scan_value(v, end);
-    if (ka_unlikely((size_t)(e - line) > s->limits->max_header_bytes)) return line_too_long(s, line);
+    if (colon == line) return fail(s, KA_FAULT_EMPTY_NAME, line);
+    const char *e = ka_scan_class(colon + 1, end, KA_IS_VALUE);
+    if ((size_t)(e - line) > s->limits->max_header_bytes) return line_too_long(s, line);
     if (e == end) return KA_PARTIAL;
-    if (ka_unlikely(*e != '\r')) return fail(s, *e == '\n' ? KA_FAULT_BARE_LF : KA_FAULT_BAD_VALUE, e);
-    if (e + 1 == end) return KA_PARTIAL;
-    if (ka_unlikely(e[1] != '\n')) return fail(s, KA_FAULT_BARE_CR, e);
-    *p = e + 2;
-    while (v < e && (*v == ' ' || *v == '\t')) v++;
-    while (v < e && (e[-1] == ' ' || e[-1] == '\t')) e--;
-    field->name = span(s, line, colon);
-    field->value = span(s, v, e);
-    return KA_OK;
+    if (*e != '\r') return fail(s, *e == '\n' ? KA_FAULT_BARE_LF : KA_FAULT_BAD_VALUE, e);
+    return e + 1 == end ? KA_PARTIAL : fail(s, KA_FAULT_BARE_CR, e);
 }
 
 /* ---- what fields mean ---- */
@@ -383,7 +380,7 @@ static void mean_transfer_encoding(parse *s, const ka_field *f, ka_head *head) {
     s->te_offset = f->name.off;
     head->flags |= KA_HEAD_CHUNKED;
     while (next_element(&p, end, &from, &to)) {
-        const char *q = ka_scan_token(from, to);
+        const char *q = ka_scan_class(from, to, KA_IS_TOKEN);
         int is_chunked = q - from == 7 && ka_equals_lower(from, "chunked", 7);
         if (q == from || (q != to && is_chunked)) return note(s, KA_FAULT_BAD_TRANSFER_ENCODING, at(s, q), 0);
         s->n_codings++;
@@ -408,7 +405,13 @@ static void mean_expect(parse *s, const ka_field *f, ka_head *head) {
         head->flags |= KA_HEAD_EXPECTS_CONTINUE;
 }
 
-static void mean(parse *s, const ka_field *f, ka_head *head) {
+/* Lengths of the names that `mean` knows. */
+static inline int may_mean(uint32_t len) {
+    const uint32_t lengths = 1u << 4 | 1u << 6 | 1u << 7 | 1u << 10 | 1u << 14 | 1u << 17;
+    return len < 32 && (lengths >> len & 1);
+}
+
+static __attribute__((noinline)) void mean(parse *s, const ka_field *f, ka_head *head) {
     const char *name = s->buf + f->name.off;
     switch (f->name.len) {
     case 4: if (ka_equals_lower(name, "host", 4)) mean_host(s, f, head); break;
@@ -450,62 +453,146 @@ static int judge_head(parse *s, ka_head *head) {
     return KA_OK;
 }
 
-/* All lines from *p on. `head` NULL: a trailer section, whose fields mean nothing here. */
-static int field_lines(parse *s, const char **p, ka_field *fields, uint32_t *n_fields, ka_head *head) {
-    uint32_t n = 0, max = s->limits->max_headers;
-    ka_field spare;
-    for (;;) {
-        const char *line = *p;
-        ka_field *f = n < max ? &fields[n] : &spare;
-        int rc = field_line(s, p, f);
-        if (rc != KA_OK) {
-            *n_fields = n;
-            return rc > 0 ? KA_OK : rc;
+/* ---- the ways of scanning ---- */
+
+#define V(name) name##_scalar
+#define V_TARGET
+#define V_BLOCKS 0
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#undef V_BLOCKS
+
+#define V_BLOCKS 1
+#ifdef KA_HAS_X86
+#define V(name) name##_sse42
+#define V_TARGET KA_SSE42
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#define V(name) name##_avx2
+#define V_TARGET KA_AVX2
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#endif
+#ifdef KA_HAS_NEON
+#define V(name) name##_neon
+#define V_TARGET KA_NEON
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#endif
+
+typedef struct {
+    const char *name;
+    int (*head_section)(parse *s, const char **p, ka_field *fields, ka_head *head);
+    int (*field_section)(parse *s, const char **p, ka_field *fields, uint32_t *n_fields);
+} variant;
+
+/* Best last. */
+static const variant variants[] = {
+    {"scalar", head_section_scalar, field_section_scalar},
+#ifdef KA_HAS_X86
+    {"sse4.2", head_section_sse42, field_section_sse42},
+    {"avx2", head_section_avx2, field_section_avx2},
+#endif
+#ifdef KA_HAS_NEON
+    {"neon", head_section_neon, field_section_neon},
+#endif
+};
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static const variant *chosen = &variants[0];
+
+static int is_supported(unsigned i) {
+#ifdef KA_HAS_X86
+    if (i == 1) return __builtin_cpu_supports("sse4.2") > 0;
+    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0;
+#endif
+    return i < N_VARIANTS;
+}
+
+int ka_simd_select(const char *name) {
+    for (unsigned i = N_VARIANTS; i-- > 0;)
+        if (is_supported(i) && (name == NULL || !strcmp(name, variants[i].name))) {
+            chosen = &variants[i];
+            return KA_OK;
         }
-        if (ka_unlikely(n++ == max)) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
-        if (head != NULL) mean(s, f, head);
+    return KA_EINVAL;
+}
+
+const char *ka_simd_name(void) { return chosen->name; }
+
+const char *ka_simd_at(unsigned i) {
+    for (unsigned k = 0; k < N_VARIANTS; k++)
+        if (is_supported(k) && i-- == 0) return variants[k].name;
+    return NULL;
+}
+
+/* ---- entry ---- */
+
+/* Scanning by blocks needs KA_BLOCK readable bytes. What is shorter is copied; offsets stay the same. */
+typedef struct {
+    char bytes[2 * KA_BLOCK];
+} small_copy;
+
+static void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault, small_copy *copy) {
+    memset(s, 0, sizeof *s);
+    s->room = buf + len;
+    if (len < KA_BLOCK) {
+        memset(copy->bytes, 0, sizeof copy->bytes);
+        memcpy(copy->bytes, buf, len);
+        buf = copy->bytes;
+        s->room = buf + sizeof copy->bytes;
     }
+    s->buf = buf;
+    s->end = buf + len;
+    s->limits = limits;
+    s->fault = fault;
 }
 
 int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *limits, ka_field *fields,
                     uint32_t *n_fields, uint32_t *nbytes, ka_fault *fault) {
-    parse s = {.buf = buf, .end = buf + len, .limits = limits, .fault = fault};
-    const char *p = buf + start;
-    int rc = field_lines(&s, &p, fields, n_fields, NULL);
+    small_copy copy;
+    parse s;
+    begin(&s, buf, len, limits, fault, &copy);
+    const char *p = s.buf + start;
+    int rc = chosen->field_section(&s, &p, fields, n_fields);
     *nbytes = at(&s, p);
     return rc;
 }
 
-static int parse_within(const char *buf, size_t len, size_t start, uint32_t *checked, const ka_limits *limits,
-                        ka_head *head, ka_field *fields, ka_fault *fault) {
-    parse s = {.buf = buf, .end = buf + len, .limits = limits, .fault = fault};
-    const char *p = buf + start;
-    int rc;
+/* The whole head, from its first byte. */
+static int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                     ka_field *fields, ka_fault *fault) {
+    small_copy copy;
+    parse s;
+    begin(&s, buf, len, limits, fault, &copy);
     memset(head, 0, sizeof *head);
     head->content_length = -1;
-    if (start == 0) {
-        rc = request_line(&s, &p, head);
-        if (rc != KA_OK) return rc;
-        if (p < s.end && (*p == ' ' || *p == '\t')) return fail(&s, KA_FAULT_SPACE_BEFORE_FIELD, p);
-    }
+    const char *p = s.buf;
+    int rc = chosen->head_section(&s, &p, fields, head);
     /* The first field line is judged as such, so an unfinished one is read again with the request line. */
-    const char *first = p;
-    rc = field_lines(&s, &p, fields, &head->n_fields, start == 0 ? head : NULL);
-    if (rc == KA_PARTIAL && p != first) *checked = at(&s, p);
+    if (rc == KA_PARTIAL && s.first_line != NULL && p != s.first_line) *checked = at(&s, p);
     if (rc != KA_OK) return rc;
     head->nbytes = at(&s, p);
-    return start == 0 ? judge_head(&s, head) : KA_OK;
+    return judge_head(&s, head);
 }
 
 int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
                   ka_field *fields, ka_fault *fault) {
-    uint32_t none = 0;
+    uint32_t from_start = 0, n_fields;
     size_t n = len < limits->max_head_bytes ? len : limits->max_head_bytes;
-    if (checked == NULL) checked = &none;
+    if (checked == NULL) checked = &from_start;
     int rc = KA_OK;
     /* Lines that come in pieces are only judged by themselves; when the empty line is here, all is read as one. */
-    if (*checked > 0) rc = parse_within(buf, n, *checked, checked, limits, head, fields, fault);
-    if (rc == KA_OK) rc = parse_within(buf, n, 0, checked, limits, head, fields, fault);
+    if (*checked > 0) {
+        uint32_t line;
+        rc = ka_fields_parse(buf, n, *checked, limits, fields, &n_fields, &line, fault);
+        if (rc == KA_PARTIAL) *checked = line;
+    }
+    if (rc == KA_OK) rc = parse_all(buf, n, checked, limits, head, fields, fault);
     if (rc == KA_PARTIAL && len >= limits->max_head_bytes)
         return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
     return rc;
