@@ -1,5 +1,5 @@
-/* ka_block.h: 32 bytes at a time. For each instruction set: load a block, and say which of its bytes are outside an
- * alphabet, control characters, or equal to one byte, as 32 bits, the first byte the lowest.
+/* ka_block.h: 32 or 16 bytes at a time. For each instruction set: load a block, and say which of its bytes are outside
+ * an alphabet, no printable ASCII ("unusual"), controls, or equal to one byte, a bit for each, the first byte's the lowest.
  *
  * An alphabet of ASCII characters is 16 numbers: bit h-2 of number l says that character 0xhl belongs (RFC alphabets
  * have nothing below 0x20). One table lookup by the low half of a byte, one by the high half, and an AND tell for
@@ -12,8 +12,6 @@
 #define KA_BLOCK_H
 
 #include "ka_base.h"
-
-enum { KA_BLOCK = 32 };
 
 static const uint8_t ka_token_rows[16] = {58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28};
 static const uint8_t ka_target_rows[16] = {62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31};
@@ -50,6 +48,12 @@ KA_AVX2_INLINE uint32_t ka_controls_avx2(ka_block_avx2 b) {
     __m256i tab = _mm256_cmpeq_epi8(b, _mm256_set1_epi8('\t'));
     __m256i del = _mm256_cmpeq_epi8(b, _mm256_set1_epi8(0x7f));
     return (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(_mm256_andnot_si256(tab, low), del));
+}
+
+/* With 1 added, printable ASCII is what is over 0x20 as a signed number. */
+KA_AVX2_INLINE uint32_t ka_unusual_avx2(ka_block_avx2 b) {
+    __m256i next = _mm256_add_epi8(b, _mm256_set1_epi8(1));
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_set1_epi8(0x21), next));
 }
 
 /* ---- SSE4.2 (of it, SSSE3's byte shuffle) ---- */
@@ -94,6 +98,37 @@ KA_SSE42_INLINE __m128i ka_half_controls_sse42(__m128i b) {
 KA_SSE42_INLINE uint32_t ka_controls_sse42(ka_block_sse42 b) {
     return ka_mask_sse42(ka_half_controls_sse42(b.a), ka_half_controls_sse42(b.b));
 }
+
+KA_SSE42_INLINE __m128i ka_half_unusual_sse42(__m128i b) {
+    return _mm_cmpgt_epi8(_mm_set1_epi8(0x21), _mm_add_epi8(b, _mm_set1_epi8(1)));
+}
+
+KA_SSE42_INLINE uint32_t ka_unusual_sse42(ka_block_sse42 b) {
+    return ka_mask_sse42(ka_half_unusual_sse42(b.a), ka_half_unusual_sse42(b.b));
+}
+
+/* The same with 16 bytes, for inputs of less than 32. */
+typedef __m128i ka_block_sse42_half;
+
+KA_SSE42_INLINE ka_block_sse42_half ka_load_sse42_half(const char *p) {
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+KA_SSE42_INLINE uint32_t ka_equal_sse42_half(ka_block_sse42_half b, char c) {
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(b, _mm_set1_epi8(c)));
+}
+
+KA_SSE42_INLINE uint32_t ka_outside_sse42_half(ka_block_sse42_half b, const uint8_t rows[16]) {
+    return (uint32_t)_mm_movemask_epi8(ka_half_outside_sse42(b, rows));
+}
+
+KA_SSE42_INLINE uint32_t ka_controls_sse42_half(ka_block_sse42_half b) {
+    return (uint32_t)_mm_movemask_epi8(ka_half_controls_sse42(b));
+}
+
+KA_SSE42_INLINE uint32_t ka_unusual_sse42_half(ka_block_sse42_half b) {
+    return (uint32_t)_mm_movemask_epi8(ka_half_unusual_sse42(b));
+}
 #endif
 
 #if defined(__aarch64__)
@@ -101,7 +136,6 @@ KA_SSE42_INLINE uint32_t ka_controls_sse42(ka_block_sse42 b) {
 #define KA_HAS_NEON 1
 
 /* ---- NEON: part of every 64-bit ARM ---- */
-#define KA_NEON
 #define KA_NEON_INLINE static inline __attribute__((always_inline))
 
 typedef struct {
@@ -145,6 +179,37 @@ KA_NEON_INLINE uint8x16_t ka_half_controls_neon(uint8x16_t b) {
 
 KA_NEON_INLINE uint32_t ka_controls_neon(ka_block_neon b) {
     return ka_mask_neon(ka_half_controls_neon(b.a), ka_half_controls_neon(b.b));
+}
+
+KA_NEON_INLINE uint8x16_t ka_half_unusual_neon(uint8x16_t b) {
+    return vcgtq_s8(vdupq_n_s8(0x21), vreinterpretq_s8_u8(vaddq_u8(b, vdupq_n_u8(1))));
+}
+
+KA_NEON_INLINE uint32_t ka_unusual_neon(ka_block_neon b) {
+    return ka_mask_neon(ka_half_unusual_neon(b.a), ka_half_unusual_neon(b.b));
+}
+
+/* The same with 16 bytes, for inputs of less than 32. */
+typedef uint8x16_t ka_block_neon_half;
+
+KA_NEON_INLINE uint32_t ka_half_mask_neon(uint8x16_t a) { return ka_mask_neon(a, vdupq_n_u8(0)); }
+
+KA_NEON_INLINE ka_block_neon_half ka_load_neon_half(const char *p) { return vld1q_u8((const uint8_t *)p); }
+
+KA_NEON_INLINE uint32_t ka_equal_neon_half(ka_block_neon_half b, char c) {
+    return ka_half_mask_neon(vceqq_u8(b, vdupq_n_u8((uint8_t)c)));
+}
+
+KA_NEON_INLINE uint32_t ka_outside_neon_half(ka_block_neon_half b, const uint8_t rows[16]) {
+    return ka_half_mask_neon(ka_half_outside_neon(b, rows));
+}
+
+KA_NEON_INLINE uint32_t ka_controls_neon_half(ka_block_neon_half b) {
+    return ka_half_mask_neon(ka_half_controls_neon(b));
+}
+
+KA_NEON_INLINE uint32_t ka_unusual_neon_half(ka_block_neon_half b) {
+    return ka_half_mask_neon(ka_half_unusual_neon(b));
 }
 #endif
 
