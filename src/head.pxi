@@ -2,6 +2,8 @@
 #
 # Thin: every rule lives in ka_head.c and ka_body.c. What crosses to Python owns its bytes: a Head holds one copy of
 # its head with the offsets of its fields in front, in one bytes object, and makes each attribute when it is asked for.
+import os
+
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,6 +21,33 @@ cdef tuple METHODS_AS_BYTES = tuple(method.encode("ascii") for method in METHODS
 if ka_names_init() != KA_OK:
     raise ImportError("no perfect hash for the common field names")
 cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())])
+
+
+
+def simd_variants() -> list[str]:
+    """The ways of scanning that this machine has, plainest first: "scalar", "sse4.2", "avx2", "neon"."""
+    cdef list names = []
+    while ka_simd_at(<unsigned>len(names)) != NULL:
+        names.append((<bytes>ka_simd_at(<unsigned>len(names))).decode("ascii"))
+    return names
+
+
+def simd_variant() -> str:
+    """The way of scanning in use: the best there is, or what the environment variable KACORE_SIMD names."""
+    return (<bytes>ka_simd_name()).decode("ascii")
+
+
+def set_simd_variant(name, /) -> None:
+    """Use another way of scanning, for the whole process; None chooses the best. For tests and measurements.
+
+    Raises LocalError for a name that is not in simd_variants().
+    """
+    cdef bytes as_bytes = b"" if name is None else name.encode()
+    if ka_simd_select(NULL if name is None else <const char *>as_bytes) != KA_OK:
+        raise LocalError(f"no way of scanning called {name!r} on this machine; there are {simd_variants()}")
+
+
+set_simd_variant(os.environ.get("KACORE_SIMD") or None)
 
 
 cdef inline bytes bytes_at(const char *buf, ka_span where):

@@ -75,6 +75,9 @@ cdef extern from "ka_head.h" nogil:
 
     const char *ka_fault_name(unsigned code)
     const char *ka_fault_text(unsigned code)
+    int ka_simd_select(const char *name)
+    const char *ka_simd_name()
+    const char *ka_simd_at(unsigned i)
     int ka_fault_set(ka_fault *fault, ka_fault_code code, uint64_t offset, uint64_t limit)
     int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits,
                       ka_head *head, ka_field *fields, ka_fault *fault)

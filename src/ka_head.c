@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "ka_block.h"
 #include "ka_scan.h"
 
 const ka_limits ka_limits_default = {
@@ -51,11 +52,14 @@ enum { KA_MAX_METHOD_BYTES = 32 }; /* the longest registered method has 17 */
 typedef struct {
     const char *buf, *end;
     const ka_limits *limits;
+    const char *first_line;          /* of the field section */
     ka_fault *fault;
-    ka_fault meaning;            /* the first fault of a field's meaning; told at the end of the head */
-    uint32_t n_host, n_codings, n_chunked;
-    uint32_t te_offset, cl_offset;
-    uint8_t last_is_chunked, says_close, says_keep_alive, says_upgrade, has_upgrade;
+    ka_fault meaning;                /* the first fault of a field's meaning; told at the end of the head */
+    struct {
+        uint32_t te_offset, cl_offset;
+        uint16_t n_host, n_codings, n_chunked;
+        uint8_t last_is_chunked, says_close, says_keep_alive, says_upgrade, has_upgrade;
+    } seen;
 } parse;
 
 static uint32_t at(const parse *s, const char *p) { return (uint32_t)(p - s->buf); }
@@ -92,7 +96,7 @@ static int skip_empty_line(parse *s, const char **p) {
 
 /* RFC 9110 9.1: a token; that token is written in capitals is nginx's rule, the stricter one. */
 static int read_method(parse *s, const char **p, ka_head *head) {
-    const char *from = *p, *q = ka_scan_token(from, s->end);
+    const char *from = *p, *q = ka_scan_class(from, s->end, KA_IS_TOKEN);
     if (q - from > KA_MAX_METHOD_BYTES)
         return ka_fault_set(s->fault, KA_FAULT_METHOD_TOO_LONG, at(s, from) + KA_MAX_METHOD_BYTES, KA_MAX_METHOD_BYTES);
     if (q == s->end) return KA_PARTIAL;
@@ -110,7 +114,7 @@ static int read_method(parse *s, const char **p, ka_head *head) {
 
 /* Which bytes a target may have. Its form is judged by judge_target, when the whole line is here. */
 static int read_target(parse *s, const char **p, ka_head *head) {
-    const char *from = *p, *q = ka_scan_target(from, s->end);
+    const char *from = *p, *q = ka_scan_class(from, s->end, KA_IS_TARGET);
     if ((size_t)(q - from) > s->limits->max_target_bytes)
         return ka_fault_set(s->fault, KA_FAULT_TARGET_TOO_LONG, (uint64_t)at(s, from) + s->limits->max_target_bytes,
                             s->limits->max_target_bytes);
@@ -299,32 +303,22 @@ static int line_too_long(parse *s, const char *line) {
     return ka_fault_set(s->fault, KA_FAULT_HEADER_TOO_LARGE, (uint64_t)at(s, line) + limit, limit);
 }
 
-/* One line at *p: KA_OK with *p behind it and *field filled; 1 at the empty line; KA_PARTIAL with *p unmoved. */
-static int field_line(parse *s, const char **p, ka_field *field) {
-    const char *line = *p, *end = s->end;
-    const char *colon = ka_scan_token(line, end);
-    if (ka_unlikely((size_t)(colon - line) > s->limits->max_header_bytes)) return line_too_long(s, line);
+/* What a line at `line` < end is that is not a whole and well-formed one, looked at byte by byte: KA_PARTIAL or
+ * KA_EPEER. */
+static __attribute__((noinline)) int odd_line(parse *s, const char *line) {
+    const char *end = s->end, *colon = ka_scan_class(line, end, KA_IS_TOKEN);
+    if ((size_t)(colon - line) > s->limits->max_header_bytes) return line_too_long(s, line);
     if (colon == end) return KA_PARTIAL;
-    if (ka_unlikely(*colon != ':')) {
+    if (*colon != ':') {
         if (*colon != '\r' || colon != line) return bad_name(s, line, colon);
-        if (line + 1 == end) return KA_PARTIAL;
-        if (line[1] != '\n') return fail(s, KA_FAULT_BARE_CR, line);
-        *p = line + 2;
-        return 1;
+        return line + 1 == end ? KA_PARTIAL : fail(s, KA_FAULT_BARE_CR, line);
     }
-    if (ka_unlikely(colon == line)) return fail(s, KA_FAULT_EMPTY_NAME, line);
-    const char *v = colon + 1, *e = ka_scan_value(v, end);
-    if (ka_unlikely((size_t)(e - line) > s->limits->max_header_bytes)) return line_too_long(s, line);
+    if (colon == line) return fail(s, KA_FAULT_EMPTY_NAME, line);
+    const char *e = ka_scan_class(colon + 1, end, KA_IS_VALUE);
+    if ((size_t)(e - line) > s->limits->max_header_bytes) return line_too_long(s, line);
     if (e == end) return KA_PARTIAL;
-    if (ka_unlikely(*e != '\r')) return fail(s, *e == '\n' ? KA_FAULT_BARE_LF : KA_FAULT_BAD_VALUE, e);
-    if (e + 1 == end) return KA_PARTIAL;
-    if (ka_unlikely(e[1] != '\n')) return fail(s, KA_FAULT_BARE_CR, e);
-    *p = e + 2;
-    while (v < e && (*v == ' ' || *v == '\t')) v++;
-    while (v < e && (e[-1] == ' ' || e[-1] == '\t')) e--;
-    field->name = span(s, line, colon);
-    field->value = span(s, v, e);
-    return KA_OK;
+    if (*e != '\r') return fail(s, *e == '\n' ? KA_FAULT_BARE_LF : KA_FAULT_BAD_VALUE, e);
+    return e + 1 == end ? KA_PARTIAL : fail(s, KA_FAULT_BARE_CR, e);
 }
 
 /* ---- what fields mean ---- */
@@ -332,7 +326,7 @@ static int field_line(parse *s, const char **p, ka_field *field) {
 static void mean_host(parse *s, const ka_field *f, ka_head *head) {
     const char *v = s->buf + f->value.off;
     int has_port;
-    if (s->n_host++) return note(s, KA_FAULT_REPEATED_HOST, f->name.off, 0);
+    if (s->seen.n_host++) return note(s, KA_FAULT_REPEATED_HOST, f->name.off, 0);
     if (!is_authority(v, v + f->value.len, &has_port)) return note(s, KA_FAULT_BAD_HOST, f->value.off, 0);
     /* RFC 9112 3.2: the client must send the same; docs/strictness.md says why a difference is refused. */
     if (head->target_form == KA_TARGET_ABSOLUTE) {
@@ -360,7 +354,7 @@ static void mean_content_length(parse *s, const ka_field *f, ka_head *head) {
     if (too_large || n > limit) return note(s, KA_FAULT_BODY_TOO_LARGE, f->value.off, (uint64_t)limit);
     head->flags |= KA_HEAD_HAS_LENGTH;
     head->content_length = n;
-    s->cl_offset = f->name.off;
+    s->seen.cl_offset = f->name.off;
 }
 
 /* The next element of a comma list: [*from, *to) without white space around it. Return 0 when there is none. */
@@ -380,15 +374,15 @@ static int next_element(const char **p, const char *end, const char **from, cons
 /* RFC 9112 6.1, 6.3 and 7.1: codings as one list over all lines; only "chunked", once, without parameters. */
 static void mean_transfer_encoding(parse *s, const ka_field *f, ka_head *head) {
     const char *p = s->buf + f->value.off, *end = p + f->value.len, *from, *to;
-    s->te_offset = f->name.off;
+    s->seen.te_offset = f->name.off;
     head->flags |= KA_HEAD_CHUNKED;
     while (next_element(&p, end, &from, &to)) {
-        const char *q = ka_scan_token(from, to);
+        const char *q = ka_scan_class(from, to, KA_IS_TOKEN);
         int is_chunked = q - from == 7 && ka_equals_lower(from, "chunked", 7);
         if (q == from || (q != to && is_chunked)) return note(s, KA_FAULT_BAD_TRANSFER_ENCODING, at(s, q), 0);
-        s->n_codings++;
-        s->n_chunked += (uint32_t)is_chunked;
-        s->last_is_chunked = (uint8_t)is_chunked;
+        s->seen.n_codings++;
+        s->seen.n_chunked = (uint16_t)(s->seen.n_chunked + is_chunked);
+        s->seen.last_is_chunked = (uint8_t)is_chunked;
     }
 }
 
@@ -396,9 +390,9 @@ static void mean_transfer_encoding(parse *s, const ka_field *f, ka_head *head) {
 static void mean_connection(parse *s, const ka_field *f) {
     const char *p = s->buf + f->value.off, *end = p + f->value.len, *from, *to;
     while (next_element(&p, end, &from, &to)) {
-        if (to - from == 5 && ka_equals_lower(from, "close", 5)) s->says_close = 1;
-        else if (to - from == 10 && ka_equals_lower(from, "keep-alive", 10)) s->says_keep_alive = 1;
-        else if (to - from == 7 && ka_equals_lower(from, "upgrade", 7)) s->says_upgrade = 1;
+        if (to - from == 5 && ka_equals_lower(from, "close", 5)) s->seen.says_close = 1;
+        else if (to - from == 10 && ka_equals_lower(from, "keep-alive", 10)) s->seen.says_keep_alive = 1;
+        else if (to - from == 7 && ka_equals_lower(from, "upgrade", 7)) s->seen.says_upgrade = 1;
     }
 }
 
@@ -408,12 +402,18 @@ static void mean_expect(parse *s, const ka_field *f, ka_head *head) {
         head->flags |= KA_HEAD_EXPECTS_CONTINUE;
 }
 
-static void mean(parse *s, const ka_field *f, ka_head *head) {
+/* Lengths of the names that `mean` knows. */
+static inline int may_mean(uint32_t len) {
+    const uint32_t lengths = 1u << 4 | 1u << 6 | 1u << 7 | 1u << 10 | 1u << 14 | 1u << 17;
+    return len < 32 && (lengths >> len & 1);
+}
+
+static __attribute__((noinline)) void mean(parse *s, const ka_field *f, ka_head *head) {
     const char *name = s->buf + f->name.off;
     switch (f->name.len) {
     case 4: if (ka_equals_lower(name, "host", 4)) mean_host(s, f, head); break;
     case 6: if (ka_equals_lower(name, "expect", 6)) mean_expect(s, f, head); break;
-    case 7: if (ka_equals_lower(name, "upgrade", 7)) s->has_upgrade = 1; break;
+    case 7: if (ka_equals_lower(name, "upgrade", 7)) s->seen.has_upgrade = 1; break;
     case 10: if (ka_equals_lower(name, "connection", 10)) mean_connection(s, f); break;
     case 14: if (ka_equals_lower(name, "content-length", 14)) mean_content_length(s, f, head); break;
     case 17: if (ka_equals_lower(name, "transfer-encoding", 17)) mean_transfer_encoding(s, f, head); break;
@@ -422,90 +422,193 @@ static void mean(parse *s, const ka_field *f, ka_head *head) {
 }
 
 static void judge_transfer_encoding(parse *s, const ka_head *head) {
-    if (head->minor == 0) note(s, KA_FAULT_OLD_TRANSFER_ENCODING, s->te_offset, 0);
-    if (s->n_chunked > 1) note(s, KA_FAULT_REPEATED_CHUNKED, s->te_offset, 0);
-    if (!s->last_is_chunked) note(s, KA_FAULT_CHUNKED_NOT_LAST, s->te_offset, 0);
-    if (s->n_codings > 1) note(s, KA_FAULT_UNKNOWN_TRANSFER_CODING, s->te_offset, 0);
+    if (head->minor == 0) note(s, KA_FAULT_OLD_TRANSFER_ENCODING, s->seen.te_offset, 0);
+    if (s->seen.n_chunked > 1) note(s, KA_FAULT_REPEATED_CHUNKED, s->seen.te_offset, 0);
+    if (!s->seen.last_is_chunked) note(s, KA_FAULT_CHUNKED_NOT_LAST, s->seen.te_offset, 0);
+    if (s->seen.n_codings > 1) note(s, KA_FAULT_UNKNOWN_TRANSFER_CODING, s->seen.te_offset, 0);
     if (head->flags & KA_HEAD_HAS_LENGTH)
-        note(s, KA_FAULT_AMBIGUOUS_LENGTH, s->te_offset > s->cl_offset ? s->te_offset : s->cl_offset, 0);
+        note(s, KA_FAULT_AMBIGUOUS_LENGTH, s->seen.te_offset > s->seen.cl_offset ? s->seen.te_offset : s->seen.cl_offset, 0);
 }
 
 /* The empty line is here: what can only be said of the head as a whole. */
 static int judge_head(parse *s, ka_head *head) {
     if (head->n_fields > s->limits->max_headers) head->n_fields = s->limits->max_headers;
-    if (head->minor > 0 && s->n_host == 0) note(s, KA_FAULT_MISSING_HOST, head->nbytes - 2, 0);
+    if (head->minor > 0 && s->seen.n_host == 0) note(s, KA_FAULT_MISSING_HOST, head->nbytes - 2, 0);
     if (head->flags & KA_HEAD_CHUNKED) judge_transfer_encoding(s, head);
     if ((head->flags & KA_HEAD_IS_CONNECT) && ((head->flags & KA_HEAD_CHUNKED) || head->content_length > 0))
-        note(s, KA_FAULT_CONNECT_WITH_CONTENT, s->te_offset > s->cl_offset ? s->te_offset : s->cl_offset, 0);
+        note(s, KA_FAULT_CONNECT_WITH_CONTENT, s->seen.te_offset > s->seen.cl_offset ? s->seen.te_offset : s->seen.cl_offset, 0);
     if (s->meaning.code != KA_FAULT_NONE) {
         *s->fault = s->meaning;
         return KA_EPEER;
     }
     /* RFC 9112 9.3: close wins; HTTP/1.1 persists; HTTP/1.0 only when it says so. Nothing after a CONNECT can be
      * told from the bytes of its tunnel (RFC 9110 9.3.6). */
-    if (!s->says_close && (head->minor > 0 || s->says_keep_alive) && !(head->flags & KA_HEAD_IS_CONNECT))
+    if (!s->seen.says_close && (head->minor > 0 || s->seen.says_keep_alive) && !(head->flags & KA_HEAD_IS_CONNECT))
         head->flags |= KA_HEAD_KEEP_ALIVE;
     /* RFC 9110 7.8: Upgrade is ignored in HTTP/1.0. */
-    if (s->has_upgrade && s->says_upgrade && head->minor > 0) head->flags |= KA_HEAD_UPGRADE;
+    if (s->seen.has_upgrade && s->seen.says_upgrade && head->minor > 0) head->flags |= KA_HEAD_UPGRADE;
     return KA_OK;
 }
 
-/* All lines from *p on. `head` NULL: a trailer section, whose fields mean nothing here. */
-static int field_lines(parse *s, const char **p, ka_field *fields, uint32_t *n_fields, ka_head *head) {
-    uint32_t n = 0, max = s->limits->max_headers;
-    ka_field spare;
-    for (;;) {
-        const char *line = *p;
-        ka_field *f = n < max ? &fields[n] : &spare;
-        int rc = field_line(s, p, f);
-        if (rc != KA_OK) {
-            *n_fields = n;
-            return rc > 0 ? KA_OK : rc;
+/* ---- the ways of scanning ---- */
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+enum { KA_LAST_BYTE = 56 }; /* shift of the last of eight bytes */
+#else
+enum { KA_LAST_BYTE = 0 };
+#endif
+
+#define V(name) name##_scalar
+#define V_TARGET
+#define V_BLOCK 0
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#undef V_BLOCK
+
+#ifdef KA_HAS_X86
+#define V(name) name##_sse42
+#define V_TARGET KA_SSE42
+#define V_BLOCK 32
+#include "ka_head_lines.h"
+#undef V
+#undef V_BLOCK
+#define V(name) name##_sse42_half
+#define V_BLOCK 16
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#undef V_BLOCK
+#define V(name) name##_avx2
+#define V_TARGET KA_AVX2
+#define V_BLOCK 32
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#undef V_BLOCK
+#endif
+#ifdef KA_HAS_NEON
+#define V(name) name##_neon
+#define V_TARGET
+#define V_BLOCK 32
+#include "ka_head_lines.h"
+#undef V
+#undef V_BLOCK
+#define V(name) name##_neon_half
+#define V_BLOCK 16
+#include "ka_head_lines.h"
+#undef V
+#undef V_TARGET
+#undef V_BLOCK
+#endif
+
+typedef struct {
+    int (*head_section)(parse *s, const char **p, ka_field *fields, ka_head *head);
+    int (*field_section)(parse *s, const char **p, ka_field *fields, uint32_t *n_fields);
+} way;
+
+/* Which functions to use for inputs of up to 15, up to 31, and more bytes. */
+typedef struct {
+    const char *name;
+    way by_size[3];
+} variant;
+
+#define WAY(suffix) {head_section_##suffix, field_section_##suffix}
+
+/* Best last. */
+static const variant variants[] = {
+    {"scalar", {WAY(scalar), WAY(scalar), WAY(scalar)}},
+#ifdef KA_HAS_X86
+    {"sse4.2", {WAY(scalar), WAY(sse42_half), WAY(sse42)}},
+    {"avx2", {WAY(scalar), WAY(sse42_half), WAY(avx2)}},
+#endif
+#ifdef KA_HAS_NEON
+    {"neon", {WAY(scalar), WAY(neon_half), WAY(neon)}},
+#endif
+};
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static const variant *chosen = &variants[0];
+
+static inline const way *way_for(size_t len) { return &chosen->by_size[(len >= 16) + (len >= 32)]; }
+
+static int is_supported(unsigned i) {
+#ifdef KA_HAS_X86
+    if (i == 1) return __builtin_cpu_supports("sse4.2") > 0;
+    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0;
+#endif
+    return i < N_VARIANTS;
+}
+
+int ka_simd_select(const char *name) {
+    for (unsigned i = N_VARIANTS; i-- > 0;)
+        if (is_supported(i) && (name == NULL || !strcmp(name, variants[i].name))) {
+            chosen = &variants[i];
+            return KA_OK;
         }
-        if (ka_unlikely(n++ == max)) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
-        if (head != NULL) mean(s, f, head);
-    }
+    return KA_EINVAL;
+}
+
+const char *ka_simd_name(void) { return chosen->name; }
+
+const char *ka_simd_at(unsigned i) {
+    for (unsigned k = 0; k < N_VARIANTS; k++)
+        if (is_supported(k) && i-- == 0) return variants[k].name;
+    return NULL;
+}
+
+/* ---- entry ---- */
+
+static inline void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault) {
+    s->buf = buf;
+    s->end = buf + len;
+    s->limits = limits;
+    s->fault = fault;
+    s->first_line = NULL;
+    s->meaning.code = KA_FAULT_NONE;
+    memset(&s->seen, 0, sizeof s->seen);
 }
 
 int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *limits, ka_field *fields,
                     uint32_t *n_fields, uint32_t *nbytes, ka_fault *fault) {
-    parse s = {.buf = buf, .end = buf + len, .limits = limits, .fault = fault};
     const char *p = buf + start;
-    int rc = field_lines(&s, &p, fields, n_fields, NULL);
+    parse s;
+    begin(&s, buf, len, limits, fault);
+    int rc = way_for(len)->field_section(&s, &p, fields, n_fields);
     *nbytes = at(&s, p);
     return rc;
 }
 
-static int parse_within(const char *buf, size_t len, size_t start, uint32_t *checked, const ka_limits *limits,
-                        ka_head *head, ka_field *fields, ka_fault *fault) {
-    parse s = {.buf = buf, .end = buf + len, .limits = limits, .fault = fault};
-    const char *p = buf + start;
-    int rc;
-    memset(head, 0, sizeof *head);
-    head->content_length = -1;
-    if (start == 0) {
-        rc = request_line(&s, &p, head);
-        if (rc != KA_OK) return rc;
-        if (p < s.end && (*p == ' ' || *p == '\t')) return fail(&s, KA_FAULT_SPACE_BEFORE_FIELD, p);
+/* The whole head, from its first byte. */
+static int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                     ka_field *fields, ka_fault *fault) {
+    const char *p = buf;
+    parse s;
+    begin(&s, buf, len, limits, fault);
+    *head = (ka_head){.content_length = -1};
+    int rc = way_for(len)->head_section(&s, &p, fields, head);
+    if (ka_likely(rc == KA_OK)) {
+        head->nbytes = at(&s, p);
+        return judge_head(&s, head);
     }
     /* The first field line is judged as such, so an unfinished one is read again with the request line. */
-    const char *first = p;
-    rc = field_lines(&s, &p, fields, &head->n_fields, start == 0 ? head : NULL);
-    if (rc == KA_PARTIAL && p != first) *checked = at(&s, p);
-    if (rc != KA_OK) return rc;
-    head->nbytes = at(&s, p);
-    return start == 0 ? judge_head(&s, head) : KA_OK;
+    if (rc == KA_PARTIAL && s.first_line != NULL && p != s.first_line) *checked = at(&s, p);
+    return rc;
 }
 
 int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
                   ka_field *fields, ka_fault *fault) {
-    uint32_t none = 0;
+    uint32_t from_start = 0, n_fields;
     size_t n = len < limits->max_head_bytes ? len : limits->max_head_bytes;
-    if (checked == NULL) checked = &none;
+    if (checked == NULL) checked = &from_start;
     int rc = KA_OK;
     /* Lines that come in pieces are only judged by themselves; when the empty line is here, all is read as one. */
-    if (*checked > 0) rc = parse_within(buf, n, *checked, checked, limits, head, fields, fault);
-    if (rc == KA_OK) rc = parse_within(buf, n, 0, checked, limits, head, fields, fault);
+    if (*checked > 0) {
+        uint32_t line;
+        rc = ka_fields_parse(buf, n, *checked, limits, fields, &n_fields, &line, fault);
+        if (rc == KA_PARTIAL) *checked = line;
+    }
+    if (rc == KA_OK) rc = parse_all(buf, n, checked, limits, head, fields, fault);
     if (rc == KA_PARTIAL && len >= limits->max_head_bytes)
         return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
     return rc;

@@ -137,6 +137,12 @@ int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limit
 int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *limits, ka_field *fields,
                     uint32_t *n_fields, uint32_t *nbytes, ka_fault *fault);
 
+/* The way of scanning: "scalar" until one is chosen, the best this machine has when `name` is NULL. For the whole
+ * process; all ways give the same answers. KA_EINVAL for a name that is not known here. */
+int         ka_simd_select(const char *name);
+const char *ka_simd_name(void);
+const char *ka_simd_at(unsigned i);  /* names of the ways this machine has, plainest first; NULL behind the last */
+
 /* Fill *fault; always returns KA_EPEER. */
 int ka_fault_set(ka_fault *fault, ka_fault_code code, uint64_t offset, uint64_t limit);
 

@@ -1,9 +1,11 @@
 /* ka_scan.h: finding the first byte that does not belong, over the few alphabets of a request head.
  *
- * Every scanner returns the first position in [p, end) whose byte is outside its alphabet, or `end`; none reads
- * at or past `end`. The alphabets are the grammar's, in one table, so that a rule stands in one place only. */
+ * The plain way, one byte at a time; ka_block.h has the fast one. The alphabets are the grammar's, in one table.
+ * Also the common field names, so that callers can share one object for each. */
 #ifndef KA_SCAN_H
 #define KA_SCAN_H
+
+#include <string.h>
 
 #include "ka_base.h"
 
@@ -20,14 +22,12 @@ extern const uint8_t ka_class[256];
 
 static inline unsigned ka_is(char c, unsigned classes) { return ka_class[(uint8_t)c] & classes; }
 
+/* The first position in [p, end) whose byte is outside, or `end`. */
 static inline const char *ka_scan_class(const char *p, const char *end, unsigned classes) {
     while (p < end && ka_is(*p, classes)) p++;
     return p;
 }
 
-static inline const char *ka_scan_token(const char *p, const char *end) { return ka_scan_class(p, end, KA_IS_TOKEN); }
-static inline const char *ka_scan_target(const char *p, const char *end) { return ka_scan_class(p, end, KA_IS_TARGET); }
-static inline const char *ka_scan_value(const char *p, const char *end) { return ka_scan_class(p, end, KA_IS_VALUE); }
 
 static inline char ka_lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c; }
 
@@ -36,6 +36,14 @@ static inline int ka_equals_lower(const char *p, const char *lower, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (ka_lower(p[i]) != lower[i]) return 0;
     return 1;
+}
+
+/* The same for four letters. */
+static inline int ka_is_word4(const char *p, const char *lower) {
+    uint32_t a, b;
+    memcpy(&a, p, 4);
+    memcpy(&b, lower, 4);
+    return (a | 0x20202020u) == b;
 }
 
 static inline void ka_lower_copy(char *to, const char *from, size_t n) {

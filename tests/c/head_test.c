@@ -106,7 +106,7 @@ static void body_reads(const char *bytes, int64_t length, const char *expected) 
     }
 }
 
-int main(void) {
+static void every_case(void) {
     accepts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1, KA_HEAD_KEEP_ALIVE);
     accepts("\r\nHEAD /x?y HTTP/1.0\r\n\r\n", 0, KA_HEAD_IS_HEAD);
     accepts("POST / HTTP/1.1\r\nhost:a\r\nTransfer-Encoding:\t chunked \r\nConnection: x, Close\r\n\r\n", 3,
@@ -128,5 +128,27 @@ int main(void) {
     body_reads("5\nhello", -1, "!bare_lf@1");
     body_reads("1\r\nab", -1, "a!bad_chunk_end@4");
     body_reads("FFFFFFFFFFFFFFFFF\r\n", -1, "!body_too_large@7");
+}
+
+/* A long line of every kind at every distance from the unreadable page, so that each block is met at its edge. */
+static void edges(void) {
+    char bytes[1024], p[130];
+    memset(p, 'p', sizeof p);
+    for (int n = 0; n < 130; n++) {
+        snprintf(bytes, sizeof bytes, "GET /%.*s?q HTTP/1.1\r\nHost: %.*sa:80\r\nX%.*s: y%.*s \r\n\r\n", n, p, n, p, n, p,
+                 n, p);
+        outcome o = parse_every_way(bytes);
+        CHECK(o.rc == KA_OK && o.head.path.len == (uint32_t)n + 1 && o.head.query.len == 1, "%d bytes", n);
+        CHECK(fields[0].value.len == (uint32_t)n + 4 && fields[1].name.len == (uint32_t)n + 1, "%d bytes", n);
+    }
+}
+
+int main(void) {
+    for (unsigned i = 0; ka_simd_at(i) != NULL; i++) {
+        CHECK(ka_simd_select(ka_simd_at(i)) == KA_OK, "%s", ka_simd_at(i));
+        every_case();
+        edges();
+    }
+    CHECK(ka_simd_select("none such") == KA_EINVAL, "unknown way of scanning");
     return CHECKS_DONE;
 }

@@ -1,0 +1,289 @@
+"""How long does one request head take, in nanoseconds: kacore, and peers in the same interleaved run?
+
+Two tables. From Python the full result: method, target, version, all headers and whether the connection is kept,
+and for `kacore lazy` a Head of which only keep_alive is read. From C: offsets of everything.
+`make bench-parse` makes .venv-bench with the peers and runs this. Best and median of the rounds; ratios of bests.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from heads import HEADS, INPUTS
+
+import kacore
+from kacore import _core
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "bench"
+SLICE = 0.02  # seconds that one measurement should take
+
+
+def kacore_full(pieces):
+    parse_head = kacore.parse_head
+    for piece in pieces:
+        head = parse_head(piece)
+        head.method, head.target, head.version, head.headers, head.keep_alive  # noqa: B018
+
+
+def kacore_full_pipelined(pieces):
+    parser = kacore.RequestParser()
+    for piece in pieces:
+        for event in parser.feed(piece):
+            if type(event) is kacore.Head:
+                event.method, event.target, event.version, event.headers, event.keep_alive  # noqa: B018
+
+
+def kacore_lazy(pieces):
+    parse_head = kacore.parse_head
+    for piece in pieces:
+        parse_head(piece).keep_alive  # noqa: B018
+
+
+def kacore_lazy_pipelined(pieces):
+    parser = kacore.RequestParser()
+    for piece in pieces:
+        for event in parser.feed(piece):
+            if type(event) is kacore.Head:
+                event.keep_alive  # noqa: B018
+
+
+def httptools_full():
+    import httptools
+
+    class Protocol:
+        def __init__(self):
+            self.headers = []
+            self.url = b""
+
+        def on_message_begin(self):
+            self.headers = []
+
+        def on_url(self, url):
+            self.url = url
+
+        def on_header(self, name, value):
+            self.headers.append((name.lower(), value))
+
+        def on_headers_complete(self):
+            parser.get_method(), parser.get_http_version(), parser.should_keep_alive()
+
+    parser = httptools.HttpRequestParser(Protocol())
+
+    def run(pieces):
+        for piece in pieces:
+            parser.feed_data(piece)
+
+    return run
+
+
+def gunicorn_h1c_full():
+    from gunicorn_h1c import parse_request_fast
+
+    def run(pieces):
+        for piece in pieces:
+            head = parse_request_fast(piece)
+            head.method, head.path, head.minor_version, head.asgi_headers, head.connection_close  # noqa: B018
+
+    def run_pipelined(pieces):
+        for piece in pieces:
+            while piece:
+                head = parse_request_fast(piece)
+                head.method, head.path, head.minor_version, head.asgi_headers, head.connection_close  # noqa: B018
+                piece = piece[head.consumed :]
+
+    return run, run_pipelined
+
+
+def aiohttp_full():
+    import asyncio
+
+    from aiohttp.base_protocol import BaseProtocol
+    from aiohttp.http_parser import HttpRequestParserC
+
+    loop = asyncio.new_event_loop()
+    parser = HttpRequestParserC(BaseProtocol(loop), loop, 2**16)
+
+    def run(pieces):
+        for piece in pieces:
+            for message, _ in parser.feed_data(piece)[0]:
+                message.method, message.path, message.version, message.raw_headers, message.should_close  # noqa: B018
+
+    return run
+
+
+def h11_full():
+    import h11
+
+    def run(pieces):
+        for piece in pieces:
+            connection = h11.Connection(h11.SERVER)
+            connection.receive_data(piece)
+            for _ in range(piece.count(b"\r\n\r\n")):
+                request = connection.next_event()
+                request.method, request.target, request.http_version, list(request.headers)  # noqa: B018
+                connection.next_event()
+                connection.send(h11.Response(status_code=204, headers=[]))
+                connection.send(h11.EndOfMessage())
+                connection.start_next_cycle()
+
+    return run
+
+
+def python_readers(name):
+    piped = name == "pipe16"
+    readers = {
+        "kacore full": kacore_full_pipelined if piped else kacore_full,
+        "kacore lazy": kacore_lazy_pipelined if piped else kacore_lazy,
+    }
+    for peer, make in [
+        ("httptools", httptools_full),
+        ("gunicorn_h1c", lambda: gunicorn_h1c_full()[piped]),
+        ("aiohttp", aiohttp_full),
+        ("h11", h11_full),
+    ]:
+        try:
+            readers[peer] = make()
+        except ImportError as error:
+            print(f"{peer} is not here: {error}", file=sys.stderr)
+    return readers
+
+
+def interleaved(measures, rounds):
+    """{name: run(n) -> seconds} -> {name: seconds of one time, per round}; every round runs all of them once."""
+    times, repeats = {name: [] for name in measures}, {}
+    for name, run in measures.items():
+        run(1)
+        n = 1
+        while (seconds := run(n)) < SLICE / 2:
+            n *= 2 if seconds > SLICE / 20 else 10
+        repeats[name] = n
+    for _ in range(rounds):
+        for name, run in measures.items():
+            times[name].append(run(repeats[name]) / repeats[name])
+    return times
+
+
+def timed(function, pieces):
+    def run(n):
+        start = time.perf_counter()
+        for _ in range(n):
+            function(pieces)
+        return time.perf_counter() - start
+
+    return run
+
+
+def unpack(pattern, wanted):
+    """A directory of a peer's source out of its sdist in build/peers; None when it is not there."""
+    for archive in sorted((ROOT / "build" / "peers").glob(pattern)):
+        with tarfile.open(archive) as tar:
+            tar.extractall(BUILD / "peers", filter="data")
+        return next((BUILD / "peers").glob(wanted))
+    return None
+
+
+def c_library():
+    """The bench in C, with its peers when their sources are there. Everything is built with the same flags."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    llhttp = unpack("httptools-*.tar.gz", "httptools-*/vendor/llhttp")
+    pico = unpack("gunicorn_h1c-*.tar.gz", "gunicorn_h1c-*/src/gunicorn_h1c/picohttpparser")
+    cc, flags = os.environ.get("CC", "cc"), ["-std=gnu11", "-O3", "-fPIC", f"-I{ROOT / 'src'}"]
+    objects = []
+    sources = [(ROOT / "src" / name, []) for name in ("ka_head.c", "ka_scan.c")]
+    if llhttp and pico:
+        sources += [(path, [f"-I{llhttp / 'include'}"]) for path in sorted((llhttp / "src").glob("*.c"))]
+        sources += [(pico / "picohttpparser.c", ["-msse4.2"])]
+        own = ["-DWITH_PEERS", f"-I{llhttp / 'include'}", f"-I{pico}"]
+    else:
+        print("the sources of llhttp and picohttpparser are not in build/peers", file=sys.stderr)
+        own = []
+    for path, extra in [*sources, (ROOT / "benches" / "parse.c", own)]:
+        objects.append(str(BUILD / f"{path.stem}.o"))
+        subprocess.run([cc, *flags, *extra, "-c", str(path), "-o", objects[-1]], check=True)
+    library = BUILD / "libparse.so"
+    subprocess.run([cc, "-shared", *objects, "-o", str(library), "-ldl"], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def c_measures(library, name):
+    run = library.bench_run
+    run.restype = ctypes.c_double
+    pieces = INPUTS[name]
+    buffers = (ctypes.c_char_p * len(pieces))(*pieces)
+    lens = (ctypes.c_size_t * len(pieces))(*map(len, pieces))
+
+    def measure(parser):
+        def seconds(n):
+            heads, rounds = ctypes.c_size_t(HEADS[name]), ctypes.c_long(n)
+            return run(parser.encode(), buffers, lens, ctypes.c_size_t(len(pieces)), heads, rounds) / 1e9
+
+        return seconds
+
+    ours = [f"kacore {variant}" for variant in _core.simd_variants()]
+    measures = {parser: measure(parser) for parser in (*ours, "pico debian", "pico sse4.2", "llhttp")}
+    for parser, seconds in list(measures.items()):
+        answer = seconds(1) * 1e9
+        if round(answer) == -2:
+            raise SystemExit(f"{parser} does not read {name} as {HEADS[name]} heads")
+        if round(answer) == -1:
+            del measures[parser]
+    return measures
+
+
+def table(title, rows, against):
+    """rows: {input: {reader: [seconds a head]}}. One column an input: best ns (median), then ratios of bests."""
+    readers = list(next(iter(rows.values())))
+    print(f"\n{title}\n{'':16}" + "".join(f"{name:>16}" for name in rows))
+    for reader in readers:
+        cells = [(min(times[reader]) * 1e9, statistics.median(times[reader]) * 1e9) for times in rows.values()]
+        print(f"{reader:16}" + "".join(f"{best:8.1f} ({median:.0f})".rjust(16) for best, median in cells))
+    for ours, peer in against:
+        if ours in readers and peer in readers:
+            ratios = [min(times[peer]) / min(times[ours]) for times in rows.values()]
+            print(f"{ours + ' is faster than ' + peer + ' by':48}" + "".join(f"{ratio:9.2f}x" for ratio in ratios))
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--only", choices=["c", "python"])
+    options.add_argument("--inputs", default=",".join(INPUTS))
+    options.add_argument("--raw", type=Path, help="write all times to this file, as JSON")
+    chosen = options.parse_args()
+    print(f"{platform.python_implementation()} {platform.python_version()}, kacore {kacore.__version__}, "
+          f"scanning by {_core.simd_variant()}; {chosen.rounds} rounds; ns a head: best (median)")  # fmt: skip
+    raw = {}
+    if chosen.only != "c":
+        raw["python"] = {
+            name: interleaved({r: timed(f, INPUTS[name]) for r, f in python_readers(name).items()}, chosen.rounds)
+            for name in chosen.inputs.split(",")
+        }
+    if chosen.only != "python":
+        library = c_library()
+        raw["c"] = {
+            name: interleaved(c_measures(library, name), chosen.rounds) for name in chosen.inputs.split(",")
+        }
+    for part in raw.values():
+        for name, times in part.items():
+            part[name] = {reader: [t / HEADS[name] for t in values] for reader, values in times.items()}
+    if "python" in raw:
+        full = [("kacore full", peer) for peer in ("httptools", "gunicorn_h1c", "aiohttp", "h11")]
+        table("From Python", raw["python"], [*full, ("kacore lazy", "httptools")])
+    if "c" in raw:
+        best = f"kacore {_core.simd_variants()[-1]}"
+        table("From C", raw["c"], [(best, peer) for peer in ("pico debian", "pico sse4.2", "llhttp")])
+    if chosen.raw:
+        chosen.raw.write_text(json.dumps(raw))
+
+
+if __name__ == "__main__":
+    main()
