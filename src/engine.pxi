@@ -1,7 +1,15 @@
 # The engine for Python: listeners in, steps of a loop, requests out to an Application. Thin over ka_engine.
 from libc.stdlib cimport free, malloc
 import os
-import socket
+
+cdef extern from "arpa/inet.h" nogil:
+    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
+
+cdef extern from "sys/socket.h" nogil:
+    enum:
+        AF_UNIX
+        AF_INET
+        AF_INET6
 
 
 cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
@@ -148,7 +156,7 @@ cdef class Engine(Port):
         """Serve a listening, non-blocking socket; kept until stop_listening(). klass: class of its connections in the
         table. knows_clients: whether its addresses name clients; default: not for unix sockets. OSError."""
         self.check_process()
-        is_unix = sock.family == socket.AF_UNIX
+        is_unix = sock.family == AF_UNIX
         name = sock.getsockname()
         got = ka_engine_listen(self.engine, sock.fileno(), klass, not is_unix if knows_clients is None else knows_clients)
         if got == KA_EFULL:
@@ -211,13 +219,13 @@ cdef class Engine(Port):
         cdef uint8_t addr[16]
         cdef uint16_t port
         cdef unsigned listener
+        cdef char host[64]
         cdef int family
         if entry.conn != talk.conn:
             family = ka_engine_peer(self.engine, talk.conn, addr, &port, &listener)
-            if family == 4:
-                client = (socket.inet_ntop(socket.AF_INET, (<char *>addr)[:4]), port)
-            elif family == 6:
-                client = (socket.inet_ntop(socket.AF_INET6, (<char *>addr)[:16]), port)
+            if family > 0:
+                inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
+                client = ((<bytes>host).decode("ascii"), port)
             else:
                 client = None
             Py_INCREF(client)

@@ -87,7 +87,7 @@ cdef class Limits:
     max_head_bytes:       the whole head with its final empty line (431 above it); 32,768; 64 to 2**24
     max_target_bytes:     the request target (414); 8,192
     max_headers:          number of field lines in a head or a trailer section (431); 100; at most 1,024
-    max_header_bytes:     one field line without CRLF (431); 8,192
+    max_header_bytes:     one field line without CRLF (431); 16,384
     max_body_bytes:       the content of one request (413); 2**30
     max_chunk_line_bytes: size and extensions of one chunk (400); 256
     max_trailer_bytes:    the field lines of a trailer section (431); 4,096
@@ -509,8 +509,7 @@ cdef size_t read_messages(RequestParser self, const char *buf, size_t n, ka_body
             i += head.nbytes
             checked[0] = 0
             ka_body_init(body, &head)
-            # After CONNECT come the bytes of the tunnel, if there will be one.
-            self.closes = not (head.flags & KA_HEAD_KEEP_ALIVE) or (head.flags & KA_HEAD_IS_CONNECT) != 0
+            self.closes = not (head.flags & KA_HEAD_KEEP_ALIVE)
             self.phase = AT_BODY
         rc = ka_body_next(body, buf + i, n - i, limits, &taken, &piece, &fault)
         if rc == KA_EPEER:

@@ -13,7 +13,7 @@ const ka_limits ka_limits_default = {
     .max_head_bytes = 32768,       /* nginx: four buffers of 8k */
     .max_target_bytes = 8192,      /* RFC 9112 3: at least 8000 octets of request line */
     .max_headers = 100,            /* Apache: LimitRequestFields */
-    .max_header_bytes = 8192,      /* nginx and Apache: 8k a line */
+    .max_header_bytes = 16384,     /* twice what nginx and Apache allow: large cookies are common */
     .max_chunk_line_bytes = 256,
     .max_trailer_bytes = 4096,
     .max_body_bytes = (int64_t)1 << 30, /* Apache: LimitRequestBody */
@@ -188,8 +188,12 @@ static int is_ipv6(const char *p, const char *end) {
     return elided ? groups <= 7 : groups == 8;
 }
 
-/* uri-host [":" port]. Of registered names only letters, digits, "-", "_" and "." with no empty label except the
- * last: Apache's rule, the stricter one. Return: 1 if so; *has_port tells whether there are digits of a port. */
+static int is_escape(const char *p, const char *end) {
+    return end - p >= 3 && *p == '%' && ka_is(p[1], KA_IS_HEX) && ka_is(p[2], KA_IS_HEX);
+}
+
+/* RFC 3986 3.2: uri-host [":" port], not empty; no empty label except the last, which is nginx's rule.
+ * Return: 1 if so; *has_port tells whether there are digits of a port. */
 static int is_authority(const char *p, const char *end, int *has_port) {
     const char *from = p;
     *has_port = 0;
@@ -199,7 +203,7 @@ static int is_authority(const char *p, const char *end, int *has_port) {
         if (close == NULL || !is_ipv6(p + 1, close)) return 0;
         p = close + 1;
     } else {
-        for (; p < end && ka_is(*p, KA_IS_HOST); p++)
+        for (; p < end && (ka_is(*p, KA_IS_HOST) || is_escape(p, end)); p += *p == '%' ? 3 : 1)
             if (*p == '.' && (p == from || p[-1] == '.')) return 0;
         if (p == from) return 0;
     }
@@ -223,8 +227,6 @@ static const char *skip_scheme(const char *p, const char *end) {
     return NULL;
 }
 
-static int has_zero_escape(const char *p) { return p[1] == '0' && p[2] == '0'; }
-
 /* Split path and query, and judge the path's escapes: "%" and two hex digits, not %00 (as nginx does). The query
  * is the application's: browsers send it with stray "%" signs. */
 static int split_path(parse *s, const char *p, const char *end, ka_head *head) {
@@ -233,7 +235,7 @@ static int split_path(parse *s, const char *p, const char *end, ka_head *head) {
     head->path = span(s, p, path_end);
     if (query) head->query = span(s, query + 1, end);
     while ((p = memchr(p, '%', (size_t)(path_end - p))) != NULL) {
-        if (path_end - p < 3 || !ka_is(p[1], KA_IS_HEX) || !ka_is(p[2], KA_IS_HEX) || has_zero_escape(p))
+        if (!is_escape(p, path_end) || (p[1] == '0' && p[2] == '0'))
             return fail(s, KA_FAULT_BAD_ESCAPE, p);
         p += 3;
     }
@@ -439,8 +441,10 @@ static int judge_head(parse *s, ka_head *head) {
         *s->fault = s->meaning;
         return KA_EPEER;
     }
-    /* RFC 9112 9.3: close wins; HTTP/1.1 persists; HTTP/1.0 only when it says so. */
-    if (!s->says_close && (head->minor > 0 || s->says_keep_alive)) head->flags |= KA_HEAD_KEEP_ALIVE;
+    /* RFC 9112 9.3: close wins; HTTP/1.1 persists; HTTP/1.0 only when it says so. Nothing after a CONNECT can be
+     * told from the bytes of its tunnel (RFC 9110 9.3.6). */
+    if (!s->says_close && (head->minor > 0 || s->says_keep_alive) && !(head->flags & KA_HEAD_IS_CONNECT))
+        head->flags |= KA_HEAD_KEEP_ALIVE;
     /* RFC 9110 7.8: Upgrade is ignored in HTTP/1.0. */
     if (s->has_upgrade && s->says_upgrade && head->minor > 0) head->flags |= KA_HEAD_UPGRADE;
     return KA_OK;

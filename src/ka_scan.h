@@ -11,7 +11,7 @@ enum {
     KA_IS_TOKEN = 1,   /* RFC 9110 5.6.2 tchar */
     KA_IS_TARGET = 2,  /* printable ASCII without space and "#<> : docs/strictness.md, request target */
     KA_IS_VALUE = 4,   /* RFC 9110 5.5: VCHAR, obs-text, SP, HTAB */
-    KA_IS_HOST = 8,    /* letters, digits, "-", "_", ".": docs/strictness.md, Host */
+    KA_IS_HOST = 8,    /* RFC 3986 3.2.2 reg-name without "%": unreserved, sub-delims */
     KA_IS_HEX = 16,
     KA_IS_METHOD = 32  /* A-Z, "-", "_" */
 };

@@ -24,8 +24,7 @@ STATIC = {
 }
 # Nothing from outside: the frames are the measured servers, on other ports of this host.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
-    "frame-src http:"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; frame-src http:"
 )
 POLICY_FIELDS = ("keep_alive", "keep_alive_timeout", "max_keep_alive_requests")
 DELAYS = ("handshake", "answer")
@@ -71,7 +70,7 @@ class Demo:
             await asyncio.gather(*(self.forget(number) for number in list(self.loads)))
 
     def shutdown(self) -> None:
-        self.server.shutdown()
+        self.server.shutdown(hurry=True)
 
     async def answer_request(self, request: Request) -> Response:
         """The application: the page, its parts, and the JSON interface."""
@@ -115,9 +114,15 @@ class Demo:
 
 
 def run(host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the demo until interrupted.
+    """Serve the demo until SIGINT or SIGTERM, and say where.
 
     host, port: where the visitor's page is; the measured servers take free ports of the same host.
-    Raises OSError when the port cannot be had.
+    Raises UsageError when the port cannot be had.
     """
-    asyncio.run(Demo(host, port).serve())
+    asyncio.run(announce(Demo(host, port)))
+
+
+async def announce(demo: Demo) -> None:
+    demo.server.bind()
+    print(f"kacore demo on {', '.join(demo.server.addresses)} (Ctrl-C ends it)", flush=True)
+    await demo.serve()

@@ -44,22 +44,29 @@ class Load:
 
 
 class Measured:
-    """A running server for one load. `await start()` before anything else, `await stop()` at the end."""
+    """The server for one load, between `await start()` and `await stop()`."""
 
     def __init__(self, load: Load, host: str) -> None:
         self.load = load
         self.server = Server(load.answer_request, policy=load.policy, host=host, port=0)
 
     async def start(self) -> int:
-        """Serve from now on; returns the port."""
-        self.serving = asyncio.create_task(self.server.serve())
-        await self.server.started()
+        """Serve from now on; returns the port. Raises what keeps the server from starting."""
+        self.serving = asyncio.create_task(self.server.serve(handle_signals=False))
+        started = asyncio.create_task(self.server.started())
+        await asyncio.wait([self.serving, started], return_when=asyncio.FIRST_COMPLETED)
+        if self.serving.done():
+            started.cancel()
+            self.serving.result()
         return self.server.port
 
     async def stop(self) -> None:
-        self.server.shutdown()
+        """Whoever is still loading is cut off."""
+        self.server.shutdown(now=True, hurry=True)
         await self.serving
 
     def report(self) -> dict[str, object]:
         """The server's own counters, and which request came over which connection."""
-        return {"stats": self.server.stats(), "requests": self.load.requests}
+        stats = self.server.stats()
+        counters = {name: stats[name] for name in ("accepted", "requests", "reused")}
+        return {"stats": counters, "requests": self.load.requests}

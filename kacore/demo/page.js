@@ -85,8 +85,9 @@ function listen(frame, origin, onProgress) {
   });
 }
 
+// Not `disabled`: that would take the focus away from whoever pressed the button by keyboard.
 function waitForIt(isRunning) {
-  for (const button of document.querySelectorAll('button')) button.disabled = isRunning;
+  for (const button of document.querySelectorAll('button')) button.setAttribute('aria-disabled', isRunning);
 }
 
 async function run() {

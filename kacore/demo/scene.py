@@ -8,6 +8,7 @@ over it. Nothing here knows a server: `build()` gives paths, media types and byt
 import functools
 import math
 from importlib import resources
+from typing import NamedTuple
 
 COLUMNS, ROWS = 12, 5
 CELL_WIDTH, CELL_HEIGHT = 80, 56
@@ -19,18 +20,31 @@ PARTS = ["sample", *(f"row-{n}" for n in range(ROWS))]
 N_FIRST = 1 + 2 * len(PARTS) + COLUMNS * ROWS
 N_SECOND = COLUMNS
 
-DAY = {
-    "sky": ("#fbe3c0", "#f7b98b", "#7fb3d5"),
-    "sun": "#fff6dc",
-    "ridges": ("#8fa9bf", "#6d8fa8", "#4b7a86", "#2f6268", "#1d474c"),
-    "stars": 0,
-}
-NIGHT = {
-    "sky": ("#3a3f73", "#1f2552", "#0b1030"),
-    "sun": "#f3f1df",
-    "ridges": ("#39446f", "#2b3660", "#1f2a4f", "#141d3c", "#0b1229"),
-    "stars": 48,
-}
+
+class Light(NamedTuple):
+    """The colours of the landscape at one time of day."""
+
+    sky: tuple[str, str, str]  # from the horizon up
+    disc: str  # sun or moon
+    disc_at: tuple[int, int]
+    ridges: tuple[str, ...]  # from the farthest to the nearest
+    n_stars: int
+
+
+DAY = Light(
+    sky=("#fbe3c0", "#f7b98b", "#7fb3d5"),
+    disc="#fff6dc",
+    disc_at=(690, 88),
+    ridges=("#8fa9bf", "#6d8fa8", "#4b7a86", "#2f6268", "#1d474c"),
+    n_stars=0,
+)
+NIGHT = Light(
+    sky=("#3a3f73", "#1f2552", "#0b1030"),
+    disc="#f3f1df",
+    disc_at=(250, 66),
+    ridges=("#39446f", "#2b3660", "#1f2a4f", "#141d3c", "#0b1229"),
+    n_stars=48,
+)
 
 
 def ridge(layer: int, n_layers: int) -> str:
@@ -46,35 +60,32 @@ def ridge(layer: int, n_layers: int) -> str:
 
 
 @functools.cache
-def landscape(is_night: bool) -> str:
+def landscape(light: Light) -> str:
     """The whole picture as SVG elements, WIDTH by HEIGHT units."""
-    colours = NIGHT if is_night else DAY
-    low, middle, high = colours["sky"]
+    low, middle, high = light.sky
     parts = [
         "<linearGradient id='s' x1='0' y1='1' x2='0' y2='0'>"
         f"<stop offset='.35' stop-color='{low}'/><stop offset='.62' stop-color='{middle}'/>"
         f"<stop offset='1' stop-color='{high}'/></linearGradient>"
         f"<rect width='{WIDTH}' height='{HEIGHT}' fill='url(#s)'/>"
     ]
-    for n in range(colours["stars"]):
+    for n in range(light.n_stars):
         # Steps by the golden ratio spread the stars evenly without a random source.
-        x, y = WIDTH * (n * 0.618034 % 1), HEIGHT * 0.5 * (n * 0.754878 % 1)
-        radius = 0.8 + n % 3 * 0.5
-        parts.append(f"<circle cx='{x:.0f}' cy='{y:.0f}' r='{radius:.1f}' fill='#fff' opacity='.8'/>")
-    sun_x, sun_y = (250, 66) if is_night else (690, 88)
-    parts.append(f"<circle cx='{sun_x}' cy='{sun_y}' r='56' fill='{colours['sun']}' opacity='.18'/>")
-    parts.append(f"<circle cx='{sun_x}' cy='{sun_y}' r='34' fill='{colours['sun']}'/>")
-    ridges = colours["ridges"]
-    parts += [f"<path d='{ridge(n, len(ridges))}' fill='{fill}'/>" for n, fill in enumerate(ridges)]
+        across, down, radius = WIDTH * (n * 0.618034 % 1), HEIGHT * 0.5 * (n * 0.754878 % 1), 0.8 + n % 3 * 0.5
+        parts.append(f"<circle cx='{across:.0f}' cy='{down:.0f}' r='{radius:.1f}' fill='#fff' opacity='.8'/>")
+    x, y = light.disc_at
+    parts.append(f"<circle cx='{x}' cy='{y}' r='56' fill='{light.disc}' opacity='.18'/>")
+    parts.append(f"<circle cx='{x}' cy='{y}' r='34' fill='{light.disc}'/>")
+    parts += [f"<path d='{ridge(n, len(light.ridges))}' fill='{fill}'/>" for n, fill in enumerate(light.ridges)]
     return "".join(parts)
 
 
-def cut(is_night: bool, column: int, row: int, rows: int) -> str:
+def cut(light: Light, column: int, row: int, rows: int) -> str:
     """A piece of the landscape, one column wide: the same drawing seen through a smaller window."""
     window = f"{column * CELL_WIDTH} {row * CELL_HEIGHT} {CELL_WIDTH} {rows * CELL_HEIGHT}"
     # "none": a cell that is a little wider or higher than drawn must not show what lies outside the window.
     frame = f"xmlns='http://www.w3.org/2000/svg' viewBox='{window}' preserveAspectRatio='none'"
-    return f"<svg {frame}>{landscape(is_night)}</svg>"
+    return f"<svg {frame}>{landscape(light)}</svg>"
 
 
 def row_style(row: int) -> str:
@@ -113,7 +124,7 @@ def build() -> dict[str, tuple[str, bytes]]:
         files[f"/row-{row}.css"] = (css, row_style(row))
         files[f"/row-{row}.js"] = (js, row_script(row))
         for column in range(COLUMNS):
-            files[f"/day-{column}-{row}.svg"] = ("image/svg+xml", cut(False, column, row, 1))
+            files[f"/day-{column}-{row}.svg"] = ("image/svg+xml", cut(DAY, column, row, 1))
     for column in range(COLUMNS):
-        files[f"/night-{column}.svg"] = ("image/svg+xml", cut(True, column, 0, ROWS))
+        files[f"/night-{column}.svg"] = ("image/svg+xml", cut(NIGHT, column, 0, ROWS))
     return {path: (kind, text.encode()) for path, (kind, text) in files.items()}

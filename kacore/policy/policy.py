@@ -418,11 +418,11 @@ class Policy(Record):
     max_header_bytes: int = field(
         int,
         "bytes",
-        default=8192,
+        default=16384,
         low=16,
         high=16_777_216,
         doc="One field line. Then 431.",
-        reason="Apache's and nginx's figure.",
+        reason="A large cookie or token fits; Apache and nginx stop at half of it.",
         apache="LimitRequestFieldSize",
         nginx="large_client_header_buffers (one of them)",
     )

@@ -87,7 +87,7 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._engine: Any = None
         self._started = asyncio.Event()
-        self._stop: asyncio.Event | None = None
+        self._stop = asyncio.Event()
         self._is_hurried = False  # no grace for idle connections
         self._must_end_now = False
 
@@ -119,7 +119,7 @@ class Server:
         return stats
 
     async def started(self) -> None:
-        """Wait until connections are accepted."""
+        """Wait until connections are accepted, or until it is clear that they will not be."""
         await self._started.wait()
 
     # -- steering ----------------------------------------------------------------------------------------
@@ -134,10 +134,9 @@ class Server:
 
         hurry: no grace for idle connections. now: cut off what is in progress, too.
         """
-        self._must_end_now |= now or (self._stop is not None and self._stop.is_set())
+        self._must_end_now |= now or self._stop.is_set()
         self._is_hurried |= hurry
-        if self._stop is not None:
-            self._stop.set()
+        self._stop.set()
 
     # -- serving -----------------------------------------------------------------------------------------
 
@@ -154,12 +153,14 @@ class Server:
             for sock in self._sockets:
                 sock.setblocking(False)
 
-    async def serve(self) -> None:
-        """Serve in the running loop until shutdown(), SIGTERM or SIGINT (signals: in the main thread only)."""
+    async def serve(self, *, handle_signals: bool = True) -> None:
+        """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
+
+        handle_signals: take those two over while serving; only ever in the main thread.
+        """
         loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
-        signals = self._handle_signals(loop)
+        signals = self._handle_signals(loop) if handle_signals else []
         application = None
         try:
             await lifespan.startup()
@@ -183,6 +184,7 @@ class Server:
         except LifespanError as error:
             raise UsageError(str(error)) from None
         finally:
+            self._started.set()
             self._end(loop, application)
             await lifespan.shutdown()
             for number in signals:

@@ -3,8 +3,9 @@
 import sys
 
 import pytest
+from events import feed, split_everywhere, told
 
-from kacore import EndOfMessage, Head, Limits, PeerError, RequestParser
+from kacore import EndOfMessage, Head, Limits, RequestParser
 
 SIMPLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = (
@@ -14,38 +15,6 @@ CHUNKED = (
 LENGTH = b"POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 
 
-def told(events):
-    """Events as plain values, adjacent body pieces joined."""
-    out = []
-    for event in events:
-        if isinstance(event, Head):
-            out.append(("head", event.method, event.target, event.version, event.headers, event.keep_alive))
-        elif isinstance(event, bytes):
-            if out and out[-1][0] == "body":
-                event = out.pop()[1] + event
-            out.append(("body", event))
-        elif isinstance(event, EndOfMessage):
-            out.append(("end", event.trailers))
-        else:
-            assert isinstance(event, PeerError)
-            out.append(("error", event.status, event.code, event.offset))
-    return out
-
-
-def feed(pieces, limits=None):
-    parser = RequestParser(limits)
-    events = []
-    for piece in pieces:
-        events += parser.feed(piece)
-    return told(events + parser.feed_eof())
-
-
-def splits(data):
-    yield [data[i : i + 1] for i in range(len(data))]
-    for i in range(len(data) + 1):
-        yield [data[:i], data[i:]]
-
-
 def test_pipelined_requests_give_their_events_in_order_at_every_split():
     data = SIMPLE + CHUNKED + b"\r\n" + LENGTH + SIMPLE
     whole = feed([data])
@@ -53,7 +22,7 @@ def test_pipelined_requests_give_their_events_in_order_at_every_split():
     assert kinds == ["head", "end", "head", "body", "end", "head", "body", "end", "head", "end"]
     assert whole[3] == ("body", b"hello world")
     assert whole[4] == ("end", ((b"x-sum", b"1"),))
-    for pieces in splits(data):
+    for pieces in split_everywhere(data):
         assert feed(pieces) == whole
 
 

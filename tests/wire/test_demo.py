@@ -167,18 +167,18 @@ def test_connections_follow_the_limit_of_requests(demo, page, limit):
 def test_pause_longer_than_the_timeout_finds_the_connections_closed(demo, page):
     open_demo(page, demo, mode="on", pause=1.5, keep_alive_timeout=0.5)
     assert shown(page, "on") == counted(page, demo, "on")
-    assert BROWSER_LIMIT < shown(page, "on")["accepted"] <= 2 * BROWSER_LIMIT
+    assert shown(page, "on")["accepted"] > BROWSER_LIMIT
     assert "outlasted" in page.inner_text("#on .story")
     open_demo(page, demo, mode="on", pause=1.5, keep_alive_timeout=5)
     assert shown(page, "on")["accepted"] <= BROWSER_LIMIT
 
 
 @pytest.mark.browser
-def test_handshake_delay_is_waited_for_and_drawn(demo, page):
+def test_each_new_connection_waits_for_the_handshake_delay(demo, page):
     open_demo(page, demo, mode="on", handshake=300)
     report = measured(page, demo, "on").report()
     assert len([r for r in report["requests"] if r["nth"] == 1]) == shown(page, "on")["handshakes"]
-    # The document's connection, and then the others, which could not begin before.
+    # The document's connection first, and then the others, which cannot begin before.
     assert float(page.inner_text("#on [data-metric=time]").split()[0]) >= 0.6
 
 
