@@ -12,16 +12,11 @@ mod_headers, mod_setenvif). Where the two servers do not mean the same the repor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from itertools import count as count_up
+from collections.abc import Mapping
 from typing import Any
 
-from kacore.policy.fields import UINT32_MAX, PolicyError
-from kacore.policy.report import Directive, Reading, Scope, follow, read_text
-from kacore.policy.rules import compile_pattern, host_pattern, listener_key
-
-MAX_INCLUDE_DEPTH = 20  # Apache's own bound (AP_MAX_INCLUDE_DEPTH)
-OURS = "no directive that kacore reads"
+from kacore.policy.report import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, read_text, whole
+from kacore.policy.rules import compile_pattern, host_pattern
 
 
 def read(
@@ -65,7 +60,7 @@ def parse(text: str, file: str) -> list[Directive]:
             name = line[2:].rstrip("> \t").lower()
             if not opened or opened[-1][0].name != name:
                 expected = f"</{opened[-1][0].name}>" if opened else "no block to close"
-                raise PolicyError(f"{file}:{number}: {line}: must be {expected}")
+                raise Malformed(f"{file}:{number}: {line}: must be {expected}")
             here = opened.pop()[1]
             continue
         is_block = line.startswith("<")
@@ -79,7 +74,7 @@ def parse(text: str, file: str) -> list[Directive]:
             opened.append((found, here))
             here = found.children
     if opened:
-        raise PolicyError(f"{file}:{opened[-1][0].line}: {opened[-1][0].text}: is never closed")
+        raise Malformed(f"{file}:{opened[-1][0].line}: {opened[-1][0].text}: is never closed")
     return top
 
 
@@ -120,24 +115,15 @@ def on_off(text: str) -> bool:
     return text.lower() == "on"
 
 
-def whole(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(f"{text!r} is no whole number")
-    return int(text)
-
-
 # -- walking ------------------------------------------------------------------------------------------------
 
 
-class Reader:
-    """Walks the tree in the order of the file and keeps what is only known at the end."""
+class Reader(Walker):
+    """Keeps what is only known at the end: what several directives say together."""
 
     def __init__(self, base: str | None) -> None:
-        self.out = Reading()
-        self.order = count_up()
-        self.base = base
-        self.server_root = ""
-        self.depth = 0
+        super().__init__(base)
+        self.has_own_base = bool(base)
         self.defined: dict[str, str] = {}
         self.modules: set[str] = set()
         self.workers: dict[str, tuple[int, Directive]] = {}  # directives that together bound the connections
@@ -145,39 +131,26 @@ class Reader:
         self.timeouts: list[tuple[Directive, Scope, float]] = []
         self.header_keep_alive: list[tuple[Directive, Scope]] = []
 
-    def walk(self, directives: list[Directive], scope: Scope) -> None:
-        for found in directives:
-            found.order = next(self.order)
-            found.args = [self.expand(word) for word in found.args]
-            if found.children is not None:
-                self.enter(found, scope)
-            else:
-                self.apply(found, scope)
+    def prepare(self, found: Directive) -> None:
+        found.args = [self.expand(word) for word in found.args]
+
+    def parse_file(self, path: str) -> list[Directive]:
+        return parse(read_text(path), path)
 
     def apply(self, found: Directive, scope: Scope) -> None:
-        handler = HANDLERS.get(found.name)
-        if handler is None:
-            self.out.refuse(found, REFUSED.get(found.name, OURS))
-            return
         if len(found.args) > 1 and found.name in SINGLE:
             self.out.refuse(found, "takes one argument (a # within a line begins no comment)")
-            return
-        try:
-            handler(self, found, scope)
-        except IndexError:
-            self.out.refuse(found, "too few arguments")
-        except ValueError as error:
-            self.out.refuse(found, str(error))
+        else:
+            super().apply(found, scope)
 
     def expand(self, word: str) -> str:
         return re.sub(r"\$\{([^}]+)\}", lambda match: self.defined.get(match[1], match[0]), word)
 
     # -- blocks ---------------------------------------------------------------------------------------------
 
-    def enter(self, block: Directive, scope: Scope) -> None:
-        children = block.children or []
+    def enter(self, block: Directive, children: list[Directive], scope: Scope) -> None:
         if block.name == "virtualhost":
-            self.enter_site(block)
+            self.enter_virtual_host(block, children)
         elif block.name in ("ifmodule", "ifdefine", "ifversion"):
             refusal = self.condition(block)
             if refusal:
@@ -208,63 +181,23 @@ class Reader:
         """The loaded one, "event" when the text does not say."""
         return next((name for name in MPMS if name in self.modules), "event")
 
-    def enter_site(self, block: Directive) -> None:
-        children = block.children or []
+    def enter_virtual_host(self, block: Directive, children: list[Directive]) -> None:
         names = [word for child in children if child.name == "servername" for word in child.args[:1]]
         names += [word for child in children if child.name == "serveralias" for word in child.args]
-        hosts: list[str] = []
-        refused: list[str] = []
-        for name in names:
-            try:
-                hosts.append(host_pattern(re.sub(r"^[a-z]+://", "", self.expand(name))))
-            except PolicyError:
-                refused.append(name)
-        listeners = [] if hosts else [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
-        try:
-            listeners = [listener_key(word) for word in listeners]
-        except PolicyError as error:
-            self.out.refuse(block, str(error))
+        names = [re.sub(r"^[a-z]+://", "", self.expand(name)) for name in names]
+        addresses = [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
+        scope = self.enter_site(block, children, names, addresses)
+        if scope is None:
             return
-        if not hosts and not listeners:
-            self.out.refuse(block, "names neither a site (ServerName) nor an address of its own")
-            return
-        why = f"not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
-        scope = self.out.enter_site(block, hosts, listeners, why)
         for address in block.args:
             self.first_of.setdefault(address, scope)
-        first = self.first_of[block.args[0]] if block.args else scope
-        self.walk(children, scope)
         # The manual of KeepAliveTimeout: a name-based virtual host without one has that of the first one.
-        inherited = first.changes.get("keep_alive_timeout")
+        inherited = self.first_of[block.args[0]].changes.get("keep_alive_timeout") if block.args else None
         if inherited and "keep_alive_timeout" not in scope.changes:
             why = "as in the first virtual host of the address, which counts where none is set"
             self.out.take(block, scope, {"keep_alive_timeout": inherited}, why)
 
-    # -- other files ----------------------------------------------------------------------------------------
-
-    def include(self, found: Directive, scope: Scope) -> None:
-        pattern = found.args[0]
-        base = self.base or self.server_root
-        if not base and not pattern.startswith("/"):
-            self.out.refuse(found, "not followed: neither a base directory nor ServerRoot is known")
-            return
-        files = follow(base, pattern)
-        if not files:
-            self.out.refuse(found, "no such file")
-            return
-        if self.depth >= MAX_INCLUDE_DEPTH:
-            self.out.refuse(found, f"not followed: includes are nested deeper than {MAX_INCLUDE_DEPTH}")
-            return
-        self.out.remark(found, f"{len(files)} file{'s' * (len(files) > 1)} followed")
-        self.depth += 1
-        for path in files:
-            try:
-                tree = parse(read_text(path), path)
-            except OSError as error:
-                self.out.refuse(found, f"{path}: {error.strerror}")
-                continue
-            self.walk(tree, scope)
-        self.depth -= 1
+    # -- .htaccess ------------------------------------------------------------------------------------------
 
     def walk_htaccess(self, site: str, directives: list[Directive]) -> None:
         """A site's own file: only what Apache's manual allows in the context ".htaccess"."""
@@ -453,7 +386,7 @@ def match_agent(reader: Reader, found: Directive, scope: Scope, pattern: str, na
     reader.out.remark(found, why + (f"; without {', '.join(others)}" if others else ""))
 
 
-def count(field: str, *, zero: int = 0, high: int = UINT32_MAX) -> Callable[[Reader, Directive, Scope], None]:
+def one(field: str, *, zero: int = 0) -> Handler:
     """A directive that is one number. zero: what Apache's 0, no limit, becomes."""
 
     def handler(reader: Reader, found: Directive, scope: Scope) -> None:
@@ -472,8 +405,9 @@ def graceful_shutdown_timeout(reader: Reader, found: Directive, scope: Scope) ->
 
 
 def server_root(reader: Reader, found: Directive, scope: Scope) -> None:
-    reader.server_root = found.args[0]
-    reader.out.remark(found, "the directory of relative includes" if not reader.base else f"{reader.base} is used")
+    if not reader.has_own_base:
+        reader.base = found.args[0]
+    reader.out.remark(found, f"relative includes start from {reader.base}")
 
 
 def define(reader: Reader, found: Directive, scope: Scope) -> None:
@@ -497,7 +431,7 @@ def site_name(reader: Reader, found: Directive, scope: Scope) -> None:
         reader.out.remark(found, "names the site")
 
 
-HANDLERS: dict[str, Callable[[Reader, Directive, Scope], None]] = {
+HANDLERS: dict[str, Handler] = {
     "keepalive": keep_alive,
     "keepalivetimeout": keep_alive_timeout,
     "maxkeepaliverequests": max_keep_alive_requests,
@@ -513,14 +447,14 @@ HANDLERS: dict[str, Callable[[Reader, Directive, Scope], None]] = {
     "browsermatchnocase": browser_match,
     "setenvif": set_env_if,
     "setenvifnocase": set_env_if,
-    "limitrequestbody": count("max_body_bytes"),
-    "limitrequestline": count("max_target_bytes"),
-    "limitrequestfields": count("max_headers", zero=1024),
-    "limitrequestfieldsize": count("max_header_bytes"),
-    "qs_srvmaxconnperip": count("max_connections_per_client"),
+    "limitrequestbody": one("max_body_bytes"),
+    "limitrequestline": one("max_target_bytes"),
+    "limitrequestfields": one("max_headers", zero=1024),
+    "limitrequestfieldsize": one("max_header_bytes"),
+    "qs_srvmaxconnperip": one("max_connections_per_client"),
     "gracefulshutdowntimeout": graceful_shutdown_timeout,
-    "include": Reader.include,
-    "includeoptional": Reader.include,
+    "include": Walker.include,
+    "includeoptional": Walker.include,
     "serverroot": server_root,
     "define": define,
     "loadmodule": load_module,
@@ -546,3 +480,6 @@ REFUSED = {
 IN_HTACCESS = {
     "header", "browsermatch", "browsermatchnocase", "setenvif", "setenvifnocase", "limitrequestbody",
 }  # fmt: skip
+
+Reader.handlers = HANDLERS
+Reader.refused = REFUSED

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from inspect import Signature
     from typing import Self, dataclass_transform
 
     from kacore.policy.report import Report
@@ -50,25 +51,43 @@ class PolicyError(ValueError):
 class Field:
     """One field of the policy. `name` is filled in from the attribute it was assigned to."""
 
-    def __init__(self, **said: Any) -> None:
-        self.name: str = ""
-        self.kind: type[bool] | type[int] | type[float] | type[str] = said["kind"]
-        self.unit: str = said["unit"]
-        self.default: Value | None = said["default"]
-        self.default_factory: Callable[[], Value] | None = said["default_factory"]
-        self.default_text: str = said["default_text"]
-        self.low: float = said["low"]
-        self.high: float = said["high"]
-        self.is_open: bool = said["is_open"]  # the lower bound itself is not allowed
-        self.choices: tuple[str, ...] = said["choices"]
-        self.zero: str = said["zero"]  # what 0 means, when it means something of its own
-        self.scope: str = said["scope"]
-        self.doc: str = said["doc"]
-        self.reason: str = said["reason"]
-        self.hint: str = said["hint"]  # added to the message about a wrong value
-        self.apache: str = said["apache"]
-        self.nginx: str = said["nginx"]
-        self.haproxy: str = said["haproxy"]
+    def __init__(
+        self,
+        kind: type[bool] | type[int] | type[float] | type[str],
+        unit: str = "",
+        *,
+        default: Value | None = None,
+        default_factory: Callable[[], Value] | None = None,
+        default_text: str = "",
+        low: float = 0,
+        high: float | None = None,
+        is_open: bool = False,
+        choices: tuple[str, ...] = (),
+        zero: str = "",
+        scope: str = CONNECTION,
+        doc: str,
+        reason: str,
+        hint: str = "",
+        apache: str = "",
+        nginx: str = "",
+        haproxy: str = "",
+    ) -> None:
+        self.name = ""
+        self.kind = kind
+        self.unit = unit
+        self.default = default
+        self.default_factory = default_factory
+        self.default_text = default_text
+        self.low = low
+        self.high = high if high is not None else YEAR if unit == "s" else 1 if kind is bool else UINT32_MAX
+        self.is_open = is_open  # the lower bound itself is not allowed
+        self.choices = choices
+        self.zero = zero  # what 0 means, when it means something of its own
+        self.scope = scope
+        self.doc = doc
+        self.reason = reason
+        self.hint = hint  # added to the message about a wrong value
+        self.apache, self.nginx, self.haproxy = apache, nginx, haproxy  # "" where they have no such thing
 
     def make_default(self) -> Value:
         if self.default_factory is not None:
@@ -157,48 +176,9 @@ def show(value: Value) -> str:
     return str(value)
 
 
-def field(
-    kind: type[bool] | type[int] | type[float] | type[str],
-    unit: str = "",
-    *,
-    default: Any = None,
-    default_factory: Callable[[], Value] | None = None,
-    default_text: str = "",
-    low: float = 0,
-    high: float | None = None,
-    is_open: bool = False,
-    choices: Iterable[str] = (),
-    zero: str = "",
-    scope: str = CONNECTION,
-    doc: str,
-    reason: str,
-    hint: str = "",
-    apache: str = "",
-    nginx: str = "",
-    haproxy: str = "",
-) -> Any:
-    """Declare a field of `Policy`. The names of other servers are empty where they have no such thing."""
-    if high is None:
-        high = YEAR if unit == "s" else 1 if kind is bool else UINT32_MAX
-    return Field(
-        kind=kind,
-        unit=unit,
-        default=default,
-        default_factory=default_factory,
-        default_text=default_text,
-        low=low,
-        high=high,
-        is_open=is_open,
-        choices=tuple(choices),
-        zero=zero,
-        scope=scope,
-        doc=doc,
-        reason=reason,
-        hint=hint,
-        apache=apache,
-        nginx=nginx,
-        haproxy=haproxy,
-    )
+def field(*args: Any, **said: Any) -> Any:
+    """Declare a field of `Policy`: a `Field`, which a type checker is told to take for the value."""
+    return Field(*args, **said)
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -220,6 +200,17 @@ class Fields(type):
             del body[key]
         slots = (*body.pop("__slots__", ()), *fields)
         return super().__new__(cls, name, bases, {**body, "__slots__": slots, "__fields__": fields})
+
+    @property
+    def __signature__(cls) -> Signature:
+        """For help() and editors, which else see (**values)."""
+        from inspect import Parameter, Signature
+
+        fields: dict[str, Field] = cls.__dict__["__fields__"]
+        keyword = Parameter.KEYWORD_ONLY
+        return Signature(
+            [Parameter(name, keyword, default=f.make_default(), annotation=f.kind) for name, f in fields.items()]
+        )
 
 
 class Record(metaclass=Fields):

@@ -14,15 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
-from itertools import count
 from typing import Any
 
-from kacore.policy.fields import PolicyError
-from kacore.policy.report import Directive, Reading, Scope, follow
-from kacore.policy.rules import host_pattern, listener_key
-
-MAX_INCLUDE_DEPTH = 20
-OURS = "no directive that kacore reads"
+from kacore.policy.report import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, whole
 
 
 def read(text: str, *, base: str | None = None, file: str = "nginx") -> Reading:
@@ -60,7 +54,7 @@ def parse(crossplane: Any, path: str, file: str) -> list[Directive]:
     found = crossplane.parse(path, single=True, comments=False, check_ctx=False, check_args=False)
     for error in found["errors"]:
         reason = str(error["error"]).partition(f" in {path}")[0]
-        raise PolicyError(f"{file}:{error['line'] or 1}: {reason}")
+        raise Malformed(f"{file}:{error['line'] or 1}: {reason}")
     return [build(statement, file) for config in found["config"] for statement in config["parsed"]]
 
 
@@ -97,107 +91,45 @@ def size(text: str) -> int:
     return int(match[1]) * SIZE_UNITS[match[2]]
 
 
-def whole(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(f"{text!r} is no whole number")
-    return int(text)
-
-
 # -- walking ------------------------------------------------------------------------------------------------
 
 
-class Reader:
-    """Walks the tree in the order of the file."""
+class Reader(Walker):
+    """Knows the blocks of nginx."""
 
     def __init__(self, crossplane: Any, base: str | None) -> None:
+        super().__init__(base)
         self.crossplane = crossplane
-        self.base = base
-        self.out = Reading()
-        self.order = count()
-        self.depth = 0
         self.zones: dict[str, str] = {}  # zone of limit_conn_zone -> its key
+
+    def parse_file(self, path: str) -> list[Directive]:
+        return parse(self.crossplane, path, path)
 
     def walk(self, directives: list[Directive], scope: Scope) -> None:
         for found in directives:
             if found.name == "limit_conn_zone":  # may stand after its use
                 self.learn_zone(found)
-        for found in directives:
-            found.order = next(self.order)
-            if found.name == "include":
-                self.include(found, scope)
-            elif found.children is not None:
-                self.enter(found, scope)
-            else:
-                self.apply(found, scope)
+        super().walk(directives, scope)
 
-    def enter(self, block: Directive, scope: Scope) -> None:
-        children = block.children or []
+    def enter(self, block: Directive, children: list[Directive], scope: Scope) -> None:
         if block.name in ("http", "events") and not block.args:
             self.out.remark(block, "the default policy")
             self.walk(children, scope)
         elif block.name == "server" and not block.args:
-            self.enter_server(block)
+            self.enter_server(block, children)
         elif block.name == "location":
             self.out.refuse(block, "kacore knows whole sites only, no part of one")
         else:
             self.out.refuse(block, OURS)
 
-    def enter_server(self, block: Directive) -> None:
-        children = block.children or []
-        names = [word for child in children if child.name == "server_name" for word in child.args]
-        hosts: list[str] = []
-        refused: list[str] = []
-        for name in names:
-            if name in ("_", ""):  # the usual names of the server that answers when no other does
-                continue
-            try:
-                spellings = [name[1:], "*" + name] if name.startswith(".") else [name]
-                hosts += map(host_pattern, spellings)
-            except PolicyError:
-                refused.append(name)
+    def enter_server(self, block: Directive, children: list[Directive]) -> None:
+        given = [word for child in children if child.name == "server_name" for word in child.args]
+        names: list[str] = []
+        for name in given:
+            if name not in ("_", ""):  # the usual names of the server that answers when no other does
+                names += [name[1:], "*" + name] if name.startswith(".") else [name]
         listens = [child.args[0] for child in children if child.name == "listen" and child.args]
-        try:
-            # With a name every listener is meant: a rule looks at the listener or at the Host, not at both.
-            listeners = [] if hosts else [listener_key(listen_address(word)) for word in listens]
-        except PolicyError as error:
-            self.out.refuse(block, str(error))
-            return
-        if not hosts and not listeners:
-            self.out.refuse(block, "names neither a site (server_name) nor an address (listen)")
-            return
-        why = f"not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
-        scope = self.out.enter_site(block, hosts, listeners, why)
-        self.walk(children, scope)
-
-    def apply(self, found: Directive, scope: Scope) -> None:
-        handler = HANDLERS.get(found.name)
-        if handler is None:
-            self.out.refuse(found, OURS)
-            return
-        try:
-            handler(self, found, scope)
-        except IndexError:
-            self.out.refuse(found, "too few arguments")
-        except ValueError as error:
-            self.out.refuse(found, str(error))
-
-    def include(self, found: Directive, scope: Scope) -> None:
-        pattern = found.args[0] if found.args else ""
-        if not self.base and not pattern.startswith("/"):
-            self.out.refuse(found, "not followed: the directory of the configuration is not known")
-            return
-        files = follow(self.base or "/", pattern)
-        if not files:
-            self.out.refuse(found, "no such file")
-            return
-        if self.depth >= MAX_INCLUDE_DEPTH:
-            self.out.refuse(found, f"not followed: includes are nested deeper than {MAX_INCLUDE_DEPTH}")
-            return
-        self.out.remark(found, f"{len(files)} file{'s' * (len(files) > 1)} followed")
-        self.depth += 1
-        for path in files:
-            self.walk(parse(self.crossplane, path, path), scope)
-        self.depth -= 1
+        self.enter_site(block, children, names, [listen_address(word) for word in listens])
 
     def learn_zone(self, found: Directive) -> None:
         key = found.args[0] if found.args else ""
@@ -300,7 +232,7 @@ def keepalive_min_timeout(reader: Reader, found: Directive, scope: Scope) -> Non
     reader.out.take(found, scope, {"min_idle_before_evict": limit, "drain_grace": limit})
 
 
-def named(what: str) -> Callable[[Reader, Directive, Scope], None]:
+def named(what: str) -> Handler:
     def handler(reader: Reader, found: Directive, scope: Scope) -> None:
         if scope.is_server_wide:
             reader.out.refuse(found, "the default policy needs none")
@@ -317,7 +249,7 @@ def positive(text: str) -> float:
     return limit
 
 
-def one(field: str, convert: Callable[[str], Any]) -> Callable[[Reader, Directive, Scope], None]:
+def one(field: str, convert: Callable[[str], Any]) -> Handler:
     """A directive that is one value of one field."""
 
     def handler(reader: Reader, found: Directive, scope: Scope) -> None:
@@ -326,7 +258,8 @@ def one(field: str, convert: Callable[[str], Any]) -> Callable[[Reader, Directiv
     return handler
 
 
-HANDLERS: dict[str, Callable[[Reader, Directive, Scope], None]] = {
+HANDLERS: dict[str, Handler] = {
+    "include": Walker.include,
     "worker_connections": worker_connections,
     "keepalive_timeout": keepalive_timeout,
     "keepalive_requests": keepalive_requests,
@@ -347,3 +280,5 @@ HANDLERS: dict[str, Callable[[Reader, Directive, Scope], None]] = {
     "listen": named("kept for rules; listeners are arguments of kacore serve"),
     "server_name": named("names the site"),
 }
+
+Reader.handlers = HANDLERS

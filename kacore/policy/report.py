@@ -7,12 +7,17 @@ where the two servers do not mean quite the same) or as not taken (with the reas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Any
 
 from kacore.policy.fields import REQUEST, WORKER, PolicyError, Value, show
 from kacore.policy.policy import Policy
-from kacore.policy.rules import PolicySet, Rule
+from kacore.policy.rules import PolicySet, Rule, host_pattern, listener_key
+
+OURS = "no directive that kacore reads"
+MAX_INCLUDE_DEPTH = 20  # Apache's own bound (AP_MAX_INCLUDE_DEPTH); nginx knows none
 
 
 class Directive:
@@ -188,6 +193,113 @@ class Reading:
 
 # What no longer matters once keep_alive is off.
 KEEPING = {"keep_alive", "keep_alive_timeout", "max_keep_alive_requests", "advertise"}
+
+
+Handler = Callable[[Any, Directive, Scope], None]
+
+
+class Walker:
+    """Goes through a tree in the order of the file. What the words mean is in `handlers`, by directive.
+
+    A handler raises ValueError with the reason, or IndexError for a missing argument, when it takes nothing.
+    """
+
+    handlers: Mapping[str, Handler] = {}
+    refused: Mapping[str, str] = {}  # directives that are not read, for a reason worth a word of its own
+
+    def __init__(self, base: str | None) -> None:
+        self.out = Reading()
+        self.base = base or ""  # the directory of relative includes
+        self._order = count()
+        self._depth = 0
+
+    def walk(self, directives: list[Directive], scope: Scope) -> None:
+        for found in directives:
+            found.order = next(self._order)
+            self.prepare(found)
+            if found.children is not None:
+                self.enter(found, found.children, scope)
+            else:
+                self.apply(found, scope)
+
+    def prepare(self, found: Directive) -> None:
+        """Before it is looked at."""
+
+    def enter(self, block: Directive, children: list[Directive], scope: Scope) -> None:
+        raise NotImplementedError
+
+    def parse_file(self, path: str) -> list[Directive]:
+        raise NotImplementedError
+
+    def apply(self, found: Directive, scope: Scope) -> None:
+        handler = self.handlers.get(found.name)
+        if handler is None:
+            self.out.refuse(found, self.refused.get(found.name, OURS))
+            return
+        try:
+            handler(self, found, scope)
+        except IndexError:
+            self.out.refuse(found, "too few arguments")
+        except ValueError as error:
+            if isinstance(error, Malformed):
+                raise
+            self.out.refuse(found, str(error))
+
+    def enter_site(
+        self, block: Directive, children: list[Directive], names: list[str], addresses: list[str]
+    ) -> Scope | None:
+        """Walk a block as a site, or as a listener when none of its names can be one. None if it is
+        neither."""
+        hosts: list[str] = []
+        refused: list[str] = []
+        for name in names:
+            try:
+                hosts.append(host_pattern(name))
+            except PolicyError:
+                refused.append(name)
+        try:
+            # With a name every listener is meant: a rule looks at the listener or at the Host, not at both.
+            listeners = [] if hosts else list(dict.fromkeys(map(listener_key, addresses)))
+        except PolicyError as error:
+            self.out.refuse(block, str(error))
+            return None
+        if not hosts and not listeners:
+            self.out.refuse(block, "names neither a site nor an address of its own")
+            return None
+        why = f"not as {', '.join(refused)}: must be a name, or '*.' and a name" if refused else ""
+        scope = self.out.enter_site(block, hosts, listeners, why)
+        self.walk(children, scope)
+        return scope
+
+    def include(self, found: Directive, scope: Scope) -> None:
+        pattern = found.args[0]
+        if not self.base and not pattern.startswith("/"):
+            raise ValueError("not followed: the directory of relative includes is not known")
+        files = follow(self.base, pattern)
+        if not files:
+            raise ValueError("no such file")
+        if self._depth >= MAX_INCLUDE_DEPTH:
+            raise ValueError(f"not followed: includes are nested deeper than {MAX_INCLUDE_DEPTH}")
+        self.out.remark(found, f"{len(files)} file{'s' * (len(files) > 1)} followed")
+        self._depth += 1
+        for path in files:
+            try:
+                tree = self.parse_file(path)
+            except OSError as error:
+                self.out.refuse(found, f"{path}: {error.strerror}")
+                continue
+            self.walk(tree, scope)
+        self._depth -= 1
+
+
+class Malformed(PolicyError):
+    """The syntax of a file is broken: the whole reading fails, also when an include has met it."""
+
+
+def whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
 
 
 def read_text(path: str) -> str:

@@ -1,6 +1,7 @@
 """Policy: defaults, checks of single values and of combinations, immutability."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -153,6 +154,13 @@ def test_a_policy_is_immutable_and_compares_by_value():
     assert repr(policy) == "Policy(keep_alive_timeout=5.0)"
     assert policy.replace(advertise=False).changes() == {"keep_alive_timeout": 5.0, "advertise": False}
     assert kacore.Policy is Policy
+
+
+def test_the_signature_shows_every_field_with_type_and_default():
+    parameters = inspect.signature(Policy).parameters
+    assert list(parameters) == list(FIELDS)
+    assert parameters["keep_alive_timeout"].default == 75.0
+    assert parameters["keep_alive_timeout"].annotation is float
 
 
 def test_replace_checks_again():

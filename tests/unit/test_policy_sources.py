@@ -296,7 +296,7 @@ def test_a_file_that_is_no_text_is_refused_by_name(run, tmp_path):
 def test_importing_kacore_imports_no_reader_and_nothing_heavy(launch):
     code = (
         "import sys; before = set(sys.modules); import kacore; new = set(sys.modules) - before;"
-        "print(sorted(new & {'dataclasses', 'inspect', 'argparse', 'tomllib', 'ipaddress', 'json',"
+        "print(sorted(new & {'dataclasses', 'inspect', 'argparse', 'tomllib', 'ipaddress', 'socket', 'json',"
         " 'crossplane', 'asyncio', 'kacore.policy.apache', 'kacore.policy.nginx', 'kacore.policy.toml'}))"
     )
     launch("-c", code).wait_for(r"^\[\]\n")
