@@ -196,8 +196,7 @@ static inline void note_due(ka_table *t, const ka_slot *slot, int is_head)
 static void update_pressure(ka_table *t)
 {
     double n = t->store.n_open, relief = 1.0;
-    if (n >= t->full_n) relief = 0.0;
-    else if (n > t->start_n) relief = (t->full_n - n) / (t->full_n - t->start_n);
+    if (n > t->start_n) relief = n < t->full_n ? (t->full_n - n) / (t->full_n - t->start_n) : 0.0;
     if (relief < t->relief) t->due = UNKNOWN;
     if (relief > t->relief) t->store.head_left = 1; /* the bound is still one, but no longer the truth */
     t->relief = relief;
@@ -512,8 +511,8 @@ static inline uint32_t add_saturating(uint32_t a, uint64_t b)
 static int feed_rate(const ka_policy *policy, ka_extra *extra, uint32_t rate, size_t nbytes, int64_t waited)
 {
     extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
-    extra->rate.spent = add_saturating(extra->rate.spent, (uint64_t)waited >> 10);
-    uint64_t spent = (uint64_t)extra->rate.spent << 10;
+    extra->rate.spent = add_saturating(extra->rate.spent, (uint64_t)waited / 1000);
+    uint64_t spent = (uint64_t)extra->rate.spent * 1000;
     if (spent < (uint64_t)policy->rate_window_ns) return 1;
     /* The bytes that end the wait count, and so does the whole wait: it is the mean rate that must be kept. */
     if (extra->rate.nbytes != UINT32_MAX &&

@@ -106,7 +106,7 @@ typedef union {
         uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
     } ring;
     struct {
-        uint32_t spent;      /* other phases: time waited in this rate window, in 1024 ns, saturating */
+        uint32_t spent;      /* other phases: time waited in this rate window, in us, saturating */
         uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
     } rate;
 } ka_extra;

@@ -95,3 +95,11 @@ cdef int set_policies(ka_table *table, object policy, unsigned n_before) except 
         if ka_table_set_policy(table, k, &filled[k]) != KA_OK:
             raise ValueError(f"class {k} of the policy has a value out of range")
     return n
+
+
+cdef object policy_with(object policy, dict fields):
+    """A Policy (of a PolicySet: its default) with some fields changed. The one place where the core asks for the class."""
+    if policy is None:
+        from kacore.policy import Policy
+        return Policy(**fields)
+    return policy.replace_default(**fields) if hasattr(policy, "replace_default") else policy.replace(**fields)

@@ -159,6 +159,7 @@ cdef class ConnectionTable:
 
     policy: kacore.Policy, kacore.PolicySet (one class for each rule), or None for the defaults.
     seed:   int, keys the hash of client addresses and the age jitter; None takes one from the system.
+    fields: of Policy, to change: ConnectionTable(max_connections=4, keep_alive_timeout=5.0).
     Raises ValueError for a policy with values out of range, MemoryError.
 
     A connection is an int, `conn`, stale after its close. `now` is seconds on any clock of the caller, always the
@@ -175,9 +176,11 @@ cdef class ConnectionTable:
     cdef bint last_has_fields
     cdef readonly object policy
 
-    def __cinit__(self, policy=None, *, seed=None):
+    def __cinit__(self, policy=None, *, seed=None, **fields):
         cdef ka_capacity capacity
-        cdef uint64_t key = <uint64_t>(int.from_bytes(urandom(8), "little") if seed is None else seed & 0xffffffffffffffff)
+        cdef uint64_t key = int.from_bytes(urandom(8), "little") if seed is None else seed & 0xffffffffffffffff
+        if fields:
+            policy = policy_with(policy, fields)
         fill_capacity(default_of(policy), &capacity)
         cdef int got = ka_table_new(&self.table, &capacity, key, &self.counters)
         if got == KA_ENOMEM:
