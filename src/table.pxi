@@ -177,7 +177,9 @@ cdef class ConnectionTable:
 
     def __cinit__(self, policy=None, *, seed=None):
         cdef ka_capacity capacity
-        cdef uint64_t key = <uint64_t>(int.from_bytes(urandom(8), "little") if seed is None else seed & 0xffffffffffffffff)
+        if seed is None:
+            seed = int.from_bytes(urandom(8), "little")
+        cdef uint64_t key = <uint64_t>(seed & 0xffffffffffffffff)
         fill_capacity(default_of(policy), &capacity)
         cdef int got = ka_table_new(&self.table, &capacity, key, &self.counters)
         if got == KA_ENOMEM:
@@ -340,7 +342,8 @@ cdef class ConnectionTable:
         if got < 0:
             self.refuse(conn, "set_class", got)
 
-    def decide(self, uint64_t conn, double now, /, str http_version="1.1", bint client_persists=True, str must_close=None):
+    def decide(self, uint64_t conn, double now, /, str http_version="1.1", bint client_persists=True,
+               str must_close=None):
         """Is it kept after this response, and what does the response say? Ask once, before the head is written.
 
         http_version:    of the request.
