@@ -303,8 +303,8 @@ def listening_sockets(host: str, port: int, uds: str | None) -> list[socket.sock
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            where, reason = str(address[0]), os.strerror(error.errno or 0)
-            raise UsageError(f"cannot listen on {where} port {address[1]}: {reason}") from None
+            reason = os.strerror(error.errno or 0)
+            raise UsageError(f"cannot listen on {address[0]} port {port}: {reason}") from None
     return sockets
 
 
