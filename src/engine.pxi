@@ -156,7 +156,9 @@ cdef class Engine(Port):
         self.check_process()
         is_unix = sock.family == AF_UNIX
         name = sock.getsockname()
-        got = ka_engine_listen(self.engine, sock.fileno(), klass, not is_unix if knows_clients is None else knows_clients)
+        if knows_clients is None:
+            knows_clients = not is_unix
+        got = ka_engine_listen(self.engine, sock.fileno(), klass, knows_clients)
         if got == KA_EFULL:
             raise LocalError("an engine has at most 64 listeners")
         if got < 0:

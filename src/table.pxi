@@ -178,7 +178,9 @@ cdef class ConnectionTable:
 
     def __cinit__(self, policy=None, *, seed=None, **fields):
         cdef ka_capacity capacity
-        cdef uint64_t key = int.from_bytes(urandom(8), "little") if seed is None else seed & 0xffffffffffffffff
+        if seed is None:
+            seed = int.from_bytes(urandom(8), "little")
+        cdef uint64_t key = <uint64_t>(seed & 0xffffffffffffffff)
         if fields:
             policy = policy_with(policy, fields)
         fill_capacity(default_of(policy), &capacity)
@@ -343,7 +345,8 @@ cdef class ConnectionTable:
         if got < 0:
             self.refuse(conn, "set_class", got)
 
-    def decide(self, uint64_t conn, double now, /, str http_version="1.1", bint client_persists=True, str must_close=None):
+    def decide(self, uint64_t conn, double now, /, str http_version="1.1", bint client_persists=True,
+               str must_close=None):
         """Is it kept after this response, and what does the response say? Ask once, before the head is written.
 
         http_version:    of the request.

@@ -36,7 +36,7 @@ DRAIN_POLL = 0.01
 class Server:
     """Serves one application until it is told to stop.
 
-    app:       ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, sync or async.
+    app:       ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async.
     policy:    Policy or PolicySet; what connections may take. Default: Policy().
     host:      address to listen on; "" = all of IPv4 and IPv6. port: 0 = a free one, see `port` once started.
     uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
@@ -149,7 +149,8 @@ class Server:
     def bind(self) -> None:
         """Make the listening sockets, if that was not done yet. UsageError when an address cannot be had."""
         if not self._sockets:
-            self._sockets = self._given if self._given is not None else listening_sockets(self.host, self._port, self.uds)
+            given = self._given
+            self._sockets = given if given is not None else listening_sockets(self.host, self._port, self.uds)
             for sock in self._sockets:
                 sock.setblocking(False)
 
@@ -302,7 +303,8 @@ def listening_sockets(host: str, port: int, uds: str | None) -> list[socket.sock
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            raise UsageError(f"cannot listen on {address[0]} port {address[1]}: {os.strerror(error.errno or 0)}") from None
+            reason = os.strerror(error.errno or 0)
+            raise UsageError(f"cannot listen on {address[0]} port {port}: {reason}") from None
     return sockets
 
 
