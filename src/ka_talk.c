@@ -155,6 +155,8 @@ size_t ka_talk_readable(const ka_talk *talk)
     if (ka_body_is_over(&talk->body))
         return 0;
     size_t here = talk->window_len;
+    if (here <= talk->checked)
+        return 0; /* framing that is not whole yet: nothing to do until more comes behind it */
     if ((talk->head_flags & KA_HEAD_CHUNKED) == 0 && (uint64_t)talk->body.left < here)
         here = (size_t)talk->body.left;
     return here;
@@ -189,6 +191,7 @@ static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *le
             return KA_EPEER;
         }
         consume(talk, nbytes);
+        talk->checked = event == KA_BODY_NEEDS ? (uint32_t)talk->window_len : 0;
         if (event == KA_BODY_NEEDS)
             return KA_PARTIAL;
         if (event == KA_BODY_DATA) {
