@@ -314,8 +314,8 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
                                 service->fields, &talk->fault);
         if (ka_likely(got == KA_OK)) {
             const ka_policy *policy;
-            if (ka_conn_phase(service->table, talk->conn) > KA_HEAD)
-                (void)ka_talk_settle(talk, now); /* the response before this one is over, as far as phases go */
+            if (ka_conn_phase(service->table, talk->conn) > KA_HEAD) /* over, though it may not be sent yet */
+                (void)ka_conn_event(service->table, talk->conn, KA_EV_RESPONDED, now);
             (void)ka_conn_event(service->table, talk->conn, KA_EV_HEAD_DONE, now);
             talk->checked = 0;
             talk->head_bytes = head->nbytes;
