@@ -591,7 +591,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     size_t len = strlen(text);
     ka_reply *reply = &talk->reply;
     (void)now;
-    if (reply->is_started || talk->has_response)
+    if (reply->is_started || talk->has_response || talk->is_draining)
         return KA_EINVAL;
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
