@@ -254,7 +254,7 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
         return KA_EPEER;
     if (talk->is_eof)
         return KA_ESTALE;
-    if (talk->owes_continue) {
+    if (talk->owes_continue && !talk->reply.is_started) {
         static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
         talk->owes_continue = 0;
         if (ka_talk_interim(talk, interim, sizeof interim - 1) < 0)
