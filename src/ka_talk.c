@@ -484,6 +484,10 @@ int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char 
         talk->reply.why = "the response has begun already";
         return KA_EINVAL;
     }
+    if (status >= 100 && status < 200 && status != 101) {
+        talk->reply.why = "an interim status is no response (RFC 9110 15.2)";
+        return KA_EINVAL;
+    }
     *at = reserve(talk, field_bytes + KA_REPLY_FIXED);
     if (*at == NULL)
         return KA_ENOMEM;
