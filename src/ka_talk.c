@@ -383,7 +383,7 @@ int ka_talk_is_idle(const ka_talk *talk)
 static ka_phase phase_of(const ka_talk *talk)
 {
     int is_answering = talk->has_exchange && !talk->has_response;
-    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && !is_answering))
+    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->is_held || !is_answering)))
         return KA_WRITE;
     if (is_answering)
         return talk->wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
