@@ -234,6 +234,8 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 {
     size_t n = 0;
     talk->wants_body = 0;
+    if (talk->is_failed)
+        return KA_EPEER; /* the state of the framing says nothing any more */
     while (n < cap) {
         const char *piece;
         size_t len;
@@ -250,8 +252,6 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     }
     if (n)
         return (ptrdiff_t)n;
-    if (talk->is_failed)
-        return KA_EPEER;
     if (talk->is_eof)
         return KA_ESTALE;
     if (talk->owes_continue && !talk->reply.is_started) {
