@@ -32,3 +32,20 @@ test: build/.built  ## run the whole test suite
 
 clean:  ## remove everything that can be made again
 	rm -rf build dist *.egg-info $(VENV) kacore/*.so
+
+# ---- parser ----
+.PHONY: fuzz bench-parse bench-instructions
+SECONDS ?= 60
+
+fuzz:  ## fuzz the C core for SECONDS=60 (needs clang)
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
+
+bench-instructions:  ## compare the parser's instruction counts with those kept (needs valgrind)
+	$(PYTHON) benches/bench_instructions.py
+
+bench-parse:  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet 'setuptools>=77' wheel 'Cython>=3.3,<3.4' httptools gunicorn_h1c aiohttp h11
+	.venv-bench/bin/pip install --quiet --no-build-isolation .
+	.venv-bench/bin/pip download --quiet --no-binary :all: --no-deps --no-build-isolation -d build/peers httptools gunicorn_h1c
+	cd build && ../.venv-bench/bin/python ../benches/bench_parse.py

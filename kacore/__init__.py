@@ -9,6 +9,7 @@ from kacore._core import (
     PeerError,
     RequestParser,
     parse_head,
+    parse_parts,
 )
 from kacore._version import __version__
 
@@ -22,4 +23,5 @@ __all__ = [
     "RequestParser",
     "__version__",
     "parse_head",
+    "parse_parts",
 ]

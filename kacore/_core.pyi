@@ -82,6 +82,9 @@ class EndOfMessage:
 
 def parse_head(data: Buffer, /, limits: Limits | None = None) -> Head | None: ...
 
+def parse_parts(
+    data: Buffer, offset: int = 0, limits: Limits | None = None, /
+) -> tuple[str, bytes, str, list[tuple[bytes, bytes]], bool, int] | None: ...
 @final
 class RequestParser:
     def __init__(self, limits: Limits | None = None) -> None: ...
