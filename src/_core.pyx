@@ -20,5 +20,5 @@ include "engine_here.pxi"
 __all__ = [
     "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
     "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
-    "WsgiApplication", "parse_head", "set_simd_variant", "simd_variant", "simd_variants",
+    "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
 ]
