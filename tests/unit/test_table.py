@@ -414,6 +414,16 @@ def test_a_drain_answers_first_then_closes_the_idle_ones_spread_out_and_the_rest
     assert table.stats()["closed"]["drain"] == 10
 
 
+def test_an_idle_one_that_leaves_of_itself_in_a_drain_takes_a_turn_from_the_others():
+    table = ConnectionTable(max_connections=100)
+    idle = [idle_one(table, k / 10) for k in range(10)]
+    table.drain(10.0, grace=2.0, spread=1.0, timeout=30.0)
+    assert table.expire(12.0) == idle[:1]
+    assert table.next_due() == 12.1
+    table.received(idle[5], 12.0)
+    assert table.next_due() == 12.2
+
+
 def test_a_second_drain_can_only_hasten_the_first():
     table = ConnectionTable()
     busy_one(table, 0.0)
