@@ -9,6 +9,29 @@ from typing_extensions import Buffer
 
 from kacore.policy import Policy, PolicySet
 
+__all__ = [
+    "AsgiApplication",
+    "ClientGone",
+    "ConnectionTable",
+    "EndOfMessage",
+    "Engine",
+    "HandlerApplication",
+    "Head",
+    "KacoreError",
+    "Limits",
+    "LocalError",
+    "PeerError",
+    "Request",
+    "RequestParser",
+    "Response",
+    "Verdict",
+    "WsgiApplication",
+    "parse_head",
+    "set_simd_variant",
+    "simd_variant",
+    "simd_variants",
+]
+
 _T = TypeVar("_T")
 
 # errors.pxi
@@ -195,6 +218,7 @@ class WsgiApplication(Application):
         scheme: str = "http",
         script_name: str = "",
     ) -> None: ...
+    def serve(self) -> None: ...
     def stop(self) -> None: ...
 
 # table.pxi
