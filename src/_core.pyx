@@ -19,6 +19,6 @@ include "engine_here.pxi"
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
-    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
+    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Verdict",
     "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
 ]

@@ -113,8 +113,8 @@ class Server:
         return [address_of(sock) for sock in self._sockets]
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the table; while serving, under "engine" those of the engine, and under "tasks" how many requests
-        finished at once, were adopted by a waiting task, or got a Task of their own. Cost: about 10 us."""
+        """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
+        requests finished at once, were adopted by a waiting task, or got a Task of their own. Cost: about 10 us."""
         stats: dict[str, Any] = self.table.stats()
         if self._engine is not None:
             stats["engine"] = self._engine.stats()
