@@ -87,9 +87,11 @@ LAX = {
             "repeated_content_length",
             "bad_request_line",
         ),
-        *("forbidden_trailer", "unsupported_version"),
+        *("forbidden_trailer", "unsupported_version", "missing_host", "old_transfer_encoding"),
     },
 }
+
+NOT_KEPT = "HTTP/1.0 is not kept"
 
 # What a peer refuses and kacore reads: a name, and how its refusal shows that it is this.
 REASONS = {
@@ -101,6 +103,7 @@ REASONS = {
         ("a minor version over 1", r"Invalid HTTP version"),
     ],
     "h11": [
+        ("a second request on an HTTP/1.0 connection", r"^HTTP/1.0 is not kept$"),
         ("an empty line before the request", r"no request line received"),
         ("white space around the semicolon of a chunk extension", r"illegal chunk header"),
     ],
@@ -127,6 +130,12 @@ def mutated(seed: random.Random) -> bytes:
     return bytes(data)
 
 
+def plain(headers):
+    """h11 gives the value of Transfer-Encoding in lower case, llhttp keeps a tab behind a value."""
+    pairs = [(name.lower(), value.strip(b" \t")) for name, value in headers]
+    return [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in pairs]
+
+
 def by_kacore(data):
     """(messages, why refused or None). A message: (method, target, headers, body); whole ones only.
 
@@ -140,7 +149,7 @@ def by_kacore(data):
         elif isinstance(event, PeerError):
             code = event.code
         elif isinstance(event, EndOfMessage):
-            messages.append((head.method.encode(), head.target, head.headers, body))
+            messages.append((head.method.encode(), head.target, plain(head.headers), body))
         else:
             body += event
     return messages, code
@@ -160,7 +169,7 @@ def by_httptools(data):
 
         def on_header(self, name, value):
             if not self.done:
-                self.headers.append((name.lower(), value.strip(b" \t")))
+                self.headers.append((name, value))
 
         def on_headers_complete(self):
             self.done = True
@@ -170,7 +179,7 @@ def by_httptools(data):
             self.body += body
 
         def on_message_complete(self):
-            messages.append((self.method, self.url, self.headers, self.body))
+            messages.append((self.method, self.url, plain(self.headers), self.body))
 
     parser = httptools.HttpRequestParser(Protocol())
     try:
@@ -196,11 +205,11 @@ def by_h11(data):
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
-                messages.append((bytes(request.method), bytes(request.target), list(request.headers), body))
+                messages.append((bytes(request.method), bytes(request.target), plain(request.headers), body))
                 connection.send(h11.Response(status_code=204, headers=[]))
                 connection.send(h11.EndOfMessage())
                 if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-                    return messages, None
+                    return messages, NOT_KEPT if request.http_version == b"1.0" else None
                 connection.start_next_cycle()
             else:
                 return messages, None
@@ -217,7 +226,7 @@ def explain(peer, data, ours, theirs):
     if len(their_messages) > len(our_messages):
         return f"kacore refuses: {code}" if code in LAX[peer] else None
     # From here on the peer has told nothing that kacore does not tell: it is the stricter or the later one.
-    if len(their_messages) == len(our_messages) and (code is not None or refusal is None):
+    if len(their_messages) == len(our_messages) and (code is not None or refusal in (None, NOT_KEPT)):
         return ""
     if refusal is None:
         return None
