@@ -1,51 +1,163 @@
 # Every target works in a clean clone with Python 3.11 or newer, a C compiler and make.
+#
+#   make test ARGS='tests/unit -k policy'           a part of the suite
+#   make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, beside the first
+#   make test KACORE_DEBUG=1                        with a build switch of setup.py; changing one rebuilds
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+ARGS ?=
 BIN := $(VENV)/bin
-SOURCES := $(wildcard src/*) setup.py pyproject.toml kacore/_version.py
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# The directory is named beside its files: its own time changes when one is added or deleted. One variant of the
+# extension stands in place at a time, and the stamp names the switches it was built with. They go to the build
+# only: to kacore itself, KACORE_NAME in the environment is a field of the policy.
+SOURCES := setup.py pyproject.toml src $(wildcard src/*)
+unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE
+ASKED = $(foreach s,DEBUG SANITIZE COVERAGE PORTABLE,KACORE_$s='$(KACORE_$s)')
+is_on = $(if $(filter-out 0,$(KACORE_$(1))),-$(1))
+BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is_on,COVERAGE)$(call is_on,PORTABLE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+# --- the virtual environment, and the build in place ------------------------------------------------------
 
 $(BIN)/python:
+	@$(PYTHON) .ci/preflight.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 
-build/.installed: $(BIN)/python pyproject.toml setup.py
-	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
-	@mkdir -p build && touch $@ build/.built
+# Lists of requirements stand in pyproject.toml only. With what a build needs in .venv itself, a rebuild does not
+# have to make an isolated environment first.
+$(VENV)/.for-build: pyproject.toml .ci/requirements.py | $(BIN)/python
+	$(BIN)/python .ci/requirements.py build > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
 
-build/.built: build/.installed $(SOURCES)
-	$(BIN)/python setup.py --quiet build_ext --inplace
+$(VENV)/.for-test: $(VENV)/.for-build
+	$(BIN)/python .ci/requirements.py test browser > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+
+$(VENV)/.for-dev: $(VENV)/.for-test
+	$(BIN)/python .ci/requirements.py dev > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+
+$(VENV)/.for-bench: $(VENV)/.for-test
+	$(BIN)/python .ci/requirements.py bench > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+
+# Editable: the `kacore` command, the metadata, and the first compilation.
+$(VENV)/.installed: $(VENV)/.for-build kacore/_version.py
+	@mkdir -p build && rm -f kacore/_core.*.so build/in-place.*
+	env $(ASKED) PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation --no-deps --editable . && touch $(BUILT) $@
+
+# --force: make may have a reason that setuptools cannot see, such as a switch or a deleted file.
+$(BUILT): $(SOURCES)
+	@rm -f build/in-place$(VENV)*
+	env $(ASKED) $(BIN)/python setup.py --quiet build_ext --inplace --force
 	@touch $@
 
-build: build/.built  ## build the extension in place, in .venv
+build: $(VENV)/.installed $(BUILT)  ## build the extension in place, in .venv
 
-demo: build/.built  ## serve the demo on http://127.0.0.1:8000
+demo: build  ## serve the demo on http://127.0.0.1:8000
 	$(BIN)/kacore demo
 
-test: build/.built  ## run the whole test suite
-	$(BIN)/pytest -q
+test: build $(VENV)/.for-test  ## run the whole test suite
+	$(BIN)/pytest $(ARGS)
 
-clean:  ## remove everything that can be made again
-	rm -rf build dist *.egg-info $(VENV) kacore/*.so
+# --- other builds of the same, each in a directory of its own and put first on the path --------------------
+# PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
 
-# ---- parser ----
-.PHONY: fuzz bench-parse bench-instructions
+BUILD_INTO = find build/$(1) -name '*.py*' -delete 2>/dev/null; \
+	env $(2) $(BIN)/python setup.py --quiet build --build-lib build/$(1) --build-temp build/$(1)-objects
+USING = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/$(1)
+
+# The sanitizers' runtime must be the first library of the process, and tests/conftest.py passes it on to children
+# that run kacore and to no other program. Leaks are looked for in the C tests only: CPython frees little of what it
+# holds at exit, and a suppression for its frames would cover ours, which are called from them. Without pymalloc
+# every object is a block of its own, with red zones; --capture=sys lets a report through that ends the process.
+SANITIZER_OPTIONS = detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1:handle_segv=2
+RUNTIME = $$($(ASAN_CC) -print-file-name=$(1))
+ASAN_CC ?= gcc
+
+asan: $(VENV)/.installed $(VENV)/.for-test  ## run the suite (without the browser) under address and undefined sanitizers
+	$(call BUILD_INTO,asan,KACORE_SANITIZE=1 CC=$(ASAN_CC))
+	env $(call USING,asan) PYTHONMALLOC=malloc CC=$(ASAN_CC) \
+	    LD_PRELOAD=$(call RUNTIME,libasan.so):$(call RUNTIME,libubsan.so) \
+	    ASAN_OPTIONS=$(SANITIZER_OPTIONS) UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(BIN)/python -m pytest -m 'not browser' --capture=sys -o timeout=240 $(ARGS)
+
+coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the suite runs, by file
+	find build/coverage-objects -name '*.gcda' -delete 2>/dev/null || true
+	$(call BUILD_INTO,coverage,KACORE_COVERAGE=1)
+	env $(call USING,coverage) $(BIN)/python -m pytest -m 'not browser' $(ARGS)
+	gcov --no-output --object-directory build/coverage-objects/src src/ka_*.c | grep -A1 "^File 'src/"
+
+portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as on other systems: all but the server works
+	$(call BUILD_INTO,portable,KACORE_PORTABLE=1)
+	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(ARGS)
+
+# --- what a change must pass besides its tests --------------------------------------------------------------
+# Strict warnings for the project's own C, with and without assertions, by every compiler that is here.
+
+COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
+STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
+CORE_C := $(wildcard src/ka_*.c)
+CORE_H := $(wildcard src/ka_*.h)
+HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c)
+
+lint: $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
+	$(BIN)/ruff check .
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
+	bash -n .ci/run
+	set -e; for cc in $(or $(COMPILERS),cc); do \
+	    for file in $(CORE_C); do \
+	        $$cc $(STRICT) -Wconversion -c $$file -o /dev/null; \
+	        $$cc $(STRICT) -Wconversion -DKA_DEBUG=1 -c $$file -o /dev/null; \
+	    done; \
+	    for file in $(CORE_H); do $$cc $(STRICT) -Wconversion -Wno-unused -fsyntax-only -x c $$file; done; \
+	    for file in $(HARNESS_C); do $$cc $(STRICT) -Itests/c -c $$file -o /dev/null; done; \
+	done
+
+types: build $(VENV)/.for-dev  ## mypy --strict on kacore/, and the stub against the compiled module
+	$(BIN)/mypy
+	$(BIN)/stubtest --ignore-disjoint-bases --allowlist .ci/stub-allowlist kacore._core
+
+dist: $(VENV)/.for-dev  ## sdist and wheel in dist/, checked: complete, small, repeatable, installable
+	$(BIN)/python .ci/dist.py
+
+# --- benches ------------------------------------------------------------------------------------------------
+
+bench: build $(VENV)/.for-bench  ## micro-benches of parser and table beside their peers
+	$(BIN)/pytest benches -o python_files='bench_*.py' -o timeout=0 --benchmark-columns=min,median,rounds $(ARGS)
+
+bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, asyncio, heapq and a lazy timer
+	$(BIN)/python benches/bench_table.py $(ARGS)
+
+# The servers that kacore is compared with live in an environment of their own.
+.venv-bench/.peers: pyproject.toml .ci/requirements.py $(VENV)/.for-build
+	$(BIN)/python -m venv .venv-bench
+	$(BIN)/python .ci/requirements.py servers > $@.txt
+	.venv-bench/bin/python -m pip --disable-pip-version-check install --quiet -r $@.txt && touch $@
+
+bench-server: build .venv-bench/.peers  ## wrk against kacore, other servers and nginx in turn: CPU time per request
+	.venv-bench/bin/python benches/bench_server.py $(ARGS)
+
+# --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
+
 SECONDS ?= 60
 
-fuzz:  ## fuzz the C core for SECONDS=60 (needs clang)
-	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
+fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
-bench-instructions:  ## compare the parser's instruction counts with those kept (needs valgrind)
-	$(PYTHON) benches/bench_instructions.py
+bench-instructions: build  ## compare the parser's instruction counts with those kept (needs valgrind)
+	$(BIN)/python benches/bench_instructions.py
 
-bench-parse:  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)
-	$(PYTHON) -m venv .venv-bench
+bench-parse: .venv-bench/.peers  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)
 	.venv-bench/bin/pip install --quiet 'setuptools>=77' wheel 'Cython>=3.3,<3.4' httptools gunicorn_h1c aiohttp h11
 	.venv-bench/bin/pip install --quiet --no-build-isolation .
 	.venv-bench/bin/pip download --quiet --no-binary :all: --no-deps --no-build-isolation -d build/peers httptools gunicorn_h1c
 	cd build && ../.venv-bench/bin/python ../benches/bench_parse.py
+
+clean:  ## remove everything that can be made again
+	rm -rf build dist *.egg-info .venv .venv-bench kacore/*.so

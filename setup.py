@@ -1,13 +1,15 @@
 """Build of the one extension, kacore._core. Everything else about the package stands in pyproject.toml.
 
-Build switches, read here and nowhere else:
+Build switches, read here and nowhere else; each is on unless empty or 0:
   KACORE_DEBUG=1     debug assertions, -O0 -g
-  KACORE_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer (implies the assertions)
-  KACORE_COVERAGE=1  gcov counters
+  KACORE_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer (implies the assertions); see `make asan`
+  KACORE_COVERAGE=1  gcov counters, -O0 -g; see `make coverage`
+  KACORE_PORTABLE=1  leave the epoll engine out, as on every platform that is not Linux
 """
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -21,18 +23,37 @@ def switch(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Leave the time stamp alone when nothing changed: Cython compiles again whatever is newer."""
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 debug, sanitize, coverage = map(switch, ("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE"))
-has_epoll = sys.platform.startswith("linux")
+has_epoll = sys.platform.startswith("linux") and not switch("KACORE_PORTABLE")
+
+# Cython has no #if, and the engine's .pxi names functions that exist with epoll only. So _core.pyx ends with
+# `include "engine_here.pxi"`, and that file is written here: it includes either src/engine.pxi or
+# src/engine_absent.pxi, whose Engine says what is missing. The two builds keep their generated C apart.
+generated = Path("build", "cython" if has_epoll else "cython-portable")
+engine = "engine" if has_epoll else "engine_absent"
+write_if_changed(generated / "engine_here.pxi", f'# Written by setup.py.\ninclude "{engine}.pxi"\n')
+
 compile_args = ["-std=gnu11", "-fvisibility=hidden"]
 link_args = []
 macros = []
 if debug or sanitize:
     macros.append(("KA_DEBUG", "1"))
 if sanitize:
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    sanitizers = [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+    ]
     compile_args += ["-O1", "-g", *sanitizers]
     link_args += sanitizers
-elif debug:
+elif debug or coverage:
     compile_args += ["-O0", "-g"]
 else:
     compile_args += ["-O3"]
@@ -41,11 +62,11 @@ if coverage:
     link_args += ["--coverage"]
 
 # Strict warnings are asked of our own C only, by `make lint`: what Cython writes has its own style.
-sources = [f"src/{name}.c" for name in CORE + (EPOLL if has_epoll else []) if os.path.exists(f"src/{name}.c")]
+sources = [f"src/{name}.c" for name in CORE + (EPOLL if has_epoll else [])]
 extension = Extension(
     "kacore._core",
     sources=["src/_core.pyx", *sources],
-    depends=[f"src/{name}" for name in sorted(os.listdir("src"))],
+    depends=["setup.py", *(f"src/{name}" for name in sorted(os.listdir("src")))],
     include_dirs=["src"],
     define_macros=macros,
     extra_compile_args=compile_args,
@@ -55,8 +76,8 @@ extension = Extension(
 setup(
     ext_modules=cythonize(
         [extension],
-        build_dir="build/cython",
-        include_path=["src"],
+        build_dir=str(generated),
+        include_path=["src", str(generated)],
         compiler_directives={
             "language_level": "3",
             "boundscheck": False,
@@ -65,6 +86,9 @@ setup(
             "cdivision": True,
             "embedsignature": True,
             "always_allow_keywords": False,
+            # No `__test__` dictionary, and no pickling of what holds C pointers: the stub promises neither.
+            "autotestdict": False,
+            "auto_pickle": False,
         },
     )
 )

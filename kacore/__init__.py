@@ -1,27 +1,58 @@
 """kacore: HTTP keep-alive connections, held cheaply and closed in time."""
 
+from typing import TYPE_CHECKING, Any
+
 from kacore._core import (
+    ClientGone,
+    ConnectionTable,
     EndOfMessage,
     Head,
     KacoreError,
     Limits,
     LocalError,
     PeerError,
+    Request,
     RequestParser,
+    Response,
     parse_head,
     parse_parts,
 )
 from kacore._version import __version__
+from kacore.policy import Policy, PolicyError, PolicySet, Rule, strip_connection_fields
+
+if TYPE_CHECKING:
+    from kacore.server import Server as Server
+    from kacore.server import UsageError as UsageError
 
 __all__ = [
+    "ClientGone",
+    "ConnectionTable",
     "EndOfMessage",
     "Head",
     "KacoreError",
     "Limits",
     "LocalError",
     "PeerError",
+    "Policy",
+    "PolicyError",
+    "PolicySet",
+    "Request",
     "RequestParser",
+    "Response",
+    "Rule",
+    "Server",
+    "UsageError",
     "__version__",
     "parse_head",
     "parse_parts",
+    "strip_connection_fields",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Server is imported when it is asked for: who embeds the parser or the table need not load asyncio."""
+    if name in ("Server", "UsageError"):
+        from kacore import server
+
+        return getattr(server, name)
+    raise AttributeError(f"module 'kacore' has no attribute {name!r}")

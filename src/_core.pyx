@@ -4,3 +4,21 @@ from ka cimport *
 
 include "errors.pxi"
 include "head.pxi"
+include "policy.pxi"
+include "table.pxi"
+include "talk.pxi"
+include "request.pxi"
+include "carrier.pxi"
+include "handler.pxi"
+include "asgi.pxi"
+include "wsgi.pxi"
+
+# Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
+include "engine_here.pxi"
+
+# What the stub describes; the other classes are the parts of these.
+__all__ = [
+    "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
+    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
+    "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
+]

@@ -109,3 +109,263 @@ cdef extern from "ka_scan.h" nogil:
     const char *ka_name_at(uint32_t i)
     uint32_t ka_name_len(uint32_t i)
     int ka_name_find(const char *name, uint32_t n)
+
+
+cdef extern from "ka_table.h" nogil:
+    ctypedef uint64_t ka_handle
+
+    ctypedef enum ka_phase:
+        KA_FREE
+        KA_HANDSHAKE
+        KA_NEW
+        KA_HEAD
+        KA_BODY
+        KA_BUSY
+        KA_WRITE
+        KA_IDLE
+        KA_LINGER
+        KA_TUNNEL
+        KA_N_PHASES
+
+    ctypedef enum ka_cause:
+        KA_CAUSE_CLIENT
+        KA_CAUSE_APPLICATION
+        KA_CAUSE_EVICTED
+        KA_CAUSE_CLIENT_LIMIT
+        KA_CAUSE_REJECTED
+        KA_CAUSE_DRAIN
+        KA_CAUSE_ERROR
+        KA_N_CAUSES
+
+    enum:
+        KA_N_CLASSES
+        KA_N_BUCKETS
+
+    ctypedef struct ka_counters:
+        uint64_t accepted
+        uint64_t requests
+        uint64_t reused
+        uint64_t closed[1]  # KA_N_CAUSES
+        uint64_t idle_gap[1]  # KA_N_BUCKETS
+        uint64_t requests_per_connection[1]  # KA_N_BUCKETS
+        uint64_t races
+
+    ctypedef struct ka_table:
+        pass
+
+    const char *ka_phase_name(unsigned phase)
+    const char *ka_cause_name(unsigned cause)
+    uint64_t ka_table_bucket_edge(unsigned bucket)
+
+
+cdef extern from "ka_conn.h" nogil:
+    ctypedef struct ka_policy:
+        int64_t timeout_ns[1]  # KA_N_PHASES
+        int64_t rate_window_ns
+        uint32_t min_body_rate
+        uint32_t min_send_rate
+        int64_t max_age_ns
+        uint32_t age_jitter_permille
+        uint32_t max_requests
+        uint32_t linger_bytes
+        int64_t advertise_margin_ns
+        int64_t max_body_bytes
+        uint8_t keep_alive
+        uint8_t advertise
+
+    ctypedef struct ka_capacity:
+        uint32_t max_connections
+        uint32_t max_per_client
+        uint32_t client_share
+        uint8_t prefix_v4
+        uint8_t prefix_v6
+        uint8_t rejects_when_full
+        int64_t min_idle_before_evict_ns
+        double pressure_start
+        double pressure_full
+        int64_t pressure_min_timeout_ns
+
+    ctypedef struct ka_client:
+        uint8_t family
+        uint8_t addr[16]
+
+    ctypedef enum ka_event:
+        KA_EV_HANDSHAKE_DONE
+        KA_EV_RECEIVED
+        KA_EV_HEAD_DONE
+        KA_EV_BODY_WANTED
+        KA_EV_BODY_ARRIVED
+        KA_EV_BLOCKED
+        KA_EV_UNBLOCKED
+        KA_EV_RESPONDED
+        KA_EV_LINGERING
+        KA_EV_TUNNELLED
+        KA_EV_STREAM_OPENED
+        KA_EV_STREAM_CLOSED
+
+    ctypedef struct ka_verdict:
+        uint8_t keeps
+        uint8_t sends_close
+        uint8_t sends_keep_alive
+        uint8_t cause
+        uint32_t timeout_s
+        uint32_t max
+
+    ctypedef enum ka_action:
+        KA_DO_NOTHING
+        KA_DO_CLOSE
+        KA_DO_ANSWER_408
+        KA_DO_ANSWER_503
+        KA_DO_HALF_CLOSE
+        KA_DO_GOAWAY
+
+    const ka_policy ka_policy_default
+    const ka_capacity ka_capacity_default
+
+    int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
+    void ka_table_free(ka_table *t)
+    int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
+    int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
+    const ka_policy *ka_table_policy(const ka_table *t, ka_handle h)
+    const ka_capacity *ka_table_capacity(const ka_table *t)
+    int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
+    void ka_conn_refused(ka_table *t, ka_cause cause)
+    int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
+    int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
+    int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
+    int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
+    int ka_conn_phase(const ka_table *t, ka_handle h)
+    int ka_conn_class(const ka_table *t, ka_handle h)
+    uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
+    int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close,
+                       int64_t now, ka_verdict *out)
+    int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
+    int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
+    ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
+    int64_t ka_conn_next_due(ka_table *t)
+    ka_handle ka_conn_victim(ka_table *t, int64_t now)
+    void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+    bint ka_conn_is_draining(const ka_table *t)
+    ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
+    uint32_t ka_table_open_count(const ka_table *t)
+    uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
+    bint ka_table_is_full(const ka_table *t)
+    size_t ka_table_bytes(const ka_table *t)
+    const char *ka_table_check(const ka_table *t)
+
+
+cdef extern from "ka_reply.h" nogil:
+    ctypedef struct ka_reply:
+        int64_t n_content
+        const char *why
+        uint16_t status
+        uint8_t minor
+        uint8_t is_head
+        uint8_t is_started
+        uint8_t is_over
+
+    ctypedef struct ka_reply_common:
+        pass
+
+    int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
+    int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
+                       size_t value_len)
+
+
+cdef extern from "ka_buf.h" nogil:
+    ctypedef struct ka_pool:
+        size_t lent_bytes
+        size_t kept_bytes
+        size_t refused
+
+
+cdef extern from "ka_talk.h" nogil:
+    enum:
+        KA_OUT_HIGH
+        KA_OUT_LOW
+        KA_COPY_MAX
+
+    ctypedef struct ka_service:
+        ka_table *table
+        ka_pool pool
+        ka_reply_common common
+        ka_limits limits
+        uint32_t n_talks
+
+    ctypedef struct ka_talk:
+        ka_service *service
+        ka_handle conn
+        size_t unsent
+        void *exchange
+        ka_body body
+        ka_reply reply
+        uint16_t head_flags
+        uint8_t has_response
+        uint8_t is_held
+        uint8_t is_eof
+
+    ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
+    size_t ka_talk_readable(const ka_talk *talk)
+    bint ka_talk_body_is_over(const ka_talk *talk)
+    int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
+    int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
+    int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
+    void ka_talk_done(ka_talk *talk)
+    int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
+    bint ka_talk_is_started(const ka_talk *talk)
+    const char *ka_talk_head_bytes(const ka_talk *talk)
+
+
+cdef extern from "ka_engine.h" nogil:
+    ctypedef struct ka_engine:
+        pass
+
+    ctypedef enum ka_news:
+        KA_NEWS_BODY
+        KA_NEWS_LOW
+        KA_NEWS_EOF
+
+    ctypedef struct ka_calls:
+        void *ctx
+        void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+        void (*on_news)(void *ctx, ka_talk *talk, ka_news news) noexcept
+        void (*on_lost)(void *exchange) noexcept
+        void (*on_wake)(void *ctx) noexcept
+        void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*release)(void *owner) noexcept
+
+    ctypedef struct ka_engine_counters:
+        uint64_t steps
+        uint64_t events
+        uint64_t receives
+        uint64_t sends
+        uint64_t accepts
+        uint64_t accept_errors
+        uint64_t out_of_descriptors
+
+    int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                      const ka_calls *calls)
+    void ka_engine_free(ka_engine *e)
+    int ka_engine_fileno(const ka_engine *e)
+    ka_service *ka_engine_service(ka_engine *e)
+    int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    void ka_engine_stop_listening(ka_engine *e)
+    int ka_engine_step(ka_engine *e)
+    void ka_engine_attend(ka_engine *e)
+    void ka_engine_wake(ka_engine *e)
+    void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
+    void ka_engine_close_all(ka_engine *e, ka_cause cause)
+    void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+    int64_t ka_engine_now(ka_engine *e)
+    bint ka_engine_is_stepping(const ka_engine *e)
+    int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
+    int ka_engine_fd(ka_engine *e, ka_handle conn)
+    const ka_engine_counters *ka_engine_stats(const ka_engine *e)
+cdef extern from "ka_scan.h" nogil:
+    bint ka_equals_lower(const char *p, const char *lower, size_t n)
+    void ka_lower_copy(char *to, const char *from_, size_t n)
+    int ka_names_init()
+    uint32_t ka_name_count()
+    const char *ka_name_at(uint32_t i)
+    uint32_t ka_name_len(uint32_t i)
+    int ka_name_find(const char *name, uint32_t n)

@@ -8,7 +8,7 @@
  *  - a queue is ordered by since_ns: members enter at the tail and `now` never decreases;
  *  - an idle connection of a known client is on that client's idle list, in the same order;
  *  - the counts equal what the lists hold;
- *  - slot 0 is never handed out, so handle 0 and link 0 mean "none".
+ *  - slot 0 is never handed out, so handle 0 and slot 0 mean "none".
  * A table belongs to one thread. */
 #ifndef KA_TABLE_H
 #define KA_TABLE_H
@@ -73,11 +73,266 @@ enum { KA_N_CLASSES = 64, KA_CHUNK = 4096, KA_N_BUCKETS = 64 };
 typedef struct {
     uint64_t accepted, requests, reused;     /* reused: requests that were not the first on their connection */
     uint64_t closed[KA_N_CAUSES];
-    uint64_t idle_gap[KA_N_BUCKETS];         /* idle time before a reuse; bucket rule at ka_table_bucket */
+    uint64_t idle_gap[KA_N_BUCKETS];         /* milliseconds idle before a reuse; bucket rule at ka_table_bucket */
     uint64_t requests_per_connection[KA_N_BUCKETS];
     uint64_t races;                          /* a request crossed our idle close */
 } ka_counters;
 
+/* Which histogram bucket a value falls into: 0 and 1 have their own, then every power of two is cut into halves,
+ * so an edge is at most 1.5 times the one below, and the middle of a bucket is within 20 % of any value in it.
+ * Idle gaps are counted in whole milliseconds. Values from 2^32 fall into the last bucket. */
+unsigned ka_table_bucket(uint64_t value);
+uint64_t ka_table_bucket_edge(unsigned bucket); /* the smallest value that falls into it */
+
 typedef struct ka_table ka_table;
+
+/* ---- Private from here on: the store, which ka_conn.c works on. Nobody else includes this for what follows. ----
+ *
+ * What belongs to a connection lies in several arrays, by when it is needed: a touch reads the slot and the link and
+ * writes the links of two neighbours and the tail, wherever they are, so the fewer bytes lie beside a link the better. */
+typedef struct {
+    uint32_t next, prev;    /* in the queue of its class and phase, a ring through its anchor; free list: next */
+} ka_link;
+
+typedef struct {
+    uint64_t since_phase;   /* ns since the table's first `now` (60 bits: 36 years) << 4 | phase */
+    uint32_t gen;           /* must equal the handle's upper half, else the handle is stale */
+    uint32_t client_class;  /* index of the client record, 0 = none, << 6 | class */
+} ka_slot;
+
+/* What a phase needs for itself. */
+typedef union {
+    struct {
+        uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
+    } ring;
+    struct {
+        uint32_t spent;      /* other phases: time waited in this rate window, in us, saturating */
+        uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
+    } rate;
+} ka_extra;
+
+typedef struct {
+    ka_link  link[KA_CHUNK];
+    ka_slot  slot[KA_CHUNK];
+    ka_extra extra[KA_CHUNK];
+    uint32_t requests[KA_CHUNK];
+    uint32_t opened[KA_CHUNK];  /* in 2^24 ns, rounded up, modulo 2^32 */
+    uint8_t  home[KA_CHUNK];    /* the class it was accepted under */
+    uint8_t  ending[KA_CHUNK];  /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
+} ka_chunk;
+_Static_assert(sizeof(ka_chunk) == (size_t)42 * KA_CHUNK, "42 bytes a connection");
+
+enum {
+    KA_PHASE_BITS = 4,
+    KA_CLASS_BITS = 6,
+    KA_CHUNK_BITS = 12,
+    KA_CLIENT_CHUNK_BITS = 10,
+    KA_BUCKET_CHUNK_BITS = 10,
+    KA_MAX_CONNECTIONS = (1 << 26) - 2,  /* what is left for a client's index beside a class */
+    KA_IS_MULTIPLEXED = 0x80,
+    KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
+    KA_ENDING_MASK = 0x1f,
+    KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
+};
+_Static_assert((int)KA_N_PHASES <= 1 << KA_PHASE_BITS && (int)KA_N_CLASSES == 1 << KA_CLASS_BITS, "packed above");
+_Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK, "one more must fit");
+
+/* One client: an address prefix with at least one connection. Known by a keyed 64-bit hash alone: the key is secret,
+ * so nobody can make two prefixes meet, and the table holds no address. */
+typedef struct {
+    uint64_t id;
+    uint32_t chain;      /* next in its hash bucket; also links the free list */
+    uint32_t n_open;
+    uint32_t n_idle;
+    uint32_t idle_tail;  /* newest of the ring of idle connections; the one after it is the oldest */
+    uint32_t over_next, over_prev; /* the list of clients with more than `share` idle connections */
+} ka_client_record;
+_Static_assert(sizeof(ka_client_record) == 32, "half a cache line");
+
+/* Parts of equal size that never move. */
+typedef struct {
+    void   **part;       /* owned, and so is each part */
+    uint32_t n, room;
+} ka_parts;
+
+typedef struct {
+    ka_parts slots;          /* of ka_chunk */
+    uint32_t n_used;         /* slots ever handed out, with the anchors */
+    uint32_t free_head;
+    uint32_t n_open;
+    uint32_t n_in[KA_N_PHASES];
+    uint64_t classes_in[KA_N_PHASES]; /* bit c: the queue of class c is not empty */
+
+    ka_parts clients;        /* of ka_client_record */
+    ka_parts buckets;        /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
+    uint32_t n_clients_used; /* records ever handed out, with record 0 */
+    uint32_t client_free;
+    uint32_t n_clients;
+    uint32_t n_buckets;
+    uint32_t over_head, over_tail;
+    uint32_t n_over;
+    uint32_t share;
+    uint64_t key[2];
+
+    int64_t  base;           /* the first `now`; everything below and in slots counts from it */
+    int64_t  now;            /* the latest `now`; INT64_MAX before the first */
+    uint8_t  head_left;      /* a queue lost its head since the owner last cleared this: its earliest due may be later */
+} ka_store;
+
+int  ka_store_init(ka_store *s, uint64_t seed);
+void ka_store_free(ka_store *s);
+/* A slot in no queue, phase KA_FREE, all else zero but its generation. 0 when out of memory. */
+uint32_t ka_store_take(ka_store *s);
+void ka_store_give(ka_store *s, uint32_t i); /* back to the free list, under the next generation */
+
+uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix);
+uint32_t ka_store_client_find(const ka_store *s, uint64_t id);
+uint32_t ka_store_client_make(ka_store *s, uint64_t id); /* 0 when out of memory */
+void     ka_store_client_drop(ka_store *s, uint32_t client); /* one connection less; the record goes with the last */
+void     ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
+void     ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
+int      ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i); /* to the tail; KA_OK */
+void     ka_store_set_share(ka_store *s, uint32_t share); /* O(clients) when it changes */
+uint64_t ka_store_mix(uint64_t x);
+size_t   ka_store_bytes(const ka_store *s);
+const char *ka_store_check(const ka_store *s); /* NULL, or the first broken invariant */
+
+static inline ka_chunk *ka_store_chunk(const ka_store *s, uint32_t i)
+{
+    return (ka_chunk *)s->slots.part[i >> KA_CHUNK_BITS];
+}
+
+static inline ka_slot *ka_store_slot(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->slot[i & (KA_CHUNK - 1)];
+}
+
+static inline ka_link *ka_store_link(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->link[i & (KA_CHUNK - 1)];
+}
+
+static inline ka_extra *ka_store_extra(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->extra[i & (KA_CHUNK - 1)];
+}
+
+static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->requests[i & (KA_CHUNK - 1)];
+}
+
+static inline uint8_t *ka_store_ending(const ka_store *s, uint32_t i)
+{
+    return &ka_store_chunk(s, i)->ending[i & (KA_CHUNK - 1)];
+}
+
+static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t client)
+{
+    ka_client_record *part = (ka_client_record *)s->clients.part[client >> KA_CLIENT_CHUNK_BITS];
+    return &part[client & ((1u << KA_CLIENT_CHUNK_BITS) - 1)];
+}
+
+static inline unsigned ka_slot_phase(const ka_slot *slot) { return slot->since_phase & ((1u << KA_PHASE_BITS) - 1); }
+static inline int64_t  ka_slot_since(const ka_slot *slot) { return (int64_t)(slot->since_phase >> KA_PHASE_BITS); }
+static inline unsigned ka_slot_class(const ka_slot *slot) { return slot->client_class & (KA_N_CLASSES - 1); }
+static inline uint32_t ka_slot_client(const ka_slot *slot) { return slot->client_class >> KA_CLASS_BITS; }
+
+static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase)
+{
+    slot->since_phase = (uint64_t)since << KA_PHASE_BITS | phase;
+}
+
+/* The slot a handle names, or 0 when it is stale or never was one. */
+static inline uint32_t ka_store_find(const ka_store *s, ka_handle h)
+{
+    uint32_t i = (uint32_t)h;
+    if (ka_unlikely(i - KA_N_ANCHORS >= s->n_used - KA_N_ANCHORS)) return 0; /* anchors wrap round */
+    const ka_slot *slot = ka_store_slot(s, i);
+    return ka_likely(slot->gen == h >> 32 && ka_slot_phase(slot) != KA_FREE) ? i : 0;
+}
+
+static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
+{
+    return i == 0 ? 0 : (ka_handle)ka_store_slot(s, i)->gen << 32 | i;
+}
+
+int64_t ka_store_clock_slowly(ka_store *s, int64_t now);
+
+/* Take a `now` that is neither the first nor behind nor beyond 60 bits. Return: whether it is such a one. */
+static inline int ka_store_clock_goes_on(ka_store *s, int64_t now)
+{
+    uint64_t since_base = (uint64_t)now - (uint64_t)s->base;
+    if (ka_unlikely(since_base < (uint64_t)s->now || since_base >> 60)) return 0;
+    s->now = (int64_t)since_base;
+    return 1;
+}
+
+/* `now` as the table counts it: from its first `now` on, never backward, at most 60 bits. */
+static inline int64_t ka_store_clock(ka_store *s, int64_t now)
+{
+    return ka_store_clock_goes_on(s, now) ? s->now : ka_store_clock_slowly(s, now);
+}
+
+/* ---- queues ---- */
+
+static inline uint32_t ka_queue_anchor(unsigned phase, unsigned klass) { return phase * KA_N_CLASSES + klass; }
+static inline uint32_t ka_slot_anchor(const ka_slot *slot)
+{
+    return ka_queue_anchor(ka_slot_phase(slot), ka_slot_class(slot));
+}
+
+/* The one that entered first, or 0. */
+static inline uint32_t ka_queue_head(const ka_store *s, unsigned phase, unsigned klass)
+{
+    uint32_t i = ka_store_link(s, ka_queue_anchor(phase, klass))->next;
+    return i < KA_N_ANCHORS ? 0 : i;
+}
+
+static inline void ka_link_between(ka_store *s, uint32_t i, uint32_t before, uint32_t after)
+{
+    *ka_store_link(s, i) = (ka_link){.next = after, .prev = before};
+    ka_store_link(s, before)->next = i;
+    ka_store_link(s, after)->prev = i;
+}
+
+/* Take a slot out of its queue. Its phase and class still say which one that is. */
+static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i)
+{
+    ka_link link = *ka_store_link(s, i);
+    ka_store_link(s, link.next)->prev = link.prev;
+    ka_store_link(s, link.prev)->next = link.next;
+    if (link.prev < KA_N_ANCHORS) {
+        s->head_left = 1;
+        if (link.next == link.prev) s->classes_in[ka_slot_phase(slot)] &= ~((uint64_t)1 << ka_slot_class(slot));
+    }
+}
+
+/* Put a slot at the tail of the queue its phase and class name, where its `since` belongs: it is `now`.
+ * Return: whether it is the head. */
+static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i)
+{
+    uint32_t anchor = ka_slot_anchor(slot), tail = ka_store_link(s, anchor)->prev;
+    ka_link_between(s, i, tail, anchor);
+    if (tail != anchor) return 0;
+    s->classes_in[ka_slot_phase(slot)] |= (uint64_t)1 << ka_slot_class(slot);
+    return 1;
+}
+
+/* The same queue, from wherever it was to the tail. */
+static inline void ka_queue_renew(ka_store *s, const ka_slot *slot, uint32_t i)
+{
+    ka_link link = *ka_store_link(s, i);
+    if (link.prev < KA_N_ANCHORS) s->head_left = 1;
+    if (link.next < KA_N_ANCHORS) return; /* it is the tail */
+    uint32_t anchor = ka_slot_anchor(slot);
+    ka_store_link(s, link.next)->prev = link.prev;
+    ka_store_link(s, link.prev)->next = link.next;
+    ka_store_link(s, i)->next = anchor;
+    uint32_t tail = ka_store_link(s, anchor)->prev;
+    ka_store_link(s, tail)->next = i;
+    ka_store_link(s, i)->prev = tail;
+    ka_store_link(s, anchor)->prev = i;
+}
 
 #endif

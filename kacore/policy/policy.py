@@ -1,0 +1,571 @@
+"""`Policy`: every number that says how long a connection may take, how much it may ask, and when it must go.
+
+Immutable and checked when made, so that nobody downstream checks again. Knows no file, no environment and no
+other server's configuration; those make a Policy and stand beside this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kacore.policy.fields import REQUEST, WORKER, PolicyError, Record, field, show
+from kacore.policy.headers import response_fields
+
+if TYPE_CHECKING:
+    from kacore._core import Limits
+
+# What a worker needs descriptors for besides its connections: listeners, the epoll set, timers, logs, files
+# and the application's own connections.
+SPARE_DESCRIPTORS = 64
+
+
+def default_max_connections() -> int:
+    """min(10000, soft limit of descriptors - 64), at least 1."""
+    try:
+        import resource
+    except ImportError:  # no such limit on this platform
+        return 10_000
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 10_000
+    return max(1, min(10_000, soft - SPARE_DESCRIPTORS))
+
+
+class Policy(Record):
+    """What a connection is allowed. Immutable; compares and hashes by value; costs about 10 us to make.
+
+    Every field is a keyword argument with a default; docs/policy.md says for each its unit, its default and
+    the reason for it. Times are seconds, sizes bytes. A wrong value or an impossible combination raises
+    PolicyError, a ValueError that names the field, the value and the rule; an unknown field is a TypeError.
+    `replace(...)` makes a changed one, `as_dict()` gives all values, `changes()` those that are not defaults.
+
+    `report` is not part of the value: for a policy that was read from another server's configuration it says
+    of every line what became of it, else it is empty.
+    """
+
+    # -- keeping -----------------------------------------------------------------------------------------
+
+    keep_alive: bool = field(
+        bool,
+        default=True,
+        scope=REQUEST,
+        doc="Whether a connection is kept after a response at all.",
+        reason="An idle connection costs about a hundred bytes here; a new one costs the client a round trip or three.",
+        apache="KeepAlive",
+        nginx="keepalive_timeout 0 (off)",
+        haproxy="option http-keep-alive / httpclose",
+    )
+    keep_alive_timeout: float = field(
+        float,
+        "s",
+        default=75.0,
+        is_open=True,
+        scope=REQUEST,
+        doc="How long a kept connection may stay idle before it is closed. Counted from the moment the"
+        " response is with the kernel.",
+        reason="Long is safe: when the worker is full the least useful idle connection makes room at once."
+        " Longer than the 60 s that common load balancers keep theirs, so that they close first and no"
+        " request crosses our close.",
+        hint="to close after every response set keep_alive to false",
+        apache="KeepAliveTimeout",
+        nginx="keepalive_timeout",
+        haproxy="timeout http-keep-alive",
+    )
+    max_keep_alive_requests: int = field(
+        int,
+        "responses",
+        default=0,
+        zero="no limit",
+        scope=REQUEST,
+        doc="How many responses one connection gets; the last one says Connection: close.",
+        reason="A count closes the busiest connections, which are the useful ones; age is bounded by"
+        " max_connection_age.",
+        apache="MaxKeepAliveRequests (100 gives 101 responses there)",
+        nginx="keepalive_requests",
+    )
+    advertise: bool = field(
+        bool,
+        default=True,
+        scope=REQUEST,
+        doc="Whether responses of HTTP/1 carry Keep-Alive: timeout=, max= (with Connection: keep-alive).",
+        reason="A client that knows when we close does not send its next request into our close.",
+        apache="always sent",
+        nginx="keepalive_timeout, second parameter",
+    )
+    advertise_margin: float = field(
+        float,
+        "s",
+        default=1.0,
+        doc="The advertised timeout is this much shorter than the current one, rounded down to whole"
+        " seconds; below 1 s no Keep-Alive field is sent.",
+        reason="A request takes time to travel: a client that obeys stops using the connection before we close it.",
+    )
+    max_connection_age: float = field(
+        float,
+        "s",
+        default=3600.0,
+        zero="no limit",
+        doc="Age from which on the next response says Connection: close. Never a silent close.",
+        reason="Lets load spread over new workers and new addresses after a deployment.",
+        nginx="keepalive_time",
+    )
+    age_jitter: float = field(
+        float,
+        "fraction",
+        default=0.1,
+        high=0.9,
+        doc="The age limit of a connection is drawn evenly from max_connection_age +- this fraction of it,"
+        " fixed for a connection.",
+        reason="Clients that came together (after a restart) do not all come back together an hour later.",
+    )
+
+    # -- deadlines ---------------------------------------------------------------------------------------
+
+    handshake_timeout: float = field(
+        float,
+        "s",
+        default=10.0,
+        zero="no limit",
+        doc="Total time for the TLS handshake.",
+        reason="Two round trips and one signature; ten seconds are plenty on the worst of lines.",
+        apache="RequestReadTimeout handshake=",
+        nginx="client_header_timeout",
+        haproxy="timeout client",
+    )
+    first_byte_timeout: float = field(
+        float,
+        "s",
+        default=30.0,
+        zero="no limit",
+        doc="Time from accept (or from the end of the handshake) to the first byte of the first request."
+        " Closed without an answer.",
+        reason="Browsers open connections ahead of need and use them within seconds.",
+        apache="RequestReadTimeout header=",
+        nginx="client_header_timeout",
+        haproxy="timeout http-request",
+    )
+    request_header_timeout: float = field(
+        float,
+        "s",
+        default=20.0,
+        zero="no limit",
+        doc="Total time for a request head, from its first byte; bytes do not restart it. Then 408.",
+        reason="A head fits into a few packets; whoever needs longer than 20 s is broken or hostile. Apache's figure.",
+        apache="RequestReadTimeout header=",
+        nginx="client_header_timeout",
+        haproxy="timeout http-request",
+    )
+    request_body_timeout: float = field(
+        float,
+        "s",
+        default=30.0,
+        zero="no limit",
+        scope=REQUEST,
+        doc="Longest gap between two pieces of a request body while the application waits for it. Then 408.",
+        reason="Covers a phone that changes cells; a silent upload holds the application no longer than that.",
+        apache="TimeOut",
+        nginx="client_body_timeout",
+        haproxy="timeout client",
+    )
+    min_request_body_rate: int = field(
+        int,
+        "B/s",
+        default=240,
+        zero="no limit",
+        scope=REQUEST,
+        doc="Lowest average rate of a request body over a rate_window while the application waits for it. Then 408.",
+        reason="A gap alone lets one byte every 29 s hold a place for ever. 240 B/s is below a bad mobile line.",
+        apache="RequestReadTimeout body=...,MinRate=",
+    )
+    send_timeout: float = field(
+        float,
+        "s",
+        default=60.0,
+        zero="no limit",
+        doc="Longest gap without progress while the client must take bytes of a response. Progress is bytes"
+        " leaving the kernel's send queue.",
+        reason="A reader that pauses a video for a moment is served; one that vanished is not waited for.",
+        apache="TimeOut",
+        nginx="send_timeout",
+        haproxy="timeout client",
+    )
+    min_send_rate: int = field(
+        int,
+        "B/s",
+        default=240,
+        zero="no limit",
+        doc="Lowest average rate over a rate_window at which the client must take a response it holds up.",
+        reason="The same trickle in the other direction.",
+    )
+    rate_window: float = field(
+        float,
+        "s",
+        default=5.0,
+        is_open=True,
+        doc="Length of the windows over which the two rates are judged; also the grace before the first verdict.",
+        reason="Long enough for a lost packet to be sent again, short enough to notice a trickle soon.",
+        apache="RequestReadTimeout (the lower of its two times)",
+    )
+    handler_timeout: float = field(
+        float,
+        "s",
+        default=0.0,
+        zero="no limit",
+        scope=REQUEST,
+        doc="Longest time the application may take until its response is complete. Then it is cancelled, and"
+        " 503 is answered if no byte of a response has left.",
+        reason="Off: only the application's author knows how long is too long.",
+        apache="ProxyTimeout",
+        nginx="proxy_read_timeout",
+        haproxy="timeout server",
+    )
+    linger_timeout: float = field(
+        float,
+        "s",
+        default=2.0,
+        is_open=True,
+        high=60.0,
+        doc="After our FIN, how long what the client still sends is read and thrown away.",
+        reason="A plain close() with unread input resets the connection, and the reset can destroy the"
+        " answer on its way.",
+        apache="2 s, fixed",
+        nginx="lingering_timeout",
+        haproxy="timeout client-fin",
+    )
+    linger_bytes: int = field(
+        int,
+        "bytes",
+        default=65_536,
+        low=1,
+        doc="How many bytes are read and thrown away after our FIN at most.",
+        reason="One receive window is what can be under way; more is somebody who does not stop.",
+    )
+
+    # -- capacity ----------------------------------------------------------------------------------------
+
+    max_connections: int = field(
+        int,
+        "connections",
+        default_factory=default_max_connections,
+        default_text="min(10000, descriptor limit - 64)",
+        low=1,
+        high=16_777_216,
+        scope=WORKER,
+        doc="Connections open at once in a worker. When all are taken, room is made: see the order of eviction below.",
+        reason="The descriptor limit is the wall; 64 stay free for files, logs and the application. Fixed"
+        " when the policy is made.",
+        apache="MaxRequestWorkers, ThreadsPerChild, AsyncRequestWorkerFactor",
+        nginx="worker_connections",
+        haproxy="maxconn",
+    )
+    max_connections_per_client: int = field(
+        int,
+        "connections",
+        default=0,
+        high=16_777_216,
+        zero="no limit",
+        scope=WORKER,
+        doc="Connections one client may hold. Unix sockets and trusted proxies are no clients.",
+        reason="Off: many people can stand behind one address; client_share already sees to it that such a"
+        " client pays with its own connections when room is needed.",
+        apache="QS_SrvMaxConnPerIP (mod_qos)",
+        nginx="limit_conn",
+        haproxy="stick-table conn_cur",
+    )
+    client_prefix_v4: int = field(
+        int,
+        "bits",
+        default=32,
+        high=32,
+        scope=WORKER,
+        low=1,
+        doc="Leading bits of an IPv4 address that make one client.",
+        reason="An address is a client, or a household.",
+        nginx="limit_conn_zone (by its key)",
+        haproxy="stick on src,ipmask()",
+    )
+    client_prefix_v6: int = field(
+        int,
+        "bits",
+        default=64,
+        high=128,
+        low=1,
+        scope=WORKER,
+        doc="Leading bits of an IPv6 address that make one client.",
+        reason="A subscriber gets a /64 at least, and may use all 2^64 addresses of it.",
+        nginx="limit_conn_zone (by its key)",
+        haproxy="stick on src,ipmask()",
+    )
+    client_share: float = field(
+        float,
+        "fraction",
+        default=0.25,
+        high=1.0,
+        is_open=True,
+        scope=WORKER,
+        doc="Share of max_connections that one client's idle connections may take before its own go first"
+        " when room is needed.",
+        reason="Whoever fills the house makes room, not the others.",
+    )
+    min_idle_before_evict: float = field(
+        float,
+        "s",
+        default=0.0,
+        scope=WORKER,
+        doc="When room is needed, connections that have been idle this long are preferred. No veto: if there"
+        " are none, younger ones go.",
+        reason="The longest idle one goes first anyhow.",
+        nginx="keepalive_min_timeout",
+    )
+    max_buffer_bytes: int = field(
+        int,
+        "bytes",
+        default=64 << 20,
+        low=65_536,
+        high=1 << 50,
+        scope=WORKER,
+        doc="Memory of a worker for unfinished heads and unread pipelined requests. At the limit the oldest"
+        " unfinished head goes and pipelined bytes are no longer read.",
+        reason="A thousand clients with the largest head each; an idle connection holds none of it.",
+    )
+    pressure_start: float = field(
+        float,
+        "fraction",
+        default=0.85,
+        high=1.0,
+        scope=WORKER,
+        doc="Share of max_connections above which keep-alive timeouts begin to fall.",
+        reason="Room is made early and gently; below it nobody notices. Envoy's figure.",
+    )
+    pressure_full: float = field(
+        float,
+        "fraction",
+        default=0.95,
+        high=1.0,
+        is_open=True,
+        scope=WORKER,
+        doc="Share of max_connections at which they have fallen to pressure_min_timeout, in a straight line.",
+        reason="Leaves the last twentieth for bursts. Envoy's figure.",
+    )
+    pressure_min_timeout: float = field(
+        float,
+        "s",
+        default=2.0,
+        is_open=True,
+        scope=WORKER,
+        doc="The keep-alive timeout under full pressure. A keep_alive_timeout below it stays what it is.",
+        reason="Still enough for the assets of a page over one connection. Envoy's figure.",
+    )
+    when_full: str = field(
+        str,
+        default="wait",
+        choices=("wait", "reject"),
+        scope=WORKER,
+        doc="When every place is taken and nobody can be closed: `wait` leaves new connections in the"
+        " kernel's backlog, `reject` answers 503 with Retry-After.",
+        reason="A place is usually free within milliseconds; behind a load balancer that retries elsewhere, reject.",
+        apache="wait (ListenBackLog)",
+        nginx="wait",
+        haproxy="wait",
+    )
+    retry_after: int = field(
+        int,
+        "s",
+        default=1,
+        low=1,
+        high=86_400,
+        scope=WORKER,
+        doc="Retry-After of the 503 that when_full=reject answers.",
+        reason="The smallest wait that the field can name.",
+    )
+
+    # -- limits of a request -----------------------------------------------------------------------------
+
+    max_head_bytes: int = field(
+        int,
+        "bytes",
+        default=32_768,
+        low=64,
+        high=16_777_216,
+        doc="Request line and fields together. Then 431.",
+        reason="Room for large cookies, and for what proxies add. As much as nginx takes.",
+        nginx="large_client_header_buffers",
+        haproxy="tune.bufsize",
+    )
+    max_target_bytes: int = field(
+        int,
+        "bytes",
+        default=8192,
+        low=1,
+        high=16_777_216,
+        doc="The request target. Then 414.",
+        reason="RFC 9112 section 3 asks for 8000 at least.",
+        apache="LimitRequestLine",
+        nginx="large_client_header_buffers (one of them)",
+    )
+    max_headers: int = field(
+        int,
+        "fields",
+        default=100,
+        low=1,
+        high=1024,
+        doc="Field lines of a head. Then 431.",
+        reason="Browsers send about 15, chains of proxies 40. Apache's figure.",
+        apache="LimitRequestFields",
+        nginx="max_headers",
+        haproxy="tune.http.maxhdr",
+    )
+    max_header_bytes: int = field(
+        int,
+        "bytes",
+        default=16384,
+        low=16,
+        high=16_777_216,
+        doc="One field line. Then 431.",
+        reason="A large cookie or token fits; Apache and nginx stop at half of it.",
+        apache="LimitRequestFieldSize",
+        nginx="large_client_header_buffers (one of them)",
+    )
+    max_chunk_line_bytes: int = field(
+        int,
+        "bytes",
+        default=256,
+        low=16,
+        high=65_536,
+        doc="Size and extensions of one chunk. Then 400.",
+        reason="Nobody sends extensions; unlimited ones are a way to send without sending (RFC 9112 section 7.1.1).",
+    )
+    max_trailer_bytes: int = field(
+        int,
+        "bytes",
+        default=4096,
+        high=16_777_216,
+        doc="The whole trailer section. Then 431.",
+        reason="Trailers carry a checksum or a status.",
+        apache="LimitRequestFieldSize",
+    )
+    max_body_bytes: int = field(
+        int,
+        "bytes",
+        default=1 << 30,
+        high=(1 << 63) - 1,
+        zero="no limit",
+        scope=REQUEST,
+        doc="Content of one request. Then 413.",
+        reason="Bodies are streamed, so size alone harms nobody; a limit still ends what has no end. Apache's figure.",
+        apache="LimitRequestBody",
+        nginx="client_max_body_size",
+    )
+
+    # -- going away --------------------------------------------------------------------------------------
+
+    drain_lame_duck: float = field(
+        float,
+        "s",
+        default=0.0,
+        scope=WORKER,
+        doc="After SIGTERM, how long the worker says it is not ready while it still accepts.",
+        reason="For load balancers that ask; without one it is time lost.",
+        haproxy="grace",
+    )
+    drain_grace: float = field(
+        float,
+        "s",
+        default=2.0,
+        scope=WORKER,
+        doc="After SIGTERM, how long idle connections stay answerable; their next response says Connection:"
+        " close. SIGINT: none.",
+        reason="A request that is already under way on an idle connection is answered instead of lost.",
+        nginx="keepalive_min_timeout",
+    )
+    drain_spread: float = field(
+        float,
+        "s",
+        default=1.0,
+        scope=WORKER,
+        doc="Idle connections are closed spread over this long after the grace. SIGINT: none.",
+        reason="The clients do not all reconnect in the same instant.",
+        haproxy="close-spread-time",
+    )
+    drain_timeout: float = field(
+        float,
+        "s",
+        default=30.0,
+        scope=WORKER,
+        zero="at once",
+        doc="When the drain ends, whatever is still open; it also cuts grace and spread short.",
+        reason="What process managers wait before they kill.",
+        apache="GracefulShutdownTimeout",
+        nginx="worker_shutdown_timeout",
+        haproxy="hard-stop-after",
+    )
+
+    # -- combinations ---------------------------------------------------------------------------------------
+
+    def _check_together(self) -> None:
+        if self.pressure_start > self.pressure_full:
+            raise clash(self, "pressure_start", "pressure_full", "must not be above it")
+        if self.max_connections_per_client > self.max_connections:
+            raise clash(self, "max_connections_per_client", "max_connections", "could never be reached")
+        if self.max_head_bytes > self.max_buffer_bytes:
+            raise clash(self, "max_head_bytes", "max_buffer_bytes", "one head must fit into it")
+        if self.min_request_body_rate and not self.request_body_timeout:
+            raise clash(self, "min_request_body_rate", "request_body_timeout", RATE_NEEDS_GAP)
+        if self.min_send_rate and not self.send_timeout:
+            raise clash(self, "min_send_rate", "send_timeout", RATE_NEEDS_GAP)
+
+    # -- what it says, and where it comes from --------------------------------------------------------------
+
+    def response_fields(
+        self, *, http_version: str = "1.1", responses: int = 1, timeout: float | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """What a response says about persistence: (lower-case name, value) pairs for a host without a table.
+
+        http_version: of the request, "1.0", "1.1", "2" or "3". From HTTP/2 on there are none: persistence is
+                      the default there and such fields make a message malformed (RFC 9113 section 8.2.2).
+        responses:    how many responses the connection has had, this one included; the one that reaches
+                      max_keep_alive_requests says close.
+        timeout:      the current keep-alive timeout in seconds, where it is not keep_alive_timeout.
+        ValueError for another version or responses < 1. About 1 us.
+        """
+        return response_fields(self, http_version, responses, timeout)
+
+    def limits(self) -> Limits:
+        """The limits of a request, for `parse_head` and `RequestParser`."""
+        from kacore._core import Limits
+
+        no_limit = int(self.__fields__["max_body_bytes"].high)
+        return Limits(
+            max_head_bytes=self.max_head_bytes,
+            max_target_bytes=self.max_target_bytes,
+            max_headers=self.max_headers,
+            max_header_bytes=self.max_header_bytes,
+            max_chunk_line_bytes=self.max_chunk_line_bytes,
+            max_trailer_bytes=self.max_trailer_bytes,
+            max_body_bytes=self.max_body_bytes or no_limit,
+        )
+
+    @classmethod
+    def from_apache(cls, text: str, *, base: str | None = None) -> Policy:
+        """The policy that the server-wide part of an Apache configuration asks for; `report` says what became
+        of every line. `PolicySet.from_apache` also takes its sites. See kacore.policy.apache.read."""
+        from kacore.policy import apache
+
+        return apache.read(text, base=base).policy()
+
+    @classmethod
+    def from_nginx(cls, text: str, *, base: str | None = None) -> Policy:
+        """The policy that the http and events blocks of an nginx configuration ask for; `report` says what
+        became of every line. `PolicySet.from_nginx` also takes its servers. See kacore.policy.nginx.read."""
+        from kacore.policy import nginx
+
+        return nginx.read(text, base=base).policy()
+
+
+# A rate is judged when bytes move; without a gap nothing would ever happen to who sends none.
+RATE_NEEDS_GAP = "only the gap catches who is silent; set both to 0 for no limit"
+
+
+def clash(policy: Policy, name: str, other: str, rule: str) -> PolicyError:
+    value, limit = show(getattr(policy, name)), show(getattr(policy, other))
+    return PolicyError(f"{name}={value} does not go with {other}={limit}: {rule}", name)

@@ -1,0 +1,121 @@
+"""Where the values of a policy come from, and which of them counts: defaults < another server's configuration
+< kacore.toml < environment < command line. For every field it is remembered who said it.
+
+The later one wins field by field. Rules are not merged: those of kacore.toml are tried before those that
+another server's configuration became.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from kacore.policy.fields import PolicyError, Value, unknown
+from kacore.policy.policy import Policy
+from kacore.policy.rules import PolicySet, Rule
+
+# Switches of the build and of the compiled core, which are no policy.
+OTHER_VARIABLES = frozenset(("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE", "KACORE_SIMD"))
+PREFIX = "KACORE_"
+
+
+class Sources:
+    """Collects values from their sources, the later over the earlier, and makes the policy of them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}  # of every field in `values`
+        self.rules: list[Rule] = []
+        self.rule_origins: list[str] = []
+        self.report: tuple[Any, ...] = ()
+
+    def add(self, values: Mapping[str, Value], origin: str | Mapping[str, str]) -> None:
+        """origin: one for all, or that of each field."""
+        for name, value in values.items():
+            self.values[name] = value
+            self.origins[name] = origin if isinstance(origin, str) else origin[name]
+
+    def add_rules(self, rules: list[Rule], origin: str) -> None:
+        """Before those that are there already."""
+        self.rules[:0] = rules
+        self.rule_origins[:0] = [origin] * len(rules)
+
+    def add_apache(self, path: str, htaccess: Mapping[str, str] | None = None) -> None:
+        """htaccess: site name -> path of its .htaccess."""
+        from kacore.policy import apache
+        from kacore.policy.report import read_text
+
+        texts = {site: read_text(name) for site, name in (htaccess or {}).items()}
+        self._add_reading(apache.read(read_text(path), base=folder(path), file=path, htaccess=texts), path)
+
+    def add_nginx(self, path: str) -> None:
+        from kacore.policy import nginx
+        from kacore.policy.report import read_text
+
+        self._add_reading(nginx.read(read_text(path), base=folder(path), file=path), path)
+
+    def _add_reading(self, found: Any, path: str) -> None:
+        self.add(found.server.changes, found.server.origins)
+        self.add_rules(found.rules(), path)
+        self.report += found.report
+
+    def add_toml(self, path: str, tables: Collection[str] = ()) -> None:
+        from kacore.policy import toml
+
+        with open(path, encoding="utf-8") as file:
+            try:
+                text = file.read()
+            except UnicodeDecodeError as error:
+                raise PolicyError(f"{path}: must be UTF-8: {error}") from None
+        values, rules = toml.read(text, path, tables)
+        self.add(values, f"{path} [policy]")
+        self.add_rules(rules, path)
+
+    def add_environment(self, environ: Mapping[str, str], others: Collection[str] = ()) -> None:
+        """Every KACORE_* variable must be a field's, or one of `others`. PolicyError names the variable."""
+        for name, text in environ.items():
+            if not name.startswith(PREFIX) or name in OTHER_VARIABLES or name in others:
+                continue
+            key = name.removeprefix(PREFIX).lower()
+            if key not in Policy.__fields__ or name != PREFIX + key.upper():
+                known = [PREFIX + field.upper() for field in Policy.__fields__]
+                raise PolicyError(f"environment: {unknown(name, [*known, *others])}")
+            self.add({key: parse(key, text, f"environment variable {name}")}, name)
+
+    def add_flags(self, args: object) -> None:
+        """args: the parsed command line; attributes that are missing or None were not given."""
+        for key, what in Policy.__fields__.items():
+            given = getattr(args, key, None)
+            if given is not None:
+                flag = "--" + ("no-" if given is False else "") + key.replace("_", "-")
+                self.add({key: parse(key, given, flag) if isinstance(given, str) else what.check(given)}, flag)
+
+    def policy_set(self) -> PolicySet:
+        """PolicyError for values that do not go together says where they came from."""
+        import re
+
+        try:
+            made = PolicySet(Policy(**self.values), self.rules)
+        except PolicyError as error:
+            named = re.findall(r"\w+", str(error))
+            said = [f"{name} from {self.origins[name]}" for name in self.origins if name in named]
+            raise PolicyError(f"{error}" + (f" ({', '.join(said)})" if said else ""), error.field) from None
+        object.__setattr__(made.default, "_report", self.report)
+        object.__setattr__(made, "report", self.report)
+        return made
+
+    def origin(self, field: str) -> str:
+        return self.origins.get(field, "default")
+
+
+def parse(field: str, text: str, origin: str) -> Value:
+    try:
+        return Policy.__fields__[field].parse(text)
+    except PolicyError as error:
+        raise PolicyError(f"{origin}: {error}", field) from None
+
+
+def folder(path: str) -> str:
+    import os
+
+    return os.path.dirname(os.path.abspath(path))

@@ -1,0 +1,10 @@
+"""Serving applications: `Server`, and what it is made of.
+
+Server owns the listening sockets, the table, the engine and the loop's side of an application's life (lifespan,
+signals, draining). It moves no byte and decides nothing about a connection: the engine and the policy do.
+"""
+
+from kacore.server.loading import UsageError, detect_interface, load
+from kacore.server.server import Server
+
+__all__ = ["Server", "UsageError", "detect_interface", "load"]

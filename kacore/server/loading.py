@@ -1,0 +1,86 @@
+"""From the text "module:name" to an application, and which of the three interfaces it speaks.
+
+Every mistake a user can make here is a UsageError: one line that names the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+Interface = Literal["asgi", "wsgi", "handler"]
+INTERFACES: tuple[Interface, ...] = ("asgi", "wsgi", "handler")
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done. The message is one line, meant for the user."""
+
+
+def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
+    """The application that "module:name" names; the name may be dotted, and without one it is `app` or `application`.
+
+    app_dir: put first on the import path. factory: call what was found, without arguments, and serve what it returns.
+    Raises UsageError for what is not there; an error inside the module goes on as it is.
+    """
+    module_name, _, path = target.partition(":")
+    if not module_name or (":" in target and not path):
+        raise UsageError(f'{target!r} is not of the form "module:name"')
+    where = os.path.abspath(app_dir)
+    if where not in sys.path:
+        sys.path.insert(0, where)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the module is there, and imports something that is not
+        raise UsageError(f"no module {error.name!r} (looked for {target!r} in {where} first)") from None
+    app: Any = module
+    for name in path.split(".") if path else [first_present(module, target)]:
+        if not hasattr(app, name):
+            raise UsageError(f"{module_name!r} has no {path!r} (looked for {target!r})")
+        app = getattr(app, name)
+    if factory:
+        app = app()
+    if not callable(app):
+        raise UsageError(f"{target!r} is {type(app).__name__}, which is not callable: no application")
+    return app
+
+
+def first_present(module: Any, target: str) -> str:
+    for name in ("app", "application"):
+        if hasattr(module, name):
+            return name
+    raise UsageError(f'{target!r} has neither "app" nor "application"; name it: "{target}:name"')
+
+
+def detect_interface(app: Callable[..., Any]) -> Interface:
+    """ASGI takes (scope, receive, send), WSGI (environ, start_response), a handler (request).
+
+    Told apart by the number of arguments that must be given. UsageError when that says nothing.
+    """
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        parameters = cast("Any", ())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    n_needed = sum(p.default is p.empty for p in positional)
+    if n_needed == 3:
+        return "asgi"
+    if n_needed == 2:
+        return "wsgi"
+    if n_needed == 1:
+        return "handler"
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and is_async(app):
+        return "asgi"
+    raise UsageError(
+        f"cannot tell the interface of {app!r}: it takes neither (scope, receive, send) nor (environ, start_response) "
+        "nor (request); say --interface asgi, wsgi or handler"
+    )
+
+
+def is_async(app: Any) -> bool:
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004

@@ -1,0 +1,233 @@
+# Plain handlers: a Request in, bytes, str or a Response out; sync or async. For those who embed the server.
+
+cdef extern from "Python.h":
+    bint PyCoro_CheckExact(object) noexcept
+
+
+cdef class Request:
+    """One request with its whole content. Every attribute is decoded when it is asked for.
+
+    The content is complete before the handler is called; `max_body_bytes` of the policy bounds it.
+    """
+    cdef Head _head
+    cdef Collector _collector
+    cdef tuple _client, _server
+    cdef bytes _body
+
+    @property
+    def head(self):
+        """The Head, with everything as it was sent."""
+        return self._head
+
+    @property
+    def method(self):
+        """str: "GET"."""
+        return self._head.method
+
+    @property
+    def target(self):
+        """str, the request target as sent: "/a%20b?c=d"."""
+        return (<bytes>self._head.target).decode("ascii")
+
+    @property
+    def path(self):
+        """str, decoded, without the query: "/a b"."""
+        return unquoted(head_bytes(self._head), self._head.c.path, False)
+
+    @property
+    def query(self):
+        """str, what follows "?", not decoded; "" when there is none."""
+        return bytes_at(head_bytes(self._head), self._head.c.query).decode("ascii")
+
+    @property
+    def version(self):
+        """str: "1.1" or "1.0"."""
+        return self._head.version
+
+    @property
+    def headers(self):
+        """A new list of (lower-cased name, value), bytes both, in the order sent."""
+        return self._head.headers
+
+    @property
+    def body(self):
+        """bytes: the content, b"" when there is none."""
+        if self._body is None:
+            self._body = b"" if self._collector is None else self._collector.as_bytes()
+        return self._body
+
+    @property
+    def client(self):
+        """(host, port) of the client, or None on a unix socket."""
+        return self._client
+
+    @property
+    def server(self):
+        """(host, port) of the listener, or (path, None)."""
+        return self._server
+
+    def get(self, name, default=None):
+        """The value (str, Latin-1) of a field by its name in any case, or `default`."""
+        value = self._head.get(name)
+        return default if value is None else (<bytes>value).decode("latin-1")
+
+    def __repr__(self):
+        return f"<Request {self.method} {self.target}>"
+
+
+cdef class Response:
+    """body: bytes, str (sent as UTF-8) or an iterable of bytes; status: int; headers: pairs of str or bytes.
+
+    Content-Length, the framing and persistence are the server's; `Connection: close` among the headers closes.
+    """
+    cdef public object body
+    cdef public unsigned status
+    cdef public object headers
+
+    def __init__(self, body=b"", status=200, headers=()):
+        self.body = body
+        self.status = status
+        self.headers = headers
+
+    def __repr__(self):
+        return f"<Response {self.status}>"
+
+
+cdef class HandlerExchange(CollectedExchange):
+    cdef HandlerApplication app
+    cdef Request request
+    cdef object task
+    cdef object rest       # iterator over what is still to be sent
+
+    cdef int complete(self) except -1:
+        self.request._collector = self.collector
+        try:
+            result = self.app.handler(self.request)
+            if hasattr(result, "__await__"):
+                self.task = self.app.runner.start(result if iscoroutine(result) else as_coroutine(result))
+                if self.task is not None:
+                    self.task.add_done_callback(self.finished)
+                    return 0
+                result = self.app.runner.take_value()
+            self.answer(result)
+        except ClientGone:
+            pass
+        except Exception:
+            self.failed()
+        return 0
+
+    def finished(self, task):
+        """The task of an async handler is done."""
+        self.task = None
+        if task.cancelled():
+            self.refuse(500, b"the handler was cancelled")
+            return
+        error = task.exception()
+        try:
+            if error is not None:
+                raise error
+            self.answer(task.result())
+        except ClientGone:
+            pass
+        except Exception:
+            self.failed()
+
+    cdef int failed(self) except -1:
+        if self.talk == NULL:
+            return 0
+        self.app.logger.error("the handler failed on %s %s", self.request.method, self.request.target, exc_info=True)
+        return self.refuse(500, b"Internal Server Error")
+
+    cdef int answer(self, object result) except -1:
+        cdef unsigned status = 200
+        cdef object headers = ()
+        cdef object body = result
+        if isinstance(result, Response):
+            status = (<Response>result).status
+            headers = (<Response>result).headers
+            body = (<Response>result).body
+        elif isinstance(result, str):
+            headers = TEXT_HEADERS
+        if isinstance(body, str):
+            body = (<str>body).encode()
+        if isinstance(body, (bytes, bytearray, memoryview)):
+            self.write_head(status, headers, len(body))
+            return self.write(body, False)
+        if body is None or not hasattr(body, "__iter__"):
+            raise LocalError(f"a handler returns bytes, str or Response, not {type(result).__name__}")
+        self.write_head(status, headers, -1)
+        self.rest = iter(body)
+        return self.advance()
+
+    cdef int advance(self) except -1:
+        """Send what the iterable gives, while the client takes it."""
+        while not self.is_held():
+            for piece in self.rest:
+                break
+            else:
+                self.rest = None
+                return self.write(b"", False)
+            if piece:
+                self.write(piece, True)
+        return 0
+
+    cdef int news(self, ka_news news) except -1:
+        if news == KA_NEWS_LOW and self.rest is not None:
+            try:
+                self.advance()
+            except ClientGone:
+                self.rest = None
+            except Exception:
+                self.rest = None
+                self.failed()
+            return 0
+        return CollectedExchange.news(self, news)
+
+    cdef int lost(self) except -1:
+        self.rest = None
+        if self.task is not None:
+            self.task.cancel()
+        if self.collector is not None:
+            self.collector.close()
+        return 0
+
+
+cdef tuple TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
+
+
+cdef bint iscoroutine(object awaitable):
+    """A coroutine of `async def`, without the search through abstract base classes."""
+    return PyCoro_CheckExact(awaitable)
+
+
+async def as_coroutine(awaitable):
+    return await awaitable
+
+
+cdef class HandlerApplication(Application):
+    """handler(Request) -> bytes | str | Response, or an awaitable of one. loop: for awaitables."""
+    cdef readonly object handler
+    cdef readonly Runner runner
+
+    def __init__(self, handler, loop, logger):
+        self.handler = handler
+        self.logger = logger
+        self.runner = Runner(loop)
+
+    cdef int leave(self) except -1:
+        return self.runner.leave()
+
+    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+        cdef HandlerExchange exchange = HandlerExchange.__new__(HandlerExchange)
+        cdef Request request = Request.__new__(Request)
+        request._head = make_head(ka_talk_head_bytes(talk), head, fields)
+        request._client = port.client_of(talk)
+        request._server = port.server_of(talk)
+        exchange.app = self
+        exchange.request = request
+        exchange.attach(port, talk)
+        try:
+            exchange.collect()
+        except ClientGone:
+            pass
+        return 0

@@ -1,0 +1,116 @@
+/* ka_buf.c: see ka_buf.h. */
+#include "ka_buf.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Size classes grow by four: a partial head that outgrows one moves at most three times. */
+static size_t size_of_class(unsigned k) { return (size_t)KA_BUF_MIN << (2 * k); }
+
+static unsigned class_for(size_t room)
+{
+    unsigned k = 0;
+    while (k < KA_BUF_SIZES && size_of_class(k) < room)
+        k++;
+    return k;
+}
+
+void ka_pool_init(ka_pool *pool, size_t max_bytes, void (*release)(void *owner))
+{
+    memset(pool, 0, sizeof *pool);
+    pool->max_bytes = max_bytes;
+    pool->release = release;
+}
+
+void ka_pool_free(ka_pool *pool)
+{
+    for (unsigned k = 0; k < KA_BUF_SIZES; k++) {
+        while (pool->free[k]) {
+            ka_buf *buf = pool->free[k];
+            pool->free[k] = buf->next;
+            free(buf);
+        }
+    }
+    pool->kept_bytes = 0;
+}
+
+ka_buf *ka_buf_take(ka_pool *pool, size_t room)
+{
+    unsigned k = class_for(room);
+    size_t cap = k < KA_BUF_SIZES ? size_of_class(k) : room;
+    ka_buf *buf = NULL;
+    if (ka_unlikely(pool->lent_bytes + cap > pool->max_bytes || cap > UINT32_MAX)) {
+        pool->refused++;
+        return NULL;
+    }
+    if (k < KA_BUF_SIZES && pool->free[k]) {
+        buf = pool->free[k];
+        pool->free[k] = buf->next;
+        pool->kept_bytes -= cap;
+    } else if ((buf = malloc(sizeof *buf + cap)) == NULL) {
+        pool->refused++;
+        return NULL;
+    }
+    pool->lent_bytes += cap;
+    buf->next = NULL;
+    buf->ptr = buf->data;
+    buf->owner = NULL;
+    buf->start = buf->end = 0;
+    buf->file_off = 0;
+    buf->fd = -1;
+    buf->cap = (uint32_t)cap;
+    return buf;
+}
+
+static ka_buf *refer(ka_pool *pool, const char *ptr, int fd, int64_t off, size_t len, void *owner)
+{
+    ka_buf *buf = malloc(sizeof *buf);
+    if (buf == NULL) {
+        pool->refused++;
+        if (owner)
+            pool->release(owner);
+        return NULL;
+    }
+    *buf = (ka_buf){.ptr = ptr, .owner = owner, .end = len, .file_off = off, .fd = fd};
+    return buf;
+}
+
+ka_buf *ka_buf_refer(ka_pool *pool, const char *ptr, size_t len, void *owner)
+{
+    return refer(pool, ptr, -1, 0, len, owner);
+}
+
+ka_buf *ka_buf_refer_file(ka_pool *pool, int fd, int64_t off, size_t len, void *owner)
+{
+    return refer(pool, NULL, fd, off, len, owner);
+}
+
+void ka_buf_give(ka_pool *pool, ka_buf *buf)
+{
+    if (buf->cap == 0) {
+        void *owner = buf->owner;
+        free(buf);
+        if (owner)
+            pool->release(owner); /* last: it may run arbitrary code */
+        return;
+    }
+    size_t cap = buf->cap;
+    unsigned k = class_for(cap);
+    pool->lent_bytes -= cap;
+    if (k < KA_BUF_SIZES && pool->kept_bytes + cap <= KA_BUF_KEEP) {
+        buf->next = pool->free[k];
+        pool->free[k] = buf;
+        pool->kept_bytes += cap;
+    } else {
+        free(buf);
+    }
+}
+
+void ka_buf_give_all(ka_pool *pool, ka_buf *list)
+{
+    while (list) {
+        ka_buf *next = list->next;
+        ka_buf_give(pool, list);
+        list = next;
+    }
+}

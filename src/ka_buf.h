@@ -1,0 +1,52 @@
+/* ka_buf.h: the buffers a connection borrows while it has unparsed or unsent bytes, and the pool they come from.
+ *
+ * An idle connection holds none. A buffer either has its own bytes (taken from the pool, in one of a few sizes) or
+ * refers to somebody else's (a response body: never copied, released through the pool's `release` when sent).
+ * The pool counts every byte it has lent and refuses at `max_bytes`; it keeps a bounded number of free buffers warm. */
+#ifndef KA_BUF_H
+#define KA_BUF_H
+
+#include "ka_base.h"
+
+typedef struct ka_buf {
+    struct ka_buf *next;   /* the owner's list, or the pool's free list */
+    const char *ptr;       /* own bytes at `data`, or the owner's bytes */
+    void *owner;           /* NULL: own bytes; else released by the pool's `release` */
+    size_t start, end;     /* unread bytes: ptr[start..end) */
+    int64_t file_off;      /* with fd >= 0: where in the file `start` is counted from */
+    int fd;                /* >= 0: bytes of this file, sent by sendfile; not owned, `owner` keeps it open */
+    uint32_t cap;          /* own bytes: room at `data`; 0 for a reference */
+    char data[];
+} ka_buf;
+
+enum { KA_BUF_SIZES = 4, KA_BUF_MIN = 2048, KA_BUF_KEEP = 1 << 20 };
+
+typedef struct {
+    ka_buf *free[KA_BUF_SIZES];  /* 2 KiB, 8 KiB, 32 KiB, 128 KiB */
+    size_t lent_bytes;           /* own bytes in use */
+    size_t kept_bytes;           /* own bytes on the free lists; at most KA_BUF_KEEP */
+    size_t max_bytes;            /* cap on lent_bytes */
+    size_t refused;              /* how often the cap or malloc said no */
+    void (*release)(void *owner);
+} ka_pool;
+
+void ka_pool_init(ka_pool *pool, size_t max_bytes, void (*release)(void *owner));
+void ka_pool_free(ka_pool *pool);
+
+/* A buffer with room for at least `room` bytes, or NULL at the cap or out of memory. */
+ka_buf *ka_buf_take(ka_pool *pool, size_t room);
+
+/* A buffer that refers to ptr[0..len); takes over the caller's hold on `owner`, also when it returns NULL. */
+ka_buf *ka_buf_refer(ka_pool *pool, const char *ptr, size_t len, void *owner);
+
+/* The same for bytes [off, off+len) of an open file. */
+ka_buf *ka_buf_refer_file(ka_pool *pool, int fd, int64_t off, size_t len, void *owner);
+
+void ka_buf_give(ka_pool *pool, ka_buf *buf);
+void ka_buf_give_all(ka_pool *pool, ka_buf *list);
+
+static inline size_t ka_buf_len(const ka_buf *buf) { return buf->end - buf->start; }
+/* Bytes that can still be written behind `end`: none in a reference. */
+static inline size_t ka_buf_room(const ka_buf *buf) { return buf->cap ? buf->cap - buf->end : 0; }
+
+#endif

@@ -1,0 +1,793 @@
+/* ka_conn.c: the life of a connection. The transition table stands here, and nobody else changes a phase.
+ *
+ * Times inside are table time: nanoseconds since the table's first `now` (ka_store_clock). A slot stores when it
+ * entered its phase, never when that ends, so a limit can change for a million connections by changing one number.
+ * `due` is a lower bound of the earliest deadline: a tick before it looks at nothing else. It stays a bound because a
+ * queue's members only come after its head; what can move a deadline earlier (a new head, a policy, pressure, drain)
+ * lowers or resets it. */
+#include "ka_conn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NEVER INT64_MAX
+#define UNKNOWN INT64_MIN
+#define LONGEST ((int64_t)1 << 60) /* limits are cut to it, so that since + limit cannot overflow */
+#define SECOND ((int64_t)1000000000)
+
+struct ka_table {
+    ka_store     store;
+    ka_counters *counters;   /* the caller's */
+    int64_t      due;        /* nothing is due before; UNKNOWN when it must be found again */
+    double       relief;     /* 1: no pressure, 0: timeouts at their minimum */
+    double       start_n, full_n; /* connections between which relief falls from 1 to 0 */
+    uint64_t     jitter_seed;
+    int64_t      grace_end, spread, deadline; /* of the drain */
+    uint32_t     ramp_from;  /* idle connections when the grace ended; 0 = it has not */
+    uint8_t      is_draining;
+    ka_capacity  capacity;
+    ka_policy    policy[KA_N_CLASSES];
+    int64_t      age_span[KA_N_CLASSES]; /* what age_jitter_permille makes of max_age_ns */
+};
+
+const ka_policy ka_policy_default = {
+    .timeout_ns = {[KA_HANDSHAKE] = 20 * SECOND,
+                   [KA_NEW] = 30 * SECOND,
+                   [KA_HEAD] = 20 * SECOND,
+                   [KA_BODY] = 30 * SECOND,
+                   [KA_WRITE] = 60 * SECOND,
+                   [KA_IDLE] = 75 * SECOND,
+                   [KA_LINGER] = 2 * SECOND},
+    .rate_window_ns = 5 * SECOND,
+    .min_body_rate = 240,
+    .min_send_rate = 240,
+    .max_age_ns = 3600 * SECOND,
+    .age_jitter_permille = 100,
+    .linger_bytes = 64 << 10,
+    .advertise_margin_ns = SECOND,
+    .max_body_bytes = INT64_MAX,
+    .keep_alive = 1,
+    .advertise = 1,
+};
+
+const ka_capacity ka_capacity_default = {
+    .max_connections = 10000,
+    .prefix_v4 = 32,
+    .prefix_v6 = 64,
+    .pressure_start = 0.85,
+    .pressure_full = 0.95,
+    .pressure_min_timeout_ns = 2 * SECOND,
+};
+
+/* ---- the transition table ---- */
+
+#define ROW(event, from, to) [KA_EV_##event][KA_##from] = KA_##to,
+static const uint8_t next_phase[KA_N_EVENTS][KA_N_PHASES] = {
+    ROW(HANDSHAKE_DONE, HANDSHAKE, NEW)
+    ROW(RECEIVED, NEW, HEAD)
+    ROW(RECEIVED, IDLE, HEAD)
+    ROW(HEAD_DONE, NEW, BUSY)
+    ROW(HEAD_DONE, HEAD, BUSY)
+    ROW(HEAD_DONE, IDLE, BUSY)
+    ROW(BODY_WANTED, BUSY, BODY)
+    ROW(BODY_ARRIVED, BODY, BUSY)
+    ROW(BLOCKED, HEAD, WRITE)
+    ROW(BLOCKED, BUSY, WRITE)
+    ROW(BLOCKED, BODY, WRITE)
+    ROW(UNBLOCKED, WRITE, BUSY)
+    ROW(RESPONDED, BUSY, IDLE)
+    ROW(RESPONDED, BODY, IDLE)
+    ROW(RESPONDED, WRITE, IDLE)
+    ROW(LINGERING, NEW, LINGER)
+    ROW(LINGERING, HEAD, LINGER)
+    ROW(LINGERING, BODY, LINGER)
+    ROW(LINGERING, BUSY, LINGER)
+    ROW(LINGERING, WRITE, LINGER)
+    ROW(LINGERING, IDLE, LINGER)
+    ROW(TUNNELLED, BUSY, TUNNEL)
+    ROW(TUNNELLED, BODY, TUNNEL)
+    ROW(TUNNELLED, WRITE, TUNNEL)
+    ROW(STREAM_OPENED, NEW, BUSY)
+    ROW(STREAM_OPENED, HEAD, BUSY)
+    ROW(STREAM_OPENED, IDLE, BUSY)
+    ROW(STREAM_OPENED, BUSY, BUSY)
+    ROW(STREAM_CLOSED, BUSY, IDLE)
+};
+
+/* What happens in a phase when its limit is over. */
+static const struct {
+    uint8_t action, cause;
+} at_limit[KA_N_PHASES] = {
+    [KA_HANDSHAKE] = {KA_DO_CLOSE, KA_CAUSE_HANDSHAKE_TIMEOUT},
+    [KA_NEW] = {KA_DO_CLOSE, KA_CAUSE_FIRST_BYTE_TIMEOUT},
+    [KA_HEAD] = {KA_DO_ANSWER_408, KA_CAUSE_HEADER_TIMEOUT},
+    [KA_BODY] = {KA_DO_ANSWER_408, KA_CAUSE_BODY_TIMEOUT},
+    [KA_BUSY] = {KA_DO_ANSWER_503, KA_CAUSE_HANDLER_TIMEOUT},
+    [KA_WRITE] = {KA_DO_CLOSE, KA_CAUSE_SEND_TIMEOUT},
+    [KA_IDLE] = {KA_DO_HALF_CLOSE, KA_CAUSE_IDLE_TIMEOUT},
+    [KA_LINGER] = {KA_DO_CLOSE, KA_CAUSE_ERROR}, /* unless it is known what it lingers for */
+    [KA_TUNNEL] = {KA_DO_CLOSE, KA_CAUSE_UPGRADED},
+};
+
+/* ---- time ---- */
+
+static inline int64_t clock_of(ka_table *t, int64_t now)
+{
+    now = ka_store_clock(&t->store, now);
+    if (ka_unlikely(t->is_draining) && t->ramp_from == 0 && now >= t->grace_end) {
+        uint32_t n_idle = t->store.n_in[KA_IDLE];
+        t->ramp_from = n_idle ? n_idle : 1;
+        t->due = UNKNOWN;
+    }
+    return now;
+}
+
+/* The limit of a phase, 0 = none. Under pressure an idle timeout lies between itself and the minimum. */
+static int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase)
+{
+    int64_t limit = t->policy[klass].timeout_ns[phase];
+    if (phase == KA_IDLE && t->relief < 1.0) {
+        int64_t least = t->capacity.pressure_min_timeout_ns;
+        if (limit > least) limit = least + (int64_t)((double)(limit - least) * t->relief);
+        if (limit == 0 && t->policy[klass].timeout_ns[phase]) limit = 1;
+    }
+    return limit;
+}
+
+/* When the drain ends a phase. Of n idle ones left the next goes when as many of the spread's share are gone. */
+static int64_t drain_due(const ka_table *t, unsigned phase)
+{
+    int64_t due = t->deadline;
+    if (phase == KA_IDLE) {
+        int64_t  ramp = t->grace_end;
+        uint32_t n = t->store.n_in[KA_IDLE];
+        if (n < t->ramp_from) ramp += (int64_t)((__int128)t->spread * (t->ramp_from - n) / t->ramp_from);
+        if (ramp < due) due = ramp;
+    } else if (phase == KA_NEW && t->grace_end + t->spread < due) {
+        due = t->grace_end + t->spread; /* silent so far, so nothing is lost */
+    }
+    return due;
+}
+
+static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64_t since)
+{
+    int64_t limit = limit_of(t, klass, phase);
+    int64_t due = limit ? since + limit : NEVER;
+    if (t->is_draining) {
+        int64_t drained = drain_due(t, phase);
+        if (drained < due) due = drained;
+    }
+    return due;
+}
+
+/* The earliest deadline of all, and whose it is: among equals the longest in its phase. O(queues in use). */
+static int64_t earliest(ka_table *t, uint32_t *which)
+{
+    const ka_store *s = &t->store;
+    int64_t         best = NEVER, best_since = NEVER;
+    *which = 0;
+    for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++) {
+        for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
+            unsigned klass = (unsigned)__builtin_ctzll(classes);
+            uint32_t i = ka_queue_head(s, phase, klass);
+            int64_t  since = ka_slot_since(ka_store_slot(s, i));
+            int64_t  due = head_due(t, klass, phase, since);
+            if (due < best || (due == best && due != NEVER && since < best_since)) {
+                best = due;
+                best_since = since;
+                *which = i;
+            }
+        }
+    }
+    return best;
+}
+
+/* A slot has just come into a queue: only a new head can bring the earliest deadline. */
+static inline void note_due(ka_table *t, const ka_slot *slot, int is_head)
+{
+    if (ka_unlikely(t->is_draining)) {
+        t->due = UNKNOWN;
+    } else if (is_head) {
+        int64_t due = head_due(t, ka_slot_class(slot), ka_slot_phase(slot), ka_slot_since(slot));
+        if (due < t->due) t->due = due;
+    }
+}
+
+static void update_pressure(ka_table *t)
+{
+    double n = t->store.n_open, relief = 1.0;
+    if (n > t->start_n) relief = n < t->full_n ? (t->full_n - n) / (t->full_n - t->start_n) : 0.0;
+    if (relief < t->relief) t->due = UNKNOWN;
+    if (relief > t->relief) t->store.head_left = 1; /* the bound is still one, but no longer the truth */
+    t->relief = relief;
+}
+
+/* ---- the whole table ---- */
+
+static int capacity_is_valid(const ka_capacity *c)
+{
+    return c->max_connections >= 1 && c->max_connections <= KA_MAX_CONNECTIONS && c->prefix_v4 <= 32 &&
+           c->prefix_v6 <= 128 && c->min_idle_before_evict_ns >= 0 && c->pressure_min_timeout_ns >= 0 &&
+           c->pressure_start >= 0 && c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
+}
+
+int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
+{
+    if (!capacity_is_valid(capacity)) return KA_EINVAL;
+    t->capacity = *capacity;
+    uint32_t quarter = capacity->max_connections / 4;
+    uint32_t share = capacity->client_share ? capacity->client_share : quarter ? quarter : 1;
+    ka_store_set_share(&t->store, share < KA_MAX_CONNECTIONS ? share : KA_MAX_CONNECTIONS);
+    t->start_n = capacity->pressure_start * capacity->max_connections;
+    t->full_n = capacity->pressure_full * capacity->max_connections;
+    update_pressure(t);
+    t->due = UNKNOWN;
+    return KA_OK;
+}
+
+const ka_capacity *ka_table_capacity(const ka_table *t) { return &t->capacity; }
+
+int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
+{
+    if (klass >= KA_N_CLASSES || policy->max_age_ns < 0 || policy->rate_window_ns < 0 ||
+        policy->advertise_margin_ns < 0 || policy->age_jitter_permille > 1000)
+        return KA_EINVAL;
+    for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
+        if (policy->timeout_ns[phase] < 0) return KA_EINVAL;
+    ka_policy *own = &t->policy[klass];
+    *own = *policy;
+    for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
+        if (own->timeout_ns[phase] > LONGEST) own->timeout_ns[phase] = LONGEST;
+    own->timeout_ns[KA_FREE] = own->timeout_ns[KA_TUNNEL] = 0; /* a tunnel's time is its owner's */
+    if (own->max_age_ns > LONGEST) own->max_age_ns = LONGEST;
+    t->age_span[klass] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
+    t->due = UNKNOWN;
+    return KA_OK;
+}
+
+const ka_policy *ka_table_policy(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? &t->policy[ka_slot_class(ka_store_slot(&t->store, i))] : NULL;
+}
+
+int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
+{
+    if (!capacity_is_valid(capacity)) return KA_EINVAL;
+    ka_table *t = calloc(1, sizeof *t);
+    if (t == NULL) return KA_ENOMEM;
+    if (ka_store_init(&t->store, hash_seed) != KA_OK) {
+        ka_table_free(t);
+        return KA_ENOMEM;
+    }
+    t->counters = counters;
+    t->jitter_seed = ka_store_mix(hash_seed + 1);
+    t->relief = 1.0;
+    for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) ka_table_set_policy(t, klass, &ka_policy_default);
+    ka_table_set_capacity(t, capacity);
+    *out = t;
+    return KA_OK;
+}
+
+void ka_table_free(ka_table *t)
+{
+    if (t == NULL) return;
+    ka_store_free(&t->store);
+    free(t);
+}
+
+ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
+{
+    const ka_store *s = &t->store;
+    if (slot < KA_N_ANCHORS || slot >= s->n_used || ka_slot_phase(ka_store_slot(s, slot)) == KA_FREE) return 0;
+    return ka_store_handle(s, slot);
+}
+
+uint32_t ka_table_open_count(const ka_table *t) { return t->store.n_open; }
+int      ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }
+size_t   ka_table_bytes(const ka_table *t) { return sizeof *t + ka_store_bytes(&t->store); }
+
+uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
+{
+    return (unsigned)phase < KA_N_PHASES && phase != KA_FREE ? t->store.n_in[phase] : 0;
+}
+
+/* ---- moving between phases ---- */
+
+static inline void set_ending(ka_table *t, uint32_t i, unsigned cause)
+{
+    uint8_t *ending = ka_store_ending(&t->store, i);
+    *ending = (uint8_t)((*ending & ~(unsigned)KA_ENDING_MASK) | (cause < KA_N_CAUSES ? cause + 1 : 0));
+}
+
+/* Out of its queue, and out of its client's ring. The phase is still there to be read. */
+static inline void leave(ka_table *t, ka_slot *slot, uint32_t i)
+{
+    unsigned phase = ka_slot_phase(slot);
+    uint32_t client = ka_slot_client(slot);
+    ka_queue_remove(&t->store, slot, i);
+    t->store.n_in[phase]--;
+    if (ka_unlikely(t->is_draining)) t->store.head_left = 1; /* fewer idle ones: the next of them goes later */
+    if (phase == KA_IDLE && client) ka_store_ring_remove(&t->store, client, i);
+}
+
+static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase, int64_t now)
+{
+    uint32_t client = ka_slot_client(slot);
+    ka_slot_set(slot, now, phase);
+    int is_head = ka_queue_push(&t->store, slot, i);
+    t->store.n_in[phase]++;
+    if (phase == KA_IDLE && client) ka_store_ring_add(&t->store, client, i);
+    note_due(t, slot, is_head);
+}
+
+static inline void set_class(ka_slot *slot, unsigned klass)
+{
+    slot->client_class = (slot->client_class & ~(uint32_t)(KA_N_CLASSES - 1)) | klass;
+}
+
+/* What a request's beginning means beside the move: the gap it ends, the class it starts under, its count. */
+static inline void begin_request(ka_table *t, ka_slot *slot, uint32_t i, unsigned from, ka_event event, int64_t now)
+{
+    if (from == KA_IDLE) {
+        uint64_t gap_ms = (uint64_t)(now - ka_slot_since(slot)) / 1000000;
+        t->counters->idle_gap[ka_table_bucket(gap_ms)]++;
+        set_class(slot, ka_store_chunk(&t->store, i)->home[i & (KA_CHUNK - 1)]);
+    }
+    set_ending(t, i, KA_N_CAUSES);
+    if (event == KA_EV_RECEIVED) return;
+    t->counters->requests++;
+    uint32_t *requests = ka_store_requests(&t->store, i);
+    if (*requests) t->counters->reused++;
+    if (*requests < UINT32_MAX) ++*requests;
+}
+
+int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
+{
+    ka_store *s = &t->store;
+    uint32_t  i = ka_store_find(s, h);
+    if (ka_unlikely(i == 0)) return KA_ESTALE;
+    if (ka_unlikely((unsigned)event >= KA_N_EVENTS)) return KA_EINVAL;
+    ka_slot *slot = ka_store_slot(s, i);
+    ka_extra *extra = ka_store_extra(s, i);
+    uint8_t *ending = ka_store_ending(s, i);
+    unsigned from = ka_slot_phase(slot), to = next_phase[event][from];
+    int      streams = event == KA_EV_STREAM_OPENED || event == KA_EV_STREAM_CLOSED;
+    int      was_multiplexed = *ending & KA_IS_MULTIPLEXED;
+    if (ka_unlikely(to == KA_FREE)) return KA_EINVAL;
+    if (ka_unlikely(streams || was_multiplexed)) {
+        if (!streams && event != KA_EV_LINGERING) return KA_EINVAL;
+        if (streams && !was_multiplexed && (event == KA_EV_STREAM_CLOSED || *ka_store_requests(s, i))) return KA_EINVAL;
+        if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX) return KA_EINVAL;
+    }
+    now = clock_of(t, now);
+
+    uint32_t n_streams = from == KA_BUSY && was_multiplexed ? extra->rate.nbytes : 0;
+    leave(t, slot, i);
+    switch (event) {
+    case KA_EV_RECEIVED:
+    case KA_EV_HEAD_DONE:
+        begin_request(t, slot, i, from, event, now);
+        extra->rate.spent = extra->rate.nbytes = 0;
+        break;
+    case KA_EV_STREAM_OPENED:
+        begin_request(t, slot, i, from, event, now);
+        *ending |= KA_IS_MULTIPLEXED;
+        extra->rate.nbytes = n_streams + 1;
+        break;
+    case KA_EV_STREAM_CLOSED:
+        extra->rate.nbytes = n_streams - 1;
+        if (n_streams > 1) to = KA_BUSY;
+        break;
+    case KA_EV_RESPONDED:
+        set_ending(t, i, KA_N_CAUSES);
+        break;
+    case KA_EV_LINGERING:
+        extra->rate.nbytes = 0;
+        break;
+    default:
+        break;
+    }
+    enter(t, slot, i, to, now);
+    return (int)to;
+}
+
+/* ---- coming and going ---- */
+
+static uint64_t client_id(const ka_table *t, const ka_client *client)
+{
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    /* A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one /64 would hold them all. */
+    if (client->family == 6 && memcmp(client->addr, mapped, sizeof mapped) == 0) {
+        uint8_t addr[16] = {0};
+        memcpy(addr, client->addr + 12, 4);
+        return ka_store_client_id(&t->store, addr, 4, t->capacity.prefix_v4);
+    }
+    unsigned prefix = client->family == 4 ? t->capacity.prefix_v4 : t->capacity.prefix_v6;
+    return ka_store_client_id(&t->store, client->addr, client->family, prefix);
+}
+
+int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
+{
+    ka_store *s = &t->store;
+    int       is_known = client != NULL && client->family != 0;
+    if (klass >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6)) return KA_EINVAL;
+    if (ka_table_is_full(t)) return KA_EFULL;
+    uint64_t id = is_known ? client_id(t, client) : 0;
+    uint32_t c = is_known ? ka_store_client_find(s, id) : 0;
+    if (c && t->capacity.max_per_client && ka_store_client(s, c)->n_open >= t->capacity.max_per_client)
+        return KA_ECLIENT;
+    uint32_t i = ka_store_take(s);
+    if (i == 0) return KA_ENOMEM;
+    if (is_known && c == 0 && (c = ka_store_client_make(s, id)) == 0) {
+        ka_store_give(s, i);
+        return KA_ENOMEM;
+    }
+    now = clock_of(t, now);
+    ka_slot  *slot = ka_store_slot(s, i);
+    ka_chunk *chunk = ka_store_chunk(s, i);
+    uint32_t  at = i & (KA_CHUNK - 1);
+    slot->client_class = c << KA_CLASS_BITS | klass;
+    chunk->requests[at] = 0;
+    chunk->opened[at] = (uint32_t)((now + (1 << 24) - 1) >> 24);
+    chunk->home[at] = (uint8_t)klass;
+    chunk->ending[at] = 0;
+    chunk->extra[at].rate.spent = chunk->extra[at].rate.nbytes = 0;
+    if (c) ka_store_client(s, c)->n_open++;
+    s->n_open++;
+    t->counters->accepted++;
+    if (s->n_open > t->start_n) update_pressure(t);
+    enter(t, slot, i, is_tls ? KA_HANDSHAKE : KA_NEW, now);
+    *out = ka_store_handle(s, i);
+    return KA_OK;
+}
+
+void ka_conn_refused(ka_table *t, ka_cause cause)
+{
+    if ((unsigned)cause >= KA_N_CAUSES) return;
+    t->counters->accepted++;
+    t->counters->closed[cause]++;
+    t->counters->requests_per_connection[0]++;
+}
+
+int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
+{
+    ka_store *s = &t->store;
+    uint32_t  i = ka_store_find(s, h);
+    if (i == 0) return KA_ESTALE;
+    if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
+    ka_slot *slot = ka_store_slot(s, i);
+    leave(t, slot, i);
+    if (ka_slot_client(slot)) ka_store_client_drop(s, ka_slot_client(slot));
+    t->counters->closed[cause]++;
+    t->counters->requests_per_connection[ka_table_bucket(*ka_store_requests(s, i))]++;
+    ka_store_give(s, i);
+    s->n_open--;
+    if (t->relief < 1.0) update_pressure(t);
+    return KA_OK;
+}
+
+int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    if (i == 0) return KA_ESTALE;
+    if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
+    set_ending(t, i, cause);
+    return KA_OK;
+}
+
+/* ---- while it lasts ---- */
+
+static inline int restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now)
+{
+    unsigned phase = ka_slot_phase(slot);
+    ka_queue_renew(&t->store, slot, i);
+    ka_slot_set(slot, now, phase);
+    if (phase == KA_IDLE && ka_slot_client(slot)) return ka_store_ring_renew(&t->store, ka_slot_client(slot), i);
+    return KA_OK;
+}
+
+static __attribute__((noinline)) int touch_slowly(ka_table *t, ka_handle h, int64_t now)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? restart(t, ka_store_slot(&t->store, i), i, clock_of(t, now)) : KA_ESTALE;
+}
+
+/* Every call ends this one, so that the usual path saves no registers. */
+int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    if (ka_unlikely(i == 0)) return KA_ESTALE;
+    if (ka_unlikely(t->is_draining || !ka_store_clock_goes_on(&t->store, now))) return touch_slowly(t, h, now);
+    return restart(t, ka_store_slot(&t->store, i), i, t->store.now);
+}
+
+static inline uint32_t add_saturating(uint32_t a, uint64_t b)
+{
+    return b > UINT32_MAX - a ? UINT32_MAX : a + (uint32_t)b;
+}
+
+/* Feed the rate window with what moved and the time it took. Return: whether the rate is kept. */
+static int feed_rate(const ka_policy *policy, ka_extra *extra, uint32_t rate, size_t nbytes, int64_t waited)
+{
+    extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
+    extra->rate.spent = add_saturating(extra->rate.spent, (uint64_t)waited / 1000);
+    uint64_t spent = (uint64_t)extra->rate.spent * 1000;
+    if (spent < (uint64_t)policy->rate_window_ns) return 1;
+    /* The bytes that end the wait count, and so does the whole wait: it is the mean rate that must be kept. */
+    if (extra->rate.nbytes != UINT32_MAX &&
+        (unsigned __int128)extra->rate.nbytes * SECOND < (unsigned __int128)rate * spent)
+        return 0;
+    extra->rate.nbytes = extra->rate.spent = 0;
+    return 1;
+}
+
+int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    if (i == 0) return KA_ESTALE;
+    now = clock_of(t, now);
+    ka_slot         *slot = ka_store_slot(&t->store, i);
+    ka_extra        *extra = ka_store_extra(&t->store, i);
+    const ka_policy *policy = &t->policy[ka_slot_class(slot)];
+    unsigned         phase = ka_slot_phase(slot);
+    int              is_kept = 1;
+    if (phase == KA_BODY || phase == KA_WRITE) {
+        uint8_t *ending = ka_store_ending(&t->store, i);
+        int      was_sending = (*ending & KA_RATE_IS_SENDING) != 0;
+        if (was_sending != (phase == KA_WRITE)) {
+            extra->rate.spent = extra->rate.nbytes = 0;
+            *ending ^= KA_RATE_IS_SENDING;
+        }
+        *cause = phase == KA_BODY ? KA_CAUSE_BODY_RATE : KA_CAUSE_SEND_RATE;
+        is_kept = feed_rate(policy, extra, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate, nbytes,
+                            now - ka_slot_since(slot));
+        (void)restart(t, slot, i, now);
+    } else if (phase == KA_LINGER) {
+        unsigned ending = *ka_store_ending(&t->store, i) & KA_ENDING_MASK;
+        extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
+        is_kept = extra->rate.nbytes <= policy->linger_bytes;
+        *cause = ending ? (ka_cause)(ending - 1) : at_limit[KA_LINGER].cause;
+    }
+    if (is_kept) return KA_OK;
+    if (phase != KA_LINGER) set_ending(t, i, *cause);
+    return KA_ESLOW;
+}
+
+int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
+{
+    ka_store *s = &t->store;
+    uint32_t  i = ka_store_find(s, h);
+    if (i == 0) return KA_ESTALE;
+    if (klass >= KA_N_CLASSES) return KA_EINVAL;
+    ka_slot *slot = ka_store_slot(s, i);
+    if (ka_slot_class(slot) == klass) return KA_OK;
+    ka_queue_remove(s, slot, i);
+    set_class(slot, klass);
+    uint32_t after = ka_slot_anchor(slot), before = ka_store_link(s, after)->prev;
+    while (before >= KA_N_ANCHORS && ka_slot_since(ka_store_slot(s, before)) > ka_slot_since(slot)) {
+        after = before;
+        before = ka_store_link(s, before)->prev;
+    }
+    ka_link_between(s, i, before, after);
+    s->classes_in[ka_slot_phase(slot)] |= (uint64_t)1 << klass;
+    note_due(t, slot, before < KA_N_ANCHORS);
+    return KA_OK;
+}
+
+int ka_conn_phase(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? (int)ka_slot_phase(ka_store_slot(&t->store, i)) : KA_ESTALE;
+}
+
+int ka_conn_class(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? (int)ka_slot_class(ka_store_slot(&t->store, i)) : KA_ESTALE;
+}
+
+uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? *ka_store_requests(&t->store, i) : 0;
+}
+
+/* ---- kept or not ---- */
+
+/* Its age limit: max_age_ns plus or minus the jitter, the same whenever it is asked. */
+static int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
+{
+    uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
+    int64_t  span = t->age_span[klass];
+    return t->policy[klass].max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
+}
+
+static int is_over_age(const ka_table *t, unsigned klass, ka_handle h, int64_t now)
+{
+    const ka_policy *policy = &t->policy[klass];
+    if (policy->max_age_ns == 0) return 0;
+    uint32_t i = (uint32_t)h;
+    uint32_t opened = ka_store_chunk(&t->store, i)->opened[i & (KA_CHUNK - 1)];
+    /* Modulo 2^32 of 2^24 ns: 2.3 years. The start was rounded up, so it can lie just after `now`. */
+    uint32_t ticks = (uint32_t)(now >> 24) - opened;
+    int64_t  age = ticks == UINT32_MAX ? 0 : ((int64_t)ticks << 24) + (now & ((1 << 24) - 1));
+    if (age < policy->max_age_ns - t->age_span[klass]) return 0; /* too young whatever its draw */
+    return age >= age_limit(t, klass, h);
+}
+
+static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, int client_persists, unsigned must_close,
+                             int64_t now)
+{
+    const ka_policy *policy = &t->policy[klass];
+    if (must_close < KA_N_CAUSES) return must_close;
+    if (!client_persists) return KA_CAUSE_CLIENT;
+    if (!policy->keep_alive) return KA_CAUSE_POLICY;
+    if (t->is_draining) return KA_CAUSE_DRAIN;
+    if (policy->max_requests && *ka_store_requests(&t->store, (uint32_t)h) >= policy->max_requests)
+        return KA_CAUSE_MAX_REQUESTS;
+    if (is_over_age(t, klass, h, now)) return KA_CAUSE_MAX_AGE;
+    return KA_N_CAUSES;
+}
+
+/* The Keep-Alive field, for a connection that is kept. The promise is shorter than the truth by the margin, so that a
+ * client that obeys never meets our close; a promise under a second is not worth making. */
+static void advertise(const ka_table *t, const ka_policy *policy, unsigned klass, uint32_t requests, ka_verdict *out)
+{
+    int64_t limit = limit_of(t, klass, KA_IDLE);
+    int64_t promise = (limit - policy->advertise_margin_ns) / SECOND;
+    if (limit && limit - policy->advertise_margin_ns < SECOND) return;
+    if (limit) out->timeout_s = promise < UINT32_MAX ? (uint32_t)promise : UINT32_MAX;
+    if (policy->max_requests) out->max = policy->max_requests - requests;
+    if (out->timeout_s || out->max) out->sends_keep_alive = 1;
+}
+
+int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
+                   ka_verdict *out)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    if (i == 0) return KA_ESTALE;
+    const ka_slot *slot = ka_store_slot(&t->store, i);
+    unsigned       phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
+    if (phase != KA_HEAD && phase != KA_BODY && phase != KA_BUSY && phase != KA_WRITE) return KA_EINVAL;
+    now = clock_of(t, now);
+    const ka_policy *policy = &t->policy[klass];
+    unsigned         cause = why_not_kept(t, klass, h, client_persists, must_close, now);
+    int              is_multiplexed = *ka_store_ending(&t->store, i) & KA_IS_MULTIPLEXED;
+    *out = (ka_verdict){.keeps = cause == KA_N_CAUSES, .cause = (uint8_t)cause};
+    set_ending(t, i, cause);
+    if (is_multiplexed) return KA_OK; /* RFC 9113 8.2.2: connection-specific fields are malformed there */
+    if (!out->keeps) {
+        out->sends_close = 1;
+        return KA_OK;
+    }
+    if (minor == 0) out->sends_keep_alive = 1; /* RFC 9112 9.3: 1.0 persists only when told so */
+    if (policy->advertise) advertise(t, policy, klass, *ka_store_requests(&t->store, i), out);
+    return KA_OK;
+}
+
+/* ---- whose time is up ---- */
+
+static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
+{
+    const ka_slot *slot = ka_store_slot(&t->store, i);
+    unsigned       phase = ka_slot_phase(slot), ending = *ka_store_ending(&t->store, i);
+    int64_t        now = t->store.now, limit = limit_of(t, ka_slot_class(slot), phase);
+    int            is_over = limit && ka_slot_since(slot) + limit <= now;
+    ka_action      action = (ka_action)at_limit[phase].action;
+    *cause = (ka_cause)at_limit[phase].cause;
+    if (phase == KA_LINGER && ending & KA_ENDING_MASK) {
+        *cause = (ka_cause)((ending & KA_ENDING_MASK) - 1);
+    } else if (t->is_draining && (!is_over || now >= t->deadline)) {
+        *cause = KA_CAUSE_DRAIN;
+        /* At the deadline what can still be answered is answered; the rest ends at once. */
+        if (now >= t->deadline) action = phase == KA_BODY || phase == KA_BUSY ? KA_DO_ANSWER_503 : KA_DO_CLOSE;
+    }
+    if (ending & KA_IS_MULTIPLEXED && (phase == KA_IDLE || phase == KA_BUSY)) action = KA_DO_GOAWAY;
+    if (action != KA_DO_CLOSE) set_ending(t, i, *cause);
+    return action;
+}
+
+ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
+{
+    now = clock_of(t, now);
+    if (ka_likely(now < t->due)) return KA_DO_NOTHING;
+    uint32_t i;
+    t->due = earliest(t, &i);
+    t->store.head_left = 0;
+    if (now < t->due || i == 0) return KA_DO_NOTHING;
+    *h = ka_store_handle(&t->store, i);
+    return what_to_do(t, i, cause);
+}
+
+int64_t ka_conn_next_due(ka_table *t)
+{
+    if (t->store.head_left || t->due == UNKNOWN) {
+        uint32_t i;
+        t->due = earliest(t, &i);
+        t->store.head_left = 0;
+    }
+    if (t->due == NEVER || t->due > INT64_MAX - (t->store.base > 0 ? t->store.base : 0)) return INT64_MAX;
+    return t->store.base + t->due;
+}
+
+/* ---- who goes first ---- */
+
+/* The longest in a phase: the smallest start among the heads of its classes. */
+static uint32_t oldest_in(const ka_table *t, unsigned phase)
+{
+    const ka_store *s = &t->store;
+    uint32_t        best = 0;
+    for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
+        uint32_t i = ka_queue_head(s, phase, (unsigned)__builtin_ctzll(classes));
+        if (best == 0 || ka_slot_since(ka_store_slot(s, i)) < ka_slot_since(ka_store_slot(s, best))) best = i;
+    }
+    return best;
+}
+
+static uint32_t older_of(const ka_store *s, uint32_t a, uint32_t b)
+{
+    if (a == 0 || b == 0) return a ? a : b;
+    return ka_slot_since(ka_store_slot(s, b)) < ka_slot_since(ka_store_slot(s, a)) ? b : a;
+}
+
+ka_handle ka_conn_victim(ka_table *t, int64_t now)
+{
+    const ka_store *s = &t->store;
+    now = clock_of(t, now);
+    uint32_t i = oldest_in(t, KA_LINGER);
+    if (i == 0 && s->over_head) {
+        uint32_t newest = ka_store_client(s, s->over_head)->idle_tail;
+        i = ka_store_extra(s, newest)->ring.next;
+    }
+    if (i == 0) {
+        uint32_t idle = oldest_in(t, KA_IDLE);
+        if (idle && now - ka_slot_since(ka_store_slot(s, idle)) >= t->capacity.min_idle_before_evict_ns) i = idle;
+        else i = older_of(s, oldest_in(t, KA_NEW), oldest_in(t, KA_HANDSHAKE));
+        if (i == 0) i = idle; /* a preference, not a veto */
+    }
+    if (i == 0) i = oldest_in(t, KA_HEAD);
+    return ka_store_handle(s, i);
+}
+
+/* ---- drain ---- */
+
+static int64_t clipped(int64_t ns) { return ns < 0 ? 0 : ns < LONGEST ? ns : LONGEST; }
+static int64_t earlier(int is_again, int64_t old, int64_t new) { return is_again && old < new ? old : new; }
+
+void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+{
+    int is_again = t->is_draining;
+    now = clock_of(t, now);
+    int64_t grace_end = now + clipped(grace_ns);
+    int64_t spread_end = earlier(is_again, t->grace_end + t->spread, grace_end + clipped(spread_ns));
+    t->deadline = earlier(is_again, t->deadline, now + clipped(deadline_ns));
+    t->grace_end = earlier(is_again, t->grace_end, grace_end);
+    t->spread = spread_end - t->grace_end;
+    t->ramp_from = 0;
+    t->is_draining = 1;
+    t->due = UNKNOWN;
+}
+
+int ka_conn_is_draining(const ka_table *t) { return t->is_draining; }
+
+/* ---- check ---- */
+
+const char *ka_table_check(const ka_table *t)
+{
+    const char *broken = ka_store_check(&t->store);
+    if (broken) return broken;
+    const ka_store *s = &t->store;
+    for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++)
+        for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) {
+            uint32_t i = ka_queue_head(s, phase, klass);
+            if (i && head_due(t, klass, phase, ka_slot_since(ka_store_slot(s, i))) < t->due)
+                return "something is due before the bound of what is due";
+        }
+    for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {
+        int is_busy = ka_slot_phase(ka_store_slot(s, i)) == KA_BUSY;
+        if (is_busy && *ka_store_ending(s, i) & KA_IS_MULTIPLEXED && ka_store_extra(s, i)->rate.nbytes == 0)
+            return "a multiplexed connection is busy without a stream";
+    }
+    return NULL;
+}

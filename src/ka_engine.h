@@ -1,0 +1,76 @@
+/* ka_engine.h: the only room with system calls: accept, recv, send, epoll, timerfd, eventfd.
+ *
+ * One pollable descriptor: an epoll set holding the listeners, the connections, a timer and a wake-up. The host's loop
+ * watches that one and calls ka_engine_step when it is readable. Connections are registered once, edge-triggered; an
+ * idle one owns a ka_sock (32 bytes) and its slot in the table, no buffer, no talk, no timer.
+ * Knows no policy number: it asks ka_conn. Knows nothing of HTTP: it asks ka_talk. Belongs to one thread, but for
+ * ka_engine_wake. Linux only. */
+#ifndef KA_ENGINE_H
+#define KA_ENGINE_H
+
+#include "ka_talk.h"
+
+typedef struct ka_engine ka_engine;
+
+/* What happened to a request that the application has. */
+typedef enum {
+    KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
+    KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
+    KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
+} ka_news;
+
+/* The application's side, called from ka_engine_step in the thread of the engine. None of them may step the engine;
+ * all may read, respond and give up requests. */
+typedef struct {
+    void *ctx;
+    void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
+    void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
+    void (*on_lost)(void *exchange);                 /* see ka_service.lost */
+    void (*on_wake)(void *ctx);                      /* ka_engine_wake was called */
+    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause); /* NULL: not wanted */
+    void (*release)(void *owner);                    /* see ka_pool */
+} ka_calls;
+
+enum { KA_MAX_LISTENERS = 64 };
+
+/* Return 0, KA_ENOMEM, or -errno - 1000 of the call that failed. The table is the caller's and outlives the engine. */
+int  ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                   const ka_calls *calls);
+void ka_engine_free(ka_engine *e);  /* closes everything that is open, listeners excepted: they are the caller's */
+
+int  ka_engine_fileno(const ka_engine *e);
+ka_service *ka_engine_service(ka_engine *e);
+
+/* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
+ * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
+int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
+void ka_engine_stop_listening(ka_engine *e);  /* accepts what is in the queues first; the sockets stay open */
+
+/* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
+ * Return: number of events seen, or -errno - 1000. */
+int ka_engine_step(ka_engine *e);
+
+/* Give a turn to the talks that were noted outside a step (a response made by a task of the host's loop). */
+void ka_engine_attend(ka_engine *e);
+
+void ka_engine_wake(ka_engine *e);  /* from any thread: a step soon, with on_wake */
+
+void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause);
+void ka_engine_close_all(ka_engine *e, ka_cause cause);
+
+/* Start draining: see ka_conn_drain. */
+void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
+
+int64_t ka_engine_now(ka_engine *e);  /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
+int     ka_engine_is_stepping(const ka_engine *e);
+
+/* Who is at the other end: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port; index of the listener. */
+int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener);
+int ka_engine_fd(ka_engine *e, ka_handle conn);  /* the socket, still the engine's; -1 if stale */
+
+typedef struct {
+    uint64_t steps, events, receives, sends, accepts, accept_errors, out_of_descriptors;
+} ka_engine_counters;
+const ka_engine_counters *ka_engine_stats(const ka_engine *e);
+
+#endif

@@ -1,0 +1,625 @@
+/* ka_talk.c: see ka_talk.h. In three parts: the pool of talks, the driver's side, the application's side. */
+#include "ka_talk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { KA_TALKS_KEEP = 256 };
+
+/* --- the service and its talks --- */
+
+int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                    void (*release)(void *owner))
+{
+    memset(service, 0, sizeof *service);
+    service->table = table;
+    service->limits = *limits;
+    ka_pool_init(&service->pool, max_buffer_bytes, release);
+    service->fields = malloc(limits->max_headers * sizeof *service->fields);
+    return service->fields ? KA_OK : KA_ENOMEM;
+}
+
+void ka_service_free(ka_service *service)
+{
+    while (service->free_talks) {
+        ka_talk *talk = service->free_talks;
+        service->free_talks = talk->exchange; /* the link of the free list */
+        free(talk);
+    }
+    free(service->fields);
+    service->fields = NULL;
+    ka_pool_free(&service->pool);
+}
+
+ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
+{
+    ka_talk *talk = service->free_talks;
+    if (talk) {
+        service->free_talks = talk->exchange;
+        service->n_free_talks--;
+    } else if ((talk = malloc(sizeof *talk)) == NULL) {
+        return NULL;
+    }
+    memset(talk, 0, sizeof *talk);
+    talk->service = service;
+    talk->conn = conn;
+    service->n_talks++;
+    return talk;
+}
+
+static void attend(ka_talk *talk)
+{
+    if (!talk->is_driven)
+        talk->service->attend(talk->service->port, talk);
+}
+
+static void lose_exchange(ka_talk *talk)
+{
+    void *exchange = talk->exchange;
+    talk->exchange = NULL;
+    talk->has_exchange = talk->has_response = talk->wants_body = talk->is_held = 0;
+    if (exchange)
+        talk->service->lost(exchange);
+}
+
+void ka_talk_free(ka_talk *talk)
+{
+    ka_service *service = talk->service;
+    lose_exchange(talk);
+    if (talk->in)
+        ka_buf_give(&service->pool, talk->in);
+    ka_buf *out = talk->out;
+    service->n_talks--;
+    if (service->n_free_talks < KA_TALKS_KEEP) {
+        talk->exchange = service->free_talks;
+        service->free_talks = talk;
+        service->n_free_talks++;
+    } else {
+        free(talk);
+    }
+    ka_buf_give_all(&service->pool, out); /* last: releasing an owner may run arbitrary code */
+}
+
+/* --- input --- */
+
+static void consume(ka_talk *talk, size_t nbytes)
+{
+    talk->window += nbytes;
+    talk->window_len -= nbytes;
+    if (talk->in)
+        talk->in->start += nbytes;
+}
+
+void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len)
+{
+    ka_assert(talk->window_len == 0 && talk->in == NULL);
+    talk->window = bytes;
+    talk->window_len = len;
+}
+
+char *ka_talk_room(ka_talk *talk, size_t want, size_t *room)
+{
+    ka_buf *in = talk->in;
+    if (in == NULL || ka_buf_room(in) < want) {
+        ka_buf *bigger = ka_buf_take(&talk->service->pool, talk->window_len + want);
+        if (bigger == NULL)
+            return NULL;
+        memcpy(bigger->data, talk->window, talk->window_len);
+        bigger->end = talk->window_len;
+        if (in)
+            ka_buf_give(&talk->service->pool, in);
+        talk->in = in = bigger;
+        talk->window = in->data;
+    }
+    *room = ka_buf_room(in);
+    return in->data + in->end;
+}
+
+void ka_talk_filled(ka_talk *talk, size_t nbytes)
+{
+    talk->in->end += nbytes;
+    talk->window_len += nbytes;
+}
+
+int ka_talk_park(ka_talk *talk)
+{
+    size_t room;
+    if (talk->window_len == 0) {
+        if (talk->in)
+            ka_buf_give(&talk->service->pool, talk->in);
+        talk->in = NULL;
+        talk->window = NULL;
+        return KA_OK;
+    }
+    if (talk->in == NULL && ka_talk_room(talk, 1, &room) == NULL)
+        return KA_ENOMEM;
+    return KA_OK;
+}
+
+void ka_talk_eof(ka_talk *talk) { talk->is_eof = 1; }
+
+static void end_with(ka_talk *talk, ka_cause cause)
+{
+    if (!talk->is_last) {
+        talk->is_last = 1;
+        talk->cause = (uint8_t)cause;
+    }
+}
+
+/* --- request bodies --- */
+
+int ka_talk_body_is_over(const ka_talk *talk) { return ka_body_is_over(&talk->body); }
+
+size_t ka_talk_readable(const ka_talk *talk)
+{
+    if (ka_body_is_over(&talk->body))
+        return 0;
+    size_t here = talk->window_len;
+    if (here <= talk->checked)
+        return 0; /* framing that is not whole yet: nothing to do until more comes behind it */
+    if ((talk->head_flags & KA_HEAD_CHUNKED) == 0 && (uint64_t)talk->body.left < here)
+        here = (size_t)talk->body.left;
+    return here;
+}
+
+/* A rule of the protocol is broken, here or in the parser: answer it if the client can still take it for the answer. */
+static void fail(ka_talk *talk, int64_t now)
+{
+    talk->is_failed = 1;
+    if (ka_talk_refuse(talk, talk->fault.status, ka_fault_text(talk->fault.code), KA_CAUSE_BAD_REQUEST, now) < 0) {
+        end_with(talk, KA_CAUSE_BAD_REQUEST);
+        talk->has_response = 1; /* cut short: nothing more can be sent in step */
+    }
+}
+
+/* The next content from the window, at most `most` bytes: *piece, or *len = 0 at the end of the body.
+ * KA_PARTIAL when the window gave nothing, KA_EPEER after a fault, which is answered already. */
+static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *len, int64_t now)
+{
+    const ka_limits *limits = &talk->service->limits;
+    while (!ka_body_is_over(&talk->body)) {
+        size_t nbytes;
+        ka_span span;
+        ka_body before = talk->body;
+        int event = ka_body_next(&talk->body, talk->window, talk->window_len, limits, &nbytes, &span, &talk->fault);
+        if (event == KA_BODY_DATA && span.len > most) { /* more than was asked for: take a part of it */
+            talk->body = before;
+            event = ka_body_next(&talk->body, talk->window, span.off + most, limits, &nbytes, &span, &talk->fault);
+        }
+        if (event == KA_EPEER) {
+            fail(talk, now);
+            return KA_EPEER;
+        }
+        consume(talk, nbytes);
+        talk->checked = event == KA_BODY_NEEDS ? (uint32_t)talk->window_len : 0;
+        if (event == KA_BODY_NEEDS)
+            return KA_PARTIAL;
+        if (event == KA_BODY_DATA) {
+            *piece = talk->window - nbytes + span.off;
+            *len = span.len;
+            return KA_OK;
+        }
+    }
+    *len = 0;
+    return KA_OK;
+}
+
+/* Can the rest of the body be thrown away within a bound, so that the connection is kept? For a chunked body only if
+ * its end is here already: looked for on a copy of the state. */
+static int is_drainable(const ka_talk *talk)
+{
+    if (ka_body_is_over(&talk->body))
+        return 1;
+    if ((talk->head_flags & KA_HEAD_CHUNKED) == 0)
+        return talk->body.left <= KA_DRAIN_MAX;
+    ka_body ahead = talk->body;
+    const char *at = talk->window;
+    size_t left = talk->window_len;
+    ka_span piece;
+    ka_fault fault;
+    while (left) {
+        size_t nbytes = 0;
+        int event = ka_body_next(&ahead, at, left, &talk->service->limits, &nbytes, &piece, &fault);
+        if (event == KA_BODY_END)
+            return 1;
+        if (event != KA_BODY_DATA)
+            return 0;
+        at += nbytes;
+        left -= nbytes;
+    }
+    return 0;
+}
+
+ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
+{
+    size_t n = 0;
+    talk->wants_body = 0;
+    if (talk->is_failed)
+        return KA_EPEER; /* the state of the framing says nothing any more */
+    while (n < cap) {
+        const char *piece;
+        size_t len;
+        int got = next_piece(talk, cap - n, &piece, &len, now);
+        if (got == KA_EPEER)
+            return n ? (ptrdiff_t)n : KA_EPEER; /* the fault is seen by the next call: is_failed */
+        if (got == KA_PARTIAL)
+            break;
+        if (len == 0)
+            return (ptrdiff_t)n;
+        memcpy(to + n, piece, len);
+        n += len;
+        talk->owes_continue = 0; /* RFC 9110 10.1.1: content has come without it */
+    }
+    if (n)
+        return (ptrdiff_t)n;
+    if (talk->is_eof)
+        return KA_ESTALE;
+    if (talk->owes_continue && !talk->reply.is_started) {
+        static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+        talk->owes_continue = 0;
+        if (ka_talk_interim(talk, interim, sizeof interim - 1) < 0)
+            return KA_ENOMEM;
+    }
+    talk->wants_body = 1;
+    attend(talk);
+    return KA_PARTIAL;
+}
+
+/* --- the driver's turn --- */
+
+/* Only a stray empty line is no beginning of a request. */
+static int has_part_of_head(const ka_talk *talk)
+{
+    if (talk->has_exchange || talk->is_draining || talk->is_last || talk->window_len == 0)
+        return 0;
+    return !(talk->window[0] == '\r' && (talk->window_len == 1 || (talk->window_len == 2 && talk->window[1] == '\n')));
+}
+
+/* The response is out of the application's hands: what remains is the rest of the request's body. */
+static void end_exchange(ka_talk *talk)
+{
+    lose_exchange(talk);
+    if (!ka_body_is_over(&talk->body)) {
+        if (!talk->is_last && !is_drainable(talk))
+            end_with(talk, KA_CAUSE_APPLICATION); /* the body grew past what was foreseen */
+        talk->is_draining = !talk->is_last;
+        talk->needs_linger |= talk->is_last;
+    }
+    memset(&talk->reply, 0, sizeof talk->reply);
+}
+
+static ka_talk_step drain(ka_talk *talk, int64_t now)
+{
+    const char *piece;
+    size_t len;
+    for (;;) {
+        int got = next_piece(talk, SIZE_MAX, &piece, &len, now);
+        if (got == KA_PARTIAL) {
+            if (talk->is_eof)
+                end_with(talk, KA_CAUSE_CLIENT);
+            return talk->is_eof ? KA_TALK_CLOSE : KA_TALK_READ;
+        }
+        if (got == KA_EPEER || len == 0) {
+            talk->is_draining = 0;
+            return KA_TALK_WAIT; /* go on */
+        }
+    }
+}
+
+static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
+{
+    ka_service *service = talk->service;
+    if (talk->window_len) {
+        int got = ka_head_parse(talk->window, talk->window_len, &talk->checked, &service->limits, head,
+                                service->fields, &talk->fault);
+        if (ka_likely(got == KA_OK)) {
+            const ka_policy *policy;
+            if (ka_conn_phase(service->table, talk->conn) > KA_HEAD) /* over, though it may not be sent yet */
+                (void)ka_conn_event(service->table, talk->conn, KA_EV_RESPONDED, now);
+            (void)ka_conn_event(service->table, talk->conn, KA_EV_HEAD_DONE, now);
+            talk->checked = 0;
+            talk->head_bytes = head->nbytes;
+            talk->head_flags = head->flags;
+            ka_body_init(&talk->body, head);
+            memset(&talk->reply, 0, sizeof talk->reply);
+            talk->reply.minor = head->minor;
+            talk->reply.is_head = (head->flags & KA_HEAD_IS_HEAD) != 0;
+            talk->reply.is_connect = (head->flags & KA_HEAD_IS_CONNECT) != 0;
+            talk->owes_continue = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0 && !ka_body_is_over(&talk->body);
+            talk->has_exchange = 1;
+            policy = ka_table_policy(service->table, talk->conn);
+            if (policy && policy->max_body_bytes && head->content_length > policy->max_body_bytes) {
+                consume(talk, head->nbytes);
+                (void)ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now);
+                return KA_TALK_WAIT;
+            }
+            /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
+            consume(talk, head->nbytes);
+            return KA_TALK_REQUEST;
+        }
+        if (got == KA_EPEER) {
+            fail(talk, now);
+            return KA_TALK_WAIT;
+        }
+    }
+    if (talk->is_eof) {
+        end_with(talk, KA_CAUSE_CLIENT);
+        return KA_TALK_CLOSE;
+    }
+    return KA_TALK_READ;
+}
+
+ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head)
+{
+    for (;;) {
+        ka_talk_step step = KA_TALK_WAIT;
+        if (talk->has_response)
+            end_exchange(talk);
+        if (talk->unsent > KA_OUT_HIGH)
+            return KA_TALK_WAIT;
+        if (talk->has_exchange) {
+            if (!talk->wants_body)
+                return KA_TALK_WAIT;
+            return ka_talk_readable(talk) || ka_body_is_over(&talk->body) || talk->is_eof ? KA_TALK_BODY : KA_TALK_READ;
+        }
+        if (talk->is_draining)
+            step = drain(talk, now);
+        else if (talk->is_last)
+            return talk->is_eof || !(talk->needs_linger || talk->window_len) ? KA_TALK_CLOSE : KA_TALK_LINGER;
+        else
+            step = next_head(talk, now, head);
+        if (step != KA_TALK_WAIT)
+            return step;
+    }
+}
+
+int ka_talk_is_idle(const ka_talk *talk)
+{
+    return !talk->has_exchange && !talk->is_draining && talk->unsent == 0 && talk->window_len == 0 && !talk->is_last &&
+           !talk->is_eof;
+}
+
+/* Whom do we wait for? */
+static ka_phase phase_of(const ka_talk *talk)
+{
+    int is_answering = talk->has_exchange && !talk->has_response;
+    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->is_held || !is_answering)))
+        return KA_WRITE;
+    if (is_answering)
+        return talk->wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
+    if (talk->is_draining)
+        return KA_BODY;
+    return has_part_of_head(talk) ? KA_HEAD : KA_IDLE;
+}
+
+int ka_talk_settle(ka_talk *talk, int64_t now)
+{
+    ka_table *table = talk->service->table;
+    ka_handle h = talk->conn;
+    ka_phase to = phase_of(talk);
+    int at = ka_conn_phase(table, h);
+    if (to == KA_IDLE && at == KA_NEW)
+        to = KA_NEW;
+    /* At most three moves lead from any phase to any other; each loop makes one. */
+    for (int i = 0; i < 4 && at >= 0 && at != (int)to; i++) {
+        ka_event event;
+        switch (at) {
+        case KA_NEW:
+        case KA_IDLE: event = KA_EV_RECEIVED; break;
+        case KA_HEAD: event = to == KA_WRITE ? KA_EV_BLOCKED : KA_EV_HEAD_DONE; break;
+        case KA_BUSY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BODY ? KA_EV_BODY_WANTED : KA_EV_RESPONDED; break;
+        case KA_BODY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BUSY ? KA_EV_BODY_ARRIVED : KA_EV_RESPONDED; break;
+        case KA_WRITE: event = to == KA_BUSY || to == KA_BODY ? KA_EV_UNBLOCKED : KA_EV_RESPONDED; break;
+        default: return at; /* LINGER and TUNNEL are left by closing only */
+        }
+        at = ka_conn_event(table, h, event, now);
+    }
+    ka_assert(at == (int)to || at < 0);
+    return at;
+}
+
+/* --- output --- */
+
+void ka_talk_sent(ka_talk *talk, size_t nbytes)
+{
+    ka_pool *pool = &talk->service->pool;
+    ka_assert(nbytes <= talk->unsent);
+    talk->unsent -= nbytes;
+    while (talk->out && nbytes >= ka_buf_len(talk->out)) {
+        ka_buf *done = talk->out;
+        nbytes -= ka_buf_len(done);
+        talk->out = done->next;
+        ka_buf_give(pool, done);
+    }
+    if (talk->out)
+        talk->out->start += nbytes;
+    else
+        talk->out_last = NULL;
+}
+
+static void append(ka_talk *talk, ka_buf *buf)
+{
+    if (talk->out_last)
+        talk->out_last->next = buf;
+    else
+        talk->out = buf;
+    talk->out_last = buf;
+}
+
+/* `n` bytes of room at the end of the output, or NULL. Written bytes count once `wrote` says so. */
+static char *reserve(ka_talk *talk, size_t n)
+{
+    ka_buf *last = talk->out_last;
+    if (last == NULL || ka_buf_room(last) < n) {
+        last = ka_buf_take(&talk->service->pool, n);
+        if (last == NULL)
+            return NULL;
+        append(talk, last);
+    }
+    return last->data + last->end;
+}
+
+static void wrote(ka_talk *talk, size_t n)
+{
+    talk->out_last->end += n;
+    talk->unsent += n;
+}
+
+static int put_copy(ka_talk *talk, const char *bytes, size_t n)
+{
+    if (n == 0)
+        return KA_OK;
+    char *at = reserve(talk, n);
+    if (at == NULL)
+        return KA_ENOMEM;
+    memcpy(at, bytes, n);
+    wrote(talk, n);
+    return KA_OK;
+}
+
+int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
+{
+    uint8_t minor = talk->reply.minor, is_head = talk->reply.is_head, is_connect = talk->reply.is_connect;
+    if (talk->reply.is_started || !talk->has_exchange || talk->has_response) {
+        talk->reply.why = "the response has begun already";
+        return KA_EINVAL;
+    }
+    if (status >= 100 && status < 200 && status != 101) {
+        talk->reply.why = "an interim status is no response (RFC 9110 15.2)";
+        return KA_EINVAL;
+    }
+    *at = reserve(talk, field_bytes + KA_REPLY_FIXED);
+    if (*at == NULL)
+        return KA_ENOMEM;
+    talk->reply = (ka_reply){.minor = minor, .is_head = is_head, .is_connect = is_connect};
+    return ka_reply_start(&talk->reply, at, status);
+}
+
+/* A reason of our own for closing after this response, or KA_N_CAUSES. */
+static unsigned reason_to_close(const ka_talk *talk)
+{
+    if (talk->is_last)
+        return talk->cause;
+    if (talk->reply.frame == KA_FRAME_CLOSE || talk->reply.wants_close)
+        return KA_CAUSE_APPLICATION;
+    if (talk->is_eof && talk->window_len == 0)
+        return KA_CAUSE_CLIENT;
+    /* RFC 9110 10.1.1: the client may or may not send the content now; no way to stay in step. */
+    if (talk->owes_continue || !is_drainable(talk))
+        return KA_CAUSE_APPLICATION;
+    return KA_N_CAUSES;
+}
+
+int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
+{
+    ka_verdict verdict;
+    int frame = ka_reply_choose_frame(&talk->reply, whole);
+    if (frame < 0)
+        return frame;
+    int got = ka_conn_decide(talk->service->table, talk->conn, talk->reply.minor,
+                             (talk->head_flags & KA_HEAD_KEEP_ALIVE) != 0, reason_to_close(talk), now, &verdict);
+    if (got < 0)
+        return got;
+    if (!verdict.keeps) {
+        end_with(talk, verdict.cause);
+        talk->needs_linger |= !ka_body_is_over(&talk->body);
+    }
+    ka_reply_finish_head(&talk->reply, &at, &verdict, &talk->service->common);
+    wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
+    return KA_OK;
+}
+
+int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void *owner)
+{
+    char before[KA_CHUNK_FRAME], after[KA_CHUNK_FRAME];
+    size_t before_len, after_len;
+    int sends, error;
+    ka_pool *pool = &talk->service->pool;
+    if (!talk->has_exchange || talk->has_response) {
+        talk->reply.why = "the response is complete already";
+        error = KA_EINVAL;
+    } else {
+        error = ka_reply_piece(&talk->reply, len, more, before, &before_len, after, &after_len, &sends);
+    }
+    if (error == KA_OK)
+        error = put_copy(talk, before, before_len);
+    if (error == KA_OK && sends) {
+        if (owner == NULL || len <= KA_COPY_MAX) {
+            error = put_copy(talk, bytes, len);
+        } else {
+            ka_buf *buf = ka_buf_refer(pool, bytes, len, owner);
+            owner = NULL;
+            error = buf ? KA_OK : KA_ENOMEM;
+            if (buf) {
+                append(talk, buf);
+                talk->unsent += len;
+            }
+        }
+    }
+    if (error == KA_OK)
+        error = put_copy(talk, after, after_len);
+    if (error == KA_OK && !more)
+        talk->has_response = 1;
+    if (error < 0 && talk->has_exchange && !talk->has_response)
+        ka_talk_done(talk); /* half a promise cannot be mended */
+    else if (error == KA_OK)
+        attend(talk);
+    if (owner)
+        pool->release(owner); /* last: it may run arbitrary code */
+    return error;
+}
+
+void ka_talk_done(ka_talk *talk)
+{
+    if (!talk->has_exchange || talk->has_response)
+        return;
+    talk->has_response = 1;
+    end_with(talk, KA_CAUSE_APPLICATION);
+    /* Cut off in the middle: what the client has is incomplete and must look so. */
+    attend(talk);
+}
+
+int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
+{
+    if (talk->reply.is_started || talk->has_response)
+        return KA_EINVAL;
+    int error = put_copy(talk, bytes, len);
+    if (error == KA_OK)
+        attend(talk);
+    return error;
+}
+
+int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
+{
+    static const ka_verdict closes = {.sends_close = 1};
+    size_t len = strlen(text);
+    ka_reply *reply = &talk->reply;
+    (void)now;
+    if (reply->is_started || talk->has_response || talk->is_draining)
+        return KA_EINVAL;
+    if (!talk->has_exchange) /* a head that could not be read */
+        *reply = (ka_reply){.minor = 1};
+    char *at = reserve(talk, KA_REPLY_FIXED + len);
+    char *start = at;
+    if (at == NULL)
+        return KA_ENOMEM;
+    *reply = (ka_reply){.minor = reply->minor, .is_head = reply->is_head};
+    (void)ka_reply_start(reply, &at, status);
+    static const char type[] = "text/plain; charset=utf-8";
+    (void)ka_reply_field(reply, &at, "content-type", 12, type, sizeof type - 1);
+    (void)ka_reply_choose_frame(reply, (int64_t)len + 1);
+    ka_reply_finish_head(reply, &at, &closes, &talk->service->common);
+    if (!reply->is_head) {
+        memcpy(at, text, len);
+        at[len] = '\n';
+        at += len + 1;
+    }
+    reply->is_over = 1;
+    wrote(talk, (size_t)(at - start));
+    end_with(talk, cause);
+    talk->cause = (uint8_t)cause;
+    talk->needs_linger = 1;
+    talk->has_response = 1;
+    attend(talk);
+    return KA_OK;
+}

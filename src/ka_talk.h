@@ -1,0 +1,147 @@
+/* ka_talk.h: one connection's conversation, without I/O.
+ *
+ * Bytes go in, requests come out one at a time; replies go in, bytes come out in the order of the requests. What a
+ * byte of the conversation means is decided here and nowhere else: pipelining, 100-continue, unread bodies, when the
+ * connection is over. Whether it is kept, and every deadline, ka_conn decides. The engine, the path over an event
+ * loop's transports and TLS only move bytes.
+ *
+ * One exchange at a time: while the application has a request, the next one is not parsed and, once a window's worth
+ * of it has come, not read. A talk exists only while something is pending; an idle connection has none.
+ *
+ * The driver's turn, for bytes that arrived:
+ *     ka_talk_arrived(talk, bytes, n)            the window: borrowed until ka_talk_park
+ *     loop  ka_talk_next(talk, now, ...)
+ *       KA_TALK_REQUEST  hand it to the application, which may answer at once or later
+ *       KA_TALK_BODY     the application waits for content, and there is some (or its end, or its failure)
+ *       KA_TALK_WAIT     the application has a request and does not want bytes: read nothing
+ *       KA_TALK_READ     more bytes are needed
+ *       KA_TALK_LINGER   send what is pending, then FIN, then read and discard
+ *       KA_TALK_CLOSE    send what is pending, then close
+ *     send ka_talk->out, reporting ka_talk_sent
+ *     ka_talk_settle(talk, now)                  the phase follows from the facts
+ *     ka_talk_park(talk)                         what is left of the window is copied; the window is the driver's again */
+#ifndef KA_TALK_H
+#define KA_TALK_H
+
+#include "ka_body.h"
+#include "ka_buf.h"
+#include "ka_conn.h"
+#include "ka_reply.h"
+
+enum {
+    KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */
+    KA_OUT_LOW = 16 * 1024,    /* ... and below which it may go on */
+    KA_COPY_MAX = 8 * 1024,    /* content up to this size is copied behind the head, so that both leave in one piece */
+    KA_DRAIN_MAX = 64 * 1024   /* an unread request body of this size at most is read and thrown away, to keep the connection */
+};
+
+typedef struct ka_talk ka_talk;
+
+/* What all conversations of one server share. */
+typedef struct {
+    ka_table *table;
+    ka_pool pool;
+    ka_reply_common common;
+    ka_limits limits;
+    ka_field *fields;        /* room for limits.max_headers, owned; valid between ka_talk_next and the next call of it */
+    ka_talk *free_talks;     /* owned; at most KA_TALKS_KEEP */
+    uint32_t n_free_talks, n_talks;
+    /* Whoever moves the bytes. `attend`: output is pending, content is wanted or the exchange is over; give the talk a
+     * turn, but after this call, which may come from deep inside the application. `lost`: the exchange ended and not by
+     * the application's doing; drop the hold on it. */
+    void *port;
+    void (*attend)(void *port, ka_talk *talk);
+    void (*lost)(void *exchange);
+} ka_service;
+
+struct ka_talk {
+    ka_service *service;    /* not owned */
+    ka_handle conn;
+    ka_buf *in;             /* owned: bytes that waited, or NULL */
+    const char *window;     /* bytes to be parsed next: inside `in` or the driver's */
+    size_t window_len;
+    ka_buf *out, *out_last; /* owned: bytes to be sent */
+    size_t unsent;          /* bytes in `out` */
+    void *exchange;         /* the application's side of the request, one hold on it; NULL once the application let go */
+    ka_body body;
+    ka_reply reply;
+    ka_fault fault;
+    int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
+    uint32_t checked;       /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
+    uint32_t head_bytes;    /* of the request being answered */
+    uint16_t head_flags;    /* KA_HEAD_* of it */
+    uint8_t cause;          /* ka_cause the connection will end by, once is_last */
+    uint8_t phase_started;  /* ka_phase last reported */
+    /* The facts. */
+    uint8_t has_exchange;   /* a request is with the application */
+    uint8_t has_response;   /* its response is complete (all in `out` or beyond) */
+    uint8_t wants_body;     /* the application waits for content */
+    uint8_t owes_continue;  /* Expect: 100-continue, not answered yet */
+    uint8_t is_last;        /* no request is taken after this one */
+    uint8_t is_eof;         /* the peer sent FIN: no byte will come */
+    uint8_t is_draining;    /* the rest of an unread body is being thrown away */
+    uint8_t is_failed;      /* the peer broke a rule in the body: `fault` says which */
+    uint8_t is_held;        /* the application is held back until `unsent` is low */
+    uint8_t needs_linger;   /* input is unread or expected when we close */
+    uint8_t is_driven;      /* the driver is inside its turn for this talk */
+    uint8_t is_noted;       /* the driver's: on the list of those to attend to */
+};
+
+typedef enum {
+    KA_TALK_REQUEST, KA_TALK_BODY, KA_TALK_WAIT, KA_TALK_READ, KA_TALK_LINGER, KA_TALK_CLOSE
+} ka_talk_step;
+
+/* limits: copied. release: drops one hold on the owner of a referred buffer. 0 or KA_ENOMEM. */
+int  ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                     void (*release)(void *owner));
+void ka_service_free(ka_service *service);
+
+ka_talk *ka_talk_new(ka_service *service, ka_handle conn);  /* NULL: out of memory */
+void     ka_talk_free(ka_talk *talk);                       /* gives everything back */
+
+/* --- the driver's side --- */
+void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len);  /* the window was empty */
+void ka_talk_eof(ka_talk *talk);
+ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head);
+void ka_talk_sent(ka_talk *talk, size_t nbytes);
+int  ka_talk_settle(ka_talk *talk, int64_t now);  /* report the phase to ka_conn; the phase */
+int  ka_talk_park(ka_talk *talk);                 /* 0 or KA_ENOMEM: the window could not be kept, close */
+int  ka_talk_is_idle(const ka_talk *talk);        /* nothing pending: it can be freed */
+
+/* Room behind the bytes that wait, for a read that must not move them. NULL: out of memory or at the cap. */
+char *ka_talk_room(ka_talk *talk, size_t want, size_t *room);
+void  ka_talk_filled(ka_talk *talk, size_t nbytes);
+
+/* Answer for the application: a short text, Connection: close, and the connection is over.
+ * Return KA_EINVAL when part of a response has left already: then it can only be closed. */
+int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now);
+
+/* --- the application's side --- */
+
+/* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the driver told;
+ * KA_EPEER: talk->fault; KA_ESTALE: the client is gone. */
+ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now);
+size_t    ka_talk_readable(const ka_talk *talk);       /* upper bound of what ka_talk_read would give now */
+int       ka_talk_body_is_over(const ka_talk *talk);
+
+/* A response: head_begin, ka_reply_field(&talk->reply, &at, ...)*, head_end, content*.
+ * head_begin: reserves `field_bytes` for the fields. KA_ENOMEM, KA_EINVAL (reply.why). The head can be given up
+ * before head_end by beginning anew. */
+int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at);
+/* whole: content length if it is complete and known, else -1. Decides about the connection. */
+int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now);
+/* One piece of content. owner: NULL = copy; else the bytes are referred to and `owner` released when they are sent
+ * (the hold passes to the talk in every case). Ends the exchange's response when !more. */
+int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void *owner);
+/* The application is through with the request: nothing more will be read or written for it. An unfinished response
+ * cuts the connection off. */
+void ka_talk_done(ka_talk *talk);
+/* An interim response (100, 103); fields as raw lines. */
+int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
+
+/* Right after KA_TALK_REQUEST: the bytes that the head's offsets count from. */
+static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk->window - talk->head_bytes; }
+
+static inline int ka_talk_is_started(const ka_talk *talk) { return talk->reply.is_started; }
+
+#endif

@@ -1,0 +1,117 @@
+# What the application interfaces share of reading a request: paths, versions, addresses, collected content.
+from cpython.tuple cimport PyTuple_New
+from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
+from libc.string cimport memchr, memcpy
+
+
+cdef inline int hex_value(char c) noexcept:
+    if 48 <= c <= 57:
+        return c - 48
+    c |= 32
+    return c - 87 if 97 <= c <= 102 else -1
+
+
+cdef Py_ssize_t unquote_into(char *to, const char *path, Py_ssize_t n) noexcept:
+    """Decode percent escapes; the parser has refused malformed ones. Return: bytes written, at most n."""
+    cdef Py_ssize_t i = 0, out = 0
+    cdef int high, low
+    while i < n:
+        to[out] = path[i]
+        if path[i] == 37 and i + 2 < n:
+            high = hex_value(path[i + 1])
+            low = hex_value(path[i + 2])
+            if high >= 0 and low >= 0:
+                to[out] = <char>(high << 4 | low)
+                i += 2
+        out += 1
+        i += 1
+    return out
+
+
+cdef str unquoted(const char *buf, ka_span where, bint as_latin1):
+    """A path with its percent escapes decoded: as UTF-8, wrong sequences replaced by U+FFFD, or a code point a byte
+    (as PEP 3333 wants it)."""
+    cdef const char *path = buf + where.off
+    cdef Py_ssize_t n = where.len
+    if memchr(path, 37, <size_t>n) == NULL:
+        return PyUnicode_DecodeASCII(path, n, NULL)
+    decoded = PyBytes_FromStringAndSize(NULL, n)
+    n = unquote_into(PyBytes_AS_STRING(decoded), path, n)
+    if as_latin1:
+        return PyUnicode_DecodeLatin1(PyBytes_AS_STRING(decoded), n, NULL)
+    return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(decoded), n, b"replace")
+
+
+cdef class Collector:
+    """The content of a request, gathered until it is complete: in memory, then in a temporary file."""
+    cdef list pieces
+    cdef object file
+    cdef Py_ssize_t n, spool_bytes
+
+    def __cinit__(self, Py_ssize_t spool_bytes=512 * 1024):
+        self.pieces = []
+        self.spool_bytes = spool_bytes
+
+    cdef int add(self, bytes piece) except -1:
+        self.n += PyBytes_GET_SIZE(piece)
+        if self.file is None:
+            self.pieces.append(piece)
+            if self.n > self.spool_bytes:
+                import tempfile
+                self.file = tempfile.TemporaryFile(prefix="kacore-")
+                self.file.writelines(self.pieces)
+                self.pieces = None
+        else:
+            self.file.write(piece)
+        return 0
+
+    cdef object as_file(self):
+        """A binary file at its start."""
+        if self.file is not None:
+            self.file.seek(0)
+            return self.file
+        from io import BytesIO
+        return BytesIO(b"".join(self.pieces))
+
+    cdef bytes as_bytes(self):
+        if self.file is not None:
+            self.file.seek(0)
+            return self.file.read()
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+    cdef int close(self) except -1:
+        if self.file is not None:
+            self.file.close()
+        return 0
+
+
+cdef class CollectedExchange(Exchange):
+    """An exchange whose application is called when the content is complete, so that a head without its content never
+    holds a thread or the loop."""
+    cdef Collector collector
+
+    cdef int collect(self) except -1:
+        """Read on; call `complete` at the end of the content."""
+        if self.is_read():
+            return self.complete()
+        if self.collector is None:
+            self.collector = Collector()
+        while True:
+            piece = self.read()
+            if piece is None:
+                return 0
+            if piece:
+                self.collector.add(<bytes>piece)
+            if self.is_read():
+                return self.complete()
+
+    cdef int complete(self) except -1:
+        raise NotImplementedError
+
+    cdef int news(self, ka_news news) except -1:
+        if news == KA_NEWS_BODY:
+            try:
+                self.collect()
+            except ClientGone:
+                pass
+        return 0

@@ -1,0 +1,506 @@
+# ConnectionTable: ka_conn for Python, for hosts that keep their own sockets. Connections are integers here too.
+# Each method checks its arguments, calls C once and turns a refusal into an exception out of line.
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.math cimport nextafter
+from libc.string cimport memcmp, memcpy
+
+from os import urandom
+
+cdef extern from "arpa/inet.h" nogil:
+    enum:
+        AF_INET
+        AF_INET6
+    int inet_pton(int family, const char *text, void *addr)
+
+
+cdef tuple PHASES = tuple([ka_phase_name(phase).decode() for phase in range(KA_N_PHASES)])
+cdef tuple CAUSES = tuple([ka_cause_name(cause).decode() for cause in range(KA_N_CAUSES)])
+cdef dict CAUSE_NUMBERS = {name: number for number, name in enumerate(CAUSES)}
+cdef tuple ACTIONS = ("", "close", "answer_408", "answer_503", "half_close", "goaway")
+cdef tuple BUCKET_EDGES = tuple([ka_table_bucket_edge(bucket) for bucket in range(KA_N_BUCKETS)])
+cdef tuple GAP_EDGES = tuple([edge / 1000 for edge in BUCKET_EDGES])
+
+
+cdef dict counters_dict(const ka_counters *counters):
+    """The counters as ConnectionTable.stats() shows them, without the phases."""
+    cdef int k
+    return {
+        "accepted": counters.accepted,
+        "requests": counters.requests,
+        "reused": counters.reused,
+        "reuse_rate": <double>counters.reused / <double>counters.requests if counters.requests else 0.0,
+        "races": counters.races,
+        "closed": {CAUSES[k]: counters.closed[k] for k in range(<int>KA_N_CAUSES)},
+        "idle_gap": {"edges": GAP_EDGES, "counts": [counters.idle_gap[k] for k in range(KA_N_BUCKETS)]},
+        "requests_per_connection": {
+            "edges": BUCKET_EDGES,
+            "counts": [counters.requests_per_connection[k] for k in range(KA_N_BUCKETS)],
+        },
+    }
+
+
+cdef dict phases_dict(const ka_table *table):
+    cdef int phase
+    return {PHASES[phase]: ka_table_phase_count(table, <ka_phase>phase) for phase in range(1, <int>KA_N_PHASES)}
+
+
+# ---- seconds ----
+
+cdef int64_t refuse_time(double now) except? -1:
+    raise ValueError(f"now={now!r}: must be a finite number of seconds, at most 9e9")
+
+
+cdef inline int64_t start_ns(double now) except? -1:
+    """When something began: rounded up, so that it never ends early."""
+    cdef double ns = now * 1e9
+    if not -9e18 <= ns <= 9e18:
+        return refuse_time(now)
+    cdef int64_t whole = <int64_t>ns
+    return whole + (whole < ns)
+
+
+cdef inline int64_t until_ns(double now) except? -1:
+    """What time it is, for judging what is over: rounded down."""
+    cdef double ns = now * 1e9
+    if not -9e18 <= ns <= 9e18:
+        return refuse_time(now)
+    cdef int64_t whole = <int64_t>ns
+    return whole - (whole > ns)
+
+
+cdef double seconds_from(int64_t ns):
+    """The first float that until_ns turns into this time or a later one."""
+    cdef double now = ns / 1e9
+    while until_ns(now) < ns:
+        now = nextafter(now, 1e300)
+    return now
+
+
+# ---- arguments ----
+
+cdef unsigned cause_number(object cause) except? 0xffffffff:
+    cdef object number = CAUSE_NUMBERS.get(cause)
+    if number is None:
+        raise ValueError(f"cause={cause!r}: must be one of {', '.join(CAUSES)}")
+    return number
+
+
+cdef int read_client(object client, ka_client *out) except -1:
+    """Who is at the other end: None or "", packed or written address, or the tuple getpeername() gives."""
+    cdef bytes text
+    memset(out, 0, sizeof(ka_client))
+    if isinstance(client, tuple):
+        client = client[0] if client else None
+    if client is None or client == "" or client == b"":
+        return 0
+    if isinstance(client, bytes):
+        if len(client) == 4 or len(client) == 16:
+            out.family = 4 if len(client) == 4 else 6
+            memcpy(out.addr, PyBytes_AS_STRING(client), len(client))
+            return 0
+    elif isinstance(client, str):
+        text = client.partition("%")[0].encode()  # the zone of a link-local address is not the client's
+        if inet_pton(AF_INET, text, out.addr) == 1:
+            out.family = 4
+            return 0
+        if inet_pton(AF_INET6, text, out.addr) == 1:
+            out.family = 6
+            return 0
+    raise ValueError(f"client={client!r}: must be an IP address as text or 4 or 16 bytes, or None")
+
+
+class Verdict:
+    """Whether a connection is kept after a response, and what the response says about it. Immutable, shared.
+
+    keeps:   bool.
+    cause:   str, what it will end by when it is not kept, else None; a key of stats()["closed"].
+    fields:  tuple of (name, value) bytes pairs to send, names in lower case: none, connection, or connection and
+             keep-alive. Never any on HTTP/2 (RFC 9113 8.2.2).
+    timeout: int seconds as advertised, or None. max: int requests left as advertised, or None.
+    """
+
+    __slots__ = ("cause", "fields", "keeps", "max", "timeout")
+
+    def __init__(self, keeps, cause, fields, timeout, most):
+        put = object.__setattr__
+        put(self, "keeps", keeps)
+        put(self, "cause", cause)
+        put(self, "fields", fields)
+        put(self, "timeout", timeout)
+        put(self, "max", most)
+
+    def __setattr__(self, name, _value):
+        raise AttributeError(f"a Verdict is immutable: {name}")
+
+    def __repr__(self):
+        return f"Verdict(keeps={self.keeps}, cause={self.cause!r}, fields={self.fields!r})"
+
+
+cdef object make_verdict(const ka_verdict *verdict, bint has_fields):
+    cdef list fields = [], words = []
+    if has_fields and verdict.sends_close:
+        fields.append((b"connection", b"close"))
+    elif has_fields and verdict.sends_keep_alive:
+        fields.append((b"connection", b"keep-alive"))
+    if verdict.timeout_s:
+        words.append(b"timeout=%d" % verdict.timeout_s)
+    if verdict.max:
+        words.append(b"max=%d" % verdict.max)
+    if has_fields and words:
+        fields.append((b"keep-alive", b", ".join(words)))
+    return Verdict(bool(verdict.keeps), None if verdict.keeps else CAUSES[verdict.cause], tuple(fields),
+                   verdict.timeout_s or None, verdict.max or None)
+
+
+@cython.binding(False)
+cdef class ConnectionTable:
+    """Connections, their phases and deadlines, for a server that keeps its own sockets. Integers, no object each.
+
+    policy: kacore.Policy, kacore.PolicySet (one class for each rule), or None for the defaults.
+    seed:   int, keys the hash of client addresses and the age jitter; None takes one from the system.
+    fields: of Policy, to change: ConnectionTable(max_connections=4, keep_alive_timeout=5.0).
+    Raises ValueError for a policy with values out of range, MemoryError.
+
+    A connection is an int, `conn`, stale after its close. `now` is seconds on any clock of the caller, always the
+    same one; it is rounded so that nothing ends early, an earlier `now` than the last counts as the last, and NaN
+    and infinity are a ValueError. A stale `conn`, or an event that the phase does not allow, raises LocalError and
+    changes nothing. Not for several threads at once. Every call is O(1) unless it says otherwise; about 46 bytes a
+    connection. Source: docs/table.md.
+    """
+    cdef ka_table *table
+    cdef ka_counters counters
+    cdef unsigned n_classes
+    cdef ka_verdict last_verdict
+    cdef object last_answer
+    cdef bint last_has_fields
+    cdef readonly object policy
+
+    def __cinit__(self, policy=None, *, seed=None, **fields):
+        cdef ka_capacity capacity
+        if seed is None:
+            seed = int.from_bytes(urandom(8), "little")
+        cdef uint64_t key = <uint64_t>(seed & 0xffffffffffffffff)
+        if fields:
+            policy = policy_with(policy, fields)
+        fill_capacity(default_of(policy), &capacity)
+        cdef int got = ka_table_new(&self.table, &capacity, key, &self.counters)
+        if got == KA_ENOMEM:
+            raise MemoryError
+        if got != KA_OK:
+            raise ValueError(f"max_connections={capacity.max_connections} or a pressure limit is out of range")
+        self.n_classes = <unsigned>set_policies(self.table, policy, 0)
+        self.policy = policy
+
+    def __dealloc__(self):
+        ka_table_free(self.table)
+
+    def __len__(self):
+        return ka_table_open_count(self.table)
+
+    def __contains__(self, conn):
+        return isinstance(conn, int) and 0 < conn <= 0xffffffffffffffff and ka_conn_phase(self.table, conn) >= 0
+
+    # ---- refusals, out of line ----
+
+    cdef int refuse(self, uint64_t conn, str what, int code) except -1:
+        if code == KA_ESTALE:
+            raise LocalError(f"{what}: connection {conn:#x} is stale or was never opened")
+        raise LocalError(f"{what}: connection {conn:#x} is in phase {PHASES[ka_conn_phase(self.table, conn)]},"
+                         " which does not allow it")
+
+    cdef inline int report(self, uint64_t conn, ka_event event, double now, str what) except -1:
+        cdef int got = ka_conn_event(self.table, conn, event, start_ns(now))
+        if got < 0:
+            return self.refuse(conn, what, got)
+        return 0
+
+    # ---- coming and going ----
+
+    def open(self, double now, client=None, unsigned klass=0, bint tls=False):
+        """A connection was accepted. Phase: new, with `tls` handshake.
+
+        client: None for a unix socket or a trusted proxy, who is never limited; else an IP address as text or packed
+                bytes, or the tuple of getpeername(). ::ffff:a.b.c.d counts as IPv4.
+        klass:  class of the policy set that NEW and HEAD will always run under.
+        Return: conn, an int > 0; or 0 when it was not opened: is_full (close what evict() names and come again), or
+                else the client has max_connections_per_client, which is counted as closed by client_limit.
+        Raises ValueError for a client or class that is none, MemoryError. Cost: O(1); every 4,096th connection that
+        is open at once allocates.
+        """
+        cdef ka_client who
+        cdef ka_handle conn = 0
+        if klass >= self.n_classes:
+            raise ValueError(f"klass={klass}: the policy has {self.n_classes} classes")
+        if client is not None:
+            read_client(client, &who)
+        cdef int got = ka_conn_open(self.table, start_ns(now), klass, NULL if client is None else &who, tls, &conn)
+        if got == KA_ECLIENT:
+            ka_conn_refused(self.table, KA_CAUSE_CLIENT_LIMIT)
+        elif got == KA_ENOMEM:
+            raise MemoryError
+        return conn
+
+    def refused(self, str cause="rejected"):
+        """Count one that was accepted and turned away without being opened, under a cause of stats()["closed"]."""
+        ka_conn_refused(self.table, <ka_cause>cause_number(cause))
+
+    def close(self, uint64_t conn, str cause="client"):
+        """It is gone, whatever phase it was in; `conn` is stale from now on. cause: a key of stats()["closed"]."""
+        cdef int got = ka_conn_close(self.table, conn, <ka_cause>cause_number(cause))
+        if got != KA_OK:
+            self.refuse(conn, "close", got)
+
+    # ---- what happened to it ----
+
+    def handshake_done(self, uint64_t conn, double now, /):
+        """handshake -> new."""
+        self.report(conn, KA_EV_HANDSHAKE_DONE, now, "handshake_done")
+
+    def received(self, uint64_t conn, double now, /):
+        """First byte of a request that is not an empty line: new, idle -> head."""
+        self.report(conn, KA_EV_RECEIVED, now, "received")
+
+    def head_done(self, uint64_t conn, double now, /):
+        """A whole head is here: new, head, idle -> busy. Counts the request."""
+        self.report(conn, KA_EV_HEAD_DONE, now, "head_done")
+
+    def body_wanted(self, uint64_t conn, double now, /):
+        """The application waits for body bytes and none are here: busy -> body."""
+        self.report(conn, KA_EV_BODY_WANTED, now, "body_wanted")
+
+    def body_arrived(self, uint64_t conn, double now, /):
+        """It has what it waited for: body -> busy. Report the bytes to body_progress first."""
+        self.report(conn, KA_EV_BODY_ARRIVED, now, "body_arrived")
+
+    def blocked(self, uint64_t conn, double now, /):
+        """The client must take bytes before anything goes on: head, busy, body -> write."""
+        self.report(conn, KA_EV_BLOCKED, now, "blocked")
+
+    def unblocked(self, uint64_t conn, double now, /):
+        """It took them: write -> busy. Report the bytes to write_progress first."""
+        self.report(conn, KA_EV_UNBLOCKED, now, "unblocked")
+
+    def responded(self, uint64_t conn, double now, /):
+        """The whole response is with the kernel and the connection is kept: busy, body, write -> idle."""
+        self.report(conn, KA_EV_RESPONDED, now, "responded")
+
+    def lingering(self, uint64_t conn, double now, /):
+        """We sent FIN and throw away what still comes: new, head, body, busy, write, idle -> linger."""
+        self.report(conn, KA_EV_LINGERING, now, "lingering")
+
+    def tunnelled(self, uint64_t conn, double now, /):
+        """101 or CONNECT accepted: busy, body, write -> tunnel, where no time limit holds."""
+        self.report(conn, KA_EV_TUNNELLED, now, "tunnelled")
+
+    def stream_opened(self, uint64_t conn, double now, /):
+        """HTTP/2: a request began on it: new, head, idle, busy -> busy. Counts the request.
+
+        From the first one on the connection takes no other event but stream_closed and lingering.
+        """
+        self.report(conn, KA_EV_STREAM_OPENED, now, "stream_opened")
+
+    def stream_closed(self, uint64_t conn, double now, /):
+        """HTTP/2: one of its streams is over; with the last one busy -> idle."""
+        self.report(conn, KA_EV_STREAM_CLOSED, now, "stream_closed")
+
+    cdef object progress(self, uint64_t conn, size_t nbytes, double now, str what, unsigned phases):
+        cdef int phase = ka_conn_phase(self.table, conn)
+        cdef ka_cause cause = KA_CAUSE_ERROR
+        if phase < 0 or not phases >> phase & 1:
+            self.refuse(conn, what, KA_ESTALE if phase < 0 else KA_EINVAL)
+        if ka_conn_progress(self.table, conn, nbytes, start_ns(now), &cause) == KA_ESLOW:
+            return CAUSES[<int>cause]
+        return None
+
+    def body_progress(self, uint64_t conn, size_t nbytes, double now, /):
+        """Body bytes came: in body they restart the gap and feed the rate; busy and write allow and ignore it.
+
+        Return: None, or "body_rate" when the connection should be closed for it.
+        """
+        return self.progress(conn, nbytes, now, "body_progress", 1 << KA_BODY | 1 << KA_BUSY | 1 << KA_WRITE)
+
+    def write_progress(self, uint64_t conn, size_t nbytes, double now, /):
+        """The client took bytes: in write they restart the gap and feed the rate; busy and body allow and ignore it.
+
+        Return: None, or "send_rate" when the connection should be closed for it.
+        """
+        return self.progress(conn, nbytes, now, "write_progress", 1 << KA_BODY | 1 << KA_BUSY | 1 << KA_WRITE)
+
+    def linger_progress(self, uint64_t conn, size_t nbytes, double now, /):
+        """Bytes were thrown away in linger. Return: None, or over linger_bytes the cause to close with."""
+        return self.progress(conn, nbytes, now, "linger_progress", 1 << KA_LINGER)
+
+    def touch(self, uint64_t conn, double now, /):
+        """Something happened, and the host knows no more: restart the clock of the phase it is in."""
+        cdef int got = ka_conn_touch(self.table, conn, start_ns(now))
+        if got < 0:
+            self.refuse(conn, "touch", got)
+
+    def set_class(self, uint64_t conn, unsigned klass):
+        """Move it to another class of the policy set until its next request; the clock of the phase is kept."""
+        if klass >= self.n_classes:
+            raise ValueError(f"klass={klass}: the policy has {self.n_classes} classes")
+        cdef int got = ka_conn_set_class(self.table, conn, klass)
+        if got < 0:
+            self.refuse(conn, "set_class", got)
+
+    def decide(self, uint64_t conn, double now, /, str http_version="1.1", bint client_persists=True,
+               str must_close=None):
+        """Is it kept after this response, and what does the response say? Ask once, before the head is written.
+
+        http_version:    of the request.
+        client_persists: whether the request allows it (RFC 9112 9.3).
+        must_close:      a cause of stats()["closed"] when something else forbids it.
+        Return: Verdict. LocalError outside a request; ValueError for another version or cause.
+        """
+        cdef ka_verdict verdict
+        cdef unsigned minor = 1, cause = KA_N_CAUSES
+        cdef bint has_fields = True
+        if http_version != "1.1":
+            if http_version not in ("1.0", "2", "2.0", "3", "3.0"):
+                raise ValueError(f"http_version={http_version!r}: must be '1.0', '1.1', '2' or '3'")
+            minor = http_version != "1.0"
+            has_fields = http_version == "1.0"
+        if must_close is not None:
+            cause = cause_number(must_close)
+        cdef int got = ka_conn_decide(self.table, conn, minor, client_persists, cause, start_ns(now), &verdict)
+        if got < 0:
+            self.refuse(conn, "decide", got)
+        if (self.last_answer is None or has_fields != self.last_has_fields
+                or memcmp(&verdict, &self.last_verdict, sizeof(verdict)) != 0):
+            self.last_answer = make_verdict(&verdict, has_fields)
+            self.last_verdict = verdict
+            self.last_has_fields = has_fields
+        return self.last_answer
+
+    # ---- whose time is up, who goes first ----
+
+    def due(self, double now):
+        """One connection whose time is up, the longest due first. It stays open until it is closed or moved on.
+
+        Return: None, or (conn, action, cause): action is close, answer_408, answer_503, half_close or goaway.
+        For hosts that look for bytes once more before they close; expire() is simpler.
+        """
+        cdef ka_handle conn = 0
+        cdef ka_cause cause = KA_CAUSE_ERROR
+        cdef ka_action action = ka_conn_due(self.table, until_ns(now), &conn, &cause)
+        if action == KA_DO_NOTHING:
+            return None
+        return conn, ACTIONS[<int>action], CAUSES[<int>cause]
+
+    def expire(self, double now, Py_ssize_t limit=64):
+        """Close out at most `limit` connections whose time is up, the longest due first.
+
+        Return: list of their handles, now stale; fewer than `limit` means that no more are due.
+        ValueError if limit < 1. Cost: O(returned), times the classes in use.
+        """
+        cdef list closed = []
+        cdef ka_handle conn = 0
+        cdef ka_cause cause = KA_CAUSE_ERROR
+        cdef int64_t until = until_ns(now)
+        if limit < 1:
+            raise ValueError(f"limit={limit}: must be at least 1")
+        while len(closed) < limit and ka_conn_due(self.table, until, &conn, &cause) != KA_DO_NOTHING:
+            ka_conn_close(self.table, conn, cause)
+            closed.append(conn)
+        return closed
+
+    def next_due(self):
+        """Seconds on the caller's clock when something is due at the earliest, None for never.
+
+        Under pressure and in a drain any event can bring it earlier: ask again after each batch of events.
+        """
+        cdef int64_t due = ka_conn_next_due(self.table)
+        return None if due == INT64_MAX else seconds_from(due)
+
+    def victim(self, double now):
+        """Who would go first if room were needed, 0 for nobody: docs/table.md has the order."""
+        return ka_conn_victim(self.table, until_ns(now))
+
+    def evict(self, double now):
+        """Close out the one that goes first when room is needed. Return: its handle, now stale, or 0 for nobody."""
+        cdef ka_handle conn = ka_conn_victim(self.table, until_ns(now))
+        if conn:
+            ka_conn_close(self.table, conn, KA_CAUSE_EVICTED)
+        return conn
+
+    # ---- the whole table ----
+
+    def set_policy(self, policy):
+        """Other rules, for all connections at once and from now on. O(1) in connections.
+
+        policy: kacore.Policy or kacore.PolicySet. Connections of classes that are gone fall under the default.
+        ValueError for values out of range, and the old rules stay. O(clients) when the client_share changes.
+        """
+        self.n_classes = <unsigned>set_policies(self.table, policy, self.n_classes)
+        self.policy = policy
+
+    def drain(self, double now, grace=None, spread=None, timeout=None):
+        """Begin to leave: seconds as in Policy's drain_grace, drain_spread and drain_timeout, which they default to.
+
+        Idle connections stay answerable for `grace`, then become due spread over `spread`; from now on every
+        response says close; after `timeout` whatever is left is due. Again: whatever comes earlier.
+        """
+        policy = default_of(self.policy)
+        cdef double[3] seconds
+        cdef int k = 0
+        for name, given, fallback in (("grace", grace, 2.0), ("spread", spread, 1.0), ("timeout", timeout, 30.0)):
+            if given is None:
+                given = fallback if policy is None else getattr(policy, "drain_" + name)
+            seconds[k] = given
+            if not 0 <= seconds[k] <= 1e9:
+                raise ValueError(f"{name}={given!r}: must be between 0 and 1e9 seconds")
+            k += 1
+        ka_conn_drain(self.table, start_ns(now), <int64_t>ceil(seconds[0] * 1e9), <int64_t>ceil(seconds[1] * 1e9),
+                      <int64_t>ceil(seconds[2] * 1e9))
+
+    @property
+    def is_draining(self):
+        return ka_conn_is_draining(self.table)
+
+    @property
+    def is_full(self):
+        return ka_table_is_full(self.table)
+
+    @property
+    def nbytes(self):
+        """Memory of the table in bytes, all included but malloc's own. Never falls: slots are used again."""
+        return ka_table_bytes(self.table)
+
+    def phase(self, uint64_t conn, /):
+        """The name of its phase."""
+        cdef int phase = ka_conn_phase(self.table, conn)
+        if phase < 0:
+            self.refuse(conn, "phase", phase)
+        return PHASES[phase]
+
+    def klass(self, uint64_t conn, /):
+        """The class of the policy set it is in now."""
+        cdef int klass = ka_conn_class(self.table, conn)
+        if klass < 0:
+            self.refuse(conn, "klass", klass)
+        return klass
+
+    def requests(self, uint64_t conn, /):
+        """Request heads seen on it."""
+        if ka_conn_phase(self.table, conn) < 0:
+            self.refuse(conn, "requests", KA_ESTALE)
+        return ka_conn_requests(self.table, conn)
+
+    def stats(self):
+        """Counters and phases as a dict of its own.
+
+        phases: name to connections. accepted, requests, reused (requests that were not the first of theirs),
+        reuse_rate, races. closed: cause to connections; they and the phases add up to accepted.
+        idle_gap (seconds before a reuse, counted when its first byte comes) and requests_per_connection (when it
+        closes): edges, the smallest value of each bucket, and counts. The middle of a bucket is within 20 % of
+        what is in it.
+        """
+        return {"phases": phases_dict(self.table), **counters_dict(&self.counters)}
+
+    def check(self):
+        """Walk every invariant; AssertionError names the first that is broken. O(connections), for tests."""
+        cdef const char *broken = ka_table_check(self.table)
+        if broken != NULL:
+            raise AssertionError(broken.decode())

@@ -1,0 +1,251 @@
+# One request as the application's side sees it: an Exchange over a ka_talk, and the Port that moves its bytes.
+# Knows neither engine nor event loop, and no application interface; those stand above and beside it.
+#
+# Life: the driver hands over a talk (`attach` takes one hold on the Exchange for it). The Exchange lets go when it
+# has written the last byte (`detach`), or the talk drops it when the client is gone (`lost`). After either, `talk`
+# is NULL and every call says so.
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.list cimport PyList_CheckExact
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_SIZE
+from cpython.tuple cimport PyTuple_CheckExact
+
+cdef extern from "Python.h":
+    PyObject *PySequence_Fast_GET_ITEM(object sequence, Py_ssize_t i) noexcept   # borrowed
+    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+
+
+class ClientGone(KacoreError, OSError):
+    """The client is gone: what is sent now reaches nobody. An OSError, as ASGI asks of send()."""
+
+
+cdef class Port:
+    """Whoever moves the bytes of an Exchange."""
+
+    cdef int attend(self, bint soon) except -1:
+        """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
+        raise NotImplementedError
+
+    cdef int64_t now(self) noexcept:
+        return 0
+
+    cdef object client_of(self, ka_talk *talk):
+        """(host, port) of the client, or None."""
+        return None
+
+    cdef object server_of(self, ka_talk *talk):
+        """(host, port) or (path, None) of the listener."""
+        return None
+
+
+cdef class Exchange:
+    """One request and its response. Subclasses are what an application interface makes of them."""
+    cdef ka_talk *talk      # borrowed; NULL once the response is over or the client is gone
+    cdef Port port
+
+    cdef int attach(self, Port port, ka_talk *talk) except -1:
+        self.port = port
+        self.talk = talk
+        talk.exchange = <void *>self
+        Py_INCREF(self)
+        return 0
+
+    cdef int detach(self) except -1:
+        if self.talk != NULL:
+            self.talk.exchange = NULL
+            self.talk = NULL
+            Py_DECREF(self)
+        return 0
+
+    cdef int news(self, ka_news news) except -1:
+        """The driver has something to tell."""
+        return 0
+
+    cdef int lost(self) except -1:
+        """The client is gone, or the server answered in the application's place."""
+        return 0
+
+    # -- request content ------------------------------------------------------------------------------
+
+    cdef object read(self):
+        """Content that is here, as bytes; b"" at its end; None when none is here (news will come).
+        ClientGone when no more will come."""
+        cdef Py_ssize_t size
+        cdef ptrdiff_t n
+        cdef PyObject *piece
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
+        if ka_talk_body_is_over(self.talk):
+            return b""
+        size = <Py_ssize_t>ka_talk_readable(self.talk)
+        if size == 0:
+            size = 1  # what is here is framing at most, perhaps the end
+        content = PyBytes_FromStringAndSize(NULL, size)
+        n = ka_talk_read(self.talk, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
+        if n == KA_PARTIAL:
+            return None
+        if n < 0:
+            raise ClientGone("the request's content broke off")
+        if n < size:
+            piece = <PyObject *>content
+            Py_INCREF(content)
+            content = None
+            _PyBytes_Resize(&piece, n)
+            content = <object>piece
+            Py_DECREF(content)
+        return content
+
+    cdef bint is_read(self) noexcept:
+        """Nothing of the request's content is left to read."""
+        return self.talk == NULL or ka_talk_body_is_over(self.talk)
+
+    # -- response ---------------------------------------------------------------------------------------
+
+    cdef int write_head(self, unsigned status, object headers, int64_t whole) except -1:
+        """Status and fields, pairs of bytes. whole: length of the content if it is complete and known, else -1.
+        LocalError when the application broke a rule; nothing is sent then."""
+        cdef char *at
+        cdef Py_ssize_t i, n, size
+        cdef PyObject *name
+        cdef PyObject *value
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        fast = PySequence_Fast(headers, "headers are pairs of bytes")
+        size = bytes_in(fast)
+        if size < 0:
+            fast = plain_headers(fast)
+            size = bytes_in(fast)
+        n = PySequence_Fast_GET_SIZE(fast)
+        self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
+        for i in range(n):
+            pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value)
+            self.check(ka_reply_field(&talk.reply, &at, PyBytes_AS_STRING(<object>name),
+                                      <size_t>PyBytes_GET_SIZE(<object>name), PyBytes_AS_STRING(<object>value),
+                                      <size_t>PyBytes_GET_SIZE(<object>value)))
+        self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
+        return 0
+
+    cdef int write(self, object content, bint more) except -1:
+        """One piece of content: anything with a buffer. The last one (`more` false) ends the exchange."""
+        cdef Py_buffer view
+        cdef int got
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        if not more:
+            self.detach()  # before the content: its turn may end the connection
+        if PyBytes_Check(content):
+            if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
+                Py_INCREF(content)
+                got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
+                                      <void *>content)
+            else:
+                got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
+        else:
+            PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
+            got = ka_talk_content(talk, <const char *>view.buf, <size_t>view.len, more, NULL)
+            PyBuffer_Release(&view)
+        if got < 0:
+            why = self.reason(talk, got)
+            self.detach()
+            self.port.attend(False)
+            raise why
+        self.port.attend(more)
+        return 0
+
+    cdef bint is_held(self) noexcept:
+        """The client takes more slowly than the application writes: wait for KA_NEWS_LOW."""
+        if self.talk == NULL or self.talk.unsent <= KA_OUT_HIGH:
+            return False
+        self.talk.is_held = 1
+        return True
+
+    cdef int refuse(self, unsigned status, const char *text) except -1:
+        """Answer in the application's place and close; or cut off a response that has begun."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            return 0
+        self.detach()
+        if ka_talk_refuse(talk, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
+            ka_talk_done(talk)
+        self.port.attend(False)
+        return 0
+
+    cdef object reason(self, ka_talk *talk, int code):
+        if code == KA_ENOMEM:
+            return MemoryError("no buffer for the response: max_buffer_bytes is reached")
+        if code == KA_EINVAL and talk.reply.why != NULL:
+            return LocalError((<bytes>talk.reply.why).decode())
+        return ClientGone("the client is gone")
+
+    cdef int check(self, int code) except -1:
+        if code < 0:
+            raise self.reason(self.talk, code)
+        return 0
+
+
+cdef inline bint pair_at(PyObject *item, PyObject **name, PyObject **value) noexcept:
+    """Borrow both halves of a tuple or list of two bytes; false when it is something else."""
+    if not ((PyTuple_CheckExact(<object>item) or PyList_CheckExact(<object>item))
+            and PySequence_Fast_GET_SIZE(<object>item) == 2):
+        return False
+    name[0] = PySequence_Fast_GET_ITEM(<object>item, 0)
+    value[0] = PySequence_Fast_GET_ITEM(<object>item, 1)
+    return PyBytes_CheckExact(<object>name[0]) and PyBytes_CheckExact(<object>value[0])
+
+
+cdef Py_ssize_t bytes_in(object headers) noexcept:
+    """Sum of the lengths in a list or tuple of pairs of bytes; -1 when it is not that."""
+    cdef Py_ssize_t i, size = 0
+    cdef PyObject *name
+    cdef PyObject *value
+    for i in range(PySequence_Fast_GET_SIZE(headers)):
+        if not pair_at(PySequence_Fast_GET_ITEM(headers, i), &name, &value):
+            return -1
+        size += PyBytes_GET_SIZE(<object>name) + PyBytes_GET_SIZE(<object>value)
+    return size
+
+
+cdef list plain_headers(object headers):
+    """Headers of any shape that ASGI, or a convenient caller, may give, as a list of tuples of bytes."""
+    cdef list plain = []
+    for header in headers:
+        try:
+            name, value = header
+        except (TypeError, ValueError):
+            raise LocalError(f"a header is a pair (name, value), not {header!r}") from None
+        plain.append((bytes(as_bytes(name)), bytes(as_bytes(value))))
+    return plain
+
+
+cdef object as_bytes(object value):
+    """Names and values as bytes; str is for convenience and goes out as Latin-1 (RFC 9110 5.5)."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        try:
+            return (<str>value).encode("latin-1")
+        except UnicodeEncodeError:
+            raise LocalError(f"a header is Latin-1 at most, not {value!r}") from None
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    raise LocalError(f"a header is bytes or str, not {type(value).__name__}")
+
+
+cdef class Application:
+    """What is done with a request. One for each application interface."""
+    cdef readonly object logger
+
+    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+        raise NotImplementedError
+
+    cdef int leave(self) except -1:
+        """The engine's step ends: nothing of an application's may seem to be running."""
+        return 0
+
+    cdef int wake(self) except -1:
+        """Port.wake was called from another thread."""
+        return 0

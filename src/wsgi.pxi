@@ -1,0 +1,313 @@
+# WSGI, PEP 3333, for any number of threads by one path.
+#
+# The application is called when the request's content is complete. With threads = 0 it runs in the engine's thread;
+# else in a pool, whose threads are started when a request waits for one. Its iterable is advanced only while the
+# client takes data. What a thread produces is handed to the engine's thread through `outbox`: a talk belongs to one
+# thread, and only Port.wake may be called from another.
+import sys
+from _thread import allocate_lock as allocate_lock
+
+cdef dict HTTP_KEYS = {}   # field name -> environ key; bounded, since names come from clients
+cdef enum:
+    MAX_HTTP_KEYS = 1024
+    OUTBOX_HIGH = 256 * 1024
+
+
+cdef object http_key(bytes name):
+    """The environ key for a field name, or None: with "_" it could pass for another field ("X_Real_IP")."""
+    key = HTTP_KEYS.get(name)
+    if key is None and b"_" not in name:
+        text = name.decode("ascii").upper().replace("-", "_")
+        key = text if text in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + text
+        if len(HTTP_KEYS) < MAX_HTTP_KEYS:
+            HTTP_KEYS[name] = key
+    return key
+
+
+cdef class WsgiExchange(CollectedExchange):
+    cdef WsgiApplication app
+    cdef dict environ
+    cdef object result, rest     # the application's iterable, and an iterator over it
+    cdef unsigned status
+    cdef object headers
+    cdef bint is_headed          # the response head is written
+    cdef bint is_started         # the application has been called
+    cdef list outbox             # pieces from a thread: (bytes, is_last)
+    cdef Py_ssize_t outbox_bytes
+    cdef object gate             # a lock that a thread waits on while the client is slow
+    cdef object error            # what the application raised, in a thread
+    cdef bint is_gone
+    cdef bint is_posted
+
+    # -- the application's thread -----------------------------------------------------------------------
+
+    def start_response(self, status, headers, exc_info=None):
+        """PEP 3333 start_response(): returns the legacy write()."""
+        if exc_info is not None:
+            try:
+                if self.is_headed:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.headers is not None:
+            raise LocalError("start_response() was called already")
+        if not isinstance(status, str) or len(status) < 3 or not status[:3].isdigit():
+            raise LocalError(f"status is a str such as '200 OK', not {status!r}")
+        self.status = int(status[:3])
+        self.headers = [(as_bytes(name), as_bytes(value)) for name, value in headers]
+        return self.legacy_write
+
+    def legacy_write(self, data):
+        """PEP 3333 write(): for old applications."""
+        if data:
+            self.deliver(data, False)
+
+    cdef int run(self) except -1:
+        """Call the application and send what it returns. Never raises for the application's errors."""
+        try:
+            self.is_started = True
+            self.result = self.app.app(self.environ, self.start_response)
+            if isinstance(self.result, (list, tuple)) and self.outbox_bytes == 0 and not self.is_headed:
+                pieces = self.result
+                self.deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces), True)
+                self.close_result()
+                return 0
+            self.rest = iter(self.result)
+        except ClientGone:
+            return self.close_result()
+        except Exception as error:
+            self.close_result()
+            return self.fail(error)
+        return self.advance()
+
+    cdef int advance(self) except -1:
+        """Send what the iterable gives while the client takes it."""
+        try:
+            for piece in self.rest:
+                if not piece:
+                    continue
+                self.deliver(piece, False)
+                if self.app.threads == 0 and self.is_held():
+                    return 0
+            self.rest = None
+            self.deliver(b"", True)
+        except ClientGone:
+            pass
+        except Exception as error:
+            self.rest = None
+            self.close_result()
+            return self.fail(error)
+        self.rest = None
+        return self.close_result()
+
+    cdef int close_result(self) except -1:
+        result = self.result
+        self.result = None
+        if hasattr(result, "close"):
+            try:
+                result.close()
+            except Exception:
+                self.app.logger.error("close() of the application's iterable failed", exc_info=True)
+        return 0
+
+    cdef int deliver(self, object piece, bint is_last) except -1:
+        if self.headers is None:
+            raise LocalError("the application sent content before start_response()")
+        if self.app.threads == 0:
+            return self.put(piece, is_last)
+        if self.is_gone:
+            raise ClientGone("the client is gone")
+        self.outbox.append((piece, is_last))
+        self.outbox_bytes += len(piece)
+        self.app.post(self)
+        while not is_last and self.outbox_bytes > OUTBOX_HIGH and not self.is_gone:
+            self.gate.acquire()
+        return 0
+
+    cdef int fail(self, object error) except -1:
+        if self.app.threads == 0:
+            return self.report(error)
+        self.error = error
+        return self.app.post(self)
+
+    # -- the engine's thread ----------------------------------------------------------------------------
+
+    cdef int complete(self) except -1:
+        self.environ["wsgi.input"] = self.collector.as_file() if self.collector is not None else empty_file()
+        if self.collector is not None:
+            self.environ["CONTENT_LENGTH"] = str(self.collector.n)
+        if self.app.threads:
+            return self.app.submit(self)
+        return self.run()
+
+    cdef int put(self, object piece, bint is_last) except -1:
+        if not self.is_headed:
+            self.write_head(self.status, self.headers, len(piece) if is_last else -1)
+            self.is_headed = True
+        return self.write(piece, not is_last)
+
+    cdef int pump(self) except -1:
+        """Send what the thread has produced."""
+        cdef list outbox = self.outbox
+        self.is_posted = False
+        try:
+            while outbox and not self.is_held():
+                piece, is_last = outbox.pop(0)
+                self.outbox_bytes -= len(piece)
+                self.put(piece, is_last)
+        except ClientGone:
+            self.lost()
+        except Exception as error:
+            self.report(error)
+            self.lost()
+        if self.error is not None and not outbox:
+            self.report(self.error)
+            self.error = None
+        if self.gate.locked():
+            self.gate.release()
+        return 0
+
+    cdef int report(self, object error) except -1:
+        if self.talk == NULL and isinstance(error, ClientGone):
+            return 0
+        self.app.logger.error("the application failed on %s %s", self.environ["REQUEST_METHOD"],
+                              self.environ["PATH_INFO"], exc_info=error)
+        return self.refuse(500, b"Internal Server Error")
+
+    cdef int news(self, ka_news news) except -1:
+        if news == KA_NEWS_LOW:
+            if self.app.threads:
+                return self.pump()
+            return self.advance() if self.rest is not None else 0
+        return CollectedExchange.news(self, news) if not self.is_started else 0
+
+    cdef int lost(self) except -1:
+        self.is_gone = True
+        if self.app.threads:
+            self.outbox_bytes = 0
+            if self.gate.locked():
+                self.gate.release()
+        elif self.rest is not None:
+            self.rest = None
+            self.close_result()
+        return 0
+
+
+cdef object empty_file():
+    from io import BytesIO
+    return BytesIO()
+
+
+cdef class WsgiApplication(Application):
+    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads."""
+    cdef readonly object app
+    cdef readonly int threads
+    cdef object waker, work, posted
+    cdef int n_started, n_idle
+    cdef dict template
+
+    def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name=""):
+        from collections import deque
+        from queue import SimpleQueue
+        self.app = app
+        self.logger = logger
+        self.threads = threads
+        self.waker = waker
+        self.work = SimpleQueue()
+        self.posted = deque()
+        self.template = {
+            "SCRIPT_NAME": script_name,
+            "SERVER_SOFTWARE": "kacore",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": scheme,
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": threads > 1,
+            "wsgi.multiprocess": multiprocess,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+        }
+
+    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+        cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
+        exchange.app = self
+        exchange.environ = self.environ_of(port, talk, head, fields)
+        if self.threads:
+            exchange.outbox = []
+            exchange.gate = allocate_lock()
+            exchange.gate.acquire()
+        exchange.attach(port, talk)
+        try:
+            exchange.collect()
+        except ClientGone:
+            pass
+        return 0
+
+    cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef dict environ = self.template.copy()
+        cdef uint32_t i
+        environ["REQUEST_METHOD"] = method_str(buf, head.method)
+        environ["PATH_INFO"] = unquoted(buf, head.path, True)
+        environ["QUERY_STRING"] = PyUnicode_DecodeASCII(buf + head.query.off, head.query.len, NULL)
+        environ["RAW_URI"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
+        environ["SERVER_PROTOCOL"] = "HTTP/1.0" if head.minor == 0 else "HTTP/1.1"
+        client = port.client_of(talk)
+        if client is not None:
+            environ["REMOTE_ADDR"] = client[0]
+            environ["REMOTE_PORT"] = str(client[1])
+        server = port.server_of(talk) or ("localhost", None)
+        environ["SERVER_NAME"] = server[0]
+        environ["SERVER_PORT"] = "" if server[1] is None else str(server[1])
+        for i in range(head.n_fields):
+            key = http_key(name_bytes(buf, fields[i].name))
+            if key is None or key == "HTTP_TRANSFER_ENCODING":
+                continue
+            value = PyUnicode_DecodeLatin1(buf + fields[i].value.off, fields[i].value.len, NULL)
+            if key in environ:
+                value = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+            environ[key] = value
+        return environ
+
+    # -- the pool ---------------------------------------------------------------------------------------
+
+    cdef int submit(self, WsgiExchange exchange) except -1:
+        """Hand a request to a thread; start one if all are at work and there may be more."""
+        if self.work.qsize() >= self.n_idle and self.n_started < self.threads:
+            from threading import Thread
+            self.n_started += 1
+            Thread(target=self.serve, name=f"kacore-wsgi-{self.n_started}", daemon=True).start()
+        self.work.put(exchange)
+        return 0
+
+    def serve(self):
+        """What a thread of the pool does until `stop`."""
+        cdef WsgiExchange exchange
+        while True:
+            self.n_idle += 1
+            item = self.work.get()
+            self.n_idle -= 1
+            if item is None:
+                return
+            exchange = item
+            exchange.run()
+            exchange = item = None
+
+    def stop(self):
+        """End the pool's threads when they have finished what they do."""
+        for _ in range(self.n_started):
+            self.work.put(None)
+
+    cdef int post(self, WsgiExchange exchange) except -1:
+        """From a thread: have the engine's thread look at this exchange."""
+        if not exchange.is_posted:
+            exchange.is_posted = True
+            self.posted.append(exchange)
+            self.waker()
+        return 0
+
+    cdef int wake(self) except -1:
+        cdef WsgiExchange exchange
+        while self.posted:
+            exchange = self.posted.popleft()
+            exchange.pump()
+        return 0

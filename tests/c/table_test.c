@@ -1,0 +1,131 @@
+/* The connection table from C, in virtual time: what a caller in C sees and Python does not.
+ * link: ka_table ka_conn */
+#include "check.h"
+#include "ka_conn.h"
+
+#define S ((int64_t)1000000000)
+
+#define EXPECT(condition) CHECK(condition, "it is not so")
+
+static ka_table *table_of(uint32_t max_connections, ka_counters *counters)
+{
+    ka_capacity capacity = ka_capacity_default;
+    capacity.max_connections = max_connections;
+    memset(counters, 0, sizeof *counters);
+    ka_table *t = NULL;
+    if (ka_table_new(&t, &capacity, 42, counters) != KA_OK) abort();
+    return t;
+}
+
+static void a_request_goes_round_and_the_connection_expires(void)
+{
+    ka_counters counters;
+    ka_table   *t = table_of(4, &counters);
+    ka_handle   h = 0, due = 0;
+    ka_cause    cause = KA_N_CAUSES;
+    ka_verdict  verdict;
+    EXPECT(ka_conn_open(t, 100 * S, 0, NULL, 0, &h) == KA_OK);
+    EXPECT(ka_conn_event(t, h, KA_EV_RECEIVED, 101 * S) == KA_HEAD);
+    EXPECT(ka_conn_event(t, h, KA_EV_HEAD_DONE, 102 * S) == KA_BUSY);
+    EXPECT(ka_conn_decide(t, h, 1, 1, KA_N_CAUSES, 102 * S, &verdict) == KA_OK);
+    EXPECT(verdict.keeps && verdict.sends_keep_alive && verdict.timeout_s == 74 && verdict.max == 0);
+    EXPECT(ka_conn_event(t, h, KA_EV_RESPONDED, 103 * S) == KA_IDLE);
+    EXPECT(ka_conn_next_due(t) == 178 * S);
+    EXPECT(ka_conn_due(t, 178 * S - 1, &due, &cause) == KA_DO_NOTHING);
+    EXPECT(ka_conn_due(t, 178 * S, &due, &cause) == KA_DO_HALF_CLOSE);
+    EXPECT(due == h && cause == KA_CAUSE_IDLE_TIMEOUT);
+    EXPECT(ka_conn_event(t, h, KA_EV_LINGERING, 178 * S) == KA_LINGER);
+    EXPECT(ka_conn_due(t, 180 * S, &due, &cause) == KA_DO_CLOSE);
+    EXPECT(due == h && cause == KA_CAUSE_IDLE_TIMEOUT);
+    EXPECT(ka_table_handle(t, (uint32_t)h) == h && ka_table_handle(t, 2) == 0 && ka_table_handle(t, 0) == 0);
+    EXPECT(ka_table_check(t) == NULL);
+    EXPECT(ka_conn_close(t, h, cause) == KA_OK);
+    EXPECT(ka_table_handle(t, (uint32_t)h) == 0);
+    EXPECT(ka_conn_close(t, h, cause) == KA_ESTALE);
+    EXPECT(ka_conn_event(t, h, KA_EV_RECEIVED, 181 * S) == KA_ESTALE);
+    EXPECT(ka_conn_next_due(t) == INT64_MAX);
+    EXPECT(counters.accepted == 1 && counters.closed[KA_CAUSE_IDLE_TIMEOUT] == 1 && counters.requests == 1);
+    EXPECT(ka_table_check(t) == NULL);
+    ka_table_free(t);
+}
+
+static void what_the_caller_may_not_say_changes_nothing(void)
+{
+    ka_counters counters;
+    ka_table   *t = table_of(1, &counters);
+    ka_handle   h = 0, other = 0;
+    ka_client   strange = {.family = 7};
+    ka_policy   policy = ka_policy_default;
+    ka_capacity capacity = ka_capacity_default;
+    EXPECT(ka_conn_open(t, 0, KA_N_CLASSES, NULL, 0, &h) == KA_EINVAL);
+    EXPECT(ka_conn_open(t, 0, 0, &strange, 0, &h) == KA_EINVAL);
+    EXPECT(ka_conn_open(t, 0, 0, NULL, 1, &h) == KA_OK);
+    EXPECT(ka_conn_open(t, 0, 0, NULL, 0, &other) == KA_EFULL);
+    EXPECT(ka_conn_event(t, h, KA_EV_HEAD_DONE, 0) == KA_EINVAL);
+    EXPECT(ka_conn_event(t, h, KA_N_EVENTS, 0) == KA_EINVAL);
+    EXPECT(ka_conn_event(t, h + ((uint64_t)1 << 32), KA_EV_HANDSHAKE_DONE, 0) == KA_ESTALE);
+    EXPECT(ka_conn_event(t, 0, KA_EV_HANDSHAKE_DONE, 0) == KA_ESTALE);
+    EXPECT(ka_conn_phase(t, h) == KA_HANDSHAKE);
+    EXPECT(ka_conn_close(t, h, KA_N_CAUSES) == KA_EINVAL);
+    EXPECT(ka_conn_set_class(t, h, KA_N_CLASSES) == KA_EINVAL);
+    policy.timeout_ns[KA_IDLE] = -1;
+    EXPECT(ka_table_set_policy(t, 0, &policy) == KA_EINVAL);
+    capacity.pressure_start = 1.5;
+    EXPECT(ka_table_set_capacity(t, &capacity) == KA_EINVAL);
+    EXPECT(ka_table_capacity(t)->max_connections == 1);
+    EXPECT(ka_table_check(t) == NULL);
+    ka_table_free(t);
+}
+
+static void a_mapped_ipv4_client_is_the_ipv4_client(void)
+{
+    ka_counters counters;
+    ka_table   *t = table_of(100, &counters);
+    ka_capacity capacity = *ka_table_capacity(t);
+    ka_client   plain = {.family = 4, .addr = {192, 0, 2, 1}};
+    ka_client   mapped = {.family = 6, .addr = {[10] = 0xff, 0xff, 192, 0, 2, 1}};
+    ka_client   neighbour = {.family = 6, .addr = {[10] = 0xff, 0xff, 192, 0, 2, 2}};
+    ka_handle   h = 0;
+    capacity.max_per_client = 1;
+    EXPECT(ka_table_set_capacity(t, &capacity) == KA_OK);
+    EXPECT(ka_conn_open(t, 0, 0, &plain, 0, &h) == KA_OK);
+    EXPECT(ka_conn_open(t, 0, 0, &mapped, 0, &h) == KA_ECLIENT);
+    EXPECT(ka_conn_open(t, 0, 0, &neighbour, 0, &h) == KA_OK);
+    EXPECT(ka_table_check(t) == NULL);
+    ka_table_free(t);
+}
+
+static void times_at_the_ends_of_int64_do_no_harm(void)
+{
+    ka_counters counters;
+    ka_table   *t = table_of(10, &counters);
+    ka_handle   h = 0, due = 0;
+    ka_cause    cause;
+    EXPECT(ka_conn_open(t, INT64_MIN, 0, NULL, 0, &h) == KA_OK);
+    EXPECT(ka_conn_due(t, INT64_MAX, &due, &cause) == KA_DO_CLOSE);
+    EXPECT(ka_conn_open(t, INT64_MAX, 0, NULL, 0, &h) == KA_OK);
+    EXPECT(ka_conn_open(t, INT64_MIN, 0, NULL, 0, &h) == KA_OK);
+    ka_conn_drain(t, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX);
+    (void)ka_conn_next_due(t);
+    EXPECT(ka_table_check(t) == NULL);
+    ka_table_free(t);
+}
+
+static void histogram_buckets_meet_at_their_edges(void)
+{
+    for (unsigned b = 0; b < KA_N_BUCKETS; b++) {
+        EXPECT(ka_table_bucket(ka_table_bucket_edge(b)) == b);
+        if (b) EXPECT(ka_table_bucket(ka_table_bucket_edge(b) - 1) == b - 1);
+    }
+    EXPECT(ka_table_bucket(UINT64_MAX) == KA_N_BUCKETS - 1);
+}
+
+int main(void)
+{
+    a_request_goes_round_and_the_connection_expires();
+    what_the_caller_may_not_say_changes_nothing();
+    a_mapped_ipv4_client_is_the_ipv4_client();
+    times_at_the_ends_of_int64_do_no_harm();
+    histogram_buckets_meet_at_their_edges();
+    return CHECKS_DONE;
+}

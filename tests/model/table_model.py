@@ -1,0 +1,414 @@
+"""The connection table in plain Python: no queues, no links, no bounds; every answer is found by looking at everything.
+
+It states what docs/table.md promises, and the compiled table must answer the same to every call. It shares no idea
+with it but the arithmetic that is part of the promise: rounding of seconds, the age jitter, buckets of histograms.
+"""
+
+import math
+from collections import Counter
+
+PHASES = ("free", "handshake", "new", "head", "body", "busy", "write", "idle", "linger", "tunnel")
+LIMITS = {
+    "handshake": ("handshake_timeout", "close", "handshake_timeout"),
+    "new": ("first_byte_timeout", "close", "first_byte_timeout"),
+    "head": ("request_header_timeout", "answer_408", "header_timeout"),
+    "body": ("request_body_timeout", "answer_408", "body_timeout"),
+    "busy": ("handler_timeout", "answer_503", "handler_timeout"),
+    "write": ("send_timeout", "close", "send_timeout"),
+    "idle": ("keep_alive_timeout", "half_close", "idle_timeout"),
+    "linger": ("linger_timeout", "close", "error"),
+    "tunnel": (None, "close", "upgraded"),
+}
+MOVES = {
+    "handshake_done": {"handshake": "new"},
+    "received": {"new": "head", "idle": "head"},
+    "head_done": {"new": "busy", "head": "busy", "idle": "busy"},
+    "body_wanted": {"busy": "body"},
+    "body_arrived": {"body": "busy"},
+    "blocked": {"head": "write", "busy": "write", "body": "write"},
+    "unblocked": {"write": "busy"},
+    "responded": {"busy": "idle", "body": "idle", "write": "idle"},
+    "lingering": dict.fromkeys(("new", "head", "body", "busy", "write", "idle"), "linger"),
+    "tunnelled": dict.fromkeys(("busy", "body", "write"), "tunnel"),
+    "stream_opened": dict.fromkeys(("new", "head", "idle", "busy"), "busy"),
+    "stream_closed": {"busy": "idle"},
+}
+STREAM_EVENTS = ("stream_opened", "stream_closed")
+WORD = (1 << 64) - 1
+
+
+class Refused(Exception):
+    """What LocalError is to the table."""
+
+
+def mix(x):
+    x = (x + 0x9E3779B97F4A7C15) & WORD
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & WORD
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & WORD
+    return x ^ x >> 31
+
+
+def bucket(value):
+    """The bucket of a value, by walking the edges 0, 1, 2, 3, 4, 6, 8, 12, ..."""
+    if value < 2:
+        return value
+    edge, step, k = 2, 1, 2
+    while value >= edge + step and k < 63:
+        edge += step
+        k += 1
+        if edge & (edge - 1) == 0:
+            step = edge // 2
+    return k
+
+
+def seconds(ns):
+    now = ns / 1e9
+    while math.floor(now * 1e9) < ns:
+        now = math.nextafter(now, math.inf)
+    return now
+
+
+def ns_of(seconds):
+    return math.ceil(seconds * 1e9)
+
+
+class Conn:
+    def __init__(self, phase, klass, client, now, order):
+        self.phase, self.klass, self.home, self.client = phase, klass, klass, client
+        self.since, self.order, self.ring_order = now, order, order
+        self.opened = -(-now // (1 << 24)) << 24
+        self.requests = self.spent = self.moved = self.streams = 0
+        self.is_sending = self.is_multiplexed = False
+        self.ending = None
+
+
+class Model:
+    def __init__(self, policies, seed):
+        self.conns = {}
+        self.base = self.now = None
+        self.order = 0
+        self.jitter_seed = mix((seed + 1) & WORD)
+        self.records, self.free_records, self.n_records = {}, [], 1  # a client's place decides order in one case
+        self.over = []
+        self.share = None
+        self.drained = None  # [grace_end, spread, deadline, idle connections when the grace ended or 0]
+        self.accepted = self.n_requests = self.reused = 0
+        self.closed, self.gaps, self.counts = Counter(), Counter(), Counter()
+        self.set_policy(policies)
+
+    # -- rules --
+
+    def set_policy(self, policies):
+        self.policies = policies
+        self.capacity = policies[0]
+        share = max(1, int(self.capacity.client_share * self.capacity.max_connections))
+        if share != self.share:
+            self.share = share
+            idle = Counter(conn.client for conn in self.conns.values() if conn.phase == "idle")
+            self.over = [client for client in sorted(self.records, key=self.records.get) if idle[client] > share]
+
+    def policy(self, klass):
+        return self.policies[klass if klass < len(self.policies) else 0]
+
+    def limit(self, klass, phase):
+        name = LIMITS[phase][0]
+        limit = ns_of(getattr(self.policy(klass), name)) if name else 0
+        relief = self.relief()
+        if phase == "idle" and relief < 1:
+            least = ns_of(self.capacity.pressure_min_timeout)
+            if limit > least:
+                limit = least + int(float(limit - least) * relief)
+        return limit
+
+    def relief(self):
+        n, most = len(self.conns), self.capacity.max_connections
+        start, full = self.capacity.pressure_start * most, self.capacity.pressure_full * most
+        if n <= start:
+            return 1.0
+        return (full - n) / (full - start) if n < full else 0.0
+
+    # -- time --
+
+    def clock(self, ns):
+        if self.base is None:
+            self.base, self.now = ns, 0
+        self.now = max(self.now, ns - self.base)
+        if self.drained and not self.drained[3] and self.now >= self.drained[0]:
+            self.drained[3] = max(1, self.count("idle"))
+        return self.now
+
+    def start(self, now):
+        return self.clock(math.ceil(now * 1e9))
+
+    def until(self, now):
+        return self.clock(math.floor(now * 1e9))
+
+    # -- looking --
+
+    def find(self, conn):
+        if conn not in self.conns:
+            raise Refused
+        return self.conns[conn]
+
+    def count(self, phase):
+        return sum(conn.phase == phase for conn in self.conns.values())
+
+    def heads(self, *phases):
+        """The first of each (phase, class), in that order."""
+        first = {}
+        for handle, conn in self.conns.items():
+            if not phases or conn.phase in phases:
+                key = (PHASES.index(conn.phase), conn.klass)
+                if key not in first or (conn.since, conn.order) < first[key][:2]:
+                    first[key] = (conn.since, conn.order, handle)
+        return [(key, first[key][2]) for key in sorted(first)]
+
+    def due_of(self, conn):
+        limit = self.limit(conn.klass, conn.phase)
+        due = conn.since + limit if limit else math.inf
+        if self.drained:
+            grace_end, spread, deadline, ramp_from = self.drained
+            due = min(due, deadline)
+            if conn.phase == "new":
+                due = min(due, grace_end + spread)
+            elif conn.phase == "idle":
+                gone = max(0, ramp_from - self.count("idle"))
+                due = min(due, grace_end + (spread * gone // ramp_from if ramp_from else 0))
+        return due
+
+    def earliest(self):
+        """(due, since, phase, class, handle) of who is due first, or None."""
+        dues = []
+        for (phase, klass), handle in self.heads():
+            due = self.due_of(self.conns[handle])
+            if due != math.inf:
+                dues.append((due, self.conns[handle].since, phase, klass, handle))
+        return min(dues, default=None)
+
+    def next_due(self):
+        first = self.earliest()
+        return None if first is None else seconds(self.base + first[0])
+
+    def due(self, now):
+        now = self.until(now)
+        first = self.earliest()
+        if first is None or first[0] > now:
+            return None
+        conn = self.conns[first[4]]
+        _, action, cause = LIMITS[conn.phase]
+        limit = self.limit(conn.klass, conn.phase)
+        is_over = limit and conn.since + limit <= now
+        if conn.phase == "linger" and conn.ending:
+            cause = conn.ending
+        elif self.drained and (not is_over or now >= self.drained[2]):
+            cause = "drain"
+            if now >= self.drained[2]:
+                action = "answer_503" if conn.phase in ("body", "busy") else "close"
+        if conn.is_multiplexed and conn.phase in ("idle", "busy"):
+            action = "goaway"
+        if action != "close":
+            conn.ending = cause
+        return first[4], action, cause
+
+    def victim(self, now):
+        now = self.until(now)
+
+        def oldest(*phases):
+            # Among equals the one whose class, and before that whose phase, comes first in the order given.
+            found = [(self.conns[handle].since, phases.index(PHASES[phase]), klass, handle)
+                     for (phase, klass), handle in self.heads(*phases)]
+            return min(found, default=(None, None, None, 0))[3]
+
+        victim = oldest("linger")
+        if not victim and self.over:
+            mine = [(conn.ring_order, handle) for handle, conn in self.conns.items()
+                    if conn.phase == "idle" and conn.client == self.over[0]]
+            victim = min(mine)[1]
+        if not victim:
+            idle = oldest("idle")
+            spared = ns_of(self.capacity.min_idle_before_evict)
+            if idle and now - self.conns[idle].since >= spared:
+                victim = idle
+            else:
+                victim = oldest("new", "handshake") or idle
+        return victim or oldest("head")
+
+    # -- moving --
+
+    def tell_over(self, client, step):
+        """An idle connection of this client came (+1) or left (-1), and is counted already."""
+        n = sum(conn.phase == "idle" and conn.client == client for conn in self.conns.values())
+        if step > 0 and n == self.share + 1:
+            self.over.append(client)
+        elif step < 0 and n == self.share:
+            self.over.remove(client)
+
+    def enter(self, conn, phase, now):
+        was = conn.phase
+        self.order += 1
+        conn.phase, conn.since, conn.order, conn.ring_order = phase, now, self.order, self.order
+        if conn.client is not None and was != phase:
+            if was == "idle":
+                self.tell_over(conn.client, -1)
+            elif phase == "idle":
+                self.tell_over(conn.client, +1)
+
+    def open(self, now, client, klass, tls, handle):
+        """handle: what the table answered, 0 when it refused. Return: whether that was right."""
+        if len(self.conns) >= self.capacity.max_connections:
+            return handle == 0
+        most = self.capacity.max_connections_per_client
+        if client is not None and most and sum(conn.client == client for conn in self.conns.values()) >= most:
+            self.accepted += 1
+            self.closed["client_limit"] += 1
+            self.counts[0] += 1
+            return handle == 0
+        now = self.start(now)
+        self.order += 1
+        self.conns[handle] = Conn("handshake" if tls else "new", klass, client, now, self.order)
+        if client is not None and client not in self.records:
+            if self.free_records:
+                self.records[client] = self.free_records.pop()
+            else:
+                self.records[client] = self.n_records
+                self.n_records += 1
+        self.accepted += 1
+        return handle > 0
+
+    def event(self, name, handle, now):
+        conn = self.find(handle)
+        to = MOVES[name].get(conn.phase)
+        is_stream = name in STREAM_EVENTS
+        if (
+            to is None
+            or (conn.is_multiplexed and not is_stream and name != "lingering")
+            or (is_stream and not conn.is_multiplexed and (name == "stream_closed" or conn.requests))
+        ):
+            raise Refused
+        now = self.start(now)
+        if name in ("received", "head_done", "stream_opened"):
+            if conn.phase == "idle":
+                self.gaps[bucket((now - conn.since) // 1_000_000)] += 1
+                conn.klass = conn.home
+            conn.ending = None
+            conn.spent = conn.moved = 0
+            if name != "received":
+                self.n_requests += 1
+                self.reused += conn.requests > 0
+                conn.requests += 1
+        if name == "responded":
+            conn.ending = None
+        if name == "lingering":
+            conn.moved = 0
+        if name == "stream_opened":
+            conn.is_multiplexed = True
+            conn.streams = conn.streams + 1 if conn.phase == "busy" else 1
+        if name == "stream_closed":
+            conn.streams -= 1
+            if conn.streams:
+                to = "busy"
+        self.enter(conn, to, now)
+
+    def progress(self, handle, nbytes, now, phases):
+        conn = self.find(handle)
+        if conn.phase not in phases:
+            raise Refused
+        now = self.start(now)
+        policy = self.policy(conn.klass)
+        if conn.phase == "linger":
+            conn.moved += nbytes
+            return (conn.ending or "error") if conn.moved > policy.linger_bytes else None
+        if conn.phase not in ("body", "write"):
+            return None
+        if conn.is_sending != (conn.phase == "write"):
+            conn.is_sending = not conn.is_sending
+            conn.spent = conn.moved = 0
+        conn.moved += nbytes
+        conn.spent += (now - conn.since) // 1000
+        rate = policy.min_request_body_rate if conn.phase == "body" else policy.min_send_rate
+        waited = conn.spent * 1000
+        is_slow = False
+        if waited >= ns_of(policy.rate_window):
+            is_slow = conn.moved * 10**9 < rate * waited
+            if not is_slow:
+                conn.spent = conn.moved = 0
+        self.enter(conn, conn.phase, now)
+        if is_slow:
+            conn.ending = "body_rate" if conn.phase == "body" else "send_rate"
+            return conn.ending
+        return None
+
+    def touch(self, handle, now):
+        conn = self.find(handle)
+        self.enter(conn, conn.phase, self.start(now))
+
+    def set_class(self, handle, klass):
+        conn = self.find(handle)
+        if conn.klass != klass:
+            conn.klass = klass
+            self.order += 1
+            conn.order = self.order
+
+    def close(self, handle, cause):
+        conn = self.find(handle)
+        del self.conns[handle]
+        self.closed[cause] += 1
+        self.counts[bucket(conn.requests)] += 1
+        if conn.client is None:
+            return
+        if conn.phase == "idle":
+            self.tell_over(conn.client, -1)
+        if not any(other.client == conn.client for other in self.conns.values()):
+            self.free_records.append(self.records.pop(conn.client))
+
+    def decide(self, handle, now, http_version, client_persists, must_close):
+        """(keeps, cause, fields)."""
+        conn = self.find(handle)
+        if conn.phase not in ("head", "body", "busy", "write"):
+            raise Refused
+        now = self.start(now)
+        policy = self.policy(conn.klass)
+        most = policy.max_keep_alive_requests
+        max_age = ns_of(policy.max_connection_age)
+        span = max_age * int(policy.age_jitter * 1000 + 0.5) // 1000
+        age = max_age - span + (span * (mix(handle ^ self.jitter_seed) >> 33) >> 30)
+        reasons = (
+            (must_close is not None, must_close),
+            (not client_persists, "client"),
+            (not policy.keep_alive, "policy"),
+            (self.drained, "drain"),
+            (most and conn.requests >= most, "max_requests"),
+            (max_age and max(0, now - conn.opened) >= age, "max_age"),
+        )
+        conn.ending = next((cause for holds, cause in reasons if holds), None)
+        if conn.is_multiplexed or http_version == "2":
+            return conn.ending is None, conn.ending, ()
+        if conn.ending:
+            return False, conn.ending, ((b"connection", b"close"),)
+        words = []
+        timeout = self.limit(conn.klass, "idle")
+        promise = (timeout - ns_of(policy.advertise_margin)) // 10**9
+        if policy.advertise and promise >= 1:
+            words = [b"timeout=%d" % promise] + ([b"max=%d" % (most - conn.requests)] if most else [])
+        fields = [(b"connection", b"keep-alive")] if words or http_version == "1.0" else []
+        return True, None, (*fields, *([(b"keep-alive", b", ".join(words))] if words else []))
+
+    def drain(self, now, grace, spread, timeout):
+        now = self.start(now)
+        grace_end = now + ns_of(grace)
+        spread_end, deadline = grace_end + ns_of(spread), now + ns_of(timeout)
+        if self.drained:
+            spread_end = min(spread_end, self.drained[0] + self.drained[1])
+            deadline, grace_end = min(deadline, self.drained[2]), min(grace_end, self.drained[0])
+        self.drained = [grace_end, spread_end - grace_end, deadline, 0]
+
+    def stats(self):
+        return {
+            "phases": {phase: self.count(phase) for phase in PHASES[1:]},
+            "accepted": self.accepted,
+            "requests": self.n_requests,
+            "reused": self.reused,
+            "closed": +self.closed,
+            "idle_gap": [self.gaps[k] for k in range(64)],
+            "requests_per_connection": [self.counts[k] for k in range(64)],
+        }

@@ -1,0 +1,54 @@
+"""What pip was told about the package, and that importing it keeps the promises made there."""
+
+import importlib.metadata
+import importlib.resources
+from pathlib import Path
+
+import kacore
+import kacore._core
+
+METADATA = importlib.metadata.metadata("kacore")
+
+
+def test_version_is_the_one_of_the_installed_metadata():
+    assert kacore.__version__ == METADATA["Version"]
+
+
+def test_nothing_is_required_at_run_time():
+    assert [line for line in METADATA.get_all("Requires-Dist") if "extra ==" not in line] == []
+
+
+def test_import_needs_the_standard_library_only(launch):
+    code = (
+        "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]; "
+        "sys.path.insert(0, sys.argv[1]); import kacore"
+    )
+    root = str(Path(kacore.__file__).parents[1])
+    child = launch("-I", "-c", code, root)
+    assert child.wait() == 0, child.text
+
+
+def test_python_version_and_licence_are_declared():
+    assert METADATA["Requires-Python"] == ">=3.11"
+    assert METADATA["License-Expression"] == "MIT"
+
+
+def test_every_extra_that_the_documentation_names_exists():
+    assert {"uvloop", "test", "bench", "dev"} <= set(METADATA.get_all("Provides-Extra"))
+
+
+def test_types_are_declared():
+    files = importlib.resources.files(kacore)
+    assert files.joinpath("py.typed").is_file()
+    assert files.joinpath("_core.pyi").is_file()
+
+
+def test_every_public_name_is_there_and_has_a_docstring():
+    assert sorted(set(kacore.__all__)) == sorted(kacore.__all__)
+    for name in set(kacore.__all__) - {"__version__"}:
+        assert getattr(kacore, name).__doc__, name
+
+
+def test_compiled_module_holds_no_leftovers_of_its_making():
+    names = vars(kacore._core)
+    assert [name for name in names if name == "__test__" or name.startswith("__pyx_unpickle")] == []

@@ -1,0 +1,95 @@
+"""docs/policy.md says of every field what Policy says, and its examples are true.
+
+`python tests/unit/test_policy_docs.py` writes the rows of the fields into the page again.
+"""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kacore.policy import Policy, PolicySet, apache, command, nginx, toml
+from kacore.policy.fields import CONNECTION, REQUEST, WORKER, show
+
+PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
+RULES = {WORKER: "none", CONNECTION: "accept", REQUEST: "any"}
+ROW = re.compile(r"^\| `(\w+)` \|.*$", re.MULTILINE)
+
+
+def fields_section(text):
+    """What stands before the section of the fields, the section, and what stands behind it."""
+    before, heading, rest = text.partition("\n## The fields\n")
+    section, next_heading, after = rest.partition("\n## ")
+    return before + heading, section, next_heading + after
+
+
+def row(what):
+    """The line of the table for one field."""
+    default = "on" if what.default is True else what.shown_default()
+    unit = "" if what.unit in ("", "fraction") else f" {what.unit}"
+    if what.kind is bool:
+        allowed = "on, off"
+    elif what.choices:
+        allowed = ", ".join(what.choices)
+    else:
+        allowed = f"{'above ' if what.is_open else ''}{show(what.low)} to {show(what.high)}"
+    zero = f"; 0: {what.zero}" if what.zero else ""
+    peers = {"Apache": what.apache, "nginx": what.nginx, "HAProxy": what.haproxy}
+    known = "<br>".join(f"{server}: {name}" for server, name in peers.items() if name)
+    cells = [f"`{what.name}`", default + unit, allowed + zero, RULES[what.scope], what.doc, what.reason, known or "-"]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+@pytest.fixture(scope="module")
+def page():
+    return PAGE.read_text(encoding="utf-8")
+
+
+def code(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_tables_have_every_field_in_order_and_say_what_policy_says(page):
+    rows = list(ROW.finditer(fields_section(page)[1]))
+    assert [match[1] for match in rows] == list(Policy.__fields__)
+    for match in rows:
+        assert match[0] == row(Policy.__fields__[match[1]])
+
+
+@pytest.mark.parametrize(("reader", "heading"), [(apache, "Apache's words"), (nginx, "nginx's words")])
+def test_every_directive_that_is_read_is_on_the_page(page, reader, heading):
+    section = page.partition(f"## {heading}")[2].partition("\n## ")[0].lower()
+    named = set(re.findall(r"`([a-z_]+)", section))
+    assert set(reader.HANDLERS) <= named
+
+
+def test_the_python_examples_run(page):
+    examples = code(page, "python")
+    assert len(examples) >= 3
+    for example in examples:
+        exec(compile(example, str(PAGE), "exec"), {})
+
+
+def test_the_toml_example_is_a_policy(page):
+    (example,) = code(page, "toml")
+    values, rules = toml.read(example)
+    assert PolicySet(Policy(**values), rules).has_request_rules
+    assert len(rules) == 4
+
+
+def test_the_commands_are_commands(page):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    lines = [line for block in code(page, "sh") for line in block.splitlines() if "kacore policy" in line]
+    assert len(lines) >= 3
+    for line in lines:
+        words = shlex.split(line.partition(">")[0].partition("#")[0])
+        parser.parse_args(words[words.index("policy") + 1 :])
+
+
+if __name__ == "__main__":
+    start, table, end = fields_section(PAGE.read_text(encoding="utf-8"))
+    table = ROW.sub(lambda match: row(Policy.__fields__[match[1]]), table)
+    PAGE.write_text(start + table + end, encoding="utf-8")
