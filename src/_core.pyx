@@ -20,4 +20,5 @@ __all__ = [
     "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
     "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
     "WsgiApplication", "parse_head", "set_simd_variant", "simd_variant", "simd_variants",
+    "COUNTERS_BYTES", "refuse_new_connections", "settle_counters", "sum_counters",
 ]

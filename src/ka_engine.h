@@ -28,6 +28,7 @@ typedef struct {
     void (*on_lost)(void *exchange);                 /* see ka_service.lost */
     void (*on_wake)(void *ctx);                      /* ka_engine_wake was called */
     void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause); /* NULL: not wanted */
+    void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* a request crossed our close of it; NULL: not wanted */
     void (*release)(void *owner);                    /* see ka_pool */
 } ka_calls;
 
@@ -44,7 +45,19 @@ ka_service *ka_engine_service(ka_engine *e);
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
 int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
-void ka_engine_stop_listening(ka_engine *e);  /* accepts what is in the queues first; the sockets stay open */
+
+/* Listen on this socket no longer; it stays open, and can be listened on again. is_last: nobody else will accept from
+ * its queue, so whoever is in it is taken in first. */
+void ka_engine_unlisten(ka_engine *e, int fd, int is_last);
+void ka_engine_stop_listening(ka_engine *e);  /* on all of them, each as the last */
+
+/* Let no new client begin a handshake with a listening TCP socket, while those in the middle of one get through:
+ * without it, whoever comes between the last accept() and close() gets a reset for an answer. Return 0 or -errno - 1000. */
+int ka_listener_refuse(int fd);
+
+/* A number that is another one in a child made by fork: two processes with one epoll set break each other. Costs a
+ * load, but in a kernel before Linux 4.14, where it is a system call. Never 0. */
+uint64_t ka_process(void);
 
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
  * Return: number of events seen, or -errno - 1000. */
