@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable lint types dist bench bench-server clean
+.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -130,6 +130,9 @@ dist: $(VENV)/.for-dev  ## sdist and wheel in dist/, checked: complete, small, r
 
 bench: build $(VENV)/.for-bench  ## micro-benches of parser and table beside their peers
 	$(BIN)/pytest benches -o python_files='bench_*.py' -o timeout=0 --benchmark-columns=min,median,rounds $(ARGS)
+
+bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, asyncio, heapq and a lazy timer
+	$(BIN)/python benches/bench_table.py $(ARGS)
 
 # The servers that kacore is compared with live in an environment of their own.
 .venv-bench/.peers: pyproject.toml .ci/requirements.py $(VENV)/.for-build

@@ -13,10 +13,10 @@
 
 #include "ka_base.h"
 
-static const uint8_t ka_token_rows[16] = {58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28};
-static const uint8_t ka_target_rows[16] = {62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31};
-static const uint8_t ka_host_rows[16] = {42, 63, 62, 62, 63, 62, 63, 63, 63, 63, 61, 23, 21, 23, 53, 28};
-static const uint8_t ka_row_bits[16] = {0, 0, 1, 2, 4, 8, 16, 32};
+/* In memory and not known to the compiler, each twice over: it would build every one of them in registers anew for
+ * each line, with two or three instructions instead of one load. */
+extern const uint8_t ka_token_rows[32], ka_target_rows[32], ka_host_rows[32], ka_row_bits[32];
+extern const uint8_t ka_ones[32], ka_low_halves[32], ka_bound[32], ka_queries[32], ka_percents[32], ka_dots[32];
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -30,15 +30,18 @@ typedef __m256i ka_block_avx2;
 
 KA_AVX2_INLINE ka_block_avx2 ka_load_avx2(const char *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 
-KA_AVX2_INLINE uint32_t ka_equal_avx2(ka_block_avx2 b, char c) {
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(b, _mm256_set1_epi8(c)));
+KA_AVX2_INLINE __m256i ka_constant_avx2(const uint8_t bytes[32]) {
+    return _mm256_load_si256((const __m256i *)(const void *)bytes);
 }
 
-KA_AVX2_INLINE uint32_t ka_outside_avx2(ka_block_avx2 b, const uint8_t rows[16]) {
-    __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)rows));
-    __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)ka_row_bits));
-    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(b, 4), _mm256_set1_epi8(0x0f));
-    __m256i both = _mm256_and_si256(_mm256_shuffle_epi8(low, b), _mm256_shuffle_epi8(high, upper));
+KA_AVX2_INLINE uint32_t ka_equal_avx2(ka_block_avx2 b, const uint8_t c[32]) {
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(b, ka_constant_avx2(c)));
+}
+
+KA_AVX2_INLINE uint32_t ka_outside_avx2(ka_block_avx2 b, const uint8_t rows[32]) {
+    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(b, 4), ka_constant_avx2(ka_low_halves));
+    __m256i both = _mm256_and_si256(_mm256_shuffle_epi8(ka_constant_avx2(rows), b),
+                                    _mm256_shuffle_epi8(ka_constant_avx2(ka_row_bits), upper));
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(both, _mm256_setzero_si256()));
 }
 
@@ -52,8 +55,8 @@ KA_AVX2_INLINE uint32_t ka_controls_avx2(ka_block_avx2 b) {
 
 /* With 1 added, printable ASCII is what is over 0x20 as a signed number. */
 KA_AVX2_INLINE uint32_t ka_unusual_avx2(ka_block_avx2 b) {
-    __m256i next = _mm256_add_epi8(b, _mm256_set1_epi8(1));
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(_mm256_set1_epi8(0x21), next));
+    __m256i next = _mm256_add_epi8(b, ka_constant_avx2(ka_ones));
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(ka_constant_avx2(ka_bound), next));
 }
 
 /* ---- SSE4.2 (of it, SSSE3's byte shuffle) ---- */
@@ -73,19 +76,22 @@ KA_SSE42_INLINE uint32_t ka_mask_sse42(__m128i a, __m128i b) {
     return (uint32_t)_mm_movemask_epi8(a) | (uint32_t)_mm_movemask_epi8(b) << 16;
 }
 
-KA_SSE42_INLINE uint32_t ka_equal_sse42(ka_block_sse42 b, char c) {
-    return ka_mask_sse42(_mm_cmpeq_epi8(b.a, _mm_set1_epi8(c)), _mm_cmpeq_epi8(b.b, _mm_set1_epi8(c)));
+KA_SSE42_INLINE __m128i ka_constant_sse42(const uint8_t bytes[32]) {
+    return _mm_load_si128((const __m128i *)(const void *)bytes);
 }
 
-KA_SSE42_INLINE __m128i ka_half_outside_sse42(__m128i b, const uint8_t rows[16]) {
-    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)rows);
-    __m128i high = _mm_loadu_si128((const __m128i *)(const void *)ka_row_bits);
-    __m128i upper = _mm_and_si128(_mm_srli_epi16(b, 4), _mm_set1_epi8(0x0f));
-    __m128i both = _mm_and_si128(_mm_shuffle_epi8(low, b), _mm_shuffle_epi8(high, upper));
+KA_SSE42_INLINE uint32_t ka_equal_sse42(ka_block_sse42 b, const uint8_t c[32]) {
+    return ka_mask_sse42(_mm_cmpeq_epi8(b.a, ka_constant_sse42(c)), _mm_cmpeq_epi8(b.b, ka_constant_sse42(c)));
+}
+
+KA_SSE42_INLINE __m128i ka_half_outside_sse42(__m128i b, const uint8_t rows[32]) {
+    __m128i upper = _mm_and_si128(_mm_srli_epi16(b, 4), ka_constant_sse42(ka_low_halves));
+    __m128i both = _mm_and_si128(_mm_shuffle_epi8(ka_constant_sse42(rows), b),
+                                 _mm_shuffle_epi8(ka_constant_sse42(ka_row_bits), upper));
     return _mm_cmpeq_epi8(both, _mm_setzero_si128());
 }
 
-KA_SSE42_INLINE uint32_t ka_outside_sse42(ka_block_sse42 b, const uint8_t rows[16]) {
+KA_SSE42_INLINE uint32_t ka_outside_sse42(ka_block_sse42 b, const uint8_t rows[32]) {
     return ka_mask_sse42(ka_half_outside_sse42(b.a, rows), ka_half_outside_sse42(b.b, rows));
 }
 
@@ -100,7 +106,7 @@ KA_SSE42_INLINE uint32_t ka_controls_sse42(ka_block_sse42 b) {
 }
 
 KA_SSE42_INLINE __m128i ka_half_unusual_sse42(__m128i b) {
-    return _mm_cmpgt_epi8(_mm_set1_epi8(0x21), _mm_add_epi8(b, _mm_set1_epi8(1)));
+    return _mm_cmpgt_epi8(ka_constant_sse42(ka_bound), _mm_add_epi8(b, ka_constant_sse42(ka_ones)));
 }
 
 KA_SSE42_INLINE uint32_t ka_unusual_sse42(ka_block_sse42 b) {
@@ -114,11 +120,11 @@ KA_SSE42_INLINE ka_block_sse42_half ka_load_sse42_half(const char *p) {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
 }
 
-KA_SSE42_INLINE uint32_t ka_equal_sse42_half(ka_block_sse42_half b, char c) {
-    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(b, _mm_set1_epi8(c)));
+KA_SSE42_INLINE uint32_t ka_equal_sse42_half(ka_block_sse42_half b, const uint8_t c[32]) {
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(b, ka_constant_sse42(c)));
 }
 
-KA_SSE42_INLINE uint32_t ka_outside_sse42_half(ka_block_sse42_half b, const uint8_t rows[16]) {
+KA_SSE42_INLINE uint32_t ka_outside_sse42_half(ka_block_sse42_half b, const uint8_t rows[32]) {
     return (uint32_t)_mm_movemask_epi8(ka_half_outside_sse42(b, rows));
 }
 
@@ -156,19 +162,19 @@ KA_NEON_INLINE uint32_t ka_mask_neon(uint8x16_t a, uint8x16_t b) {
     return vgetq_lane_u32(vreinterpretq_u32_u8(sum), 0);
 }
 
-KA_NEON_INLINE uint32_t ka_equal_neon(ka_block_neon b, char c) {
-    uint8x16_t v = vdupq_n_u8((uint8_t)c);
+KA_NEON_INLINE uint32_t ka_equal_neon(ka_block_neon b, const uint8_t c[32]) {
+    uint8x16_t v = vld1q_u8(c);
     return ka_mask_neon(vceqq_u8(b.a, v), vceqq_u8(b.b, v));
 }
 
-KA_NEON_INLINE uint8x16_t ka_half_outside_neon(uint8x16_t b, const uint8_t rows[16]) {
+KA_NEON_INLINE uint8x16_t ka_half_outside_neon(uint8x16_t b, const uint8_t rows[32]) {
     /* This lookup takes all of a byte as its index and gives 0 over 15: clear bits 4 to 6, keep bit 7. */
     uint8x16_t low = vqtbl1q_u8(vld1q_u8(rows), vandq_u8(b, vdupq_n_u8(0x8f)));
     uint8x16_t high = vqtbl1q_u8(vld1q_u8(ka_row_bits), vshrq_n_u8(b, 4));
     return vceqq_u8(vandq_u8(low, high), vdupq_n_u8(0));
 }
 
-KA_NEON_INLINE uint32_t ka_outside_neon(ka_block_neon b, const uint8_t rows[16]) {
+KA_NEON_INLINE uint32_t ka_outside_neon(ka_block_neon b, const uint8_t rows[32]) {
     return ka_mask_neon(ka_half_outside_neon(b.a, rows), ka_half_outside_neon(b.b, rows));
 }
 
@@ -196,11 +202,11 @@ KA_NEON_INLINE uint32_t ka_half_mask_neon(uint8x16_t a) { return ka_mask_neon(a,
 
 KA_NEON_INLINE ka_block_neon_half ka_load_neon_half(const char *p) { return vld1q_u8((const uint8_t *)p); }
 
-KA_NEON_INLINE uint32_t ka_equal_neon_half(ka_block_neon_half b, char c) {
-    return ka_half_mask_neon(vceqq_u8(b, vdupq_n_u8((uint8_t)c)));
+KA_NEON_INLINE uint32_t ka_equal_neon_half(ka_block_neon_half b, const uint8_t c[32]) {
+    return ka_half_mask_neon(vceqq_u8(b, vld1q_u8(c)));
 }
 
-KA_NEON_INLINE uint32_t ka_outside_neon_half(ka_block_neon_half b, const uint8_t rows[16]) {
+KA_NEON_INLINE uint32_t ka_outside_neon_half(ka_block_neon_half b, const uint8_t rows[32]) {
     return ka_half_mask_neon(ka_half_outside_neon(b, rows));
 }
 

@@ -46,6 +46,7 @@ void ka_buf_give(ka_pool *pool, ka_buf *buf);
 void ka_buf_give_all(ka_pool *pool, ka_buf *list);
 
 static inline size_t ka_buf_len(const ka_buf *buf) { return buf->end - buf->start; }
-static inline size_t ka_buf_room(const ka_buf *buf) { return buf->cap - buf->end; }
+/* Bytes that can still be written behind `end`: none in a reference. */
+static inline size_t ka_buf_room(const ka_buf *buf) { return buf->cap ? buf->cap - buf->end : 0; }
 
 #endif

@@ -389,6 +389,10 @@ static void mean_transfer_encoding(parse *s, const ka_field *f, ka_head *head) {
 /* RFC 9110 7.6.1: a list over any number of lines, in any case. */
 static void mean_connection(parse *s, const ka_field *f) {
     const char *p = s->buf + f->value.off, *end = p + f->value.len, *from, *to;
+    if (ka_likely(f->value.len == 10 && !memcmp(p, "keep-alive", 10))) {
+        s->seen.says_keep_alive = 1;
+        return;
+    }
     while (next_element(&p, end, &from, &to)) {
         if (to - from == 5 && ka_equals_lower(from, "close", 5)) s->seen.says_close = 1;
         else if (to - from == 10 && ka_equals_lower(from, "keep-alive", 10)) s->seen.says_keep_alive = 1;
@@ -402,10 +406,10 @@ static void mean_expect(parse *s, const ka_field *f, ka_head *head) {
         head->flags |= KA_HEAD_EXPECTS_CONTINUE;
 }
 
-/* Lengths of the names that `mean` knows. */
-static inline int may_mean(uint32_t len) {
-    const uint32_t lengths = 1u << 4 | 1u << 6 | 1u << 7 | 1u << 10 | 1u << 14 | 1u << 17;
-    return len < 32 && (lengths >> len & 1);
+/* Can it be a name that `mean` knows? By its length and first letter. */
+static inline int may_mean(const char *name, uint32_t len) {
+    static const char first[18] = {[4] = 'h', [6] = 'e', [7] = 'u', [10] = 'c', [14] = 'c', [17] = 't'};
+    return len < sizeof first && (*name | 0x20) == first[len];
 }
 
 static __attribute__((noinline)) void mean(parse *s, const ka_field *f, ka_head *head) {
@@ -431,22 +435,28 @@ static void judge_transfer_encoding(parse *s, const ka_head *head) {
 }
 
 /* The empty line is here: what can only be said of the head as a whole. */
-static int judge_head(parse *s, ka_head *head) {
-    if (head->n_fields > s->limits->max_headers) head->n_fields = s->limits->max_headers;
+static __attribute__((noinline)) void judge_odd_head(parse *s, const ka_head *head) {
     if (head->minor > 0 && s->seen.n_host == 0) note(s, KA_FAULT_MISSING_HOST, head->nbytes - 2, 0);
     if (head->flags & KA_HEAD_CHUNKED) judge_transfer_encoding(s, head);
     if ((head->flags & KA_HEAD_IS_CONNECT) && ((head->flags & KA_HEAD_CHUNKED) || head->content_length > 0))
-        note(s, KA_FAULT_CONNECT_WITH_CONTENT, s->seen.te_offset > s->seen.cl_offset ? s->seen.te_offset : s->seen.cl_offset, 0);
-    if (s->meaning.code != KA_FAULT_NONE) {
+        note(s, KA_FAULT_CONNECT_WITH_CONTENT,
+             s->seen.te_offset > s->seen.cl_offset ? s->seen.te_offset : s->seen.cl_offset, 0);
+}
+
+static inline int judge_head(parse *s, ka_head *head) {
+    unsigned is_new = head->minor > 0;
+    if (ka_unlikely(s->seen.n_host < is_new || (head->flags & (KA_HEAD_CHUNKED | KA_HEAD_IS_CONNECT))))
+        judge_odd_head(s, head);
+    if (ka_unlikely(s->meaning.code != KA_FAULT_NONE)) {
         *s->fault = s->meaning;
         return KA_EPEER;
     }
     /* RFC 9112 9.3: close wins; HTTP/1.1 persists; HTTP/1.0 only when it says so. Nothing after a CONNECT can be
      * told from the bytes of its tunnel (RFC 9110 9.3.6). */
-    if (!s->seen.says_close && (head->minor > 0 || s->seen.says_keep_alive) && !(head->flags & KA_HEAD_IS_CONNECT))
-        head->flags |= KA_HEAD_KEEP_ALIVE;
+    unsigned persists = (is_new | s->seen.says_keep_alive) & !s->seen.says_close & !(head->flags & KA_HEAD_IS_CONNECT);
     /* RFC 9110 7.8: Upgrade is ignored in HTTP/1.0. */
-    if (s->seen.has_upgrade && s->seen.says_upgrade && head->minor > 0) head->flags |= KA_HEAD_UPGRADE;
+    unsigned upgrades = s->seen.has_upgrade & s->seen.says_upgrade & is_new;
+    head->flags = (uint16_t)(head->flags | persists * KA_HEAD_KEEP_ALIVE | upgrades * KA_HEAD_UPGRADE);
     return KA_OK;
 }
 
@@ -579,9 +589,9 @@ int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *
     return rc;
 }
 
-/* The whole head, from its first byte. */
-static int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
-                     ka_field *fields, ka_fault *fault) {
+/* The whole head, from its first byte. `checked` may be NULL. */
+static inline int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                            ka_field *fields, ka_fault *fault) {
     const char *p = buf;
     parse s;
     begin(&s, buf, len, limits, fault);
@@ -591,25 +601,31 @@ static int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_li
         head->nbytes = at(&s, p);
         return judge_head(&s, head);
     }
+    if (rc == KA_EPEER) return rc;
+    if (len >= limits->max_head_bytes)
+        return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
     /* The first field line is judged as such, so an unfinished one is read again with the request line. */
-    if (rc == KA_PARTIAL && s.first_line != NULL && p != s.first_line) *checked = at(&s, p);
+    if (checked != NULL && s.first_line != NULL && p != s.first_line) *checked = at(&s, p);
     return rc;
+}
+
+/* Lines that come in pieces are only judged by themselves. Return: KA_OK when the empty line is here. */
+static __attribute__((noinline)) int read_on(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits,
+                                             ka_field *fields, ka_fault *fault) {
+    uint32_t n_fields, line;
+    int rc = ka_fields_parse(buf, len, *checked, limits, fields, &n_fields, &line, fault);
+    if (rc != KA_PARTIAL) return rc;
+    *checked = line;
+    if (len < limits->max_head_bytes) return rc;
+    return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
 }
 
 int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
                   ka_field *fields, ka_fault *fault) {
-    uint32_t from_start = 0, n_fields;
-    size_t n = len < limits->max_head_bytes ? len : limits->max_head_bytes;
-    if (checked == NULL) checked = &from_start;
-    int rc = KA_OK;
-    /* Lines that come in pieces are only judged by themselves; when the empty line is here, all is read as one. */
-    if (*checked > 0) {
-        uint32_t line;
-        rc = ka_fields_parse(buf, n, *checked, limits, fields, &n_fields, &line, fault);
-        if (rc == KA_PARTIAL) *checked = line;
+    if (ka_unlikely(len > limits->max_head_bytes)) len = limits->max_head_bytes;
+    if (checked != NULL && ka_unlikely(*checked > 0)) {
+        int rc = read_on(buf, len, checked, limits, fields, fault);
+        if (rc != KA_OK) return rc;
     }
-    if (rc == KA_OK) rc = parse_all(buf, n, checked, limits, head, fields, fault);
-    if (rc == KA_PARTIAL && len >= limits->max_head_bytes)
-        return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
-    return rc;
+    return parse_all(buf, len, checked, limits, head, fields, fault);
 }

@@ -29,7 +29,7 @@ static __attribute__((noinline)) V_TARGET const char *V(controls_from)(const cha
 }
 
 static __attribute__((noinline)) V_TARGET const char *V(outside_from)(const char *p, const char *end,
-                                                                      const uint8_t rows[16]) {
+                                                                      const uint8_t rows[32]) {
     for (; p < end; p += V_BLOCK) {
         unsigned shift;
         V(ka_block) b = V(block_at)(end, p, &shift);
@@ -71,7 +71,7 @@ V_INLINE const char *V(scan_target)(const char *from, const char *end, uint32_t 
     uint32_t out = V(ka_outside)(b, ka_target_rows) >> shift;
     if (ka_unlikely(out == 0)) return V(outside_from)(from + V_BLOCK, end, ka_target_rows);
     unsigned n = (unsigned)__builtin_ctz(out);
-    uint32_t special = ((V(ka_equal)(b, '?') | V(ka_equal)(b, '%')) >> shift) | out;
+    uint32_t special = ((V(ka_equal)(b, ka_queries) | V(ka_equal)(b, ka_percents)) >> shift) | out;
     *path = (uint32_t)__builtin_ctz(special);
     *is_split = from[*path] != '%';
     return from + n;
@@ -81,7 +81,7 @@ V_INLINE const char *V(scan_target)(const char *from, const char *end, uint32_t 
 V_INLINE int V(is_plain_host)(const char *v, uint32_t len, const char *end) {
     unsigned shift;
     V(ka_block) b = V(block_at)(end, v, &shift);
-    uint32_t out = V(ka_outside)(b, ka_host_rows) >> shift, dots = V(ka_equal)(b, '.') >> shift;
+    uint32_t out = V(ka_outside)(b, ka_host_rows) >> shift, dots = V(ka_equal)(b, ka_dots) >> shift;
     if (out == 0) return 0;
     uint32_t n = (uint32_t)__builtin_ctz(out); /* at most len: a CR or a blank follows the value */
     dots &= ((uint32_t)1 << n) - 1;
@@ -147,7 +147,7 @@ V_INLINE const char *V(plain_request_line)(parse *s, const char *m, ka_head *hea
     memcpy(&version, q + 1, 8);
     memcpy(&wanted, "HTTP/1.0", 8);
     uint64_t minor = (version ^ wanted) >> KA_LAST_BYTE & 0xff;
-    if ((version ^ wanted) != minor << KA_LAST_BYTE || minor > 1 || memcmp(q + 9, "\r\n", 2)) return NULL;
+    if ((version ^ wanted) != minor << KA_LAST_BYTE || minor > 1 || !ka_is_crlf(q + 9)) return NULL;
     head->method = (ka_span){at(s, m), (uint32_t)(t - m) - 1};
     head->target = span(s, t, q);
     head->minor = (uint8_t)minor;
@@ -167,26 +167,22 @@ V_INLINE int V(lines)(parse *s, const char **p, ka_field *fields, uint32_t *n_fi
     const uint32_t max = s->limits->max_headers, max_line = s->limits->max_header_bytes;
     ka_field spare;
     uint32_t n = 0;
-    for (;;) {
-        const char *colon, *e, *v;
-        *p = line;
-        if (ka_unlikely(line >= end || *line == '\r')) break;
-        e = V(scan_line)(line, end, &colon);
+    for (; ka_likely(line < end && *line != '\r'); n++) {
+        const char *colon, *e = V(scan_line)(line, end, &colon), *v, *to = e;
         /* Anything but a whole, well-formed, short enough line: the slow way says what it is. */
-        if (ka_unlikely(end - e < 2 || *colon != ':' || colon == line || *e != '\r' || e[1] != '\n' ||
-                        (size_t)(e - line) > max_line))
+        if (ka_unlikely(end - e < 2 || *colon != ':' || colon == line || !ka_is_crlf(e) || (size_t)(e - line) > max_line))
             break;
-        v = colon + 1;
-        if (ka_likely(*v == ' ')) v++;
-        while (v < e && ka_unlikely(*v == ' ' || *v == '\t')) v++;
-        const char *to = e;
-        while (v < to && ka_unlikely(to[-1] == ' ' || to[-1] == '\t')) to--;
+        /* A value may be empty: then v may come to stand on the CR, or `to` on the colon's right. */
+        v = colon + 1 + (colon[1] == ' ');
+        if (ka_unlikely((uint8_t)*v <= ' '))
+            while (v < e && (*v == ' ' || *v == '\t')) v++;
+        if (ka_unlikely((uint8_t)e[-1] <= ' '))
+            while (v < to && (to[-1] == ' ' || to[-1] == '\t')) to--;
         uint32_t name_len = (uint32_t)(colon - line), value_len = (uint32_t)(to - v);
         ka_field *f = ka_likely(n < max) ? &fields[n] : &spare;
         *f = (ka_field){{(uint32_t)(line - buf), name_len}, {(uint32_t)(v - buf), value_len}};
-        if (ka_unlikely(n++ == max)) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
-        /* Only fields with the length of one that means something are looked at. */
-        if (head != NULL && may_mean(name_len)) {
+        if (ka_unlikely(n == max)) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
+        if (head != NULL && may_mean(line, name_len)) {
             if (name_len == 4 && ka_is_word4(line, "host") && s->seen.n_host == 0 && value_len > 0 &&
                 head->target_form == KA_TARGET_ORIGIN && V(is_plain_host)(v, value_len, end)) {
                 s->seen.n_host = 1;
@@ -198,7 +194,8 @@ V_INLINE int V(lines)(parse *s, const char **p, ka_field *fields, uint32_t *n_fi
         line = e + 2;
     }
     *n_fields = n;
-    if (ka_likely(end - line >= 2 && line[0] == '\r' && line[1] == '\n')) {
+    *p = line;
+    if (ka_likely(end - line >= 2 && ka_is_crlf(line))) {
         *p = line + 2;
         return KA_OK;
     }

@@ -38,6 +38,8 @@ static inline int ka_equals_lower(const char *p, const char *lower, size_t n) {
     return 1;
 }
 
+static inline int ka_is_crlf(const char *p) { return memcmp(p, "\r\n", 2) == 0; }
+
 /* The same for four letters. */
 static inline int ka_is_word4(const char *p, const char *lower) {
     uint32_t a, b;

@@ -155,6 +155,8 @@ size_t ka_talk_readable(const ka_talk *talk)
     if (ka_body_is_over(&talk->body))
         return 0;
     size_t here = talk->window_len;
+    if (here <= talk->checked)
+        return 0; /* framing that is not whole yet: nothing to do until more comes behind it */
     if ((talk->head_flags & KA_HEAD_CHUNKED) == 0 && (uint64_t)talk->body.left < here)
         here = (size_t)talk->body.left;
     return here;
@@ -189,6 +191,7 @@ static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *le
             return KA_EPEER;
         }
         consume(talk, nbytes);
+        talk->checked = event == KA_BODY_NEEDS ? (uint32_t)talk->window_len : 0;
         if (event == KA_BODY_NEEDS)
             return KA_PARTIAL;
         if (event == KA_BODY_DATA) {
@@ -231,6 +234,8 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 {
     size_t n = 0;
     talk->wants_body = 0;
+    if (talk->is_failed)
+        return KA_EPEER; /* the state of the framing says nothing any more */
     while (n < cap) {
         const char *piece;
         size_t len;
@@ -247,11 +252,9 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     }
     if (n)
         return (ptrdiff_t)n;
-    if (talk->is_failed)
-        return KA_EPEER;
     if (talk->is_eof)
         return KA_ESTALE;
-    if (talk->owes_continue) {
+    if (talk->owes_continue && !talk->reply.is_started) {
         static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
         talk->owes_continue = 0;
         if (ka_talk_interim(talk, interim, sizeof interim - 1) < 0)
@@ -311,8 +314,8 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
                                 service->fields, &talk->fault);
         if (ka_likely(got == KA_OK)) {
             const ka_policy *policy;
-            if (ka_conn_phase(service->table, talk->conn) > KA_HEAD)
-                (void)ka_talk_settle(talk, now); /* the response before this one is over, as far as phases go */
+            if (ka_conn_phase(service->table, talk->conn) > KA_HEAD) /* over, though it may not be sent yet */
+                (void)ka_conn_event(service->table, talk->conn, KA_EV_RESPONDED, now);
             (void)ka_conn_event(service->table, talk->conn, KA_EV_HEAD_DONE, now);
             talk->checked = 0;
             talk->head_bytes = head->nbytes;
@@ -380,7 +383,7 @@ int ka_talk_is_idle(const ka_talk *talk)
 static ka_phase phase_of(const ka_talk *talk)
 {
     int is_answering = talk->has_exchange && !talk->has_response;
-    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && !is_answering))
+    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->is_held || !is_answering)))
         return KA_WRITE;
     if (is_answering)
         return talk->wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
@@ -479,6 +482,10 @@ int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char 
     uint8_t minor = talk->reply.minor, is_head = talk->reply.is_head, is_connect = talk->reply.is_connect;
     if (talk->reply.is_started || !talk->has_exchange || talk->has_response) {
         talk->reply.why = "the response has begun already";
+        return KA_EINVAL;
+    }
+    if (status >= 100 && status < 200 && status != 101) {
+        talk->reply.why = "an interim status is no response (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     *at = reserve(talk, field_bytes + KA_REPLY_FIXED);
@@ -588,7 +595,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     size_t len = strlen(text);
     ka_reply *reply = &talk->reply;
     (void)now;
-    if (reply->is_started || talk->has_response)
+    if (reply->is_started || talk->has_response || talk->is_draining)
         return KA_EINVAL;
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};

@@ -67,7 +67,7 @@ struct ka_talk {
     ka_reply reply;
     ka_fault fault;
     int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
-    uint32_t checked;       /* see ka_head_parse */
+    uint32_t checked;       /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
     uint32_t head_bytes;    /* of the request being answered */
     uint16_t head_flags;    /* KA_HEAD_* of it */
     uint8_t cause;          /* ka_cause the connection will end by, once is_last */

@@ -25,7 +25,7 @@ class Load:
     answer: float = 0.0  # seconds, artificial
     # Client's address -> number of the connection, from 1, and how many requests it has carried. Two
     # connections of one load cannot share a client's port: whoever closed first still holds it (TIME-WAIT).
-    connections: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    connections: dict[tuple[str, int] | None, tuple[int, int]] = field(default_factory=dict)
     requests: list[dict[str, str | int]] = field(default_factory=list)
 
     async def answer_request(self, request: Request) -> Response:

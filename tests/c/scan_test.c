@@ -18,6 +18,11 @@ static uint32_t expected(const char *block, int n, unsigned classes, int c) {
     return mask;
 }
 
+static const uint8_t *all(int c) {
+    static _Alignas(32) uint8_t bytes[32];
+    return memset(bytes, c, sizeof bytes);
+}
+
 #define WAY(suffix, n, target)                                                                                        \
     target static void blocks_of_##suffix(const char *at, int c) {                                                    \
         ka_block_##suffix b = ka_load_##suffix(at);                                                                   \
@@ -26,7 +31,7 @@ static uint32_t expected(const char *block, int n, unsigned classes, int c) {
         CHECK(ka_outside_##suffix(b, ka_host_rows) == expected(at, n, KA_IS_HOST, 0), #suffix " host %d", c);         \
         CHECK(ka_controls_##suffix(b) == expected(at, n, KA_IS_VALUE, 0), #suffix " value %d", c);                    \
         CHECK(ka_unusual_##suffix(b) == expected(at, n, PRINTABLE, 0), #suffix " unusual %d", c);                     \
-        CHECK(ka_equal_##suffix(b, (char)c) == expected(at, n, 0, (char)c), #suffix " equal %d", c);                  \
+        CHECK(ka_equal_##suffix(b, all(c)) == expected(at, n, 0, (char)c), #suffix " equal %d", c);                   \
     }
 #ifdef KA_HAS_X86
 WAY(sse42, 32, KA_SSE42)

@@ -1,0 +1,94 @@
+"""How many instructions do the parser's C functions take for one head or body? Compared with counts kept in the repo.
+
+callgrind counts the functions of src/ka_*.c with the intrinsics they use and nothing else, so the figure repeats
+to the instruction. The counts are kept in
+benches/instructions.json, keyed by compiler and way of scanning; 3 % more than kept is a failure, less is a line of
+praise. A key that is not kept yet is reported and is no failure; --keep writes what was counted.
+"""
+
+import argparse
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from heads import HEADS, INPUTS
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "bench"
+KEPT = ROOT / "benches" / "instructions.json"
+TOLERANCE = 1.03
+
+POST = b"POST /upload HTTP/1.1\r\nHost: a.example\r\n"
+BODIES = {
+    "length body": [POST + b"Content-Length: 1024\r\n\r\n" + b"x" * 1024],
+    "chunked body": [POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n%b\r\n" % (b"x" * 1024) * 4 + b"0\r\n\r\n"],
+}
+
+
+def build():
+    BUILD.mkdir(parents=True, exist_ok=True)
+    binary = BUILD / "instructions"
+    cc = os.environ.get("CC", "cc")
+    sources = [ROOT / "benches" / "instructions.c", *(ROOT / "src" / f"ka_{name}.c" for name in ("scan", "head", "body"))]
+    subprocess.run([cc, "-std=gnu11", "-O3", "-g", f"-I{ROOT / 'src'}", *sources, "-o", binary], check=True)
+    version = subprocess.run([cc, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return binary, version
+
+
+def ways(binary):
+    for way in ("scalar", "sse4.2", "avx2", "neon"):
+        if subprocess.run([binary, way, os.devnull], check=False).returncode != 4:
+            yield way
+
+
+def count(binary, way, name, pieces):
+    """Instructions per head in the functions of src/ka_*.c."""
+    data = BUILD / "input.bin"
+    data.write_bytes(b"".join(struct.pack("=I", len(piece)) + piece for piece in pieces))
+    out = BUILD / "callgrind.out"
+    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--toggle-collect=measured"]
+    subprocess.run([*command, binary, way, data], check=True, capture_output=True, timeout=120)
+    total, ours = 0, False
+    # "fl=", "fi=" and "fe=" name the source file of the cost lines that follow; "calls=" hides one inclusive line.
+    text = out.read_text()
+    files = dict(re.findall(r"^c?f[lie]=(\(\d+\)) (.+)$", text, re.MULTILINE))
+    lines = iter(text.splitlines())
+    for line in lines:
+        if found := re.match(r"f[lie]=(\(\d+\))", line):
+            ours = re.search(r"/ka_\w+\.[ch]$|intrin\.h$|arm_neon\.h$", files[found[1]]) is not None
+        elif line.startswith("calls="):
+            next(lines)
+        elif ours and re.match(r"[+*\d-]", line):
+            total += int(line.split()[1])
+    return round(total / HEADS.get(name, len(pieces)), 1)
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--keep", action="store_true", help="write the counts to benches/instructions.json")
+    chosen = options.parse_args()
+    binary, compiler = build()
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    failed = False
+    for way in ways(binary):
+        key = f"{compiler}, {way}"
+        counts = {name: count(binary, way, name, pieces) for name, pieces in {**INPUTS, **BODIES}.items()}
+        print(key if key in kept else f"{key}: nothing kept to compare with")
+        for name, now in counts.items():
+            before = kept.get(key, {}).get(name, now)
+            verdict = "MORE" if now > before * TOLERANCE else "fewer" if now < before / TOLERANCE else ""
+            failed |= verdict == "MORE"
+            print(f"  {name:14}{now:10.1f} instructions, kept {before:10.1f}  {now / before - 1:+7.1%} {verdict}")
+        kept[key] = counts
+    if chosen.keep:
+        KEPT.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        return 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
