@@ -202,6 +202,7 @@ cdef object make_verdict(const ka_verdict *verdict, bint has_fields):
 
 
 @cython.binding(False)
+@cython.no_gc_clear  # the engine counts in `shared` until it is gone, also in a cycle
 cdef class ConnectionTable:
     """Connections, their phases and deadlines, for a server that keeps its own sockets. Integers, no object each.
 
