@@ -76,6 +76,19 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lifespan", choices=("auto", "on", "off"), default="auto", help="ASGI lifespan")
     parser.add_argument("--root-path", default="", help="what a proxy in front strips from paths")
     parser.add_argument("--server-name", default="kacore", help='value of the Server field; "" = none')
+    parser.add_argument(
+        "--access-log", choices=("off", "common", "combined", "json"), default="off", help="to stdout (default: off)"
+    )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        metavar="NETWORKS",
+        help='proxies whose X-Forwarded-For and -Proto count, with commas; "unix" = unix sockets, "*" = all'
+        " (default: none)",
+    )
+    parser.add_argument(
+        "--proxy-protocol", action="store_true", help="connections of these proxies begin with a PROXY header"
+    )
     parser.add_argument("--app-dir", default=".", help="put first on the import path (default: .)")
     parser.add_argument("--factory", action="store_true", help="MODULE:NAME makes the application when called")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
@@ -137,10 +150,10 @@ def addresses(args: argparse.Namespace, has_fds: bool) -> list[str]:
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    from kacore.server.server import quiet_stderr_logging
+    from kacore.server import logs
     from kacore.server.systemd import passed_fds
 
-    quiet_stderr_logging(getattr(logging, args.log_level.upper()))
+    logs.set_up(getattr(logging, args.log_level.upper()))
     fds = [*args.fd, *passed_fds()]
     bind = addresses(args, bool(fds))
     if args.workers is None and not args.max_requests_per_worker and not args.reload:
@@ -177,15 +190,18 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         lifespan=args.lifespan,
         root_path=args.root_path,
         server_name=args.server_name,
+        access_log=args.access_log,
+        forwarded_allow_ips=args.forwarded_allow_ips,
+        proxy_protocol=args.proxy_protocol,
         **where,
     )
 
 
 def run_demo(args: argparse.Namespace) -> int:
     from kacore import demo
-    from kacore.server.server import quiet_stderr_logging
+    from kacore.server import logs
 
-    quiet_stderr_logging(logging.WARNING)
+    logs.set_up(logging.WARNING)
     demo.run(host=args.host, port=args.port)
     return 0
 

@@ -21,11 +21,14 @@ enum {
     EXPIRIES = 64,           /* a step */
     TURN_REQUESTS = 32,      /* a connection and step */
     TURN_BYTES = 64 * 1024,  /* the same */
+    TURN_OUTPUT = 4 << 20,   /* the same */
+    FILE_BYTES = 512 * 1024, /* a sendfile */
     READ_BEHIND = 4096,      /* room for a read behind bytes that wait */
     IOVECS = 16
 };
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
+static void again(ka_engine *e, ka_handle h, ka_sock *s);
 static void arm(ka_engine *e);
 
 /* --- socks --- */
@@ -94,30 +97,40 @@ static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
 
 /* --- sending --- */
 
+/* The kernel sends the file from its own pages. At most FILE_BYTES a call, since a file on a slow disk holds up
+ * everybody. Where the bytes must pass through user space (TLS), whoever seals them reads the file instead. */
+static ssize_t send_file(ka_engine *e, ka_sock *s, const ka_buf *buf)
+{
+    off_t at = buf->file_off + (off_t)buf->start;
+    size_t len = ka_buf_len(buf);
+    e->counters.sends++;
+    return sendfile(s->fd, buf->fd, &at, len < FILE_BYTES ? len : FILE_BYTES);
+}
+
 static ssize_t send_some(ka_engine *e, ka_sock *s, ka_talk *talk, size_t *asked)
 {
     struct iovec iov[IOVECS];
     struct msghdr message = {.msg_iov = iov};
     size_t total = 0;
     int n_iov = 0;
-    if (talk->out->fd >= 0) {
-        ka_buf *buf = talk->out;
-        off_t at = buf->file_off + (off_t)buf->start;
-        *asked = ka_buf_len(buf);
-        e->counters.sends++;
-        return sendfile(s->fd, buf->fd, &at, *asked);
+    ka_buf *buf = talk->out;
+    if (buf->fd >= 0) {
+        *asked = 0; /* a short count says nothing here: ask until the kernel says EAGAIN, or 0 at the file's end */
+        return send_file(e, s, buf);
     }
-    for (ka_buf *buf = talk->out; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
+    for (; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
         iov[n_iov].iov_base = (void *)(uintptr_t)(buf->ptr + buf->start);
         iov[n_iov].iov_len = ka_buf_len(buf);
         total += ka_buf_len(buf);
     }
     *asked = total;
     e->counters.sends++;
+    /* A head does not leave in a packet of its own when a file follows. */
+    int flags = MSG_NOSIGNAL | (buf && buf->fd >= 0 ? MSG_MORE : 0);
     if (n_iov == 1)
-        return send(s->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL);
+        return send(s->fd, iov[0].iov_base, iov[0].iov_len, flags);
     message.msg_iovlen = (size_t)n_iov;
-    return sendmsg(s->fd, &message, MSG_NOSIGNAL);
+    return sendmsg(s->fd, &message, flags);
 }
 
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
@@ -126,6 +139,10 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
     size_t total = 0;
     while (talk->unsent && s->can_write) {
         size_t asked;
+        if (ka_unlikely(total >= TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
+            again(e, h, s);
+            break;
+        }
         ssize_t n = send_some(e, s, talk, &asked);
         if (n < 0) {
             if (errno == EINTR)
@@ -162,12 +179,12 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
     ka_talk *talk = s->talk;
     int fd = s->fd;
+    if (e->calls.on_closed)
+        e->calls.on_closed(e->calls.ctx, h, cause);
     s->talk = NULL;
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
     close(fd);
-    if (e->calls.on_closed)
-        e->calls.on_closed(e->calls.ctx, h, cause);
     if (talk)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
@@ -252,6 +269,15 @@ static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *tal
     ka_cause cause;
     if (!s->can_read)
         return PAUSE;
+    if (ka_unlikely(s->awaits_proxy)) {
+        int got = ka_sock_introduce(e, s);
+        if (got == KA_PARTIAL)
+            return PAUSE;
+        if (got < 0) {
+            ka_sock_end(e, h, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
+            return ENDED;
+        }
+    }
     if (*input >= TURN_BYTES) {
         again(e, h, s);
         return PAUSE;
@@ -355,6 +381,8 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     if (ka_talk_is_idle(talk)) {
         s->talk = NULL;
         ka_talk_free(talk);
+        if (ka_unlikely(e->has_paused))
+            ka_listeners_resume(e); /* it can be closed now for somebody who waits */
     } else if (ka_talk_park(talk) < 0) {
         ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
     }
@@ -416,6 +444,8 @@ void ka_engine_attend(ka_engine *e)
 static void arm(ka_engine *e)
 {
     int64_t due = ka_conn_next_due(e->table);
+    if (ka_unlikely(e->retry_ns < due))
+        due = e->retry_ns;
     if (due >= e->armed_ns)
         return;
     struct itimerspec at = {.it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
@@ -454,6 +484,8 @@ static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, k
                                                                  : "the application took too long to answer",
                                       cause, e->now) == KA_OK)
             return; /* noted: its turn comes at the end of the step */
+        if (s->talk)
+            s->talk->cause = (uint8_t)cause;
         ka_sock_end(e, h, s, cause);
         return;
     case KA_DO_HALF_CLOSE: half_close(e, h, s, cause); return;
@@ -549,6 +581,8 @@ int ka_engine_step(ka_engine *e)
         }
     }
     expire(e);
+    if (ka_unlikely(e->now >= e->retry_ns))
+        ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
             (void)ka_accept_some(e, ready[i]);
@@ -559,6 +593,25 @@ int ka_engine_step(ka_engine *e)
 }
 
 /* --- making, unmaking and asking --- */
+
+static void refused(void *port, ka_talk *talk)
+{
+    ka_engine *e = port;
+    e->calls.on_refused(e->calls.ctx, talk);
+}
+
+static void class_of_request(void *port, ka_talk *talk, const ka_head *head)
+{
+    ka_engine *e = port;
+    unsigned klass = e->calls.class_of_request(e->calls.ctx, talk, head, e->service.fields);
+    (void)ka_conn_set_class(e->table, talk->conn, klass);
+}
+
+void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests)
+{
+    e->asks_class = of_clients != 0;
+    e->service.classify = of_requests ? class_of_request : NULL;
+}
 
 static int watch(ka_engine *e, int fd, uint64_t tag)
 {
@@ -574,7 +627,7 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
         return KA_ENOMEM;
     e->table = table;
     e->calls = *calls;
-    e->armed_ns = INT64_MAX;
+    e->armed_ns = e->retry_ns = INT64_MAX;
     e->now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -584,6 +637,7 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     e->service.port = e;
     e->service.attend = note;
     e->service.lost = calls->on_lost;
+    e->service.refused = calls->on_refused ? refused : NULL;
     if (got == KA_OK && (e->epoll_fd < 0 || e->timer_fd < 0 || e->event_fd < 0 ||
                          watch(e, e->timer_fd, KA_TAG(KA_TAG_TIMER)) < 0 || watch(e, e->event_fd, KA_TAG(KA_TAG_EVENT)) < 0))
         got = ka_os_error();
@@ -615,6 +669,7 @@ void ka_engine_free(ka_engine *e)
         free(e->chunks[i]);
     free(e->chunks);
     free(e->noted);
+    free(e->networks);
     ka_service_free(&e->service);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
@@ -669,17 +724,6 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
 {
     ka_conn_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
     arm(e);
-}
-
-int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener)
-{
-    ka_sock *s = ka_sock_of(e, conn);
-    if (s == NULL)
-        return KA_ESTALE;
-    memcpy(addr, s->addr, sizeof s->addr);
-    *port = s->port;
-    *listener = s->listener;
-    return e->listeners[s->listener].family;
 }
 
 int ka_engine_fd(ka_engine *e, ka_handle conn)

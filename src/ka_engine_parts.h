@@ -19,18 +19,20 @@ typedef struct {
     uint8_t can_write : 1;
     uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
     uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
-    uint8_t listener;
+    uint8_t listener : 6;
+    uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
+    uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
     uint16_t port;          /* of the client, host order */
     ka_talk *talk;          /* owned; NULL when nothing is pending */
-    uint8_t addr[16];       /* of the client; IPv4: the first 4 */
+    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: zeros */
 } ka_sock;
 _Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
-_Static_assert(KA_N_CAUSES <= 32, "a cause fits its five bits");
+_Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
+_Static_assert((int)KA_MAX_LISTENERS <= 64, "a listener fits its six bits");
 
 typedef struct {
     int32_t fd;         /* not owned; -1 = free */
     uint8_t klass;
-    uint8_t family;     /* 0: unix */
     uint8_t knows_clients;
     uint8_t is_paused : 1; /* taken out of epoll while the table is full: level-triggered, it would spin */
     uint8_t is_off : 1;    /* not listened on; connections that came through it may still be open */
@@ -45,7 +47,11 @@ struct ka_engine {
     int64_t date_s;
     ka_sock **chunks;        /* by slot index; owned */
     uint32_t n_chunks;
-    uint8_t is_stepping, has_paused;
+    uint8_t is_stepping, has_paused, expects_proxy, asks_class;
+    int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
+    int64_t notice_ns;       /* no further notice of missing descriptors before */
+    ka_network *networks;    /* of trusted proxies; owned */
+    uint32_t n_networks;
     uint32_t n_listeners;
     ka_listener listeners[KA_MAX_LISTENERS];
     ka_handle *noted;        /* talks to attend to after the application's calls; owned */
@@ -67,6 +73,7 @@ void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* on
 /* In ka_accept.c. */
 int  ka_accept_some(ka_engine *e, uint32_t listener); /* return whether more may be waiting */
 void ka_listeners_resume(ka_engine *e);
+int  ka_sock_introduce(ka_engine *e, ka_sock *s); /* read a PROXY header: KA_OK, KA_PARTIAL, KA_EPEER, KA_ESTALE: gone */
 
 static inline uint32_t ka_slot_of(ka_handle h) { return (uint32_t)h; }
 

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from kacore import _core
 from kacore._core import ConnectionTable, Limits
 from kacore._version import __version__
 from kacore.policy import Policy
+from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import Listener, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
@@ -56,6 +56,10 @@ class Server:
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
     server_name: value of the Server field; "" = none.
     worker:    the process's place among others, for a server that a Supervisor started.
+    access_log: "off", "common", "combined" or "json", on the logger kacore.access.
+    forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
+               networks ("10.0.0.0/8"), "unix" (unix sockets), "*" (everybody); a str is split at commas.
+    proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
     Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
     """
 
@@ -77,6 +81,9 @@ class Server:
         root_path: str = "",
         server_name: str = "kacore",
         worker: Worker | None = None,
+        access_log: str = "off",
+        forwarded_allow_ips: str | Iterable[str] = (),
+        proxy_protocol: bool = False,
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -88,6 +95,12 @@ class Server:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
+        if access_log not in logs.ACCESS_FORMATS:
+            raise UsageError(f"access_log={access_log!r}: must be one of {', '.join(logs.ACCESS_FORMATS)}")
+        self.access_log, self.proxy_protocol = access_log, proxy_protocol
+        self.trusted = trusted_networks(forwarded_allow_ips)
+        if proxy_protocol and not self.trusted:
+            raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -102,6 +115,7 @@ class Server:
         self._listeners: list[Listener] = worker.listeners if worker is not None else []
         self._notifier: Notifier | None = None
         self._engine: Any = None
+        self._runner: Any = None  # of coroutines; None for WSGI
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._is_hurried = False  # no grace for idle connections
@@ -136,11 +150,14 @@ class Server:
         return self._engine is not None and not self._stop.is_set()
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the table, under "engine" those of the engine while it runs, and under
-        "workers" those of all worker processes: see Worker.stats. Cost: about 10 us, and as much a worker."""
+        """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
+        requests finished at once, were adopted by a waiting task, or got a Task of their own; of a worker, those of all
+        worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker."""
         stats: dict[str, Any] = self.table.stats()
         if self._engine is not None:
             stats["engine"] = self._engine.stats()
+            if self._runner is not None:
+                stats["tasks"] = self._runner.stats()
         if self.worker is not None:
             stats["workers"] = self.worker.stats()
         return stats
@@ -155,6 +172,8 @@ class Server:
         """Another policy from now on, for open connections too. The parser's limits and max_buffer_bytes stay."""
         self.table.set_policy(policy)
         self._policy = policy
+        if self._engine is not None:
+            self._engine.set_classes(policy)
 
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From the loop's thread; a second call ends at once.
@@ -215,7 +234,8 @@ class Server:
             await lifespan.startup()
             self.bind()
             application = self._application(loop, lifespan)
-            await self._probe(application)
+            if self.interface != "wsgi":
+                self._runner = await self._probed(application.runner)
             engine = self._engine = _core.Engine(
                 self.table,
                 application,
@@ -224,7 +244,12 @@ class Server:
                 call_soon=loop.call_soon,
                 server_name=self.server_name,
                 on_race=RaceLog(self.policy, self.logger),
+                access_log=logs.access_log(self.access_log),
+                on_closed=logs.closed_log(self.logger),
+                on_notice=logs.notice_log(self.logger),
             )
+            engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
+            engine.set_classes(self._policy)
             for listener in self._listeners:
                 if self.worker is None or self.worker.watches(listener):
                     self.listen(listener)
@@ -260,17 +285,19 @@ class Server:
             script_name=self.root_path,
         )
 
-    async def _probe(self, application: Any) -> None:
+    async def _probed(self, runner: Any) -> Any:
         """Requests run without a Task of their own where this interpreter and loop allow it."""
-        if self.interface != "wsgi":
-            why_not = await application.runner.probe()
-            if why_not is not None:
-                self.logger.info("every request gets a Task of its own: %s", why_not)
+        why_not = await runner.probe()
+        if why_not is not None:
+            self.logger.info("every request gets a Task of its own: %s", why_not)
+        return runner
 
     def _limits(self) -> Limits:
+        # The widest of all classes: each request is judged by its own once it is known.
+        bodies = [policy.max_body_bytes for policy in getattr(self._policy, "policies", (self._policy,))]
         names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
         return Limits(
-            max_body_bytes=self.policy.max_body_bytes or None,
+            max_body_bytes=max(bodies) if all(bodies) else None,
             **{f"max_{name}": getattr(self.policy, f"max_{name}") for name in names},
         )
 
@@ -344,8 +371,11 @@ class Server:
             loop.remove_reader(self._engine.fileno())
             self._engine.close()
             self._engine = None
-        if application is not None:
-            application.stop() if self.interface == "wsgi" else application.runner.close()
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+        elif application is not None:
+            application.stop()
         for listener in self._listeners:
             if self.worker is None:
                 listener.refuse()
@@ -368,6 +398,21 @@ def repeat(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], o
     loop.call_later(seconds, repeat, loop, seconds, call)
 
 
+def trusted_networks(given: str | Iterable[str]) -> list[str]:
+    """UsageError for what is no network."""
+    import ipaddress
+
+    words = given.split(",") if isinstance(given, str) else given
+    networks = [word.strip() for word in words if word.strip()]
+    for word in networks:
+        try:
+            if word not in ("*", "unix"):
+                ipaddress.ip_network(word)
+        except ValueError as error:
+            raise UsageError(f"forwarded_allow_ips={word!r}: {error}") from None
+    return networks
+
+
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """UsageError when uvloop is asked for and not installed."""
     if name != "asyncio":
@@ -380,13 +425,3 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
             factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
             return factory
     return asyncio.new_event_loop
-
-
-def quiet_stderr_logging(level: int) -> None:
-    """Messages of kacore on stderr, for a program that has not set up logging itself."""
-    logger = logging.getLogger("kacore")
-    logger.setLevel(level)
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
