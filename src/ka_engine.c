@@ -406,6 +406,8 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     if (!flush_or_end(e, h, s, talk))
         return;
     talk->is_driven = 0;
+    if (talk->unsent && s->can_write)
+        again(e, h, s); /* written by the application when it was told that it may go on: no event will tell of it */
     if (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining) {
         turn(e, h, s); /* what is left to do is to close */
         return;
