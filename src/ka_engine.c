@@ -63,7 +63,7 @@ struct ka_engine {
     int64_t date_s;
     ka_sock **chunks;        /* by slot index; owned */
     uint32_t n_chunks;
-    uint8_t is_stepping, has_paused;
+    uint8_t is_stepping, is_attending, has_paused;
     uint32_t n_listeners;
     ka_listener listeners[KA_MAX_LISTENERS];
     ka_handle *noted;        /* talks to attend to after the application's calls; owned */
@@ -459,6 +459,9 @@ static void attend_one(ka_engine *e, ka_handle h, ka_sock *s)
 
 void ka_engine_attend(ka_engine *e)
 {
+    if (e->is_attending)
+        return; /* called from a turn of the loop below, which comes to it */
+    e->is_attending = 1;
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = sock_of(e, h);
@@ -466,6 +469,7 @@ void ka_engine_attend(ka_engine *e)
             attend_one(e, h, s);
     }
     e->n_noted = 0;
+    e->is_attending = 0;
     if (!e->is_stepping)
         arm(e);
 }
