@@ -205,6 +205,8 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         ka_cause cause;
         if (ka_conn_progress(e->table, h, total, e->now, &cause) == KA_ESLOW)
             return cause;
+        if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
+            talk->outq = 0;
         if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
             talk->is_held = 0;
             if (talk->has_exchange)
@@ -497,7 +499,7 @@ static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
-        ka_cause cause;
+        ka_cause cause = KA_CAUSE_SEND_TIMEOUT;
         s->can_write = 1;
         turn(e, h, s);
         /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
