@@ -504,9 +504,10 @@ static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
         /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
         if (sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
-            if (s->talk->outq && queued < s->talk->outq)
-                (void)ka_conn_progress(e->table, h, (size_t)(s->talk->outq - queued), e->now, &cause);
+            int taken = s->talk->outq - queued;
             s->talk->outq = queued;
+            if (taken > 0 && ka_conn_progress(e->table, h, (size_t)taken, e->now, &cause) == KA_ESLOW)
+                end(e, h, s, cause);
         }
     }
 }
