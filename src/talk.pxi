@@ -85,6 +85,7 @@ cdef class Exchange:
         content = PyBytes_FromStringAndSize(NULL, size)
         n = ka_talk_read(self.talk, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
         if n == KA_PARTIAL:
+            self.port.attend(True)
             return None
         if n < 0:
             raise ClientGone("the request's content broke off")
