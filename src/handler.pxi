@@ -226,8 +226,4 @@ cdef class HandlerApplication(Application):
         exchange.app = self
         exchange.request = request
         exchange.attach(port, talk)
-        try:
-            exchange.collect()
-        except ClientGone:
-            pass
-        return 0
+        return exchange.collect()

@@ -97,7 +97,10 @@ cdef class CollectedExchange(Exchange):
         if self.collector is None:
             self.collector = Collector()
         while True:
-            piece = self.read()
+            try:
+                piece = self.read()
+            except ClientGone:
+                return self.refuse(400, b"the connection ended inside the content")
             if piece is None:
                 return 0
             if piece:
@@ -109,9 +112,4 @@ cdef class CollectedExchange(Exchange):
         raise NotImplementedError
 
     cdef int news(self, ka_news news) except -1:
-        if news == KA_NEWS_BODY:
-            try:
-                self.collect()
-            except ClientGone:
-                pass
-        return 0
+        return self.collect() if news == KA_NEWS_BODY else 0

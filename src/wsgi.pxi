@@ -236,11 +236,7 @@ cdef class WsgiApplication(Application):
             exchange.gate = allocate_lock()
             exchange.gate.acquire()
         exchange.attach(port, talk)
-        try:
-            exchange.collect()
-        except ClientGone:
-            pass
-        return 0
+        return exchange.collect()
 
     cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
