@@ -133,8 +133,6 @@ cdef class HandlerExchange(CollectedExchange):
             self.failed()
 
     cdef int failed(self) except -1:
-        if self.talk == NULL:
-            return 0
         self.app.logger.error("the handler failed on %s %s", self.request.method, self.request.target, exc_info=True)
         return self.refuse(500, b"Internal Server Error")
 
@@ -151,6 +149,7 @@ cdef class HandlerExchange(CollectedExchange):
         if isinstance(body, str):
             body = (<str>body).encode()
         if isinstance(body, (bytes, bytearray, memoryview)):
+            body = content_of(body)
             self.write_head(status, headers, len(body))
             return self.write(body, False)
         if body is None or not hasattr(body, "__iter__"):
@@ -168,7 +167,7 @@ cdef class HandlerExchange(CollectedExchange):
                 self.rest = None
                 return self.write(b"", False)
             if piece:
-                self.write(piece, True)
+                self.write(content_of(piece), True)
         return 0
 
     cdef int news(self, ka_news news) except -1:
