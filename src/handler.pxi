@@ -186,8 +186,6 @@ cdef class HandlerExchange(CollectedExchange):
         self.rest = None
         if self.task is not None:
             self.task.cancel()
-        if self.collector is not None:
-            self.collector.close()
         return 0
 
 

@@ -79,10 +79,9 @@ cdef class Collector:
             return self.file.read()
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
-    cdef int close(self) except -1:
+    def __del__(self):
         if self.file is not None:
             self.file.close()
-        return 0
 
 
 cdef class CollectedExchange(Exchange):
