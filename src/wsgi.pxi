@@ -286,7 +286,11 @@ cdef class WsgiApplication(Application):
             if item is None:
                 return
             exchange = item
-            exchange.run()
+            try:
+                exchange.run()
+            except BaseException as error:  # sys.exit() in the application: the request's end, not the thread's
+                exchange.close_result()
+                exchange.fail(error)
             exchange = item = None
 
     def stop(self):
