@@ -121,6 +121,8 @@ cdef class AsgiExchange(Exchange):
             self.start = message
         elif kind == "http.response.body":
             self.send_body(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.pathsend":
+            self.send_body(open_file(message["path"]), False)
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
         return self.send_later() if not self.is_done and self.is_held() else SENT
@@ -141,7 +143,10 @@ cdef class AsgiExchange(Exchange):
             self.start = None
         if not more:
             self.is_done = True
-        self.write(body, more)
+        if isinstance(body, OpenFile):
+            self.write_file(body)
+        else:
+            self.write(body, more)
         if self.is_done:
             wake(self.readers)
         return 0
@@ -156,6 +161,12 @@ cdef class AsgiExchange(Exchange):
 
     cdef int news(self, ka_news news) except -1:
         return wake(self.writers) if news == KA_NEWS_LOW else wake(self.readers)
+
+    cdef int cancel(self) except -1:
+        if self.task is not None:
+            self.app.logger.warning("a request took longer than handler_timeout and was cancelled")
+            self.task.cancel()
+        return 0
 
     cdef int lost(self) except -1:
         self.is_gone = not self.is_done
@@ -172,7 +183,8 @@ cdef class AsgiExchange(Exchange):
     cdef int completed(self, object error) except -1:
         if error is not None:
             if isinstance(error, CancelledError):
-                self.give_up("was cancelled", None)
+                if self.talk != NULL:  # else the server itself cancelled it, and said why
+                    self.give_up("was cancelled", None)
             elif not isinstance(error, ClientGone):
                 self.give_up("failed", error)
         elif not self.is_done and self.talk != NULL:
@@ -223,7 +235,7 @@ cdef class AsgiApplication(Application):
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
-            "extensions": {},
+            "extensions": {"http.response.pathsend": {}},
         }
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -243,6 +255,11 @@ cdef class AsgiApplication(Application):
         scope["query_string"] = bytes_at(buf, head.query)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
         scope["client"] = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                scope["client"] = origin[0]
+                scope["scheme"] = origin[1] or scope["scheme"]
         scope["server"] = port.server_of(talk)
         if self.state is not None:
             scope["state"] = self.state.copy()

@@ -12,6 +12,7 @@ cdef class Request:
     cdef Head _head
     cdef Collector _collector
     cdef tuple _client, _server
+    cdef str _scheme
     cdef bytes _body
 
     @property
@@ -65,6 +66,11 @@ cdef class Request:
     def server(self):
         """(host, port) of the listener, or (path, None)."""
         return self._server
+
+    @property
+    def scheme(self):
+        """"http" or "https", as the client used it: of a trusted proxy, what it says."""
+        return self._scheme or "http"
 
     def get(self, name, default=None):
         """The value (str, Latin-1) of a field by its name in any case, or `default`."""
@@ -182,6 +188,11 @@ cdef class HandlerExchange(CollectedExchange):
             return 0
         return CollectedExchange.news(self, news)
 
+    cdef int cancel(self) except -1:
+        self.app.logger.warning("%s %s took longer than handler_timeout and was cancelled", self.request.method,
+                                self.request.target)
+        return 0
+
     cdef int lost(self) except -1:
         self.rest = None
         if self.task is not None:
@@ -219,6 +230,10 @@ cdef class HandlerApplication(Application):
         cdef Request request = Request.__new__(Request)
         request._head = make_head(ka_talk_head_bytes(talk), head, fields)
         request._client = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                request._client, request._scheme = origin
         request._server = port.server_of(talk)
         exchange.app = self
         exchange.request = request

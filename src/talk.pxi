@@ -23,6 +23,10 @@ class ClientGone(KacoreError, OSError):
 cdef class Port:
     """Whoever moves the bytes of an Exchange."""
 
+    cdef object access_log       # called with an AccessEntry for each request, or None
+    cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
+    cdef bint has_proxies        # some peers may name the client: ask origin_of
+
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
         raise NotImplementedError
@@ -34,6 +38,21 @@ cdef class Port:
         """(host, port) of the client, or None."""
         return None
 
+    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        """What a trusted proxy said of this request: ((host, port) of the client, "http", "https" or None). None from
+        everybody else. Ask only if `has_proxies`."""
+        return None
+
+    cdef int note_end(self, AccessEntry entry, ka_talk *talk) except -1:
+        """A request is over: have it logged."""
+        cdef uint16_t status = talk.reply.status if talk.reply.is_started or talk.reply.is_over else 0
+        entry.status = status if status else 499
+        entry.n_bytes = 0 if talk.reply.is_head else talk.reply.n_content
+        entry.took_ns = self.now() - entry.begun_ns
+        if self.access_log is not None:
+            self.access_log(entry)
+        return 0
+
     cdef object server_of(self, ka_talk *talk):
         """(host, port) or (path, None) of the listener."""
         return None
@@ -43,9 +62,13 @@ cdef class Exchange:
     """One request and its response. Subclasses are what an application interface makes of them."""
     cdef ka_talk *talk      # borrowed; NULL once the response is over or the client is gone
     cdef Port port
+    cdef AccessEntry entry  # None unless there is an access log
 
     cdef int attach(self, Port port, ka_talk *talk) except -1:
         self.port = port
+        if port.entry is not None:
+            self.entry = port.entry
+            port.entry = None
         self.talk = talk
         talk.exchange = <void *>self
         Py_INCREF(self)
@@ -64,6 +87,18 @@ cdef class Exchange:
 
     cdef int lost(self) except -1:
         """The client is gone, or the server answered in the application's place."""
+        return 0
+
+    cdef int cancel(self) except -1:
+        """handler_timeout: the answer was given in the application's place; stop its work where that can be done."""
+        return 0
+
+    cdef inline int ended(self, ka_talk *talk) except -1:
+        """The response is complete, or as complete as it will be."""
+        if self.entry is not None:
+            entry = self.entry
+            self.entry = None
+            self.port.note_end(entry, talk)
         return 0
 
     # -- request content ------------------------------------------------------------------------------
@@ -142,11 +177,27 @@ cdef class Exchange:
                                   <void *>content)
         else:
             got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
+        return self.written(talk, got, more)
+
+    cdef int write_file(self, OpenFile content) except -1:
+        """The same for a file, as the last piece: sent by the kernel."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        self.detach()
+        Py_INCREF(content)
+        return self.written(talk, ka_talk_file(talk, content.fd, content.offset, <size_t>content.n, False,
+                                               <void *>content), False)
+
+    cdef int written(self, ka_talk *talk, int got, bint more) except -1:
         if got < 0:
             why = self.reason(talk, got)
             self.detach()
+            self.ended(talk)
             self.port.attend(False)
             raise why
+        if not more:
+            self.ended(talk)
         self.port.attend(more)
         return 0
 
@@ -165,6 +216,7 @@ cdef class Exchange:
         self.detach()
         if ka_talk_refuse(talk, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
             ka_talk_done(talk)
+        self.ended(talk)
         self.port.attend(False)
         return 0
 
