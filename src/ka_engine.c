@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -162,6 +163,8 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         ka_cause cause;
         if (ka_conn_progress(e->table, h, total, e->now, &cause) == KA_ESLOW)
             return cause;
+        if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
+            talk->outq = 0;
         if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
             talk->is_held = 0;
             if (talk->has_exchange)
@@ -213,6 +216,8 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             s->can_read = 0;
             return;
         }
+        if (n > 0 && ka_conn_crossed(e->table, h) && e->calls.on_race)
+            e->calls.on_race(e->calls.ctx, h, (ka_cause)s->cause);
         if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
             ka_sock_end(e, h, s, (ka_cause)s->cause);
             return;
@@ -370,6 +375,8 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     if (!flush_or_end(e, h, s, talk))
         return;
     talk->is_driven = 0;
+    if (talk->unsent && s->can_write)
+        again(e, h, s); /* written by the application when it was told that it may go on: no event will tell of it */
     if (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining) {
         turn(e, h, s); /* what is left to do is to close */
         return;
@@ -423,6 +430,9 @@ static void attend_one(ka_engine *e, ka_handle h, ka_sock *s)
 
 void ka_engine_attend(ka_engine *e)
 {
+    if (e->is_attending)
+        return; /* called from a turn of the loop below, which comes to it */
+    e->is_attending = 1;
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = ka_sock_of(e, h);
@@ -430,6 +440,7 @@ void ka_engine_attend(ka_engine *e)
             attend_one(e, h, s);
     }
     e->n_noted = 0;
+    e->is_attending = 0;
     if (!e->is_stepping)
         arm(e);
 }
@@ -459,14 +470,15 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
-        ka_cause cause;
+        ka_cause cause = KA_CAUSE_SEND_TIMEOUT;
         s->can_write = 1;
         turn(e, h, s);
         /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
         if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
-            if (s->talk->outq && queued < s->talk->outq)
-                (void)ka_conn_progress(e->table, h, (size_t)(s->talk->outq - queued), e->now, &cause);
+            int taken = s->talk->outq - queued;
             s->talk->outq = queued;
+            if (taken > 0 && ka_conn_progress(e->table, h, (size_t)taken, e->now, &cause) == KA_ESLOW)
+                ka_sock_end(e, h, s, cause);
         }
     }
 }
@@ -525,10 +537,12 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         return; /* closed by an earlier event of this batch */
     if (events & (EPOLLERR | EPOLLHUP)) {
         int phase = ka_conn_phase(e->table, h);
-        ka_sock_end(e, h, s,
-            phase == KA_LINGER                     ? (ka_cause)s->cause
-            : phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
-                                                   : KA_CAUSE_ERROR);
+        if (phase == KA_LINGER) {
+            s->can_read = 1;
+            discard(e, h, s); /* before the end there may be a request that crossed our close */
+            return;
+        }
+        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT : KA_CAUSE_ERROR);
         return;
     }
     if (events & (EPOLLIN | EPOLLRDHUP))
@@ -580,7 +594,7 @@ int ka_engine_step(ka_engine *e)
         ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
-            ka_accept_some(e, ready[i]);
+            (void)ka_accept_some(e, ready[i]);
     ka_engine_attend(e);
     arm(e);
     e->is_stepping = 0;
@@ -670,6 +684,24 @@ void ka_engine_free(ka_engine *e)
         if (fds[i] >= 0)
             close(fds[i]);
     free(e);
+}
+
+uint64_t ka_process(void)
+{
+    static uint64_t *stamp; /* in a page that a fork empties in the child */
+    if (ka_likely(stamp && *stamp))
+        return *stamp;
+    if (stamp == NULL) {
+        void *page = mmap(NULL, sizeof *stamp, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page != MAP_FAILED && madvise(page, sizeof *stamp, MADV_WIPEONFORK) < 0) {
+            munmap(page, sizeof *stamp);
+            page = MAP_FAILED;
+        }
+        if (page == MAP_FAILED)
+            return (uint64_t)getpid();
+        stamp = page;
+    }
+    return *stamp = (uint64_t)getpid();
 }
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
