@@ -488,8 +488,10 @@ static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, k
         if (s->talk && ka_talk_refuse(s->talk, action == KA_DO_ANSWER_408 ? 408 : 503,
                                       action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                                                                  : "the application took too long to answer",
-                                      cause, e->now) == KA_OK)
-            return; /* noted: its turn comes at the end of the step */
+                                      cause, e->now) == KA_OK) {
+            turn(e, h, s); /* now: until then it would still be due, and the next look would close it */
+            return;
+        }
         if (s->talk)
             s->talk->cause = (uint8_t)cause;
         ka_sock_end(e, h, s, cause);
