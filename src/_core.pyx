@@ -25,4 +25,5 @@ __all__ = [
     "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
     "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Verdict",
     "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
+    "COUNTERS_BYTES", "refuse_new_connections", "settle_counters", "sum_counters",
 ]

@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -215,6 +216,8 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             s->can_read = 0;
             return;
         }
+        if (n > 0 && ka_conn_crossed(e->table, h) && e->calls.on_race)
+            e->calls.on_race(e->calls.ctx, h, (ka_cause)s->cause);
         if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
             ka_sock_end(e, h, s, (ka_cause)s->cause);
             return;
@@ -536,10 +539,12 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         return; /* closed by an earlier event of this batch */
     if (events & (EPOLLERR | EPOLLHUP)) {
         int phase = ka_conn_phase(e->table, h);
-        ka_sock_end(e, h, s,
-            phase == KA_LINGER                     ? (ka_cause)s->cause
-            : phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
-                                                   : KA_CAUSE_ERROR);
+        if (phase == KA_LINGER) {
+            s->can_read = 1;
+            discard(e, h, s); /* before the end there may be a request that crossed our close */
+            return;
+        }
+        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT : KA_CAUSE_ERROR);
         return;
     }
     if (events & (EPOLLIN | EPOLLRDHUP))
@@ -591,7 +596,7 @@ int ka_engine_step(ka_engine *e)
         ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
-            ka_accept_some(e, ready[i]);
+            (void)ka_accept_some(e, ready[i]);
     ka_engine_attend(e);
     arm(e);
     e->is_stepping = 0;
@@ -681,6 +686,24 @@ void ka_engine_free(ka_engine *e)
         if (fds[i] >= 0)
             close(fds[i]);
     free(e);
+}
+
+uint64_t ka_process(void)
+{
+    static uint64_t *stamp; /* in a page that a fork empties in the child */
+    if (ka_likely(stamp && *stamp))
+        return *stamp;
+    if (stamp == NULL) {
+        void *page = mmap(NULL, sizeof *stamp, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page != MAP_FAILED && madvise(page, sizeof *stamp, MADV_WIPEONFORK) < 0) {
+            munmap(page, sizeof *stamp);
+            page = MAP_FAILED;
+        }
+        if (page == MAP_FAILED)
+            return (uint64_t)getpid();
+        stamp = page;
+    }
+    return *stamp = (uint64_t)getpid();
 }
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
