@@ -42,7 +42,7 @@ def app(tmp_path):
         (["app:app", "--keep-alive-timeout", "-1"], ["keep.alive.timeout", "-1"]),
         (["app:app", "--keep-alive-timeout", "soon"], ["keep.alive.timeout", "soon"]),
         (["app:app", "--max-connections", "0"], ["max.connections", "0"]),
-        (["app:app", "--port", "99999"], ["port", "99999"]),
+        (["app:app", "--port", "99999"], ["99999"]),
         (["app:app", "--port", "http"], ["port", "http"]),
         (["app:app", "--host", "no.such.host.invalid"], ["no.such.host.invalid"]),
         (["app:app", "--host", "192.0.2.1"], ["192.0.2.1"]),
