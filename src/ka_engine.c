@@ -492,7 +492,7 @@ static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, k
                                       action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                                                                  : "the application took too long to answer",
                                       cause, e->now) == KA_OK) {
-            turn(e, h, s); /* now: until then it would still be due, and the next look would close it */
+            turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
             return;
         }
         if (s->talk)
