@@ -12,7 +12,7 @@ import time
 
 from kacore import Policy
 
-SECONDS = float(os.environ.get("KACORE_CHAOS_SECONDS", "0.5"))
+SECONDS = float(os.environ.get("KACORE_CHAOS_SECONDS", "0.3"))
 POLICY = Policy(
     max_connections=40,
     keep_alive_timeout=0.05,

@@ -126,7 +126,7 @@ def test_date_and_server_are_sent_once_and_can_be_the_applications_own(start, cl
     assert client(start(lambda request: b"", server_name="")).get().get("server") is None
 
 
-@pytest.mark.parametrize("size", [8 * 1024, 8 * 1024 + 1, 64 * 1024, 1 << 20, 20_000_000])
+@pytest.mark.parametrize("size", [8 * 1024, 8 * 1024 + 1, 64 * 1024, 1 << 20, 8_000_000])
 def test_contents_of_every_size_arrive_whole(start, client, size):
     whole = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
 
