@@ -21,7 +21,7 @@ from kacore.server.server import loop_factory
 PATIENCE = 5.0  # seconds; it only delays a test that fails anyway
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> None:
     """Look every few milliseconds; fail the test when it does not come true."""
     end = time.monotonic() + timeout
     while not condition():
