@@ -314,7 +314,8 @@ class Server:
 
     def _limits(self) -> Limits:
         # The widest of all classes: each request is judged by its own once it is known.
-        bodies = [policy.max_body_bytes for policy in getattr(self._policy, "policies", (self._policy,))]
+        policies = (self._policy,) if isinstance(self._policy, Policy) else self._policy.policies
+        bodies = [policy.max_body_bytes for policy in policies]
         names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
         return Limits(
             max_body_bytes=max(bodies) if all(bodies) else None,
