@@ -157,7 +157,7 @@ def addresses(args: argparse.Namespace, has_fds: bool) -> list[str]:
     if args.host is not None or args.port is not None or not (found or has_fds):
         host = "127.0.0.1" if args.host is None else args.host
         port = 8000 if args.port is None else args.port
-        found.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        found.insert(0, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return found
 
 

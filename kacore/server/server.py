@@ -97,6 +97,8 @@ class Server:
             raise UsageError(f"port={port}: must be between 0 and 65535")
         if not 0 <= threads <= 1024:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
+        if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
+            raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
         if access_log not in logs.ACCESS_FORMATS:
