@@ -1,4 +1,4 @@
-"""A server that is full: who makes room, who waits, who is turned away; no descriptors left; handlers that take too long."""
+"""A server that is full: who makes room, who waits, who is turned away; no descriptors; handlers over their time."""
 
 import asyncio
 import socket
