@@ -40,7 +40,7 @@ class Listener:
         self._inode = inode(self._path) if self._path else None
 
     def refuse(self) -> None:
-        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. More than once: no harm."""
+        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. Idempotent."""
         if not self.is_own or self.sock.fileno() < 0:
             return
         if self._path is not None:
@@ -198,7 +198,7 @@ def inherited_socket(fd: int) -> socket.socket:
 
 
 def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
-    """Every connection is a descriptor. Raise the soft limit as far as the hard one lets us; say so when it is short."""
+    """Every connection is a descriptor. Raise the soft limit as far as the hard one lets us; say when it is short."""
     needed = n_connections + DESCRIPTORS_ELSE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

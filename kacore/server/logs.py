@@ -138,7 +138,12 @@ def notice_log(logger: logging.Logger) -> Callable[[str], None]:
 
 # -- for programs that have not set up logging ------------------------------------------------------------------
 
-COLOURS = {logging.DEBUG: "\x1b[2m", logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
+COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[31m",
+}
 
 
 class LineFormatter(logging.Formatter):
