@@ -89,6 +89,16 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--proxy-protocol", action="store_true", help="connections of these proxies begin with a PROXY header"
     )
+    parser.add_argument(
+        "--admin", metavar="[HOST:]PORT", help="/healthz, /readyz, /metrics, /connections; loopback unless said otherwise"
+    )
+    parser.add_argument(
+        "--admin-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name that requests to --admin may have in Host; may be repeated",
+    )
     parser.add_argument("--app-dir", default=".", help="put first on the import path (default: .)")
     parser.add_argument("--factory", action="store_true", help="MODULE:NAME makes the application when called")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
@@ -193,6 +203,8 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         access_log=args.access_log,
         forwarded_allow_ips=args.forwarded_allow_ips,
         proxy_protocol=args.proxy_protocol,
+        admin=args.admin,
+        admin_hosts=args.admin_host,
         **where,
     )
 

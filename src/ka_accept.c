@@ -144,7 +144,11 @@ int ka_sock_introduce(ka_engine *e, ka_sock *s)
         s->can_read = 0;
         return KA_PARTIAL;
     }
-    if (got < 0 || recv(s->fd, e->scratch, (size_t)got, 0) != got)
+    if (got < 0) {
+        (void)!recv(s->fd, e->scratch, KA_SCRATCH, 0); /* unread, it would turn the close into a reset */
+        return KA_EPEER;
+    }
+    if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
         return KA_EPEER;
     s->awaits_proxy = 0;
     if (said.family) {

@@ -491,8 +491,10 @@ static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, k
         if (s->talk && ka_talk_refuse(s->talk, action == KA_DO_ANSWER_408 ? 408 : 503,
                                       action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                                                                  : "the application took too long to answer",
-                                      cause, e->now) == KA_OK)
-            return; /* noted: its turn comes at the end of the step */
+                                      cause, e->now) == KA_OK) {
+            turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
+            return;
+        }
         if (s->talk)
             s->talk->cause = (uint8_t)cause;
         ka_sock_end(e, h, s, cause);
@@ -557,6 +559,19 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         turn(e, h, s);
 }
 
+/* Unfinished heads are what strangers can pile up at no cost. Near the cap the oldest go, so that there is room for
+ * the requests and responses of others; a cap that is reached before costs whoever needed the buffer. */
+static void free_buffers(ka_engine *e)
+{
+    ka_pool *pool = &e->service.pool;
+    for (int i = 0; i < EXPIRIES && ka_unlikely(pool->lent_bytes > pool->max_bytes - pool->max_bytes / 8); i++) {
+        ka_handle h = ka_conn_oldest(e->table, KA_HEAD);
+        if (h == 0)
+            return;
+        ka_sock_end(e, h, ka_sock_of(e, h), KA_CAUSE_BUFFER_LIMIT);
+    }
+}
+
 static void drain_counter(int fd)
 {
     uint64_t n;
@@ -590,6 +605,7 @@ int ka_engine_step(ka_engine *e)
         }
     }
     expire(e);
+    free_buffers(e);
     if (ka_unlikely(e->now >= e->retry_ns))
         ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)

@@ -60,6 +60,8 @@ class Server:
     forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
                networks ("10.0.0.0/8"), "unix" (unix sockets), "*" (everybody); a str is split at commas.
     proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
+    admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
+    admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
     Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
     """
 
@@ -84,6 +86,8 @@ class Server:
         access_log: str = "off",
         forwarded_allow_ips: str | Iterable[str] = (),
         proxy_protocol: bool = False,
+        admin: str | None = None,
+        admin_hosts: Iterable[str] = (),
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -93,6 +97,8 @@ class Server:
             raise UsageError(f"port={port}: must be between 0 and 65535")
         if not 0 <= threads <= 1024:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
+        if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
+            raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
         if access_log not in logs.ACCESS_FORMATS:
@@ -101,6 +107,7 @@ class Server:
         self.trusted = trusted_networks(forwarded_allow_ips)
         if proxy_protocol and not self.trusted:
             raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
+        self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -120,6 +127,7 @@ class Server:
         self._stop = asyncio.Event()
         self._is_hurried = False  # no grace for idle connections
         self._must_end = asyncio.Event()
+        self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
 
     # -- asking ------------------------------------------------------------------------------------------
@@ -161,6 +169,16 @@ class Server:
         if self.worker is not None:
             stats["workers"] = self.worker.stats()
         return stats
+
+    def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """At most `limit` of the open connections of this process: client, phase, class, requests. Cost: about 1 us for
+        each place in use."""
+        return self._engine.connections(limit) if self._engine is not None else []
+
+    @property
+    def admin_port(self) -> int | None:
+        """The port of the admin listener, known once the sockets are bound; None without one."""
+        return self._admin.port if self._admin is not None else None
 
     async def started(self) -> None:
         """Wait until connections are accepted, or until it is clear that they will not be."""
@@ -231,6 +249,8 @@ class Server:
         signals = self._handle_signals(loop) if handle_signals else []
         application = None
         try:
+            if self._admin is not None:
+                await self._admin.start(is_shared=self.worker is not None)
             await lifespan.startup()
             self.bind()
             application = self._application(loop, lifespan)
@@ -266,6 +286,8 @@ class Server:
             self._started.set()
             self._end(loop, application)
             await self._end_lifespan(lifespan)
+            if self._admin is not None:
+                await self._admin.stop()
             for number in signals:
                 loop.remove_signal_handler(number)
 
@@ -316,6 +338,8 @@ class Server:
         return [signal.SIGTERM, signal.SIGINT]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.is_quiet:
+            return
         if self.worker is not None:
             self.worker.serving(self, loop)
             return
@@ -324,13 +348,14 @@ class Server:
             if self._notifier.watchdog is not None:
                 repeat(loop, self._notifier.watchdog / 2, self._notifier.alive)
         self.logger.info(
-            "kacore %s serves %s on %s (%s, pid %d, at most %d connections)",
+            "kacore %s serves %s on %s (%s, pid %d, at most %d connections%s)",
             __version__,
             self.interface.upper() if self.interface != "handler" else "a handler",
             ", ".join(self.addresses),
             type(loop).__module__.partition(".")[0],
             os.getpid(),
             self.policy.max_connections,
+            f", admin on port {self.admin_port}" if self.admin_port is not None else "",
         )
 
     async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -340,6 +365,8 @@ class Server:
         connect, then those who had begun are let in, and only then the sockets are closed.
         """
         policy, engine = self.policy, self._engine
+        if self._admin is not None and self.has_successor:
+            await self._admin.stop()  # who asks is to hear of those who stay
         if not self._is_hurried and not self.has_successor:
             await self._wait_for_room(policy.drain_lame_duck, is_idle=False)
         grace, spread = (0.0, 0.0) if self._is_hurried else (policy.drain_grace, policy.drain_spread)
@@ -390,6 +417,35 @@ class Server:
         if not shutdown.done():
             await asyncio.wait([shutdown], timeout=SHUTDOWN_AT_ONCE)
             shutdown.cancel()
+
+
+class AdminServer:
+    """The admin listener of a server: another Server in the same loop, for as long as the first one serves."""
+
+    def __init__(self, server: Server, where: str, hosts: Iterable[str]) -> None:
+        from kacore.server import admin
+
+        self.host, self.port = admin.parse_admin(where)
+        self._handler = admin.Admin(server, self.host, hosts)
+        self._policy = admin.POLICY
+        self._server: Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, *, is_shared: bool) -> None:
+        """Listen and serve. is_shared: each of several worker processes does. UsageError."""
+        listener = open_listeners([f"[{self.host}]:{self.port}"], n_slots=1 if is_shared else 0)[0]
+        self.port = listener.port
+        self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="")
+        self._server.is_quiet = True
+        self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
+        await self._server.started()
+
+    async def stop(self) -> None:
+        """At once: nobody needs a drain here. More than once: no harm."""
+        if self._server is not None and self._serving is not None:
+            self._server.shutdown(now=True, hurry=True)
+            await self._serving
+            self._server = self._serving = None
 
 
 def repeat(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], object]) -> None:
