@@ -80,8 +80,10 @@ def parse_address(text: str) -> tuple[str, int] | str:
             raise UsageError(f"bind {text!r}: there is no path")
         return text.removeprefix("unix:")
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not colon or not (port.isascii() and port.isdigit()):
         raise UsageError(f"bind {text!r}: must be HOST:PORT, [HOST]:PORT, :PORT or unix:PATH")
+    if int(port) > 65535:
+        raise UsageError(f"bind {text!r}: port {port} must be between 0 and 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
