@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import socket
 import stat
 from collections.abc import Iterable
@@ -201,6 +200,8 @@ def inherited_socket(fd: int) -> socket.socket:
 
 def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
     """Every connection is a descriptor. Raise the soft limit as far as the hard one lets us; say when it is short."""
+    import resource
+
     needed = n_connections + DESCRIPTORS_ELSE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
