@@ -1,5 +1,5 @@
 /* ka_engine.c: see ka_engine.h. In order: socks, sending and receiving, one connection's turn, the ends of a
- * connection, expiry, accepting, the step. */
+ * connection, TLS handshakes, expiry, accepting, the step. */
 #define _GNU_SOURCE /* accept4 */
 #include "ka_engine.h"
 
@@ -12,10 +12,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,31 +24,17 @@ enum {
     VICTIMS = 8,             /* asked, before a newcomer is turned away */
     TURN_REQUESTS = 32,      /* a connection and step */
     TURN_BYTES = 64 * 1024,  /* the same */
-    SCRATCH = 64 * 1024,
-    READ_BEHIND = 4096,      /* room for a read behind bytes that wait */
-    IOVECS = 16
+    SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
+    READ_BEHIND = 4096       /* room for a read behind bytes that wait */
 };
-
-/* What an open connection owns while idle, beside its slot. */
-typedef struct {
-    int32_t fd;             /* owned; -1 = none */
-    uint8_t can_read : 1;   /* readiness was announced and not used up: edge-triggered events come once */
-    uint8_t can_write : 1;
-    uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
-    uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
-    uint8_t listener;
-    uint16_t port;          /* of the client, host order */
-    ka_talk *talk;          /* owned; NULL when nothing is pending */
-    uint8_t addr[16];       /* of the client; IPv4: the first 4 */
-} ka_sock;
-_Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
-_Static_assert(KA_N_CAUSES <= 32, "a cause fits its five bits");
 
 typedef struct {
     int32_t fd;         /* not owned; -1 = free */
     uint8_t klass;
     uint8_t family;     /* 0: unix */
     uint8_t knows_clients;
+    const ka_filter *filter; /* NULL: none */
+    void *filter_ctx;   /* not owned */
     uint8_t is_paused;  /* taken out of epoll while the table is full: level-triggered, it would spin */
 } ka_listener;
 
@@ -62,14 +46,15 @@ struct ka_engine {
     int64_t now, armed_ns;   /* armed_ns: what the timer is set to, INT64_MAX = off */
     int64_t date_s;
     ka_sock **chunks;        /* by slot index; owned */
-    uint32_t n_chunks;
+    ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
+    uint32_t n_chunks, n_shakes;
     uint8_t is_stepping, has_paused;
     uint32_t n_listeners;
     ka_listener listeners[KA_MAX_LISTENERS];
     ka_handle *noted;        /* talks to attend to after the application's calls; owned */
     uint32_t n_noted, noted_cap;
     ka_engine_counters counters;
-    char scratch[SCRATCH];
+    char scratch[KA_WIRE_SCRATCH];
 };
 
 /* epoll_data of what is no connection: slot 0, which no handle has. */
@@ -101,6 +86,31 @@ static ka_sock *sock_of(ka_engine *e, ka_handle h)
     return ka_conn_phase(e->table, h) < 0 || slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL : sock_at(e, slot_of(h));
 }
 
+static ka_session *session_of(const ka_engine *e, ka_handle h)
+{
+    return ka_likely(e->sessions == NULL) ? NULL : e->sessions[slot_of(h)];
+}
+
+static void session_end(ka_engine *e, ka_handle h)
+{
+    ka_session *session = session_of(e, h);
+    if (session == NULL)
+        return;
+    e->sessions[slot_of(h)] = NULL;
+    session->filter->close(session);
+}
+
+/* Room for a session for each sock there is. */
+static int sessions_grow(ka_engine *e, uint32_t had_chunks)
+{
+    ka_session **sessions = realloc(e->sessions, (e->n_chunks + 1) * KA_CHUNK * sizeof *sessions);
+    if (sessions == NULL)
+        return KA_ENOMEM;
+    e->sessions = sessions;
+    memset(sessions + (size_t)had_chunks * KA_CHUNK, 0, (e->n_chunks + 1 - had_chunks) * KA_CHUNK * sizeof *sessions);
+    return KA_OK;
+}
+
 static int socks_grow(ka_engine *e, uint32_t slot)
 {
     while (slot / KA_CHUNK >= e->n_chunks) {
@@ -108,6 +118,8 @@ static int socks_grow(ka_engine *e, uint32_t slot)
         if (chunks == NULL)
             return KA_ENOMEM;
         e->chunks = chunks;
+        if (e->sessions && sessions_grow(e, e->n_chunks) < 0)
+            return KA_ENOMEM;
         ka_sock *chunk = malloc(KA_CHUNK * sizeof *chunk);
         if (chunk == NULL)
             return KA_ENOMEM;
@@ -120,28 +132,21 @@ static int socks_grow(ka_engine *e, uint32_t slot)
 
 /* --- receiving --- */
 
-/* Read and parse in the shared scratch; only when bytes wait already, behind them. Edge-triggered: a short read means
- * the kernel is empty, unless FIN was announced, which can come with data.
- * Return: n > 0, 0 at FIN, KA_PARTIAL when nothing is there, KA_ENOMEM, KA_EPEER when the connection is broken. */
-static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
+/* Read and parse in the shared scratch; only when bytes wait already, behind them.
+ * Return: as ka_wire_receive, and KA_ENOMEM. */
+static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
     char *to = e->scratch;
-    size_t room = SCRATCH;
+    size_t room = KA_WIRE_SCRATCH;
     if (talk->window_len == 0)
         (void)ka_talk_park(talk); /* gives back a buffer that is used up */
     else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
         return KA_ENOMEM;
-    ssize_t n;
-    do
-        n = recv(s->fd, to, room, 0);
-    while (n < 0 && errno == EINTR);
-    e->counters.receives++;
-    if (n < 0) {
-        s->can_read = 0;
-        return errno == EAGAIN ? KA_PARTIAL : KA_EPEER;
-    }
-    if ((size_t)n < room && !s->saw_fin)
-        s->can_read = 0;
+    ssize_t n = ka_wire_receive(s, session_of(e, h), e->scratch, to, room, &e->counters.receives);
+    /* FIN without the word that it is complete (TLS): between requests many clients leave so. Inside content it is a
+     * truncation, RFC 8446 6.1. */
+    if (n == KA_ESTALE)
+        n = talk->has_exchange && !ka_talk_body_is_over(talk) ? KA_EPEER : 0;
     if (n > 0) {
         if (to == e->scratch)
             ka_talk_arrived(talk, to, (size_t)n);
@@ -153,39 +158,15 @@ static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
 
 /* --- sending --- */
 
-static ssize_t send_some(ka_engine *e, ka_sock *s, ka_talk *talk, size_t *asked)
-{
-    struct iovec iov[IOVECS];
-    struct msghdr message = {.msg_iov = iov};
-    size_t total = 0;
-    int n_iov = 0;
-    if (talk->out->fd >= 0) {
-        ka_buf *buf = talk->out;
-        off_t at = buf->file_off + (off_t)buf->start;
-        *asked = ka_buf_len(buf);
-        e->counters.sends++;
-        return sendfile(s->fd, buf->fd, &at, *asked);
-    }
-    for (ka_buf *buf = talk->out; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
-        iov[n_iov].iov_base = (void *)(uintptr_t)(buf->ptr + buf->start);
-        iov[n_iov].iov_len = ka_buf_len(buf);
-        total += ka_buf_len(buf);
-    }
-    *asked = total;
-    e->counters.sends++;
-    if (n_iov == 1)
-        return send(s->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL);
-    message.msg_iovlen = (size_t)n_iov;
-    return sendmsg(s->fd, &message, MSG_NOSIGNAL);
-}
-
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
 static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
     size_t total = 0;
-    while (talk->unsent && s->can_write) {
-        size_t asked;
-        ssize_t n = send_some(e, s, talk, &asked);
+    ka_session *session = session_of(e, h);
+    while (s->can_write && ka_wire_is_pending(session, talk)) {
+        size_t n_done;
+        ssize_t n = ka_wire_send(s, session, talk, &n_done);
+        e->counters.sends++;
         if (n < 0) {
             if (errno == EINTR)
                 continue;
@@ -197,9 +178,7 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         if (n == 0)
             return KA_CAUSE_APPLICATION; /* a file that became shorter than promised */
         total += (size_t)n;
-        ka_talk_sent(talk, (size_t)n);
-        if ((size_t)n < asked)
-            s->can_write = 0;
+        ka_talk_sent(talk, n_done);
     }
     if (total) {
         ka_cause cause;
@@ -218,10 +197,19 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 
 static void listeners_resume(ka_engine *e);
 
+/* The filter's last word; not behind a response that was cut off, which would pass for whole then. */
+static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    ka_session *session = session_of(e, h);
+    if (session && !(s->talk && (s->talk->is_cut || s->talk->unsent)))
+        ka_wire_shut(s, session);
+}
+
 /* The one way out: descriptor, talk, slot, in every phase. */
 static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
     ka_talk *talk = s->talk;
+    shut_session(e, h, s);
     int fd = s->fd;
     s->talk = NULL;
     s->fd = -1;
@@ -229,6 +217,7 @@ static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
     close(fd);
     if (e->calls.on_closed)
         e->calls.on_closed(e->calls.ctx, h, cause);
+    session_end(e, h);
     if (talk)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
@@ -250,7 +239,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
     while (s->can_read) {
-        ssize_t n = recv(s->fd, e->scratch, SCRATCH, 0);
+        ssize_t n = recv(s->fd, e->scratch, KA_WIRE_SCRATCH, 0);
         e->counters.receives++;
         if (n < 0 && errno == EINTR)
             continue;
@@ -268,6 +257,8 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 /* FIN, then wait for the client's, so that no RST eats what we sent last. */
 static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
+    shut_session(e, h, s);
+    session_end(e, h); /* what lingers is thrown away as it comes */
     if (shutdown(s->fd, SHUT_WR) < 0 || ka_conn_event(e->table, h, KA_EV_LINGERING, e->now) < 0) {
         end(e, h, s, cause);
         return;
@@ -293,12 +284,13 @@ static void again(ka_engine *e, ka_handle h, ka_sock *s)
 
 /* FIN was announced while the application is busy with a request whose content is complete: is it FIN, or are there
  * bytes before it? FIN means "no further request", nothing more. */
-static void look_for_fin(ka_engine *e, ka_sock *s, ka_talk *talk)
+static void look_for_fin(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
     char byte;
     if (!ka_talk_body_is_over(talk) || talk->window_len)
         return;
-    if (recv(s->fd, &byte, 1, MSG_PEEK) == 0) {
+    /* Through a filter there is no peeking: what comes before FIN is taken in, one read of it. */
+    if (session_of(e, h) ? receive(e, h, s, talk) == 0 : recv(s->fd, &byte, 1, MSG_PEEK) == 0) {
         ka_talk_eof(talk);
         e->calls.on_news(e->calls.ctx, talk, KA_NEWS_EOF);
     }
@@ -315,7 +307,7 @@ static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *tal
         again(e, h, s);
         return PAUSE;
     }
-    ssize_t n = receive(e, s, talk);
+    ssize_t n = receive(e, h, s, talk);
     if (n == KA_PARTIAL)
         return PAUSE;
     if (n < 0) {
@@ -346,7 +338,7 @@ static turn_result finish(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, 
     if (talk->unsent)
         return PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (lingers || (s->can_read && !talk->is_eof))
+    if (lingers || ((s->can_read || session_of(e, h)) && !talk->is_eof))
         half_close(e, h, s, (ka_cause)talk->cause);
     else
         end(e, h, s, (ka_cause)talk->cause);
@@ -363,7 +355,7 @@ static turn_result wait(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
             return GO_ON;
     }
     if (ka_unlikely(s->saw_fin) && talk->has_exchange && !talk->is_eof)
-        look_for_fin(e, s, talk);
+        look_for_fin(e, h, s, talk);
     return PAUSE;
 }
 
@@ -416,6 +408,45 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
         ka_talk_free(talk);
     } else if (ka_talk_park(talk) < 0) {
         end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
+    }
+}
+
+/* --- handshakes --- */
+
+/* Until the handshake is done, all that goes on is between the filter and the socket. */
+static void shake(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    ka_session *session = session_of(e, h);
+    const ka_listener *listener = &e->listeners[s->listener];
+    if (e->n_shakes++ >= SHAKES) {
+        again(e, h, s);
+        return;
+    }
+    if (session == NULL && (session = listener->filter->open(listener->filter_ctx)) == NULL) {
+        end(e, h, s, KA_CAUSE_ERROR);
+        return;
+    }
+    e->sessions[slot_of(h)] = session;
+    ssize_t fed = ka_wire_feed(s, session, e->scratch, &e->counters.receives);
+    int got = fed == KA_PARTIAL ? KA_PARTIAL : fed < 0 ? KA_EPEER : session->filter->shake(session);
+    while (session->out_len && s->can_write) {
+        e->counters.sends++;
+        if (ka_wire_send_session(s, session) < 0) {
+            if (errno == EAGAIN)
+                s->can_write = 0;
+            else if (errno != EINTR)
+                break;
+        }
+    }
+    if (got == KA_OK) {
+        (void)ka_conn_event(e->table, h, KA_EV_HANDSHAKE_DONE, e->now);
+        turn(e, h, s); /* the first request may have come with the last of the handshake */
+    } else if (fed == 0) {
+        end(e, h, s, KA_CAUSE_CLIENT);
+    } else if (got != KA_PARTIAL) {
+        half_close(e, h, s, KA_CAUSE_ERROR); /* so that the alert, which says why, is not eaten by RST */
+    } else if (!s->is_empty) {
+        again(e, h, s);
     }
 }
 
@@ -488,6 +519,7 @@ static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
     int phase = ka_conn_phase(e->table, h);
     if (phase == KA_NEW || phase == KA_IDLE || phase == KA_HEAD || phase == KA_BODY) {
         s->can_read = 1;
+        s->is_empty = 0;
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
@@ -623,7 +655,8 @@ static int take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, ui
     static const ka_client nobody;
     ka_listener *listener = &e->listeners[i];
     ka_handle h;
-    int got = ka_conn_open(e->table, e->now, listener->klass, listener->knows_clients ? client : &nobody, 0, &h);
+    int got = ka_conn_open(e->table, e->now, listener->klass, listener->knows_clients ? client : &nobody,
+                           listener->filter != NULL, &h);
     if (got == KA_OK && socks_grow(e, slot_of(h)) < 0) {
         (void)ka_conn_close(e->table, h, KA_CAUSE_BUFFER_LIMIT);
         got = KA_ENOMEM;
@@ -633,7 +666,7 @@ static int take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, ui
         return got;
     }
     ka_sock *s = sock_at(e, slot_of(h));
-    *s = (ka_sock){.fd = fd, .can_write = 1, .listener = (uint8_t)i, .port = port};
+    *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
     memcpy(s->addr, client->addr, sizeof s->addr);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
     if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
@@ -697,18 +730,26 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         end(e, h, s,
             phase == KA_LINGER                     ? (ka_cause)s->cause
             : phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
+            : phase == KA_TUNNEL                   ? KA_CAUSE_UPGRADED
                                                    : KA_CAUSE_ERROR);
         return;
     }
-    if (events & (EPOLLIN | EPOLLRDHUP))
+    if (events & (EPOLLIN | EPOLLRDHUP)) {
         s->can_read = 1;
+        s->is_empty = 0;
+    }
     if (events & EPOLLRDHUP)
         s->saw_fin = 1;
     if (events & EPOLLOUT)
         s->can_write = 1;
-    if (ka_conn_phase(e->table, h) == KA_LINGER)
+    int phase = ka_conn_phase(e->table, h);
+    ka_session *session = session_of(e, h);
+    if (phase == KA_LINGER)
         discard(e, h, s);
-    else if (s->talk || s->can_read)
+    else if (phase == KA_HANDSHAKE) {
+        if (s->can_read || session)
+            shake(e, h, s);
+    } else if (s->talk || s->can_read || (session && session->out_len))
         turn(e, h, s);
 }
 
@@ -728,6 +769,7 @@ int ka_engine_step(ka_engine *e)
     e->is_stepping = 1;
     e->now = clock_now();
     e->counters.steps++;
+    e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
     for (int i = 0; i < n; i++) {
@@ -810,6 +852,7 @@ void ka_engine_free(ka_engine *e)
     for (uint32_t i = 0; i < e->n_chunks; i++)
         free(e->chunks[i]);
     free(e->chunks);
+    free(e->sessions);
     free(e->noted);
     ka_service_free(&e->service);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
@@ -837,6 +880,17 @@ int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
         return os_error();
     e->n_listeners++;
     return (int)i;
+}
+
+int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
+{
+    if (listener >= e->n_listeners)
+        return KA_EINVAL;
+    if (e->sessions == NULL && sessions_grow(e, 0) < 0)
+        return KA_ENOMEM;
+    e->listeners[listener].filter = filter;
+    e->listeners[listener].filter_ctx = ctx;
+    return KA_OK;
 }
 
 void ka_engine_stop_listening(ka_engine *e)
@@ -879,6 +933,11 @@ void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
 {
     ka_conn_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_talk *talk = sock_at(e, slot)->talk;
+        if (talk && talk->is_tunnel && talk->has_exchange)
+            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
+    }
     arm(e);
 }
 

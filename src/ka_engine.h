@@ -8,7 +8,7 @@
 #ifndef KA_ENGINE_H
 #define KA_ENGINE_H
 
-#include "ka_talk.h"
+#include "ka_wire.h"
 
 typedef struct ka_engine ka_engine;
 
@@ -16,6 +16,7 @@ typedef struct ka_engine ka_engine;
 typedef enum {
     KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
     KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
+    KA_NEWS_DRAIN, /* the server is about to stop: a tunnel has until the drain's deadline to end well */
     KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
 } ka_news;
 
@@ -31,7 +32,7 @@ typedef struct {
     void (*release)(void *owner);                    /* see ka_pool */
 } ka_calls;
 
-enum { KA_MAX_LISTENERS = 64 };
+enum { KA_MAX_LISTENERS = 64 }; /* an index fits ka_sock.listener */
 
 /* Return 0, KA_ENOMEM, or -errno - 1000 of the call that failed. The table is the caller's and outlives the engine. */
 int  ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
@@ -44,6 +45,10 @@ ka_service *ka_engine_service(ka_engine *e);
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
 int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
+/* Pass the bytes of this listener's connections through a filter, with a handshake before the first request. `ctx` is
+ * the argument of its `open` and outlives the engine. 0, KA_EINVAL (no such listener), KA_ENOMEM. */
+int  ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
+
 void ka_engine_stop_listening(ka_engine *e);  /* accepts what is in the queues first; the sockets stay open */
 
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.

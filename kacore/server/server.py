@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ from kacore._version import __version__
 from kacore.policy import Policy
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
+from kacore.server.tls import TLS, FixedTLS
 
 if TYPE_CHECKING:
     from kacore.policy import PolicySet
@@ -46,6 +48,7 @@ class Server:
     lifespan:  ASGI only: "auto", "on" or "off".
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
     server_name: value of the Server field; "" = none.
+    tls:       TLS, or a ready ssl.SSLContext: speak TLS on every socket; see reload_certificates().
     Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
     """
 
@@ -64,6 +67,7 @@ class Server:
         lifespan: Mode = "auto",
         root_path: str = "",
         server_name: str = "kacore",
+        tls: TLS | ssl.SSLContext | None = None,
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -79,6 +83,7 @@ class Server:
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
         self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
+        self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
         self.table = ConnectionTable(policy)
         self._policy: Policy | PolicySet = policy or Policy()
@@ -109,7 +114,12 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """What is listened on: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-        return [address_of(sock) for sock in self._sockets]
+        return [address_of(sock, self.scheme) for sock in self._sockets]
+
+    @property
+    def scheme(self) -> str:
+        """What URLs of this server begin with: "https" with TLS, else "http"."""
+        return "http" if self.tls is None else "https"
 
     def stats(self) -> dict[str, Any]:
         """The counters of the table, and under "engine" those of the engine while it runs. Cost: about 10 us."""
@@ -128,6 +138,16 @@ class Server:
         """Another policy from now on, for open connections too. The parser's limits and max_buffer_bytes stay."""
         self.table.set_policy(policy)
         self._policy = policy
+
+    def reload_certificates(self) -> None:
+        """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
+        used is logged, and the old ones stay in use."""
+        if self.tls is not None:
+            try:
+                self.tls.reload()
+                self.logger.info("the certificates were read again")
+            except UsageError as error:
+                self.logger.error("the old certificates stay in use: %s", error)
 
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From the loop's thread; a second call ends at once.
@@ -176,7 +196,7 @@ class Server:
                 server_name=self.server_name,
             )
             for sock in self._sockets:
-                engine.listen(sock)
+                engine.listen(sock, tls=self.tls)
             loop.add_reader(engine.fileno(), engine.step)
             self._announce(loop)
             self._started.set()
@@ -194,12 +214,22 @@ class Server:
     def _application(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> Any:
         if self.interface == "asgi":
             return _core.AsgiApplication(
-                self.app, loop, self.logger, state=lifespan.state or None, root_path=self.root_path
+                self.app,
+                loop,
+                self.logger,
+                state=lifespan.state or None,
+                root_path=self.root_path,
+                scheme=self.scheme,
             )
         if self.interface == "handler":
             return _core.HandlerApplication(self.app, loop, self.logger)
         return _core.WsgiApplication(
-            self.app, self.logger, self._wake, threads=self.threads, script_name=self.root_path
+            self.app,
+            self.logger,
+            self._wake,
+            threads=self.threads,
+            scheme=self.scheme,
+            script_name=self.root_path,
         )
 
     def _limits(self) -> Limits:
@@ -219,7 +249,10 @@ class Server:
             return []
         loop.add_signal_handler(signal.SIGTERM, self.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
-        return [signal.SIGTERM, signal.SIGINT]
+        if self.tls is None:
+            return [signal.SIGTERM, signal.SIGINT]
+        loop.add_signal_handler(signal.SIGHUP, self.reload_certificates)
+        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         self.logger.info(
@@ -276,12 +309,12 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     return asyncio.new_event_loop
 
 
-def address_of(sock: socket.socket) -> str:
+def address_of(sock: socket.socket, scheme: str = "http") -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
     host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{scheme}://{host}:{name[1]}"
 
 
 def listening_sockets(host: str, port: int, uds: str | None) -> list[socket.socket]:
