@@ -72,6 +72,19 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lifespan", choices=("auto", "on", "off"), default="auto", help="ASGI lifespan")
     parser.add_argument("--root-path", default="", help="what a proxy in front strips from paths")
     parser.add_argument("--server-name", default="kacore", help='value of the Server field; "" = none')
+    parser.add_argument(
+        "--access-log", choices=("off", "common", "combined", "json"), default="off", help="to stdout (default: off)"
+    )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        metavar="NETWORKS",
+        help='proxies whose X-Forwarded-For and -Proto count, with commas; "unix" = unix sockets, "*" = all'
+        " (default: none)",
+    )
+    parser.add_argument(
+        "--proxy-protocol", action="store_true", help="connections of these proxies begin with a PROXY header"
+    )
     parser.add_argument("--app-dir", default=".", help="put first on the import path (default: .)")
     parser.add_argument("--factory", action="store_true", help="MODULE:NAME makes the application when called")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
@@ -101,12 +114,11 @@ def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    from kacore.server import Server, load
-    from kacore.server.server import quiet_stderr_logging
+    from kacore.server import Server, load, logs
     from kacore.server.tls import from_options as tls_from_options
 
     found = policy_command.policy_from(args, os.environ, policy_command.config_files(args))
-    quiet_stderr_logging(getattr(logging, args.log_level.upper()))
+    logs.set_up(getattr(logging, args.log_level.upper()))
     tls = tls_from_options(
         args.ssl_certfile,
         args.ssl_keyfile,
@@ -129,15 +141,18 @@ def run_serve(args: argparse.Namespace) -> int:
         root_path=args.root_path,
         server_name=args.server_name,
         tls=tls,
+        access_log=args.access_log,
+        forwarded_allow_ips=args.forwarded_allow_ips,
+        proxy_protocol=args.proxy_protocol,
     ).run()
     return 0
 
 
 def run_demo(args: argparse.Namespace) -> int:
     from kacore import demo
-    from kacore.server.server import quiet_stderr_logging
+    from kacore.server import logs
 
-    quiet_stderr_logging(logging.WARNING)
+    logs.set_up(logging.WARNING)
     demo.run(host=args.host, port=args.port)
     return 0
 

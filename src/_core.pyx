@@ -6,8 +6,12 @@ include "errors.pxi"
 include "head.pxi"
 include "policy.pxi"
 include "table.pxi"
+include "access.pxi"
+include "files.pxi"
 include "talk.pxi"
 include "request.pxi"
+include "proxies.pxi"
+include "carrier.pxi"
 include "handler.pxi"
 include "asgi.pxi"
 include "wsgi.pxi"
@@ -17,7 +21,8 @@ include "engine_here.pxi"
 
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
+    "AccessEntry",
     "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
-    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
-    "WsgiApplication", "parse_head", "set_simd_variant", "simd_variant", "simd_variants",
+    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Verdict",
+    "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
 ]

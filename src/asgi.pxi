@@ -3,9 +3,11 @@
 
 
 cdef class Ready:
-    """An awaitable that is done when it is made. Counts as a coroutine, so that create_task() takes it."""
+    """An awaitable that is done when it is made. Counts as a coroutine, so that create_task() takes it.
+
+    Its slots are written by hand below: awaiting it costs no exception where the interpreter offers a way around.
+    """
     cdef object value
-    cdef bint is_spent
 
     def __await__(self):
         return self
@@ -14,22 +16,45 @@ cdef class Ready:
         return self
 
     def __next__(self):
-        if self.is_spent:
-            raise RuntimeError("cannot reuse already awaited coroutine")
-        self.is_spent = True
-        if self.value is None:
-            raise StopIteration
         raise StopIteration(self.value)
 
     def send(self, value):
-        return self.__next__()
+        raise StopIteration(self.value)
 
     def throw(self, kind, value=None, traceback=None):
-        self.is_spent = True
         raise kind if value is None else value
 
     def close(self):
-        self.is_spent = True
+        pass
+
+
+cdef extern from "Python.h":
+    ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **) noexcept
+    ctypedef PyObject *(*iternextfunc)(PyObject *) noexcept
+    ctypedef struct PyAsyncMethods:
+        sendfunc am_send
+    ctypedef struct PyTypeObject:
+        PyAsyncMethods *tp_as_async
+        iternextfunc tp_iternext
+    void PyErr_SetObject(object kind, object value)
+
+
+cdef PySendResult ready_send(PyObject *self, PyObject *_, PyObject **result) noexcept:
+    value = (<Ready>self).value
+    Py_INCREF(value)
+    result[0] = <PyObject *>value
+    return PYGEN_RETURN
+
+
+cdef PyObject *ready_next(PyObject *self) noexcept:
+    value = (<Ready>self).value
+    if value is not None:  # NULL without an exception is the end with None
+        PyErr_SetObject(StopIteration, value)
+    return NULL
+
+
+(<PyTypeObject *>Ready).tp_as_async.am_send = ready_send
+(<PyTypeObject *>Ready).tp_iternext = ready_next
 
 
 cdef inline Ready ready(object value):
@@ -38,6 +63,7 @@ cdef inline Ready ready(object value):
     return done
 
 
+cdef Ready SENT = ready(None)
 cdef dict DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -99,9 +125,11 @@ cdef class AsgiExchange(Exchange):
             self.start = message
         elif kind == "http.response.body":
             self.send_body(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.pathsend":
+            self.send_body(open_file(message["path"]), False)
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
-        return self.send_later() if not self.is_done and self.is_held() else ready(None)
+        return self.send_later() if not self.is_done and self.is_held() else SENT
 
     cdef int send_body(self, object body, bint more) except -1:
         if self.is_done and self.talk == NULL:
@@ -118,7 +146,10 @@ cdef class AsgiExchange(Exchange):
             self.start = None
         if not more:
             self.is_done = True
-        self.write(body, more)
+        if isinstance(body, OpenFile):
+            self.write_file(body)
+        else:
+            self.write(body, more)
         if self.is_done:
             wake(self.reader)
         return 0
@@ -140,6 +171,12 @@ cdef class AsgiExchange(Exchange):
             wake(self.reader)
         return 0
 
+    cdef int cancel(self) except -1:
+        if self.task is not None:
+            self.app.logger.warning("a request took longer than handler_timeout and was cancelled")
+            self.task.cancel()
+        return 0
+
     cdef int lost(self) except -1:
         self.is_gone = not self.is_done
         self.is_done = True
@@ -151,15 +188,18 @@ cdef class AsgiExchange(Exchange):
         """The application's task is done, one way or another."""
         cdef object error
         self.task = None
-        if task.cancelled():
-            self.give_up("was cancelled", None)
-            return
-        error = task.exception()
+        self.completed(CancelledError() if task.cancelled() else task.exception())
+
+    cdef int completed(self, object error) except -1:
         if error is not None:
-            if not isinstance(error, ClientGone):
+            if isinstance(error, CancelledError):
+                if self.talk != NULL:  # else the server itself cancelled it, and said why
+                    self.give_up("was cancelled", None)
+            elif not isinstance(error, ClientGone):
                 self.give_up("failed", error)
         elif not self.is_done and self.talk != NULL:
             self.give_up("returned without completing its response", None)
+        return 0
 
     cdef int give_up(self, str what, object error) except -1:
         if error is not None or self.talk != NULL:
@@ -177,6 +217,7 @@ cdef inline int wake(object future) except -1:
 cdef class AsgiApplication(Application):
     """app: an ASGI 3 application; state: the lifespan's state dict, copied for each request."""
     cdef readonly object app, loop, state
+    cdef readonly Runner runner
     cdef readonly str root_path
     cdef dict template
 
@@ -185,6 +226,7 @@ cdef class AsgiApplication(Application):
         self.loop = loop
         self.logger = logger
         self.state = state
+        self.runner = Runner(loop)
         self.root_path = root_path
         self.template = {
             "type": "http",
@@ -192,7 +234,7 @@ cdef class AsgiApplication(Application):
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
-            "extensions": {},
+            "extensions": {"http.response.pathsend": {}},
         }
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -212,11 +254,26 @@ cdef class AsgiApplication(Application):
         scope["query_string"] = bytes_at(buf, head.query)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
         scope["client"] = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                scope["client"] = origin[0]
+                scope["scheme"] = origin[1] or scope["scheme"]
         scope["server"] = port.server_of(talk)
         if self.state is not None:
             scope["state"] = self.state.copy()
         exchange.app = self
         exchange.attach(port, talk)
-        exchange.task = self.loop.create_task(self.app(scope, exchange.receive, exchange.send))
+        try:
+            exchange.task = self.runner.start(self.app(scope, exchange.receive, exchange.send))
+        except (Exception, CancelledError) as error:
+            exchange.completed(error)
+            return 0
+        if exchange.task is None:
+            self.runner.value = None
+            return exchange.completed(None)
         exchange.task.add_done_callback(exchange.finished)
         return 0
+
+    cdef int leave(self) except -1:
+        return self.runner.leave()

@@ -14,13 +14,71 @@ cdef extern from "sys/socket.h" nogil:
 
 cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
     cdef Engine engine = <Engine>ctx
+    cdef Exchange exchange = None
     try:
+        if engine.access_log is not None:
+            engine.entry = engine.entry_of(talk, head, fields)
         engine.application.request(engine, talk, head, fields)
     except BaseException as error:
         engine.failed(error)
         if talk.exchange != NULL:
-            (<Exchange>talk.exchange).detach()
-        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, ka_engine_now(engine.engine))
+            exchange = <Exchange>talk.exchange
+        engine.answer_500(talk, exchange)
+
+
+cdef void engine_on_refused(void *ctx, ka_talk *talk) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        if engine.access_log is not None:
+            engine.note_end(engine.entry_of(talk, NULL, NULL), talk)
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef void engine_on_closed(void *ctx, ka_handle conn, ka_cause cause) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        engine.on_closed(engine.address_of(conn), CAUSES[<int>cause], PHASES[ka_conn_phase(engine.table.table, conn)],
+                         ka_conn_requests(engine.table.table, conn))
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef void engine_on_notice(void *ctx, ka_notice what) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        engine.on_notice("descriptors")
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef unsigned engine_class_of_client(void *ctx, unsigned listener, const ka_client *client) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        address = None
+        if client.family:
+            address = PyBytes_FromStringAndSize(<const char *>client.addr, 4 if client.family == 4 else 16)
+        return engine.policies.class_for_client(engine.listener_name(listener), address)
+    except BaseException as error:
+        engine.failed(error)
+        return 0
+
+
+cdef unsigned engine_class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    cdef Engine engine = <Engine>ctx
+    cdef const char *buf = ka_talk_head_bytes(talk)
+    cdef int now = ka_conn_class(talk.service.table, talk.conn)
+    cdef uint32_t i
+    cdef bytes agent = None
+    try:
+        for i in range(head.n_fields):
+            if fields[i].name.len == 10 and ka_equals_lower(buf + fields[i].name.off, b"user-agent", 10):
+                agent = bytes_at(buf, fields[i].value)
+                break
+        return engine.policies.class_for_request(now, bytes_at(buf, head.host), agent)
+    except BaseException as error:
+        engine.failed(error)
+        return <unsigned>now if now >= 0 else 0
 
 
 cdef void engine_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
@@ -38,8 +96,12 @@ cdef void engine_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
 cdef void engine_on_lost(void *owner) noexcept:
     cdef Exchange exchange = <Exchange>owner
     cdef Engine engine = exchange.port
+    cdef ka_talk *talk = exchange.talk
     exchange.talk = NULL
     try:
+        exchange.ended(talk)
+        if talk.cause == KA_CAUSE_HANDLER_TIMEOUT:
+            exchange.cancel()
         exchange.lost()
     except BaseException as error:
         engine.failed(error)
@@ -78,6 +140,10 @@ cdef class Engine(Port):
     table:       ConnectionTable that holds the connections; one engine each.
     application: AsgiApplication, WsgiApplication or HandlerApplication.
     limits:      Limits of requests.
+    access_log:  called with an AccessEntry for each request that is over. None: costs nothing.
+    on_closed:   called as on_closed(address, cause, phase, requests) for each connection that ends. None: the same.
+    on_notice:   called as on_notice("descriptors") when no descriptor was left for a new connection; at most once in
+                 ten seconds.
     call_soon:   loop.call_soon of the host's loop: output of a response in progress is gathered until the end of a
                  round of the loop. None: it is sent at once.
     Belongs to one thread and one process; `wake()` alone may be called from other threads. Linux only.
@@ -85,7 +151,8 @@ cdef class Engine(Port):
     cdef ka_engine *engine
     cdef readonly ConnectionTable table
     cdef Application application
-    cdef object call_soon, attend_later
+    cdef object call_soon, attend_later, on_closed, on_notice
+    cdef object policies         # the PolicySet whose rules are asked
     cdef object pending          # an exception for the caller of step()
     cdef bint is_attending       # attend_later is on its way
     cdef int pid
@@ -95,7 +162,8 @@ cdef class Engine(Port):
     cdef peer_entry *peers
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, *, Limits limits=None,
-                  size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore"):
+                  size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore", access_log=None,
+                  on_closed=None, on_notice=None):
         cdef ka_calls calls
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef int got
@@ -106,7 +174,20 @@ cdef class Engine(Port):
         calls.on_lost = engine_on_lost
         calls.on_wake = engine_on_wake
         calls.on_closed = NULL
+        calls.on_notice = NULL
+        calls.on_refused = NULL
+        if on_closed is not None:
+            calls.on_closed = engine_on_closed
+        if on_notice is not None:
+            calls.on_notice = engine_on_notice
+        if access_log is not None:
+            calls.on_refused = engine_on_refused
         calls.release = engine_release
+        calls.class_of_client = engine_class_of_client
+        calls.class_of_request = engine_class_of_request
+        self.access_log = access_log
+        self.on_closed = on_closed
+        self.on_notice = on_notice
         self.table = table
         self.application = application
         self.call_soon = call_soon
@@ -148,6 +229,116 @@ cdef class Engine(Port):
         elif self.pending is None:
             self.pending = error
         return 0
+
+    cdef int answer_500(self, ka_talk *talk, Exchange exchange) except -1:
+        if exchange is not None:
+            exchange.detach()
+        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, ka_engine_now(self.engine))
+        if exchange is not None:
+            exchange.ended(talk)
+        return 0
+
+    cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        client = self.client_of(talk)
+        if head != NULL and self.has_proxies:
+            origin = self.origin_of(talk, head, fields)
+            if origin is not None:
+                client = origin[0]
+        return access_entry(client, buf, head, fields, self.now())
+
+    # -- rules ------------------------------------------------------------------------------------------
+
+    def set_classes(self, policies):
+        """Ask the rules of a PolicySet which class a connection, and a request, belongs to. What no rule looks at is
+        not asked. None, or a Policy: everything is class 0."""
+        self.check_process()
+        self.policies = policies
+        ka_engine_ask_classes(self.engine, getattr(policies, "has_accept_rules", False),
+                              getattr(policies, "has_request_rules", False))
+
+    cdef object listener_name(self, unsigned listener):
+        """As rules write it: "127.0.0.1:80", "[::1]:80", "unix:/run/app.sock"."""
+        host, port = self.servers[listener]
+        if port is None:
+            return f"unix:{host}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def trust(self, networks, *, proxy_protocol=False):
+        """Proxies whose word about the client is taken, in place of those of before.
+
+        networks: iterable of "10.0.0.0/8", "2001:db8::1", "unix" (every unix socket), "*" (everybody).
+        proxy_protocol: their connections begin with a PROXY header (version 1 or 2), or are closed.
+        Raises ValueError for what is no network, MemoryError. Source: docs/operations.md.
+        """
+        cdef ka_network *c
+        cdef uint32_t n = 0
+        cdef bytes packed
+        cdef int got
+        self.check_process()
+        found = [one for given in networks for one in network_of(given)]
+        c = <ka_network *>malloc((len(found) + 1) * sizeof(ka_network))
+        if c == NULL:
+            raise MemoryError("no memory for networks")
+        memset(c, 0, (len(found) + 1) * sizeof(ka_network))
+        for family, bits, address in found:
+            packed = address
+            c[n].family = family
+            c[n].bits = bits
+            memcpy(c[n].addr, PyBytes_AS_STRING(packed), <size_t>PyBytes_GET_SIZE(packed))
+            n += 1
+        got = ka_engine_trust(self.engine, c, n, proxy_protocol)
+        free(c)
+        if got < 0:
+            raise os_error(got) if got == KA_ENOMEM else ValueError("a prefix is too long for its address")
+        self.has_proxies = n > 0
+
+    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef uint8_t addr[16]
+        cdef unsigned family
+        if not ka_engine_is_trusted(self.engine, talk.conn):
+            return None
+        client = self.client_of(talk)
+        chain = forwarded_value(buf, head, fields, b"x-forwarded-for", 15)
+        if chain is not None:
+            # Each proxy appends whom it saw: from the right, the first one that is no proxy of ours is the client.
+            for node in reversed(chain.split(",")):
+                host, port = split_node(node.strip(" \t"))
+                family = read_address(host, addr)
+                if family == 0:
+                    break
+                client = (host, port)
+                if not ka_engine_trusts(self.engine, family, addr):
+                    break
+        scheme = forwarded_value(buf, head, fields, b"x-forwarded-proto", 17)
+        if scheme is not None:
+            scheme = scheme.rpartition(",")[2].strip(" \t").lower()
+            scheme = {"https": "https", "wss": "https", "http": "http", "ws": "http"}.get(scheme)
+        return client, scheme
+
+    def connections(self, limit=1000):
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, klass, requests.
+        Cost: O(places in use), about 1 us each."""
+        cdef uint32_t slot = 1, n = 0
+        cdef ka_handle conn
+        cdef ka_table *table = self.table.table
+        self.check_process()
+        found = []
+        while len(found) < limit and n < ka_table_open_count(table):
+            conn = ka_table_handle(table, slot)
+            slot += 1
+            if conn == 0:
+                continue
+            n += 1
+            found.append({
+                "conn": conn,
+                "client": self.address_of(conn),
+                "phase": PHASES[ka_conn_phase(table, conn)],
+                "class": ka_conn_class(table, conn),
+                "requests": ka_conn_requests(table, conn),
+            })
+        return found
 
     def fileno(self):
         """The descriptor to watch for reading."""
@@ -194,6 +385,7 @@ cdef class Engine(Port):
         cdef int got
         self.check_process()
         got = ka_engine_step(self.engine)
+        self.application.leave()
         if self.pending is not None:
             error = self.pending
             self.pending = None
@@ -227,20 +419,22 @@ cdef class Engine(Port):
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
 
-    cdef object client_of(self, ka_talk *talk):
-        cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
+    cdef object address_of(self, ka_handle conn):
+        """(host, port), or None for a unix socket."""
         cdef uint8_t addr[16]
         cdef uint16_t port
         cdef unsigned listener
         cdef char host[64]
-        cdef int family
+        cdef int family = ka_engine_peer(self.engine, conn, addr, &port, &listener)
+        if family <= 0:
+            return None
+        inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
+        return (<bytes>host).decode("ascii"), port
+
+    cdef object client_of(self, ka_talk *talk):
+        cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
         if entry.conn != talk.conn:
-            family = ka_engine_peer(self.engine, talk.conn, addr, &port, &listener)
-            if family > 0:
-                inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
-                client = ((<bytes>host).decode("ascii"), port)
-            else:
-                client = None
+            client = self.address_of(talk.conn)
             Py_INCREF(client)
             if entry.client != NULL:
                 Py_DECREF(<object>entry.client)

@@ -1,5 +1,8 @@
 # Plain handlers: a Request in, bytes, str or a Response out; sync or async. For those who embed the server.
 
+cdef extern from "Python.h":
+    bint PyCoro_CheckExact(object) noexcept
+
 
 cdef class Request:
     """One request with its whole content. Every attribute is decoded when it is asked for.
@@ -9,6 +12,7 @@ cdef class Request:
     cdef Head _head
     cdef Collector _collector
     cdef tuple _client, _server
+    cdef str _scheme
     cdef bytes _body
 
     @property
@@ -63,6 +67,11 @@ cdef class Request:
         """(host, port) of the listener, or (path, None)."""
         return self._server
 
+    @property
+    def scheme(self):
+        """"http" or "https", as the client used it: of a trusted proxy, what it says."""
+        return self._scheme or "http"
+
     def get(self, name, default=None):
         """The value (str, Latin-1) of a field by its name in any case, or `default`."""
         value = self._head.get(name)
@@ -101,9 +110,11 @@ cdef class HandlerExchange(CollectedExchange):
         try:
             result = self.app.handler(self.request)
             if hasattr(result, "__await__"):
-                self.task = self.app.loop.create_task(as_coroutine(result))
-                self.task.add_done_callback(self.finished)
-                return 0
+                self.task = self.app.runner.start(result if iscoroutine(result) else as_coroutine(result))
+                if self.task is not None:
+                    self.task.add_done_callback(self.finished)
+                    return 0
+                result = self.app.runner.take_value()
             self.answer(result)
         except ClientGone:
             pass
@@ -178,6 +189,11 @@ cdef class HandlerExchange(CollectedExchange):
             return 0
         return CollectedExchange.news(self, news)
 
+    cdef int cancel(self) except -1:
+        self.app.logger.warning("%s %s took longer than handler_timeout and was cancelled", self.request.method,
+                                self.request.target)
+        return 0
+
     cdef int lost(self) except -1:
         self.rest = None
         if self.task is not None:
@@ -190,24 +206,37 @@ cdef class HandlerExchange(CollectedExchange):
 cdef tuple TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
+cdef bint iscoroutine(object awaitable):
+    """A coroutine of `async def`, without the search through abstract base classes."""
+    return PyCoro_CheckExact(awaitable)
+
+
 async def as_coroutine(awaitable):
     return await awaitable
 
 
 cdef class HandlerApplication(Application):
     """handler(Request) -> bytes | str | Response, or an awaitable of one. loop: for awaitables."""
-    cdef readonly object handler, loop
+    cdef readonly object handler
+    cdef readonly Runner runner
 
     def __init__(self, handler, loop, logger):
         self.handler = handler
-        self.loop = loop
         self.logger = logger
+        self.runner = Runner(loop)
+
+    cdef int leave(self) except -1:
+        return self.runner.leave()
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef HandlerExchange exchange = HandlerExchange.__new__(HandlerExchange)
         cdef Request request = Request.__new__(Request)
         request._head = make_head(ka_talk_head_bytes(talk), head, fields)
         request._client = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                request._client, request._scheme = origin
         request._server = port.server_of(talk)
         exchange.app = self
         exchange.request = request

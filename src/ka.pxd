@@ -131,6 +131,7 @@ cdef extern from "ka_table.h" nogil:
         KA_CAUSE_CLIENT
         KA_CAUSE_APPLICATION
         KA_CAUSE_EVICTED
+        KA_CAUSE_HANDLER_TIMEOUT
         KA_CAUSE_CLIENT_LIMIT
         KA_CAUSE_REJECTED
         KA_CAUSE_DRAIN
@@ -184,6 +185,7 @@ cdef extern from "ka_conn.h" nogil:
         double pressure_start
         double pressure_full
         int64_t pressure_min_timeout_ns
+        uint32_t retry_after_s
 
     ctypedef struct ka_client:
         uint8_t family
@@ -301,6 +303,7 @@ cdef extern from "ka_talk.h" nogil:
         ka_body body
         ka_reply reply
         uint16_t head_flags
+        uint8_t cause
         uint8_t has_response
         uint8_t is_held
         uint8_t is_eof
@@ -311,6 +314,7 @@ cdef extern from "ka_talk.h" nogil:
     bint ka_talk_body_is_over(const ka_talk *talk)
     int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
     int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
+    int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, bint more, void *owner)
     int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
     void ka_talk_done(ka_talk *talk)
     int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
@@ -352,6 +356,9 @@ cdef extern from "ka_engine.h" nogil:
         KA_NEWS_DRAIN
         KA_NEWS_EOF
 
+    ctypedef enum ka_notice:
+        KA_NOTICE_DESCRIPTORS
+
     ctypedef struct ka_calls:
         void *ctx
         void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
@@ -359,7 +366,16 @@ cdef extern from "ka_engine.h" nogil:
         void (*on_lost)(void *exchange) noexcept
         void (*on_wake)(void *ctx) noexcept
         void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*on_notice)(void *ctx, ka_notice what) noexcept
+        void (*on_refused)(void *ctx, ka_talk *talk) noexcept
         void (*release)(void *owner) noexcept
+        unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
+        unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+
+    ctypedef struct ka_network:
+        uint8_t family
+        uint8_t bits
+        uint8_t addr[16]
 
     ctypedef struct ka_engine_counters:
         uint64_t steps
@@ -387,6 +403,10 @@ cdef extern from "ka_engine.h" nogil:
     int64_t ka_engine_now(ka_engine *e)
     bint ka_engine_is_stepping(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
+    int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
+    int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, bint expects_proxy)
+    bint ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t *addr)
+    void ka_engine_ask_classes(ka_engine *e, bint of_clients, bint of_requests)
     int ka_engine_fd(ka_engine *e, ka_handle conn)
     const ka_engine_counters *ka_engine_stats(const ka_engine *e)
 cdef extern from "ka_scan.h" nogil:

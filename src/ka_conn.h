@@ -39,6 +39,7 @@ typedef struct {
     int64_t  min_idle_before_evict_ns;
     double   pressure_start, pressure_full; /* fractions of max_connections */
     int64_t  pressure_min_timeout_ns;
+    uint32_t retry_after_s;           /* of the 503 for one that is turned away; 0 = 1 */
 } ka_capacity;
 
 extern const ka_capacity ka_capacity_default;

@@ -1,12 +1,9 @@
 /* ka_engine.c: see ka_engine.h. In order: socks, sending and receiving, one connection's turn, the ends of a
- * connection, TLS handshakes, expiry, accepting, the step. */
-#define _GNU_SOURCE /* accept4 */
-#include "ka_engine.h"
+ * connection, handshakes, expiry, the step. Accepting stands in ka_accept.c. */
+#include "ka_engine_parts.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -14,81 +11,34 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     EVENTS = 128,            /* a step */
-    ACCEPTS = 64,            /* a listener and step */
     EXPIRIES = 64,           /* a step */
-    VICTIMS = 8,             /* asked, before a newcomer is turned away */
     TURN_REQUESTS = 32,      /* a connection and step */
     TURN_BYTES = 64 * 1024,  /* the same */
+    TURN_OUTPUT = 4 << 20,   /* the same */
     SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
     READ_BEHIND = 4096       /* room for a read behind bytes that wait */
 };
 
-typedef struct {
-    int32_t fd;         /* not owned; -1 = free */
-    uint8_t klass;
-    uint8_t family;     /* 0: unix */
-    uint8_t knows_clients;
-    const ka_filter *filter; /* NULL: none */
-    void *filter_ctx;   /* not owned */
-    uint8_t is_paused;  /* taken out of epoll while the table is full: level-triggered, it would spin */
-} ka_listener;
-
-struct ka_engine {
-    ka_service service;      /* first, so that the port's `attend` finds the engine */
-    ka_table *table;         /* not owned */
-    ka_calls calls;
-    int epoll_fd, timer_fd, event_fd, spare_fd;
-    int64_t now, armed_ns;   /* armed_ns: what the timer is set to, INT64_MAX = off */
-    int64_t date_s;
-    ka_sock **chunks;        /* by slot index; owned */
-    ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
-    uint32_t n_chunks, n_shakes;
-    uint8_t is_stepping, has_paused;
-    uint32_t n_listeners;
-    ka_listener listeners[KA_MAX_LISTENERS];
-    ka_handle *noted;        /* talks to attend to after the application's calls; owned */
-    uint32_t n_noted, noted_cap;
-    ka_engine_counters counters;
-    char scratch[KA_WIRE_SCRATCH];
-};
-
-/* epoll_data of what is no connection: slot 0, which no handle has. */
-enum { TAG_TIMER = 1, TAG_EVENT = 2, TAG_LISTENER = 16 };
-#define TAG(n) ((uint64_t)(n) << 32)
-
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
-static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
+static void again(ka_engine *e, ka_handle h, ka_sock *s);
 static void arm(ka_engine *e);
-
-static int os_error(void) { return -errno - 1000; }
-
-static int64_t clock_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 /* --- socks --- */
 
-static uint32_t slot_of(ka_handle h) { return (uint32_t)h; }
-
 static ka_sock *sock_at(ka_engine *e, uint32_t slot) { return &e->chunks[slot / KA_CHUNK][slot % KA_CHUNK]; }
 
-/* NULL for a stale handle. */
-static ka_sock *sock_of(ka_engine *e, ka_handle h)
+ka_sock *ka_sock_of(ka_engine *e, ka_handle h)
 {
-    return ka_conn_phase(e->table, h) < 0 || slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL : sock_at(e, slot_of(h));
+    return ka_conn_phase(e->table, h) < 0 || ka_slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL : sock_at(e, ka_slot_of(h));
 }
 
 static ka_session *session_of(const ka_engine *e, ka_handle h)
 {
-    return ka_likely(e->sessions == NULL) ? NULL : e->sessions[slot_of(h)];
+    return ka_likely(e->sessions == NULL) ? NULL : e->sessions[ka_slot_of(h)];
 }
 
 static void session_end(ka_engine *e, ka_handle h)
@@ -96,18 +46,19 @@ static void session_end(ka_engine *e, ka_handle h)
     ka_session *session = session_of(e, h);
     if (session == NULL)
         return;
-    e->sessions[slot_of(h)] = NULL;
+    e->sessions[ka_slot_of(h)] = NULL;
     session->filter->close(session);
 }
 
-/* Room for a session for each sock there is. */
-static int sessions_grow(ka_engine *e, uint32_t had_chunks)
+/* Room for the sessions of one chunk more than there are, so that there is room as soon as there is an array. */
+static int sessions_grow(ka_engine *e, uint32_t from_chunk)
 {
-    ka_session **sessions = realloc(e->sessions, (e->n_chunks + 1) * KA_CHUNK * sizeof *sessions);
+    size_t from = (size_t)from_chunk * KA_CHUNK, to = ((size_t)e->n_chunks + 1) * KA_CHUNK;
+    ka_session **sessions = realloc(e->sessions, to * sizeof *sessions);
     if (sessions == NULL)
         return KA_ENOMEM;
     e->sessions = sessions;
-    memset(sessions + (size_t)had_chunks * KA_CHUNK, 0, (e->n_chunks + 1 - had_chunks) * KA_CHUNK * sizeof *sessions);
+    memset(sessions + from, 0, (to - from) * sizeof *sessions);
     return KA_OK;
 }
 
@@ -130,6 +81,11 @@ static int socks_grow(ka_engine *e, uint32_t slot)
     return KA_OK;
 }
 
+ka_sock *ka_sock_make(ka_engine *e, ka_handle h)
+{
+    return socks_grow(e, ka_slot_of(h)) < 0 ? NULL : sock_at(e, ka_slot_of(h));
+}
+
 /* --- receiving --- */
 
 /* Read and parse in the shared scratch; only when bytes wait already, behind them.
@@ -137,7 +93,7 @@ static int socks_grow(ka_engine *e, uint32_t slot)
 static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
     char *to = e->scratch;
-    size_t room = KA_WIRE_SCRATCH;
+    size_t room = KA_SCRATCH;
     if (talk->window_len == 0)
         (void)ka_talk_park(talk); /* gives back a buffer that is used up */
     else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
@@ -161,10 +117,13 @@ static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
 static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
-    size_t total = 0;
+    size_t total = 0, n_done;
     ka_session *session = session_of(e, h);
     while (s->can_write && ka_wire_is_pending(session, talk)) {
-        size_t n_done;
+        if (ka_unlikely(total >= TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
+            again(e, h, s);
+            break;
+        }
         ssize_t n = ka_wire_send(s, session, talk, &n_done);
         e->counters.sends++;
         if (n < 0) {
@@ -195,8 +154,6 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 
 /* --- the ends of a connection --- */
 
-static void listeners_resume(ka_engine *e);
-
 /* The filter's last word; not behind a response that was cut off, which would pass for whole then. */
 static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
 {
@@ -206,22 +163,22 @@ static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
 }
 
 /* The one way out: descriptor, talk, slot, in every phase. */
-static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
+void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
     ka_talk *talk = s->talk;
-    shut_session(e, h, s);
     int fd = s->fd;
+    shut_session(e, h, s);
+    if (e->calls.on_closed)
+        e->calls.on_closed(e->calls.ctx, h, cause);
     s->talk = NULL;
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
     close(fd);
-    if (e->calls.on_closed)
-        e->calls.on_closed(e->calls.ctx, h, cause);
     session_end(e, h);
     if (talk)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
-        listeners_resume(e);
+        ka_listeners_resume(e);
 }
 
 /* Return whether the connection still stands after sending what is pending. */
@@ -230,7 +187,7 @@ static int flush_or_end(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
     ka_cause cause = flush(e, h, s, talk);
     if (ka_likely(cause == KA_N_CAUSES))
         return 1;
-    end(e, h, s, cause);
+    ka_sock_end(e, h, s, cause);
     return 0;
 }
 
@@ -239,7 +196,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
     while (s->can_read) {
-        ssize_t n = recv(s->fd, e->scratch, KA_WIRE_SCRATCH, 0);
+        ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
         e->counters.receives++;
         if (n < 0 && errno == EINTR)
             continue;
@@ -248,7 +205,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             return;
         }
         if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
-            end(e, h, s, (ka_cause)s->cause);
+            ka_sock_end(e, h, s, (ka_cause)s->cause);
             return;
         }
     }
@@ -260,7 +217,7 @@ static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
     shut_session(e, h, s);
     session_end(e, h); /* what lingers is thrown away as it comes */
     if (shutdown(s->fd, SHUT_WR) < 0 || ka_conn_event(e->table, h, KA_EV_LINGERING, e->now) < 0) {
-        end(e, h, s, cause);
+        ka_sock_end(e, h, s, cause);
         return;
     }
     s->cause = cause & 31;
@@ -298,11 +255,22 @@ static void look_for_fin(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 
 typedef enum { GO_ON, PAUSE, ENDED } turn_result;
 
+/* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
+static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    int got = ka_sock_introduce(e, s);
+    if (got < 0 && got != KA_PARTIAL)
+        ka_sock_end(e, h, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
+    return got == KA_OK;
+}
+
 static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, size_t *input)
 {
     ka_cause cause;
     if (!s->can_read)
         return PAUSE;
+    if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
+        return ka_sock_of(e, h) ? PAUSE : ENDED;
     if (*input >= TURN_BYTES) {
         again(e, h, s);
         return PAUSE;
@@ -311,7 +279,7 @@ static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *tal
     if (n == KA_PARTIAL)
         return PAUSE;
     if (n < 0) {
-        end(e, h, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
+        ka_sock_end(e, h, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
         return ENDED;
     }
     if (n == 0) {
@@ -324,7 +292,7 @@ static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *tal
     *input += (size_t)n;
     if (ka_conn_progress(e->table, h, (size_t)n, e->now, &cause) == KA_ESLOW) {
         if (ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, e->now) < 0) {
-            end(e, h, s, cause);
+            ka_sock_end(e, h, s, cause);
             return ENDED;
         }
     }
@@ -341,7 +309,7 @@ static turn_result finish(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, 
     if (lingers || ((s->can_read || session_of(e, h)) && !talk->is_eof))
         half_close(e, h, s, (ka_cause)talk->cause);
     else
-        end(e, h, s, (ka_cause)talk->cause);
+        ka_sock_end(e, h, s, (ka_cause)talk->cause);
     return ENDED;
 }
 
@@ -369,7 +337,7 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     turn_result result = GO_ON;
     if (talk == NULL) {
         if ((talk = s->talk = ka_talk_new(&e->service, h)) == NULL) {
-            end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
+            ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
             return;
         }
     }
@@ -406,8 +374,10 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     if (ka_talk_is_idle(talk)) {
         s->talk = NULL;
         ka_talk_free(talk);
+        if (ka_unlikely(e->has_paused))
+            ka_listeners_resume(e); /* it can be closed now for somebody who waits */
     } else if (ka_talk_park(talk) < 0) {
-        end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
+        ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
     }
 }
 
@@ -418,15 +388,17 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_session *session = session_of(e, h);
     const ka_listener *listener = &e->listeners[s->listener];
+    if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
+        return;
     if (e->n_shakes++ >= SHAKES) {
         again(e, h, s);
         return;
     }
     if (session == NULL && (session = listener->filter->open(listener->filter_ctx)) == NULL) {
-        end(e, h, s, KA_CAUSE_ERROR);
+        ka_sock_end(e, h, s, KA_CAUSE_ERROR);
         return;
     }
-    e->sessions[slot_of(h)] = session;
+    e->sessions[ka_slot_of(h)] = session;
     ssize_t fed = ka_wire_feed(s, session, e->scratch, &e->counters.receives);
     int got = fed == KA_PARTIAL ? KA_PARTIAL : fed < 0 ? KA_EPEER : session->filter->shake(session);
     while (session->out_len && s->can_write) {
@@ -435,17 +407,17 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
             if (errno == EAGAIN)
                 s->can_write = 0;
             else if (errno != EINTR)
-                break;
+                break; /* its next event says so */
         }
     }
     if (got == KA_OK) {
         (void)ka_conn_event(e->table, h, KA_EV_HANDSHAKE_DONE, e->now);
         turn(e, h, s); /* the first request may have come with the last of the handshake */
     } else if (fed == 0) {
-        end(e, h, s, KA_CAUSE_CLIENT);
+        ka_sock_end(e, h, s, KA_CAUSE_CLIENT);
     } else if (got != KA_PARTIAL) {
         half_close(e, h, s, KA_CAUSE_ERROR); /* so that the alert, which says why, is not eaten by RST */
-    } else if (!s->is_empty) {
+    } else if (!session->is_drained) {
         again(e, h, s);
     }
 }
@@ -490,7 +462,7 @@ void ka_engine_attend(ka_engine *e)
 {
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
-        ka_sock *s = sock_of(e, h);
+        ka_sock *s = ka_sock_of(e, h);
         if (s && s->talk && s->talk->is_noted)
             attend_one(e, h, s);
     }
@@ -506,6 +478,8 @@ void ka_engine_attend(ka_engine *e)
 static void arm(ka_engine *e)
 {
     int64_t due = ka_conn_next_due(e->table);
+    if (ka_unlikely(e->retry_ns < due))
+        due = e->retry_ns;
     if (due >= e->armed_ns)
         return;
     struct itimerspec at = {.it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
@@ -514,12 +488,13 @@ static void arm(ka_engine *e)
 }
 
 /* "No event seen" is no evidence: look at the kernel once more before a verdict. Bytes found count as in time. */
-static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
+void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
 {
     int phase = ka_conn_phase(e->table, h);
     if (phase == KA_NEW || phase == KA_IDLE || phase == KA_HEAD || phase == KA_BODY) {
         s->can_read = 1;
-        s->is_empty = 0;
+        if (session_of(e, h))
+            session_of(e, h)->is_drained = 0;
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
@@ -527,7 +502,7 @@ static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
         s->can_write = 1;
         turn(e, h, s);
         /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
-        if (sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
+        if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
             if (s->talk->outq && queued < s->talk->outq)
                 (void)ka_conn_progress(e->table, h, (size_t)(s->talk->outq - queued), e->now, &cause);
             s->talk->outq = queued;
@@ -545,10 +520,12 @@ static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, k
                                                                  : "the application took too long to answer",
                                       cause, e->now) == KA_OK)
             return; /* noted: its turn comes at the end of the step */
-        end(e, h, s, cause);
+        if (s->talk)
+            s->talk->cause = (uint8_t)cause;
+        ka_sock_end(e, h, s, cause);
         return;
     case KA_DO_HALF_CLOSE: half_close(e, h, s, cause); return;
-    default: end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause); return;
+    default: ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause); return;
     }
 }
 
@@ -560,151 +537,11 @@ static void expire(ka_engine *e)
         ka_action action = ka_conn_due(e->table, e->now, &h, &cause);
         if (action == KA_DO_NOTHING)
             return;
-        ka_sock *s = sock_of(e, h);
-        look_once_more(e, h, s);
+        ka_sock *s = ka_sock_of(e, h);
+        ka_sock_look(e, h, s);
         action = ka_conn_due(e->table, e->now, &still, &cause);
         if (action != KA_DO_NOTHING && still == h)
             carry_out(e, h, s, action, cause);
-    }
-}
-
-/* --- accepting --- */
-
-static int watch_listener(ka_engine *e, uint32_t i, int op)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = TAG(TAG_LISTENER + i)};
-    return epoll_ctl(e->epoll_fd, op, e->listeners[i].fd, &event);
-}
-
-static void listener_pause(ka_engine *e, uint32_t i)
-{
-    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0)
-        e->listeners[i].is_paused = e->has_paused = 1;
-}
-
-static void listeners_resume(ka_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_listeners; i++) {
-        if (e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_ADD) == 0)
-            e->listeners[i].is_paused = 0;
-    }
-    e->has_paused = 0;
-}
-
-/* Close the least useful connection. Return whether there is room now. */
-static int make_room(ka_engine *e)
-{
-    for (int i = 0; i < VICTIMS; i++) {
-        ka_handle h = ka_conn_victim(e->table, e->now);
-        ka_sock *s = h ? sock_of(e, h) : NULL;
-        if (s == NULL)
-            return 0;
-        look_once_more(e, h, s);
-        if (ka_conn_victim(e->table, e->now) == h) {
-            end(e, h, s, KA_CAUSE_EVICTED);
-            return 1;
-        }
-        if (!ka_table_is_full(e->table))
-            return 1;
-    }
-    return 0;
-}
-
-/* At EMFILE a spinning listener would burn the processor and answer nobody: free a descriptor by closing an idle
- * connection, or give the spare one for a polite end. Return whether to try again. */
-static int out_of_descriptors(ka_engine *e, uint32_t i)
-{
-    e->counters.out_of_descriptors++;
-    if (make_room(e))
-        return 1;
-    if (e->spare_fd >= 0) {
-        close(e->spare_fd);
-        int fd = accept4(e->listeners[i].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd >= 0) {
-            static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
-                                       "connection: close\r\n\r\n";
-            (void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL);
-            close(fd);
-        }
-        e->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    }
-    listener_pause(e, i);
-    return 0;
-}
-
-static void client_from(const struct sockaddr_storage *from, ka_client *client, uint16_t *port)
-{
-    *client = (ka_client){0};
-    *port = 0;
-    if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)from;
-        client->family = 4;
-        memcpy(client->addr, &in->sin_addr, 4);
-        *port = ntohs(in->sin_port);
-    } else if (from->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)from;
-        client->family = 6;
-        memcpy(client->addr, &in6->sin6_addr, 16);
-        *port = ntohs(in6->sin6_port);
-    }
-}
-
-/* Return 0, or a negative code when the connection was not taken in (and its descriptor is closed). */
-static int take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
-{
-    static const ka_client nobody;
-    ka_listener *listener = &e->listeners[i];
-    ka_handle h;
-    int got = ka_conn_open(e->table, e->now, listener->klass, listener->knows_clients ? client : &nobody,
-                           listener->filter != NULL, &h);
-    if (got == KA_OK && socks_grow(e, slot_of(h)) < 0) {
-        (void)ka_conn_close(e->table, h, KA_CAUSE_BUFFER_LIMIT);
-        got = KA_ENOMEM;
-    }
-    if (got < 0) {
-        close(fd);
-        return got;
-    }
-    ka_sock *s = sock_at(e, slot_of(h));
-    *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
-    memcpy(s->addr, client->addr, sizeof s->addr);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
-    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
-        end(e, h, s, KA_CAUSE_ERROR);
-        return KA_ENOMEM;
-    }
-    return KA_OK;
-}
-
-static void accept_some(ka_engine *e, uint32_t i)
-{
-    for (int n = 0; n < ACCEPTS; n++) {
-        struct sockaddr_storage from;
-        ka_client client;
-        uint16_t port;
-        socklen_t len = sizeof from;
-        from.ss_family = AF_UNSPEC;
-        if (ka_table_is_full(e->table) && ka_conn_victim(e->table, e->now) == 0) {
-            listener_pause(e, i); /* they wait in the backlog until somebody leaves */
-            return;
-        }
-        int fd = accept4(e->listeners[i].fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0) {
-            if (errno == EAGAIN)
-                return;
-            e->counters.accept_errors++;
-            if ((errno == EMFILE || errno == ENFILE) && !out_of_descriptors(e, i))
-                return;
-            continue; /* ECONNABORTED, EINTR and what the network had to say about one connection */
-        }
-        e->counters.accepts++;
-        client_from(&from, &client, &port);
-        if (ka_table_is_full(e->table) && !make_room(e)) {
-            close(fd);
-            listener_pause(e, i);
-            return;
-        }
-        (void)take_in(e, i, fd, &client, port);
     }
 }
 
@@ -722,34 +559,34 @@ static void refresh_date(ka_engine *e)
 
 static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
 {
-    ka_sock *s = sock_of(e, h);
+    ka_sock *s = ka_sock_of(e, h);
     if (s == NULL)
         return; /* closed by an earlier event of this batch */
     if (events & (EPOLLERR | EPOLLHUP)) {
         int phase = ka_conn_phase(e->table, h);
-        end(e, h, s,
+        ka_sock_end(e, h, s,
             phase == KA_LINGER                     ? (ka_cause)s->cause
             : phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
             : phase == KA_TUNNEL                   ? KA_CAUSE_UPGRADED
                                                    : KA_CAUSE_ERROR);
         return;
     }
+    ka_session *session = session_of(e, h);
     if (events & (EPOLLIN | EPOLLRDHUP)) {
         s->can_read = 1;
-        s->is_empty = 0;
+        if (session)
+            session->is_drained = 0;
     }
     if (events & EPOLLRDHUP)
         s->saw_fin = 1;
     if (events & EPOLLOUT)
         s->can_write = 1;
     int phase = ka_conn_phase(e->table, h);
-    ka_session *session = session_of(e, h);
     if (phase == KA_LINGER)
         discard(e, h, s);
-    else if (phase == KA_HANDSHAKE) {
-        if (s->can_read || session)
-            shake(e, h, s);
-    } else if (s->talk || s->can_read || (session && session->out_len))
+    else if (phase == KA_HANDSHAKE && (s->can_read || session))
+        shake(e, h, s);
+    else if (phase != KA_HANDSHAKE && (s->talk || s->can_read || (session && session->out_len)))
         turn(e, h, s);
 }
 
@@ -765,31 +602,33 @@ int ka_engine_step(ka_engine *e)
     uint32_t ready[KA_MAX_LISTENERS], n_ready = 0;
     int n = epoll_wait(e->epoll_fd, events, EVENTS, 0);
     if (n < 0)
-        return errno == EINTR ? 0 : os_error();
+        return errno == EINTR ? 0 : ka_os_error();
     e->is_stepping = 1;
-    e->now = clock_now();
+    e->now = ka_clock();
     e->counters.steps++;
     e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
     for (int i = 0; i < n; i++) {
         uint64_t tag = events[i].data.u64;
-        if (slot_of(tag) != 0) {
+        if (ka_slot_of(tag) != 0) {
             on_conn_event(e, tag, events[i].events);
-        } else if (tag == TAG(TAG_TIMER)) {
+        } else if (tag == KA_TAG(KA_TAG_TIMER)) {
             drain_counter(e->timer_fd);
             e->armed_ns = INT64_MAX;
-        } else if (tag == TAG(TAG_EVENT)) {
+        } else if (tag == KA_TAG(KA_TAG_EVENT)) {
             drain_counter(e->event_fd);
             e->calls.on_wake(e->calls.ctx);
         } else {
-            ready[n_ready++] = (uint32_t)(tag >> 32) - TAG_LISTENER;
+            ready[n_ready++] = (uint32_t)(tag >> 32) - KA_TAG_LISTENER;
         }
     }
     expire(e);
+    if (ka_unlikely(e->now >= e->retry_ns))
+        ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
-            accept_some(e, ready[i]);
+            ka_accept_some(e, ready[i]);
     ka_engine_attend(e);
     arm(e);
     e->is_stepping = 0;
@@ -797,6 +636,25 @@ int ka_engine_step(ka_engine *e)
 }
 
 /* --- making, unmaking and asking --- */
+
+static void refused(void *port, ka_talk *talk)
+{
+    ka_engine *e = port;
+    e->calls.on_refused(e->calls.ctx, talk);
+}
+
+static void class_of_request(void *port, ka_talk *talk, const ka_head *head)
+{
+    ka_engine *e = port;
+    unsigned klass = e->calls.class_of_request(e->calls.ctx, talk, head, e->service.fields);
+    (void)ka_conn_set_class(e->table, talk->conn, klass);
+}
+
+void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests)
+{
+    e->asks_class = of_clients != 0;
+    e->service.classify = of_requests ? class_of_request : NULL;
+}
 
 static int watch(ka_engine *e, int fd, uint64_t tag)
 {
@@ -812,8 +670,8 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
         return KA_ENOMEM;
     e->table = table;
     e->calls = *calls;
-    e->armed_ns = INT64_MAX;
-    e->now = clock_now();
+    e->armed_ns = e->retry_ns = INT64_MAX;
+    e->now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -822,9 +680,10 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     e->service.port = e;
     e->service.attend = note;
     e->service.lost = calls->on_lost;
+    e->service.refused = calls->on_refused ? refused : NULL;
     if (got == KA_OK && (e->epoll_fd < 0 || e->timer_fd < 0 || e->event_fd < 0 ||
-                         watch(e, e->timer_fd, TAG(TAG_TIMER)) < 0 || watch(e, e->event_fd, TAG(TAG_EVENT)) < 0))
-        got = os_error();
+                         watch(e, e->timer_fd, KA_TAG(KA_TAG_TIMER)) < 0 || watch(e, e->event_fd, KA_TAG(KA_TAG_EVENT)) < 0))
+        got = ka_os_error();
     if (got < 0) {
         ka_engine_free(e);
         return got;
@@ -840,7 +699,7 @@ void ka_engine_close_all(ka_engine *e, ka_cause cause)
         ka_sock *s = sock_at(e, slot);
         ka_handle h = s->fd >= 0 ? ka_table_handle(e->table, slot) : 0;
         if (h)
-            end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
+            ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
     }
 }
 
@@ -854,32 +713,12 @@ void ka_engine_free(ka_engine *e)
     free(e->chunks);
     free(e->sessions);
     free(e->noted);
+    free(e->networks);
     ka_service_free(&e->service);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
             close(fds[i]);
     free(e);
-}
-
-int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
-{
-    struct sockaddr_storage name;
-    socklen_t len = sizeof name;
-    uint32_t i = e->n_listeners;
-    if (i == KA_MAX_LISTENERS)
-        return KA_EFULL;
-    if (getsockname(fd, (struct sockaddr *)&name, &len) < 0)
-        return os_error();
-    e->listeners[i] = (ka_listener){
-        .fd = fd,
-        .klass = (uint8_t)klass,
-        .family = name.ss_family == AF_INET ? 4 : name.ss_family == AF_INET6 ? 6 : 0,
-        .knows_clients = (uint8_t)knows_clients,
-    };
-    if (watch_listener(e, i, EPOLL_CTL_ADD) < 0)
-        return os_error();
-    e->n_listeners++;
-    return (int)i;
 }
 
 int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
@@ -893,18 +732,6 @@ int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filte
     return KA_OK;
 }
 
-void ka_engine_stop_listening(ka_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_listeners; i++) {
-        e->now = clock_now();
-        accept_some(e, i); /* whoever got through the handshake is served */
-        if (!e->listeners[i].is_paused)
-            (void)watch_listener(e, i, EPOLL_CTL_DEL);
-    }
-    e->n_listeners = 0;
-    e->has_paused = 0;
-}
-
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
 ka_service *ka_engine_service(ka_engine *e) { return &e->service; }
 int ka_engine_is_stepping(const ka_engine *e) { return e->is_stepping; }
@@ -913,7 +740,7 @@ const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->count
 int64_t ka_engine_now(ka_engine *e)
 {
     if (!e->is_stepping)
-        e->now = clock_now();
+        e->now = ka_clock();
     return e->now;
 }
 
@@ -925,9 +752,9 @@ void ka_engine_wake(ka_engine *e)
 
 void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 {
-    ka_sock *s = sock_of(e, conn);
+    ka_sock *s = ka_sock_of(e, conn);
     if (s)
-        end(e, conn, s, cause);
+        ka_sock_end(e, conn, s, cause);
 }
 
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
@@ -941,19 +768,8 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
     arm(e);
 }
 
-int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener)
-{
-    ka_sock *s = sock_of(e, conn);
-    if (s == NULL)
-        return KA_ESTALE;
-    memcpy(addr, s->addr, sizeof s->addr);
-    *port = s->port;
-    *listener = s->listener;
-    return e->listeners[s->listener].family;
-}
-
 int ka_engine_fd(ka_engine *e, ka_handle conn)
 {
-    ka_sock *s = sock_of(e, conn);
+    ka_sock *s = ka_sock_of(e, conn);
     return s ? s->fd : -1;
 }

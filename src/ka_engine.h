@@ -20,6 +20,11 @@ typedef enum {
     KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
 } ka_news;
 
+/* What an operator should know; at most once in ten seconds each. */
+typedef enum {
+    KA_NOTICE_DESCRIPTORS /* no descriptor was left for a new connection */
+} ka_notice;
+
 /* The application's side, called from ka_engine_step in the thread of the engine. None of them may step the engine;
  * all may read, respond and give up requests. */
 typedef struct {
@@ -28,11 +33,23 @@ typedef struct {
     void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
     void (*on_lost)(void *exchange);                 /* see ka_service.lost */
     void (*on_wake)(void *ctx);                      /* ka_engine_wake was called */
-    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause); /* NULL: not wanted */
+    /* NULL: not wanted. The connection can still be asked about, and nothing can be done to it. */
+    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
+    void (*on_notice)(void *ctx, ka_notice what);    /* NULL: not wanted */
+    void (*on_refused)(void *ctx, ka_talk *talk);    /* NULL: not wanted; see ka_service.refused */
     void (*release)(void *owner);                    /* see ka_pool */
+    /* Asked only while ka_engine_ask_classes says so. */
+    unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
+    unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
 } ka_calls;
 
-enum { KA_MAX_LISTENERS = 64 }; /* an index fits ka_sock.listener */
+/* A network whose members may speak for others; family 0: every unix socket. */
+typedef struct {
+    uint8_t family, bits;  /* 0, 4 or 6; leading bits of addr that count */
+    uint8_t addr[16];
+} ka_network;
+
+enum { KA_MAX_LISTENERS = 64 };
 
 /* Return 0, KA_ENOMEM, or -errno - 1000 of the call that failed. The table is the caller's and outlives the engine. */
 int  ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
@@ -42,14 +59,23 @@ void ka_engine_free(ka_engine *e);  /* closes everything that is open, listeners
 int  ka_engine_fileno(const ka_engine *e);
 ka_service *ka_engine_service(ka_engine *e);
 
-/* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
- * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
-int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
 /* Pass the bytes of this listener's connections through a filter, with a handshake before the first request. `ctx` is
  * the argument of its `open` and outlives the engine. 0, KA_EINVAL (no such listener), KA_ENOMEM. */
 int  ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
 
+/* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
+ * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
+int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
 void ka_engine_stop_listening(ka_engine *e);  /* accepts what is in the queues first; the sockets stay open */
+
+/* Trusted proxies, replacing those of before. Their connections count for no client, and their word about the client is
+ * taken: ka_engine_is_trusted. expects_proxy: each of their connections begins with a PROXY header (version 1 or 2), or
+ * is closed; other connections never have one. 0, KA_ENOMEM, KA_EINVAL for a prefix that is too long. */
+int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, int expects_proxy);
+int ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t addr[16]);
+
+/* Whether a new connection's class, and a request's, is to be asked for. Else it is the listener's. At first: no. */
+void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests);
 
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
  * Return: number of events seen, or -errno - 1000. */
@@ -69,8 +95,10 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
 int64_t ka_engine_now(ka_engine *e);  /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
 int     ka_engine_is_stepping(const ka_engine *e);
 
-/* Who is at the other end: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port; index of the listener. */
+/* Who is at the other end, as a PROXY header said or the kernel: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port;
+ * index of the listener. */
 int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener);
+int ka_engine_is_trusted(ka_engine *e, ka_handle conn);  /* whether it is a trusted proxy */
 int ka_engine_fd(ka_engine *e, ka_handle conn);  /* the socket, still the engine's; -1 if stale */
 
 typedef struct {

@@ -7,7 +7,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { IOVECS = 16 };
+enum {
+    IOVECS = 16,
+    FILE_BYTES = 512 * 1024 /* a sendfile */
+};
 
 /* --- receiving --- */
 
@@ -27,11 +30,11 @@ static ssize_t receive_raw(ka_sock *s, char *to, size_t room, int *is_used_up, u
 ssize_t ka_wire_feed(ka_sock *s, ka_session *session, char *scratch, uint64_t *n_calls)
 {
     int is_used_up;
-    if (s->is_empty)
+    if (session->is_drained)
         return KA_PARTIAL;
     /* A record at a time: a filter's own buffers stay as large as what was put in at once. */
     ssize_t n = receive_raw(s, scratch, KA_WIRE_RECORD, &is_used_up, n_calls);
-    s->is_empty = is_used_up != 0;
+    session->is_drained = is_used_up != 0;
     if (n < 0)
         return errno == EAGAIN ? KA_PARTIAL : KA_EPEER;
     int got = session->filter->feed(session, scratch, (size_t)n);
@@ -50,7 +53,7 @@ static ssize_t receive_through(ka_sock *s, ka_session *session, char *scratch, c
         if (fed < 0)
             return fed;
         if (fed == 0)
-            s->is_empty = 1; /* FIN is known: what the filter makes of it comes from the next read */
+            session->is_drained = 1; /* FIN is known: what the filter makes of it comes from the next read */
     }
 }
 
@@ -130,6 +133,15 @@ static ssize_t send_through(ka_sock *s, ka_session *session, const ka_talk *talk
     return n;
 }
 
+/* The kernel sends the file from its own pages. At most FILE_BYTES a call, since a file on a slow disk holds up
+ * everybody. */
+static ssize_t send_file(const ka_sock *s, const ka_buf *buf)
+{
+    off_t at = (off_t)(buf->file_off + (int64_t)buf->start);
+    size_t len = ka_buf_len(buf);
+    return sendfile(s->fd, buf->fd, &at, len < FILE_BYTES ? len : FILE_BYTES);
+}
+
 ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_done)
 {
     struct iovec iov[IOVECS];
@@ -140,20 +152,19 @@ ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_d
     *n_done = 0;
     if (session)
         return send_through(s, session, talk, n_done);
-    if (talk->out->fd >= 0) {
-        const ka_buf *buf = talk->out;
-        off_t at = (off_t)(buf->file_off + (int64_t)buf->start);
-        asked = ka_buf_len(buf);
-        n = sendfile(s->fd, buf->fd, &at, asked);
+    const ka_buf *buf = talk->out;
+    if (buf->fd >= 0) { /* a short count says nothing here: ask until EAGAIN, or 0 at the file's end */
+        n = send_file(s, buf);
     } else {
-        for (ka_buf *buf = talk->out; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
+        for (; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
             iov[n_iov].iov_base = (void *)(uintptr_t)(buf->ptr + buf->start);
             iov[n_iov].iov_len = ka_buf_len(buf);
             asked += ka_buf_len(buf);
         }
+        /* A head does not leave in a packet of its own when a file follows. */
+        int flags = MSG_NOSIGNAL | (buf && buf->fd >= 0 ? MSG_MORE : 0);
         message.msg_iovlen = (size_t)n_iov;
-        n = n_iov == 1 ? send(s->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                       : sendmsg(s->fd, &message, MSG_NOSIGNAL);
+        n = n_iov == 1 ? send(s->fd, iov[0].iov_base, iov[0].iov_len, flags) : sendmsg(s->fd, &message, flags);
     }
     if (n > 0) {
         *n_done = (size_t)n;

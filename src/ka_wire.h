@@ -13,7 +13,7 @@
 #include "ka_talk.h"
 
 enum {
-    KA_WIRE_SCRATCH = 64 * 1024,
+    KA_SCRATCH = 64 * 1024,
     KA_WIRE_RECORD = 16 * 1024,        /* plaintext of one TLS record, RFC 8446 5.1 */
     KA_WIRE_AHEAD = 4 * KA_WIRE_RECORD /* plaintext whose ciphertext waits for the kernel, at most */
 };
@@ -26,13 +26,14 @@ typedef struct {
     uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
     uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
     uint8_t listener : 6;
-    uint8_t is_empty : 1;   /* with a filter: the socket is used up, though plaintext may wait inside */
+    uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
+    uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
     uint16_t port;          /* of the client, host order */
     ka_talk *talk;          /* owned; NULL when nothing is pending */
-    uint8_t addr[16];       /* of the client; IPv4: the first 4 */
+    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: zeros */
 } ka_sock;
 _Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
-_Static_assert(KA_N_CAUSES <= 32, "a cause fits its five bits");
+_Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
 
 typedef struct ka_session ka_session;
 
@@ -56,9 +57,10 @@ struct ka_session {
     const char *out;         /* bytes for the socket; the filter's */
     size_t out_len;
     size_t n_covered;        /* bytes of the talk's output that `out` stands for */
+    uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
 };
 
-/* Receive up to `room` bytes. scratch: KA_WIRE_SCRATCH bytes that may be overwritten; `to` may be in it.
+/* Receive up to `room` bytes. scratch: KA_SCRATCH bytes that may be overwritten; `to` may be in it.
  * Return: n > 0; 0 at FIN (and the filter's word for it); KA_PARTIAL when nothing is there; KA_EPEER when the
  * connection is broken; KA_ESTALE: FIN, but a filter missed the peer's word that it is complete. */
 ssize_t ka_wire_receive(ka_sock *s, ka_session *session, char *scratch, char *to, size_t room, uint64_t *n_calls);

@@ -64,6 +64,7 @@ cdef int fill_capacity(object policy, ka_capacity *out) except -1:
     out.pressure_start = policy.pressure_start
     out.pressure_full = policy.pressure_full
     out.pressure_min_timeout_ns = duration_ns(policy, "pressure_min_timeout")
+    out.retry_after_s = policy.retry_after
     return 0
 
 
@@ -98,7 +99,7 @@ cdef int set_policies(ka_table *table, object policy, unsigned n_before) except 
 
 
 cdef object policy_with(object policy, dict fields):
-    """A Policy (of a PolicySet: its default) with some fields changed. The one place where the core asks for the class."""
+    """A Policy (of a PolicySet: its default) with some fields changed. Only here does the core ask for the class."""
     if policy is None:
         from kacore.policy import Policy
         return Policy(**fields)

@@ -4,13 +4,16 @@
 # Life: the driver hands over a talk (`attach` takes one hold on the Exchange for it). The Exchange lets go when it
 # has written the last byte (`detach`), or the talk drops it when the client is gone (`lost`). After either, `talk`
 # is NULL and every call says so.
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_ITEM, PySequence_Fast_GET_SIZE
+from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_SIZE
+from cpython.tuple cimport PyTuple_CheckExact
 
 cdef extern from "Python.h":
+    PyObject *PySequence_Fast_GET_ITEM(object sequence, Py_ssize_t i) noexcept   # borrowed
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
 
 
@@ -20,6 +23,10 @@ class ClientGone(KacoreError, OSError):
 
 cdef class Port:
     """Whoever moves the bytes of an Exchange."""
+
+    cdef object access_log       # called with an AccessEntry for each request, or None
+    cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
+    cdef bint has_proxies        # some peers may name the client: ask origin_of
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
@@ -32,6 +39,21 @@ cdef class Port:
         """(host, port) of the client, or None."""
         return None
 
+    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        """What a trusted proxy said of this request: ((host, port) of the client, "http", "https" or None). None from
+        everybody else. Ask only if `has_proxies`."""
+        return None
+
+    cdef int note_end(self, AccessEntry entry, ka_talk *talk) except -1:
+        """A request is over: have it logged."""
+        cdef uint16_t status = talk.reply.status if talk.reply.is_started or talk.reply.is_over else 0
+        entry.status = status if status else 499
+        entry.n_bytes = 0 if talk.reply.is_head else talk.reply.n_content
+        entry.took_ns = self.now() - entry.begun_ns
+        if self.access_log is not None:
+            self.access_log(entry)
+        return 0
+
     cdef object server_of(self, ka_talk *talk):
         """(host, port) or (path, None) of the listener."""
         return None
@@ -41,9 +63,13 @@ cdef class Exchange:
     """One request and its response. Subclasses are what an application interface makes of them."""
     cdef ka_talk *talk      # borrowed; NULL once the response is over or the client is gone
     cdef Port port
+    cdef AccessEntry entry  # None unless there is an access log
 
     cdef int attach(self, Port port, ka_talk *talk) except -1:
         self.port = port
+        if port.entry is not None:
+            self.entry = port.entry
+            port.entry = None
         self.talk = talk
         talk.exchange = <void *>self
         Py_INCREF(self)
@@ -62,6 +88,18 @@ cdef class Exchange:
 
     cdef int lost(self) except -1:
         """The client is gone, or the server answered in the application's place."""
+        return 0
+
+    cdef int cancel(self) except -1:
+        """handler_timeout: the answer was given in the application's place; stop its work where that can be done."""
+        return 0
+
+    cdef inline int ended(self, ka_talk *talk) except -1:
+        """The response is complete, or as complete as it will be."""
+        if self.entry is not None:
+            entry = self.entry
+            self.entry = None
+            self.port.note_end(entry, talk)
         return 0
 
     # -- request content ------------------------------------------------------------------------------
@@ -104,32 +142,24 @@ cdef class Exchange:
         """Status and fields, pairs of bytes. whole: length of the content if it is complete and known, else -1.
         LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
-        cdef Py_ssize_t i, n, size = 0
+        cdef Py_ssize_t i, n, size
+        cdef PyObject *name
+        cdef PyObject *value
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
+        size = bytes_in(fast)
+        if size < 0:
+            fast = plain_headers(fast)
+            size = bytes_in(fast)
         n = PySequence_Fast_GET_SIZE(fast)
-        pairs = []
+        self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
         for i in range(n):
-            pair = PySequence_Fast(<object>PySequence_Fast_GET_ITEM(fast, i), "a header is a pair of bytes")
-            if PySequence_Fast_GET_SIZE(pair) != 2:
-                raise LocalError("a header is a pair (name, value) of bytes")
-            name = <object>PySequence_Fast_GET_ITEM(pair, 0)
-            value = <object>PySequence_Fast_GET_ITEM(pair, 1)
-            if not PyBytes_Check(name) or not PyBytes_Check(value):
-                name = as_bytes(name)
-                value = as_bytes(value)
-                pair = (name, value)
-            size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
-            pairs.append(pair)
-        self.check(ka_talk_head_begin(talk, status, <size_t>size, &at))
-        for i in range(n):
-            pair = pairs[i]
-            name = <object>PySequence_Fast_GET_ITEM(pair, 0)
-            value = <object>PySequence_Fast_GET_ITEM(pair, 1)
-            self.check(ka_reply_field(&talk.reply, &at, PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name),
-                                      PyBytes_AS_STRING(value), <size_t>PyBytes_GET_SIZE(value)))
+            pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value)
+            self.check(ka_reply_field(&talk.reply, &at, PyBytes_AS_STRING(<object>name),
+                                      <size_t>PyBytes_GET_SIZE(<object>name), PyBytes_AS_STRING(<object>value),
+                                      <size_t>PyBytes_GET_SIZE(<object>value)))
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
 
@@ -153,11 +183,27 @@ cdef class Exchange:
             PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
             got = ka_talk_content(talk, <const char *>view.buf, <size_t>view.len, more, NULL)
             PyBuffer_Release(&view)
+        return self.written(talk, got, more)
+
+    cdef int write_file(self, OpenFile content) except -1:
+        """The same for a file, as the last piece: sent by the kernel."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        self.detach()
+        Py_INCREF(content)
+        return self.written(talk, ka_talk_file(talk, content.fd, content.offset, <size_t>content.n, False,
+                                               <void *>content), False)
+
+    cdef int written(self, ka_talk *talk, int got, bint more) except -1:
         if got < 0:
             why = self.reason(talk, got)
             self.detach()
+            self.ended(talk)
             self.port.attend(False)
             raise why
+        if not more:
+            self.ended(talk)
         self.port.attend(more)
         return 0
 
@@ -176,6 +222,7 @@ cdef class Exchange:
         self.detach()
         if ka_talk_refuse(talk, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
             ka_talk_done(talk)
+        self.ended(talk)
         self.port.attend(False)
         return 0
 
@@ -190,6 +237,40 @@ cdef class Exchange:
         if code < 0:
             raise self.reason(self.talk, code)
         return 0
+
+
+cdef inline bint pair_at(PyObject *item, PyObject **name, PyObject **value) noexcept:
+    """Borrow both halves of a tuple or list of two bytes; false when it is something else."""
+    if not ((PyTuple_CheckExact(<object>item) or PyList_CheckExact(<object>item))
+            and PySequence_Fast_GET_SIZE(<object>item) == 2):
+        return False
+    name[0] = PySequence_Fast_GET_ITEM(<object>item, 0)
+    value[0] = PySequence_Fast_GET_ITEM(<object>item, 1)
+    return PyBytes_CheckExact(<object>name[0]) and PyBytes_CheckExact(<object>value[0])
+
+
+cdef Py_ssize_t bytes_in(object headers) noexcept:
+    """Sum of the lengths in a list or tuple of pairs of bytes; -1 when it is not that."""
+    cdef Py_ssize_t i, size = 0
+    cdef PyObject *name
+    cdef PyObject *value
+    for i in range(PySequence_Fast_GET_SIZE(headers)):
+        if not pair_at(PySequence_Fast_GET_ITEM(headers, i), &name, &value):
+            return -1
+        size += PyBytes_GET_SIZE(<object>name) + PyBytes_GET_SIZE(<object>value)
+    return size
+
+
+cdef list plain_headers(object headers):
+    """Headers of any shape that ASGI, or a convenient caller, may give, as a list of tuples of bytes."""
+    cdef list plain = []
+    for header in headers:
+        try:
+            name, value = header
+        except (TypeError, ValueError):
+            raise LocalError(f"a header is a pair (name, value), not {header!r}") from None
+        plain.append((bytes(as_bytes(name)), bytes(as_bytes(value))))
+    return plain
 
 
 cdef object as_bytes(object value):
@@ -212,6 +293,10 @@ cdef class Application:
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         raise NotImplementedError
+
+    cdef int leave(self) except -1:
+        """The engine's step ends: nothing of an application's may seem to be running."""
+        return 0
 
     cdef int wake(self) except -1:
         """Port.wake was called from another thread."""

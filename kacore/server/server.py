@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ from kacore import _core
 from kacore._core import ConnectionTable, Limits
 from kacore._version import __version__
 from kacore.policy import Policy
+from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
 from kacore.server.tls import TLS, FixedTLS
@@ -49,6 +49,10 @@ class Server:
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
     server_name: value of the Server field; "" = none.
     tls:       TLS, or a ready ssl.SSLContext: speak TLS on every socket; see reload_certificates().
+    access_log: "off", "common", "combined" or "json", on the logger kacore.access.
+    forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
+               networks ("10.0.0.0/8"), "unix" (unix sockets), "*" (everybody); a str is split at commas.
+    proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
     Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
     """
 
@@ -68,6 +72,9 @@ class Server:
         root_path: str = "",
         server_name: str = "kacore",
         tls: TLS | ssl.SSLContext | None = None,
+        access_log: str = "off",
+        forwarded_allow_ips: str | Iterable[str] = (),
+        proxy_protocol: bool = False,
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -79,6 +86,12 @@ class Server:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
+        if access_log not in logs.ACCESS_FORMATS:
+            raise UsageError(f"access_log={access_log!r}: must be one of {', '.join(logs.ACCESS_FORMATS)}")
+        self.access_log, self.proxy_protocol = access_log, proxy_protocol
+        self.trusted = trusted_networks(forwarded_allow_ips)
+        if proxy_protocol and not self.trusted:
+            raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -91,6 +104,7 @@ class Server:
         self._given = list(sockets) if sockets is not None else None
         self._sockets: list[socket.socket] = []
         self._engine: Any = None
+        self._runner: Any = None  # of coroutines; None for WSGI
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._is_hurried = False  # no grace for idle connections
@@ -122,10 +136,13 @@ class Server:
         return "http" if self.tls is None else "https"
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the table, and under "engine" those of the engine while it runs. Cost: about 10 us."""
+        """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
+        requests finished at once, were adopted by a waiting task, or got a Task of their own. Cost: about 10 us."""
         stats: dict[str, Any] = self.table.stats()
         if self._engine is not None:
             stats["engine"] = self._engine.stats()
+            if self._runner is not None:
+                stats["tasks"] = self._runner.stats()
         return stats
 
     async def started(self) -> None:
@@ -138,6 +155,8 @@ class Server:
         """Another policy from now on, for open connections too. The parser's limits and max_buffer_bytes stay."""
         self.table.set_policy(policy)
         self._policy = policy
+        if self._engine is not None:
+            self._engine.set_classes(policy)
 
     def reload_certificates(self) -> None:
         """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
@@ -187,6 +206,8 @@ class Server:
             await lifespan.startup()
             self.bind()
             application = self._application(loop, lifespan)
+            if self.interface != "wsgi":
+                self._runner = await self._probed(application.runner)
             engine = self._engine = _core.Engine(
                 self.table,
                 application,
@@ -194,7 +215,12 @@ class Server:
                 max_buffer_bytes=self.policy.max_buffer_bytes,
                 call_soon=loop.call_soon,
                 server_name=self.server_name,
+                access_log=logs.access_log(self.access_log),
+                on_closed=logs.closed_log(self.logger),
+                on_notice=logs.notice_log(self.logger),
             )
+            engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
+            engine.set_classes(self._policy)
             for sock in self._sockets:
                 engine.listen(sock, tls=self.tls)
             loop.add_reader(engine.fileno(), engine.step)
@@ -232,10 +258,19 @@ class Server:
             script_name=self.root_path,
         )
 
+    async def _probed(self, runner: Any) -> Any:
+        """Requests run without a Task of their own where this interpreter and loop allow it."""
+        why_not = await runner.probe()
+        if why_not is not None:
+            self.logger.info("every request gets a Task of its own: %s", why_not)
+        return runner
+
     def _limits(self) -> Limits:
+        # The widest of all classes: each request is judged by its own once it is known.
+        bodies = [policy.max_body_bytes for policy in getattr(self._policy, "policies", (self._policy,))]
         names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
         return Limits(
-            max_body_bytes=self.policy.max_body_bytes or None,
+            max_body_bytes=max(bodies) if all(bodies) else None,
             **{f"max_{name}": getattr(self.policy, f"max_{name}") for name in names},
         )
 
@@ -287,12 +322,30 @@ class Server:
             loop.remove_reader(self._engine.fileno())
             self._engine.close()
             self._engine = None
-        if self.interface == "wsgi" and application is not None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+        elif application is not None:
             application.stop()
         for sock in self._sockets:
             sock.close()
         if self.uds is not None and os.path.exists(self.uds):
             os.unlink(self.uds)
+
+
+def trusted_networks(given: str | Iterable[str]) -> list[str]:
+    """UsageError for what is no network."""
+    import ipaddress
+
+    words = given.split(",") if isinstance(given, str) else given
+    networks = [word.strip() for word in words if word.strip()]
+    for word in networks:
+        try:
+            if word not in ("*", "unix"):
+                ipaddress.ip_network(word)
+        except ValueError as error:
+            raise UsageError(f"forwarded_allow_ips={word!r}: {error}") from None
+    return networks
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -376,13 +429,3 @@ def unix_socket(path: str) -> socket.socket:
         sock.close()
         raise UsageError(f"cannot listen on unix socket {path!r}: {os.strerror(error.errno or 0)}") from None
     return sock
-
-
-def quiet_stderr_logging(level: int) -> None:
-    """Messages of kacore on stderr, for a program that has not set up logging itself."""
-    logger = logging.getLogger("kacore")
-    logger.setLevel(level)
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)

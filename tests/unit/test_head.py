@@ -1,14 +1,18 @@
 """Head, Limits, PeerError and parse_head: what each attribute gives, and what any bytes give."""
 
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
-from events import feed
-from hypothesis import given, settings
+from events import every_way_of_scanning, feed  # noqa: F401
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kacore import Head, KacoreError, Limits, PeerError, RequestParser, parse_head
+from kacore import Head, KacoreError, Limits, LocalError, PeerError, RequestParser, parse_head, parse_parts
+from kacore._core import set_simd_variant, simd_variant, simd_variants
 
 BROWSER = (
     b"GET /a/b?c=d HTTP/1.1\r\nHost: Example.org:80\r\nUser-Agent: x\r\nX-Own-Name:  v \r\n"
@@ -82,6 +86,22 @@ def test_a_method_is_told_as_sent(method):
     assert parse_head(f"{method} / HTTP/1.0\r\n\r\n".encode()).method == method
 
 
+def test_parts_are_what_the_attributes_of_a_head_are():
+    data = BROWSER + b"\r\n" + BROWSER.replace(b"GET", b"POST") + BROWSER[:-1]
+    offset, n = 0, 0
+    while parts := parse_parts(data, offset):
+        head = parse_head(data[offset:])
+        assert parts[:5] == (head.method, head.target, head.version, head.headers, head.keep_alive)
+        assert parts[5] == offset + head.nbytes
+        offset, n = parts[5], n + 1
+    assert n == 2
+    assert parse_parts(memoryview(BROWSER))[5] == len(BROWSER)
+    with pytest.raises(LocalError, match="offset=4 is behind the 3 bytes"):
+        parse_parts(b"GET", 4)
+    with pytest.raises(PeerError, match="at byte 3"):
+        parse_parts(b"12GET\r", 2)
+
+
 def test_a_head_owns_its_bytes():
     data = bytearray(BROWSER)
     head = parse_head(data)
@@ -121,6 +141,24 @@ def test_limits_are_checked_compared_and_shown():
             Limits(**wrong)
     with pytest.raises(TypeError):
         Limits(max_headers="many")
+
+
+def test_the_way_of_scanning_can_be_asked_and_set():
+    assert simd_variants()[0] == "scalar"
+    for name in simd_variants():
+        set_simd_variant(name)
+        assert simd_variant() == name
+    set_simd_variant(None)
+    assert simd_variant() == simd_variants()[-1]
+    with pytest.raises(LocalError, match="avx9"):
+        set_simd_variant("avx9")
+
+
+def test_the_environment_chooses_the_way_of_scanning():
+    code = "from kacore._core import simd_variant; print(simd_variant())"
+    asked = {**os.environ, "KACORE_SIMD": "scalar"}
+    told = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=True)
+    assert told.stdout == "scalar\n"
 
 
 def test_a_head_is_not_made_by_hand():
@@ -170,7 +208,11 @@ SNIPPETS = [
     b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
 ]
-REPEATABLE = settings(deadline=None, derandomize=True)
+REPEATABLE = settings(
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the way of scanning is not an example's
+)
 wild = st.lists(st.sampled_from(SNIPPETS) | st.binary(max_size=4), max_size=20).map(b"".join)
 
 
