@@ -91,6 +91,7 @@ cdef void engine_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
         exchange.news(news)
     except BaseException as error:
         engine.failed(error)
+        exchange.refuse(500, b"Internal Server Error")
 
 
 cdef void engine_on_lost(void *owner) noexcept:

@@ -139,8 +139,6 @@ cdef class HandlerExchange(CollectedExchange):
             self.failed()
 
     cdef int failed(self) except -1:
-        if self.talk == NULL:
-            return 0
         self.app.logger.error("the handler failed on %s %s", self.request.method, self.request.target, exc_info=True)
         return self.refuse(500, b"Internal Server Error")
 
@@ -157,6 +155,7 @@ cdef class HandlerExchange(CollectedExchange):
         if isinstance(body, str):
             body = (<str>body).encode()
         if isinstance(body, (bytes, bytearray, memoryview)):
+            body = content_of(body)
             self.write_head(status, headers, len(body))
             return self.write(body, False)
         if body is None or not hasattr(body, "__iter__"):
@@ -174,7 +173,7 @@ cdef class HandlerExchange(CollectedExchange):
                 self.rest = None
                 return self.write(b"", False)
             if piece:
-                self.write(piece, True)
+                self.write(content_of(piece), True)
         return 0
 
     cdef int news(self, ka_news news) except -1:
@@ -198,8 +197,6 @@ cdef class HandlerExchange(CollectedExchange):
         self.rest = None
         if self.task is not None:
             self.task.cancel()
-        if self.collector is not None:
-            self.collector.close()
         return 0
 
 
@@ -241,8 +238,4 @@ cdef class HandlerApplication(Application):
         exchange.app = self
         exchange.request = request
         exchange.attach(port, talk)
-        try:
-            exchange.collect()
-        except ClientGone:
-            pass
-        return 0
+        return exchange.collect()

@@ -143,6 +143,8 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         ka_cause cause;
         if (ka_conn_progress(e->table, h, total, e->now, &cause) == KA_ESLOW)
             return cause;
+        if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
+            talk->outq = 0;
         if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
             talk->is_held = 0;
             if (talk->has_exchange)
@@ -366,6 +368,8 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     if (!flush_or_end(e, h, s, talk))
         return;
     talk->is_driven = 0;
+    if (talk->unsent && s->can_write)
+        again(e, h, s); /* written by the application when it was told that it may go on: no event will tell of it */
     if (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining) {
         turn(e, h, s); /* what is left to do is to close */
         return;
@@ -460,6 +464,9 @@ static void attend_one(ka_engine *e, ka_handle h, ka_sock *s)
 
 void ka_engine_attend(ka_engine *e)
 {
+    if (e->is_attending)
+        return; /* called from a turn of the loop below, which comes to it */
+    e->is_attending = 1;
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = ka_sock_of(e, h);
@@ -467,6 +474,7 @@ void ka_engine_attend(ka_engine *e)
             attend_one(e, h, s);
     }
     e->n_noted = 0;
+    e->is_attending = 0;
     if (!e->is_stepping)
         arm(e);
 }
@@ -498,14 +506,15 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
-        ka_cause cause;
+        ka_cause cause = KA_CAUSE_SEND_TIMEOUT;
         s->can_write = 1;
         turn(e, h, s);
         /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
         if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
-            if (s->talk->outq && queued < s->talk->outq)
-                (void)ka_conn_progress(e->table, h, (size_t)(s->talk->outq - queued), e->now, &cause);
+            int taken = s->talk->outq - queued;
             s->talk->outq = queued;
+            if (taken > 0 && ka_conn_progress(e->table, h, (size_t)taken, e->now, &cause) == KA_ESLOW)
+                ka_sock_end(e, h, s, cause);
         }
     }
 }

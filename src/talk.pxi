@@ -5,7 +5,6 @@
 # has written the last byte (`detach`), or the talk drops it when the client is gone (`lost`). After either, `talk`
 # is NULL and every call says so.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -120,6 +119,7 @@ cdef class Exchange:
         content = PyBytes_FromStringAndSize(NULL, size)
         n = ka_talk_read(self.talk, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
         if n == KA_PARTIAL:
+            self.port.attend(True)
             return None
         if n < 0:
             raise ClientGone("the request's content broke off")
@@ -163,26 +163,20 @@ cdef class Exchange:
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
 
-    cdef int write(self, object content, bint more) except -1:
-        """One piece of content: anything with a buffer. The last one (`more` false) ends the exchange."""
-        cdef Py_buffer view
+    cdef int write(self, bytes content, bint more) except -1:
+        """One piece of content: bytes. The last one (`more` false) ends the exchange."""
         cdef int got
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
         if not more:
             self.detach()  # before the content: its turn may end the connection
-        if PyBytes_Check(content):
-            if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
-                Py_INCREF(content)
-                got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
-                                      <void *>content)
-            else:
-                got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
+        if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
+            Py_INCREF(content)
+            got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
+                                  <void *>content)
         else:
-            PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
-            got = ka_talk_content(talk, <const char *>view.buf, <size_t>view.len, more, NULL)
-            PyBuffer_Release(&view)
+            got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
         return self.written(talk, got, more)
 
     cdef int write_file(self, OpenFile content) except -1:
@@ -285,6 +279,16 @@ cdef object as_bytes(object value):
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     raise LocalError(f"a header is bytes or str, not {type(value).__name__}")
+
+
+cdef inline bytes content_of(object content):
+    """A piece of content as bytes, before anything of it is promised. LocalError for what has no bytes."""
+    if PyBytes_Check(content):
+        return <bytes>content
+    try:
+        return bytes(memoryview(content))
+    except TypeError:
+        raise LocalError(f"content is bytes, not {type(content).__name__}") from None
 
 
 cdef class Application:

@@ -151,6 +151,7 @@ cdef class WsgiExchange(CollectedExchange):
     cdef int deliver(self, object piece, bint is_last) except -1:
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
+        piece = content_of(piece)
         if self.app.threads == 0:
             return self.put(piece, is_last)
         if self.is_gone:
@@ -282,11 +283,7 @@ cdef class WsgiApplication(Application):
             exchange.gate = allocate_lock()
             exchange.gate.acquire()
         exchange.attach(port, talk)
-        try:
-            exchange.collect()
-        except ClientGone:
-            pass
-        return 0
+        return exchange.collect()
 
     cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
@@ -340,7 +337,11 @@ cdef class WsgiApplication(Application):
             if item is None:
                 return
             exchange = item
-            exchange.run()
+            try:
+                exchange.run()
+            except BaseException as error:  # sys.exit() in the application: the request's end, not the thread's
+                exchange.close_result()
+                exchange.fail(error)
             exchange = item = None
 
     def stop(self):
