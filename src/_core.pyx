@@ -12,6 +12,7 @@ include "talk.pxi"
 include "request.pxi"
 include "proxies.pxi"
 include "carrier.pxi"
+include "tunnel.pxi"
 include "handler.pxi"
 include "asgi.pxi"
 include "wsgi.pxi"
@@ -23,6 +24,7 @@ include "engine_here.pxi"
 __all__ = [
     "AccessEntry",
     "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
-    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Verdict",
+    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Stream",
+    "Tunnel", "Upgrade", "Verdict",
     "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
 ]

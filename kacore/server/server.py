@@ -246,6 +246,7 @@ class Server:
                 state=lifespan.state or None,
                 root_path=self.root_path,
                 scheme=self.scheme,
+                websocket=self._websocket(loop),
             )
         if self.interface == "handler":
             return _core.HandlerApplication(self.app, loop, self.logger)
@@ -257,6 +258,21 @@ class Server:
             scheme=self.scheme,
             script_name=self.root_path,
         )
+
+    def _websocket(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
+        """What takes a request for a websocket; without the library it says so once, and the request is plain HTTP."""
+        try:
+            from kacore.server.websocket import WebSockets
+        except ImportError:
+            once = iter((True,))
+
+            def refuse(*_: Any) -> bool:
+                if next(once, False):
+                    self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
+                return False
+
+            return refuse
+        return WebSockets(loop, self.logger)
 
     async def _probed(self, runner: Any) -> Any:
         """Requests run without a Task of their own where this interpreter and loop allow it."""
