@@ -27,4 +27,5 @@ __all__ = [
     "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Stream",
     "Tunnel", "Upgrade", "Verdict",
     "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
+    "COUNTERS_BYTES", "refuse_new_connections", "settle_counters", "sum_counters",
 ]

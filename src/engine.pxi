@@ -117,6 +117,18 @@ cdef void engine_on_wake(void *ctx) noexcept:
         engine.failed(error)
 
 
+cdef void engine_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
+    cdef Engine engine = <Engine>ctx
+    cdef uint8_t addr[16]
+    cdef uint16_t port
+    cdef unsigned listener
+    cdef int family = ka_engine_peer(engine.engine, conn, addr, &port, &listener)
+    try:
+        engine.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
+    except BaseException as error:
+        engine.failed(error)
+
+
 cdef void engine_release(void *owner) noexcept:
     Py_DECREF(<object>owner)
 
@@ -141,6 +153,8 @@ cdef class Engine(Port):
     table:       ConnectionTable that holds the connections; one engine each.
     application: AsgiApplication, WsgiApplication or HandlerApplication.
     limits:      Limits of requests.
+    on_race:     called as on_race(address, cause) when a request crossed our close of an idle connection and was lost:
+                 the client's packed address (None on a unix socket), and why it was closed. None: not wanted.
     access_log:  called with an AccessEntry for each request that is over. None: costs nothing.
     on_closed:   called as on_closed(address, cause, phase, requests) for each connection that ends. None: the same.
     on_notice:   called as on_notice("descriptors") when no descriptor was left for a new connection; at most once in
@@ -156,7 +170,8 @@ cdef class Engine(Port):
     cdef object policies         # the PolicySet whose rules are asked
     cdef object pending          # an exception for the caller of step()
     cdef bint is_attending       # attend_later is on its way
-    cdef int pid
+    cdef object on_race
+    cdef uint64_t process        # that it was made in
     cdef list servers            # (host, port) or (path, None) of each listener
     cdef list tls                # TlsListener of listeners with TLS: the engine points to them
     cdef list sockets            # kept alive for as long as they are listened on
@@ -164,7 +179,7 @@ cdef class Engine(Port):
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, *, Limits limits=None,
                   size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore", access_log=None,
-                  on_closed=None, on_notice=None):
+                  on_closed=None, on_notice=None, on_race=None):
         cdef ka_calls calls
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef int got
@@ -175,6 +190,9 @@ cdef class Engine(Port):
         calls.on_lost = engine_on_lost
         calls.on_wake = engine_on_wake
         calls.on_closed = NULL
+        calls.on_race = NULL
+        if on_race is not None:
+            calls.on_race = engine_on_race
         calls.on_notice = NULL
         calls.on_refused = NULL
         if on_closed is not None:
@@ -193,7 +211,8 @@ cdef class Engine(Port):
         self.application = application
         self.call_soon = call_soon
         self.attend_later = self.attend_now
-        self.pid = os.getpid()
+        self.process = ka_process()
+        self.on_race = on_race
         self.servers = []
         self.sockets = []
         self.tls = []
@@ -209,7 +228,7 @@ cdef class Engine(Port):
 
     def __dealloc__(self):
         cdef int i
-        if self.engine != NULL and self.pid == os.getpid():
+        if self.engine != NULL and self.process == ka_process():
             ka_engine_free(self.engine)
         if self.peers != NULL:
             for i in range(PEERS):
@@ -221,6 +240,8 @@ cdef class Engine(Port):
         """After a fork both processes would share one epoll set and break each other."""
         if self.engine == NULL:
             raise LocalError("the engine is closed")
+        if self.process != ka_process():
+            raise LocalError("the engine was made before a fork, in another process: make one here")
         return 0
 
     cdef int failed(self, object error) except -1:
@@ -356,6 +377,8 @@ cdef class Engine(Port):
         name = sock.getsockname()
         if knows_clients is None:
             knows_clients = not is_unix
+        if sock in self.sockets:
+            return
         got = ka_engine_listen(self.engine, sock.fileno(), klass, knows_clients)
         if got == KA_EFULL:
             raise LocalError("an engine has at most 64 listeners")
@@ -369,7 +392,17 @@ cdef class Engine(Port):
             if ka_engine_set_filter(self.engine, got, &tls_filter, <void *>listener) < 0:
                 raise MemoryError("no memory for TLS sessions")
         self.sockets.append(sock)
-        self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
+        if got == len(self.servers):
+            self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
+
+    def unlisten(self, sock, *, is_last=True):
+        """Listen on this socket no longer. It stays open, and may be listened on again.
+
+        is_last: nobody else accepts from it, so that whoever waits in its queue is taken in first."""
+        self.check_process()
+        ka_engine_unlisten(self.engine, sock.fileno(), is_last)
+        if sock in self.sockets:
+            self.sockets.remove(sock)
 
     def stop_listening(self):
         """Accept what waits in the queues, then no more. The sockets stay open; they are the caller's."""
@@ -460,7 +493,7 @@ cdef class Engine(Port):
     def close(self):
         """Close every connection and the engine's descriptors. Idempotent."""
         cdef ka_engine *engine = self.engine
-        if engine != NULL and self.pid == os.getpid():
+        if engine != NULL and self.process == ka_process():
             ka_engine_close_all(engine, KA_CAUSE_DRAIN)
             self.engine = NULL
             ka_engine_free(engine)
@@ -478,3 +511,12 @@ cdef class Engine(Port):
             "buffer_bytes": service.pool.lent_bytes, "buffers_refused": service.pool.refused,
             "talks": service.n_talks,
         }
+
+
+def refuse_new_connections(int fd):
+    """Let no new client begin a handshake with this listening TCP socket; those in the middle of one get through.
+
+    For the end of a server: accept what waits, then close. What comes later is refused, not reset. OSError."""
+    cdef int got = ka_listener_refuse(fd)
+    if got < 0:
+        raise os_error(got)

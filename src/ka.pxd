@@ -234,6 +234,7 @@ cdef extern from "ka_conn.h" nogil:
     void ka_conn_refused(ka_table *t, ka_cause cause)
     int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
+    bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
     int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
     int ka_conn_phase(const ka_table *t, ka_handle h)
@@ -366,6 +367,7 @@ cdef extern from "ka_engine.h" nogil:
         void (*on_lost)(void *exchange) noexcept
         void (*on_wake)(void *ctx) noexcept
         void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*on_race)(void *ctx, ka_handle conn, ka_cause cause) noexcept
         void (*on_notice)(void *ctx, ka_notice what) noexcept
         void (*on_refused)(void *ctx, ka_talk *talk) noexcept
         void (*release)(void *owner) noexcept
@@ -393,7 +395,10 @@ cdef extern from "ka_engine.h" nogil:
     ka_service *ka_engine_service(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
+    void ka_engine_unlisten(ka_engine *e, int fd, bint is_last)
     void ka_engine_stop_listening(ka_engine *e)
+    int ka_listener_refuse(int fd)
+    uint64_t ka_process()
     int ka_engine_step(ka_engine *e)
     void ka_engine_attend(ka_engine *e)
     void ka_engine_wake(ka_engine *e)

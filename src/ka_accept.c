@@ -5,6 +5,7 @@
 #include "ka_proxy.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 
 enum {
     ACCEPTS = 64,  /* a listener and step */
+    LAST_ROUNDS = 256, /* of them, to empty a queue for good: no backlog is longer */
     VICTIMS = 8    /* asked, before a newcomer is turned away */
 };
 
@@ -41,7 +43,7 @@ void ka_listeners_resume(ka_engine *e)
     e->has_paused = 0;
     e->retry_ns = INT64_MAX;
     for (uint32_t i = 0; i < e->n_listeners; i++) {
-        if (!e->listeners[i].is_paused)
+        if (!e->listeners[i].is_paused || e->listeners[i].is_off)
             continue;
         if (watch_listener(e, i, EPOLL_CTL_ADD) == 0) {
             e->listeners[i].is_paused = 0;
@@ -142,7 +144,11 @@ int ka_sock_introduce(ka_engine *e, ka_sock *s)
         s->can_read = 0;
         return KA_PARTIAL;
     }
-    if (got < 0 || recv(s->fd, e->scratch, (size_t)got, 0) != got)
+    if (got < 0) {
+        (void)!recv(s->fd, e->scratch, KA_SCRATCH, 0); /* unread, it would turn the close into a reset */
+        return KA_EPEER;
+    }
+    if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
         return KA_EPEER;
     s->awaits_proxy = 0;
     if (said.family) {
@@ -274,9 +280,11 @@ static int must_wait(ka_engine *e)
     return !rejects_when_full(e) && ka_table_is_full(e->table) && ka_conn_victim(e->table, e->now) == 0;
 }
 
-void ka_accept_some(ka_engine *e, uint32_t i)
+int ka_accept_some(ka_engine *e, uint32_t i)
 {
     int n_failures = 0;
+    if (e->listeners[i].is_off)
+        return 0;
     for (int n = 0; n < ACCEPTS; n++) {
         struct sockaddr_storage from;
         ka_client client;
@@ -285,19 +293,19 @@ void ka_accept_some(ka_engine *e, uint32_t i)
         from.ss_family = AF_UNSPEC;
         if (must_wait(e)) {
             listener_pause(e, i);
-            return;
+            return 0;
         }
         int fd = accept4(e->listeners[i].fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             if (errno == EAGAIN)
-                return;
+                return 0;
             e->counters.accept_errors++;
             if (errno == EMFILE || errno == ENFILE) {
                 /* A descriptor that was freed may be gone again to somebody else in this process. */
                 if (++n_failures > VICTIMS)
                     listener_pause(e, i);
                 if (n_failures > VICTIMS || !out_of_descriptors(e, i))
-                    return;
+                    return 0;
             }
             continue; /* ECONNABORTED, EINTR and what the network had to say about one connection */
         }
@@ -309,13 +317,18 @@ void ka_accept_some(ka_engine *e, uint32_t i)
         else
             take_in(e, i, fd, &client, port);
     }
+    return 1;
 }
 
 /* --- listeners --- */
 
 int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
 {
-    uint32_t i = e->n_listeners;
+    uint32_t i = 0;
+    while (i < e->n_listeners && e->listeners[i].fd != fd)
+        i++;
+    if (i < e->n_listeners && !e->listeners[i].is_off)
+        return (int)i;
     if (i == KA_MAX_LISTENERS)
         return KA_EFULL;
     e->listeners[i] = (ka_listener){
@@ -323,23 +336,62 @@ int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
         .klass = (uint8_t)klass,
         .knows_clients = (uint8_t)knows_clients,
     };
-    if (watch_listener(e, i, EPOLL_CTL_ADD) < 0)
+    if (watch_listener(e, i, EPOLL_CTL_ADD) < 0) {
+        e->listeners[i].is_off = 1;
         return ka_os_error();
-    e->n_listeners++;
+    }
+    if (i == e->n_listeners)
+        e->n_listeners++;
     return (int)i;
+}
+
+static void stop_one(ka_engine *e, uint32_t i, int is_last)
+{
+    ka_listener *listener = &e->listeners[i];
+    if (listener->is_off)
+        return;
+    if (is_last) {
+        e->now = ka_clock();
+        for (int n = 0; n < LAST_ROUNDS && ka_accept_some(e, i); n++)
+            ;
+    }
+    /* Explicitly: the socket may be open in other processes, and then its end here does not take it out of the set. */
+    if (!listener->is_paused)
+        (void)watch_listener(e, i, EPOLL_CTL_DEL);
+    listener->is_paused = 0;
+    listener->is_off = 1;
+    e->has_paused = 0;
+    for (i = 0; i < e->n_listeners; i++)
+        e->has_paused |= e->listeners[i].is_paused;
+    if (!e->has_paused)
+        e->retry_ns = INT64_MAX;
+}
+
+void ka_engine_unlisten(ka_engine *e, int fd, int is_last)
+{
+    for (uint32_t i = 0; i < e->n_listeners; i++)
+        if (e->listeners[i].fd == fd)
+            stop_one(e, i, is_last);
 }
 
 void ka_engine_stop_listening(ka_engine *e)
 {
-    for (uint32_t i = 0; i < e->n_listeners; i++) {
-        e->now = ka_clock();
-        ka_accept_some(e, i); /* whoever got through the handshake is served */
-        if (!e->listeners[i].is_paused)
-            (void)watch_listener(e, i, EPOLL_CTL_DEL);
-    }
-    e->n_listeners = 0;
-    e->has_paused = 0;
-    e->retry_ns = INT64_MAX;
+    for (uint32_t i = 0; i < e->n_listeners; i++)
+        stop_one(e, i, 1);
+}
+
+int ka_listener_refuse(int fd)
+{
+    /* The filter sees the TCP header: at 13 the flags. SYN without ACK is the beginning of a handshake. */
+    static struct sock_filter drop_syn[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog program = {.len = sizeof drop_syn / sizeof drop_syn[0], .filter = drop_syn};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0 ? ka_os_error() : 0;
 }
 
 /* --- who is it --- */

@@ -387,6 +387,7 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
         break;
     case KA_EV_LINGERING:
         extra->rate.nbytes = 0;
+        if (from == KA_IDLE && !was_multiplexed) *ending |= KA_WAS_IDLE;
         break;
     default:
         break;
@@ -555,6 +556,16 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
     if (is_kept) return KA_OK;
     if (phase != KA_LINGER) set_ending(t, i, *cause);
     return KA_ESLOW;
+}
+
+int ka_conn_crossed(ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    uint8_t *ending = i ? ka_store_ending(&t->store, i) : NULL;
+    if (i == 0 || !(*ending & KA_WAS_IDLE)) return 0;
+    *ending &= (uint8_t)~KA_WAS_IDLE; /* once a connection */
+    t->counters->races++;
+    return 1;
 }
 
 int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)

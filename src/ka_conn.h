@@ -98,6 +98,10 @@ void ka_conn_refused(ka_table *t, ka_cause cause);
  * Return: 0, KA_ESLOW when the rate or the linger limit says close (cause in *cause), or KA_ESTALE. */
 int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause);
 
+/* Bytes came from a connection in LINGER. Return 1, and count a race, when they are the first on one that was closed
+ * while idle: the client cannot have seen our FIN before it wrote, and its request is lost. Else 0. */
+int ka_conn_crossed(ka_table *t, ka_handle h);
+
 /* "Something happened": restart the clock of the phase it is in, for hosts that know no more. 0 or KA_ESTALE. */
 int ka_conn_touch(ka_table *t, ka_handle h, int64_t now);
 

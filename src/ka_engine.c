@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@ enum {
     TURN_BYTES = 64 * 1024,  /* the same */
     TURN_OUTPUT = 4 << 20,   /* the same */
     SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
+    TLS_ALERT_MAX = 32,      /* bytes of a record with an alert; one with a request has more */
     READ_BEHIND = 4096       /* room for a read behind bytes that wait */
 };
 
@@ -197,6 +199,8 @@ static int flush_or_end(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
+    /* The answer to a close_notify is no request that crossed our close: at most an alert, RFC 8446 6.1. */
+    ssize_t least = e->listeners[s->listener].filter ? TLS_ALERT_MAX : 0;
     while (s->can_read) {
         ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
         e->counters.receives++;
@@ -206,6 +210,8 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             s->can_read = 0;
             return;
         }
+        if (n > least && ka_conn_crossed(e->table, h) && e->calls.on_race)
+            e->calls.on_race(e->calls.ctx, h, (ka_cause)s->cause);
         if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
             ka_sock_end(e, h, s, (ka_cause)s->cause);
             return;
@@ -527,8 +533,10 @@ static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, k
         if (s->talk && ka_talk_refuse(s->talk, action == KA_DO_ANSWER_408 ? 408 : 503,
                                       action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                                                                  : "the application took too long to answer",
-                                      cause, e->now) == KA_OK)
-            return; /* noted: its turn comes at the end of the step */
+                                      cause, e->now) == KA_OK) {
+            turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
+            return;
+        }
         if (s->talk)
             s->talk->cause = (uint8_t)cause;
         ka_sock_end(e, h, s, cause);
@@ -573,11 +581,14 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         return; /* closed by an earlier event of this batch */
     if (events & (EPOLLERR | EPOLLHUP)) {
         int phase = ka_conn_phase(e->table, h);
-        ka_sock_end(e, h, s,
-            phase == KA_LINGER                     ? (ka_cause)s->cause
-            : phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
-            : phase == KA_TUNNEL                   ? KA_CAUSE_UPGRADED
-                                                   : KA_CAUSE_ERROR);
+        if (phase == KA_LINGER) {
+            s->can_read = 1;
+            discard(e, h, s); /* before the end there may be a request that crossed our close */
+            return;
+        }
+        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
+                             : phase == KA_TUNNEL                ? KA_CAUSE_UPGRADED
+                                                                 : KA_CAUSE_ERROR);
         return;
     }
     ka_session *session = session_of(e, h);
@@ -637,7 +648,7 @@ int ka_engine_step(ka_engine *e)
         ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
-            ka_accept_some(e, ready[i]);
+            (void)ka_accept_some(e, ready[i]);
     ka_engine_attend(e);
     arm(e);
     e->is_stepping = 0;
@@ -739,6 +750,24 @@ int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filte
     e->listeners[listener].filter = filter;
     e->listeners[listener].filter_ctx = ctx;
     return KA_OK;
+}
+
+uint64_t ka_process(void)
+{
+    static uint64_t *stamp; /* in a page that a fork empties in the child */
+    if (ka_likely(stamp && *stamp))
+        return *stamp;
+    if (stamp == NULL) {
+        void *page = mmap(NULL, sizeof *stamp, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page != MAP_FAILED && madvise(page, sizeof *stamp, MADV_WIPEONFORK) < 0) {
+            munmap(page, sizeof *stamp);
+            page = MAP_FAILED;
+        }
+        if (page == MAP_FAILED)
+            return (uint64_t)getpid();
+        stamp = page;
+    }
+    return *stamp = (uint64_t)getpid();
 }
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }

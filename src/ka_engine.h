@@ -37,6 +37,7 @@ typedef struct {
     void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
     void (*on_notice)(void *ctx, ka_notice what);    /* NULL: not wanted */
     void (*on_refused)(void *ctx, ka_talk *talk);    /* NULL: not wanted; see ka_service.refused */
+    void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* a request crossed our close of it; NULL: not wanted */
     void (*release)(void *owner);                    /* see ka_pool */
     /* Asked only while ka_engine_ask_classes says so. */
     unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
@@ -66,7 +67,19 @@ int  ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filt
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
 int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
-void ka_engine_stop_listening(ka_engine *e);  /* accepts what is in the queues first; the sockets stay open */
+
+/* Listen on this socket no longer; it stays open, and can be listened on again. is_last: nobody else will accept from
+ * its queue, so whoever is in it is taken in first. */
+void ka_engine_unlisten(ka_engine *e, int fd, int is_last);
+void ka_engine_stop_listening(ka_engine *e);  /* on all of them, each as the last */
+
+/* Let no new client begin a handshake with a listening TCP socket, while those in the middle of one get through:
+ * without it, whoever comes between the last accept() and close() gets a reset for an answer. Return 0 or -errno - 1000. */
+int ka_listener_refuse(int fd);
+
+/* A number that is another one in a child made by fork: two processes with one epoll set break each other. Costs a
+ * load, but in a kernel before Linux 4.14, where it is a system call. Never 0. */
+uint64_t ka_process(void);
 
 /* Trusted proxies, replacing those of before. Their connections count for no client, and their word about the client is
  * taken: ka_engine_is_trusted. expects_proxy: each of their connections begins with a PROXY header (version 1 or 2), or

@@ -16,9 +16,10 @@ typedef struct {
     int32_t fd;         /* not owned; -1 = free */
     uint8_t klass;
     uint8_t knows_clients;
-    uint8_t is_paused;  /* taken out of epoll while the table is full: level-triggered, it would spin */
+    uint8_t is_paused : 1; /* taken out of epoll while the table is full: level-triggered, it would spin */
+    uint8_t is_off : 1;    /* not listened on; connections that came through it may still be open */
     const ka_filter *filter; /* NULL: none */
-    void *filter_ctx;   /* not owned */
+    void *filter_ctx;      /* not owned */
 } ka_listener;
 
 struct ka_engine {
@@ -55,7 +56,7 @@ void     ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
 void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* once more at the kernel, before a verdict */
 
 /* In ka_accept.c. */
-void ka_accept_some(ka_engine *e, uint32_t listener);
+int  ka_accept_some(ka_engine *e, uint32_t listener); /* return whether more may be waiting */
 void ka_listeners_resume(ka_engine *e);
 int  ka_sock_introduce(ka_engine *e, ka_sock *s); /* read a PROXY header: KA_OK, KA_PARTIAL, KA_EPEER, KA_ESTALE: gone */
 

@@ -697,6 +697,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
         at += len + 1;
     }
     reply->is_over = 1;
+    reply->n_content = (int64_t)len + 1;
     wrote(talk, (size_t)(at - start));
     end_with(talk, cause);
     talk->cause = (uint8_t)cause;
