@@ -74,7 +74,7 @@ class WebSockets:
             self._timer = self.loop.call_later(self.ping_interval, self._ping)
 
 
-class Protocol(ServerProtocol):
+class Handshake(ServerProtocol):
     """The handshake as the application decides it: no subprotocol but the one that it names."""
 
     def select_subprotocol(self, subprotocols: Any) -> None:
@@ -95,9 +95,12 @@ class WebSocket:
         deflate = ServerPerMessageDeflateFactory(
             server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
         )
-        self.protocol = Protocol(extensions=[deflate], max_size=group.max_message_bytes, logger=QUIET)
+        handshake = Handshake(extensions=[deflate], logger=QUIET)
         target = (scope.get("raw_path") or b"/").decode("latin-1")
-        self.answer = self.protocol.accept(Request(target, headers))
+        self.answer = handshake.accept(Request(target, headers))
+        # Another one for what comes after the head: it begins with frames.
+        self.protocol = ServerProtocol(state=State.OPEN, max_size=group.max_message_bytes, logger=QUIET)
+        self.protocol.extensions = handshake.extensions
         self.messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
         self.n_waiting = 0  # bytes in `messages`
         self.parts: list[Frame] = []  # of a message that is not whole yet
@@ -194,8 +197,6 @@ class WebSocket:
         if subprotocol is not None:
             fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         self.tunnel.open(101, [*fields, *headers])
-        self.protocol.send_response(self.answer)
-        self.protocol.data_to_send()  # the head, which has been sent
         self.is_accepted = True
         self.group.add(self)
         self.readable()  # frames may have come with the request
