@@ -146,6 +146,8 @@ cdef class HandlerExchange(CollectedExchange):
         cdef unsigned status = 200
         cdef object headers = ()
         cdef object body = result
+        if isinstance(result, Upgrade):
+            return (<Upgrade>result).begin(self, self.app.runner.loop, self.app.logger)
         if isinstance(result, Response):
             status = (<Response>result).status
             headers = (<Response>result).headers

@@ -287,6 +287,7 @@ cdef extern from "ka_talk.h" nogil:
         KA_OUT_HIGH
         KA_OUT_LOW
         KA_COPY_MAX
+        KA_WHOLE_TUNNEL
 
     ctypedef struct ka_service:
         ka_table *table
@@ -307,6 +308,7 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t has_response
         uint8_t is_held
         uint8_t is_eof
+        uint8_t is_tunnel
 
     ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     size_t ka_talk_readable(const ka_talk *talk)
@@ -321,6 +323,30 @@ cdef extern from "ka_talk.h" nogil:
     const char *ka_talk_head_bytes(const ka_talk *talk)
 
 
+cdef extern from "sys/uio.h" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef extern from "ka_wire.h" nogil:
+    ctypedef struct ka_session:
+        const ka_filter *filter
+        void *owner
+        const char *out
+        size_t out_len
+
+    ctypedef struct ka_filter:
+        ka_session *(*open)(void *ctx) noexcept
+        int (*feed)(ka_session *session, const char *bytes, size_t len) noexcept
+        int (*shake)(ka_session *session) noexcept
+        ptrdiff_t (*read)(ka_session *session, char *to, size_t room) noexcept
+        int (*write)(ka_session *session, const iovec *iov, int n) noexcept
+        void (*sent)(ka_session *session, size_t nbytes) noexcept
+        void (*shut)(ka_session *session) noexcept
+        void (*close)(ka_session *session) noexcept
+
+
 cdef extern from "ka_engine.h" nogil:
     ctypedef struct ka_engine:
         pass
@@ -328,6 +354,7 @@ cdef extern from "ka_engine.h" nogil:
     ctypedef enum ka_news:
         KA_NEWS_BODY
         KA_NEWS_LOW
+        KA_NEWS_DRAIN
         KA_NEWS_EOF
 
     ctypedef enum ka_notice:
@@ -367,6 +394,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_service *ka_engine_service(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
     void ka_engine_unlisten(ka_engine *e, int fd, bint is_last)
     void ka_engine_stop_listening(ka_engine *e)
     int ka_listener_refuse(int fd)

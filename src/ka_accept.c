@@ -251,7 +251,7 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     int is_trusted = ka_engine_trusts(e, client->family, client->addr), has_client = listener->knows_clients && !is_trusted;
     unsigned klass = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->klass;
     ka_handle h;
-    int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, 0, &h);
+    int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, listener->filter != NULL, &h);
     if (got < 0) {
         if (got == KA_ECLIENT) {
             turn_away(e, fd, KA_CAUSE_CLIENT_LIMIT);
