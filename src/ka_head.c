@@ -460,6 +460,34 @@ static inline int judge_head(parse *s, ka_head *head) {
     return KA_OK;
 }
 
+static inline void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault) {
+    s->buf = buf;
+    s->end = buf + len;
+    s->limits = limits;
+    s->fault = fault;
+    s->first_line = NULL;
+    s->meaning.code = KA_FAULT_NONE;
+    memset(&s->seen, 0, sizeof s->seen);
+}
+
+/* What was noted on the way to find out that the line is no plain one is not of use. *p: where the lines begin. */
+static __attribute__((noinline)) int odd_request_line(parse *s, const char **p, ka_head *head) {
+    head->path = head->query = (ka_span){0, 0};
+    *p = s->buf;
+    return request_line(s, p, head);
+}
+
+/* The head is not whole, or faulty. Return: rc, or KA_EPEER because no byte is to follow.
+ * *checked is set to p, where the first line begins that is not whole. */
+static __attribute__((noinline)) int unfinished(parse *s, int rc, const char *p, uint32_t *checked) {
+    uint32_t max = s->limits->max_head_bytes;
+    if (rc == KA_EPEER) return rc;
+    if ((size_t)(s->end - s->buf) >= max) return ka_fault_set(s->fault, KA_FAULT_HEAD_TOO_LARGE, max, max);
+    /* The first field line is judged as such, so an unfinished one is read again with the request line. */
+    if (checked != NULL && s->first_line != NULL && p != s->first_line) *checked = at(s, p);
+    return rc;
+}
+
 /* ---- the ways of scanning ---- */
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -513,7 +541,8 @@ enum { KA_LAST_BYTE = 0 };
 #endif
 
 typedef struct {
-    int (*head_section)(parse *s, const char **p, ka_field *fields, ka_head *head);
+    int (*whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                      ka_field *fields, ka_fault *fault);
     int (*field_section)(parse *s, const char **p, ka_field *fields, uint32_t *n_fields);
 } way;
 
@@ -523,7 +552,7 @@ typedef struct {
     way by_size[3];
 } variant;
 
-#define WAY(suffix) {head_section_##suffix, field_section_##suffix}
+#define WAY(suffix) {whole_head_##suffix, field_section_##suffix}
 
 /* Best last. */
 static const variant variants[] = {
@@ -545,7 +574,8 @@ static inline const way *way_for(size_t len) { return &chosen->by_size[(len >= 1
 static int is_supported(unsigned i) {
 #ifdef KA_HAS_X86
     if (i == 1) return __builtin_cpu_supports("sse4.2") > 0;
-    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0;
+    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0 &&
+                      __builtin_cpu_supports("bmi2") > 0;
 #endif
     return i < N_VARIANTS;
 }
@@ -569,16 +599,6 @@ const char *ka_simd_at(unsigned i) {
 
 /* ---- entry ---- */
 
-static inline void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault) {
-    s->buf = buf;
-    s->end = buf + len;
-    s->limits = limits;
-    s->fault = fault;
-    s->first_line = NULL;
-    s->meaning.code = KA_FAULT_NONE;
-    memset(&s->seen, 0, sizeof s->seen);
-}
-
 int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *limits, ka_field *fields,
                     uint32_t *n_fields, uint32_t *nbytes, ka_fault *fault) {
     const char *p = buf + start;
@@ -589,31 +609,12 @@ int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *
     return rc;
 }
 
-/* The whole head, from its first byte. `checked` may be NULL. */
-static inline int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
-                            ka_field *fields, ka_fault *fault) {
-    const char *p = buf;
-    parse s;
-    begin(&s, buf, len, limits, fault);
-    *head = (ka_head){.content_length = -1};
-    int rc = way_for(len)->head_section(&s, &p, fields, head);
-    if (ka_likely(rc == KA_OK)) {
-        head->nbytes = at(&s, p);
-        return judge_head(&s, head);
-    }
-    if (rc == KA_EPEER) return rc;
-    if (len >= limits->max_head_bytes)
-        return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
-    /* The first field line is judged as such, so an unfinished one is read again with the request line. */
-    if (checked != NULL && s.first_line != NULL && p != s.first_line) *checked = at(&s, p);
-    return rc;
-}
-
-/* Lines that come in pieces are only judged by themselves. Return: KA_OK when the empty line is here. */
+/* Lines that came in pieces are judged by themselves first, and the whole when the empty line is here. */
 static __attribute__((noinline)) int read_on(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits,
-                                             ka_field *fields, ka_fault *fault) {
+                                             ka_head *head, ka_field *fields, ka_fault *fault) {
     uint32_t n_fields, line;
     int rc = ka_fields_parse(buf, len, *checked, limits, fields, &n_fields, &line, fault);
+    if (rc == KA_OK) return way_for(len)->whole_head(buf, len, checked, limits, head, fields, fault);
     if (rc != KA_PARTIAL) return rc;
     *checked = line;
     if (len < limits->max_head_bytes) return rc;
@@ -623,9 +624,6 @@ static __attribute__((noinline)) int read_on(const char *buf, size_t len, uint32
 int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
                   ka_field *fields, ka_fault *fault) {
     if (ka_unlikely(len > limits->max_head_bytes)) len = limits->max_head_bytes;
-    if (checked != NULL && ka_unlikely(*checked > 0)) {
-        int rc = read_on(buf, len, checked, limits, fields, fault);
-        if (rc != KA_OK) return rc;
-    }
-    return parse_all(buf, len, checked, limits, head, fields, fault);
+    if (ka_unlikely(checked != NULL && *checked > 0)) return read_on(buf, len, checked, limits, head, fields, fault);
+    return way_for(len)->whole_head(buf, len, checked, limits, head, fields, fault);
 }

@@ -11,6 +11,11 @@
 
 #if V_BLOCK
 
+typedef struct {
+    V(ka_block) block;
+    unsigned shift;
+} V(first_block);
+
 /* The block at p < end. What is found in it must be shifted right by *shift. */
 V_INLINE V(ka_block) V(block_at)(const char *end, const char *p, unsigned *shift) {
     const char *last = end - V_BLOCK, *q = p < last ? p : last;
@@ -41,12 +46,15 @@ static __attribute__((noinline)) V_TARGET const char *V(outside_from)(const char
 
 /* *colon: the first byte that is not of a name. Return: if that is a colon, the first byte after it that is not of a
  * value; mostly a CR. Other bytes that are not printable ASCII, HTAB among them, may be of a value all the same: they
- * are looked at once more. Most lines need one block, some two. Requires line < end. */
-V_INLINE const char *V(scan_line)(const char *line, const char *end, const char **colon) {
+ * are looked at once more. Most lines need one block, some two. *seen is the line's first block, for is_plain_host.
+ * Requires line < end. */
+V_INLINE const char *V(scan_line)(const char *line, const char *end, const char **colon, V(first_block) *seen) {
     unsigned shift;
     V(ka_block) b = V(block_at)(end, line, &shift);
     uint32_t name = V(ka_outside)(b, ka_token_rows) >> shift;
     uint32_t value = V(ka_unusual)(b) >> shift;
+    seen->block = b;
+    seen->shift = shift;
     if (ka_unlikely(name == 0)) {
         *colon = V(outside_from)(line + V_BLOCK, end, ka_token_rows);
         return *colon < end && **colon == ':' ? V(controls_from)(*colon + 1, end) : *colon;
@@ -55,7 +63,7 @@ V_INLINE const char *V(scan_line)(const char *line, const char *end, const char 
     const char *p = line;
     while (value == 0) {
         p += V_BLOCK;
-        if (p >= end) return end;
+        if (ka_unlikely(p >= end)) return end;
         b = V(block_at)(end, p, &shift);
         value = V(ka_unusual)(b) >> shift;
     }
@@ -63,34 +71,40 @@ V_INLINE const char *V(scan_line)(const char *line, const char *end, const char 
     return ka_likely(*p == '\r') ? p : V(controls_from)(*colon, end);
 }
 
-/* The end of the target at `from` < end. When it is short and has no escape before a "?", *is_split is set and
- * *path is the length of the path. */
-V_INLINE const char *V(scan_target)(const char *from, const char *end, uint32_t *path, int *is_split) {
+/* The end of the target at `from` < end. *path is where its path ends, *is_split whether that is certain: an escape
+ * has to be looked at. */
+V_INLINE const char *V(scan_target)(const char *from, const char *end, const char **path, int *is_split) {
     unsigned shift;
     V(ka_block) b = V(block_at)(end, from, &shift);
-    uint32_t out = V(ka_outside)(b, ka_target_rows) >> shift;
-    if (ka_unlikely(out == 0)) return V(outside_from)(from + V_BLOCK, end, ka_target_rows);
-    unsigned n = (unsigned)__builtin_ctz(out);
-    uint32_t special = ((V(ka_equal)(b, ka_queries) | V(ka_equal)(b, ka_percents)) >> shift) | out;
-    *path = (uint32_t)__builtin_ctz(special);
-    *is_split = from[*path] != '%';
-    return from + n;
+    uint32_t out = V(ka_outside)(b, ka_path_rows) >> shift;
+    const char *q = ka_likely(out != 0) ? from + __builtin_ctz(out) : V(outside_from)(from + V_BLOCK, end, ka_path_rows);
+    *path = q;
+    *is_split = 1;
+    if (ka_likely(q < end && *q == ' ')) return q;
+    *is_split = q < end && *q == '?';
+    return V(outside_from)(q, end, ka_target_rows);
 }
 
-/* Is the value a plain host with or without a port, for certain? What is not plain is judged by is_authority. */
-V_INLINE int V(is_plain_host)(const char *v, uint32_t len, const char *end) {
-    unsigned shift;
-    V(ka_block) b = V(block_at)(end, v, &shift);
+/* Is the value [v, to) of a line a plain host with or without a port, for certain? What is not plain is judged by
+ * is_authority. The line has a byte behind the value that is none of a host. */
+V_INLINE int V(is_plain_host)(const V(first_block) *seen, const char *line, const char *v, const char *to,
+                              const char *end) {
+    V(ka_block) b = seen->block;
+    unsigned shift = seen->shift;
+    if (ka_unlikely(to - line >= V_BLOCK)) { /* a long one: the block that begins with the value may hold it */
+        if (to - v >= V_BLOCK) return 0;
+        b = V(block_at)(end, v, &shift);
+        line = v;
+    }
+    shift += (unsigned)(v - line);
     uint32_t out = V(ka_outside)(b, ka_host_rows) >> shift, dots = V(ka_equal)(b, ka_dots) >> shift;
-    if (out == 0) return 0;
-    uint32_t n = (uint32_t)__builtin_ctz(out); /* at most len: a CR or a blank follows the value */
-    dots &= ((uint32_t)1 << n) - 1;
-    if (n == 0 || ((dots & 1) | (dots & dots << 1))) return 0;
+    unsigned n = (unsigned)__builtin_ctz(out), len = (unsigned)(to - v);
+    dots &= out ^ (out - 1);
+    if (ka_unlikely((out & 1) | (dots & (dots << 1 | 1)))) return 0; /* nothing, or an empty label */
     if (n == len) return 1;
     if (v[n] != ':' || len - n > 5) return 0; /* up to four digits are less than 65536 */
-    for (n++; n < len; n++)
-        if (v[n] < '0' || v[n] > '9') return 0;
-    return 1;
+    uint32_t behind = V(ka_outside)(b, ka_digit_rows) >> shift >> n >> 1;
+    return (unsigned)__builtin_ctz(behind) == len - n - 1;
 }
 
 #else
@@ -111,22 +125,30 @@ V_INLINE const char *V(controls_from)(const char *p, const char *end) {
     return end;
 }
 
-V_INLINE const char *V(scan_line)(const char *line, const char *end, const char **colon) {
+typedef struct {
+    char unused;
+} V(first_block);
+
+V_INLINE const char *V(scan_line)(const char *line, const char *end, const char **colon, V(first_block) *seen) {
+    (void)seen;
     *colon = ka_scan_class(line, end, KA_IS_TOKEN);
     return *colon < end && **colon == ':' ? V(controls_from)(*colon + 1, end) : *colon;
 }
 
-V_INLINE const char *V(scan_target)(const char *from, const char *end, uint32_t *path, int *is_split) {
-    (void)path;
-    (void)is_split;
+V_INLINE const char *V(scan_target)(const char *from, const char *end, const char **path, int *is_split) {
+    *path = from;
+    *is_split = 0;
     return ka_scan_class(from, end, KA_IS_TARGET);
 }
 
-V_INLINE int V(is_plain_host)(const char *v, uint32_t len, const char *end) {
+V_INLINE int V(is_plain_host)(const V(first_block) *seen, const char *line, const char *v, const char *to,
+                              const char *end) {
+    (void)seen;
+    (void)line;
     (void)end;
-    for (uint32_t i = 0; i < len; i++)
-        if (!ka_is(v[i], KA_IS_HOST) || (v[i] == '.' && (i == 0 || v[i - 1] == '.'))) return 0;
-    return len > 0;
+    for (const char *p = v; p < to; p++)
+        if (!ka_is(*p, KA_IS_HOST) || (*p == '.' && (p == v || p[-1] == '.'))) return 0;
+    return v < to;
 }
 
 #endif
@@ -134,11 +156,10 @@ V_INLINE int V(is_plain_host)(const char *v, uint32_t len, const char *end) {
 /* "GET" or "POST", a target in origin-form and "HTTP/1.0" or "1.1". Return: where the field section begins, NULL
  * when the line is not like that or not whole. */
 V_INLINE const char *V(plain_request_line)(parse *s, const char *m, ka_head *head) {
-    const char *end = s->end, *t, *q;
-    uint32_t path = 0;
-    int is_split = 0;
-    if (end - m < 16) return NULL;
-    if (!memcmp(m, "GET /", 5)) t = m + 4;
+    const char *end = s->end, *t, *q, *path;
+    int is_split;
+    if (V_BLOCK < 16 && end - m < 16) return NULL;
+    if (ka_likely(!memcmp(m, "GET ", 4) && m[4] == '/')) t = m + 4;
     else if (!memcmp(m, "POST /", 6)) t = m + 5;
     else return NULL;
     q = V(scan_target)(t, end, &path, &is_split);
@@ -152,8 +173,8 @@ V_INLINE const char *V(plain_request_line)(parse *s, const char *m, ka_head *hea
     head->target = span(s, t, q);
     head->minor = (uint8_t)minor;
     if (ka_likely(is_split)) {
-        head->path = (ka_span){at(s, t), path};
-        if (t[path] == '?') head->query = span(s, t + path + 1, q);
+        head->path = span(s, t, path);
+        if (*path == '?') head->query = span(s, path + 1, q);
     } else if (split_path(s, t, q, head) != KA_OK) {
         return NULL;
     }
@@ -168,7 +189,8 @@ V_INLINE int V(lines)(parse *s, const char **p, ka_field *fields, uint32_t *n_fi
     ka_field spare;
     uint32_t n = 0;
     for (; ka_likely(line < end && *line != '\r'); n++) {
-        const char *colon, *e = V(scan_line)(line, end, &colon), *v, *to = e;
+        V(first_block) seen;
+        const char *colon, *e = V(scan_line)(line, end, &colon, &seen), *v, *to = e;
         /* Anything but a whole, well-formed, short enough line: the slow way says what it is. */
         if (ka_unlikely(end - e < 2 || *colon != ':' || colon == line || !ka_is_crlf(e) || (size_t)(e - line) > max_line))
             break;
@@ -183,10 +205,10 @@ V_INLINE int V(lines)(parse *s, const char **p, ka_field *fields, uint32_t *n_fi
         *f = (ka_field){{(uint32_t)(line - buf), name_len}, {(uint32_t)(v - buf), value_len}};
         if (ka_unlikely(n == max)) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
         if (head != NULL && may_mean(line, name_len)) {
-            if (name_len == 4 && ka_is_word4(line, "host") && s->seen.n_host == 0 && value_len > 0 &&
-                head->target_form == KA_TARGET_ORIGIN && V(is_plain_host)(v, value_len, end)) {
+            if (ka_likely(name_len == 4 && ka_is_word4(line, "host") && s->seen.n_host == 0 &&
+                          head->target_form == KA_TARGET_ORIGIN && V(is_plain_host)(&seen, line, v, to, end))) {
                 s->seen.n_host = 1;
-                head->host = (ka_span){(uint32_t)(v - buf), value_len};
+                head->host = f->value;
             } else {
                 mean(s, f, head);
             }
@@ -206,18 +228,23 @@ static V_TARGET int V(field_section)(parse *s, const char **p, ka_field *fields,
     return V(lines)(s, p, fields, n_fields, NULL);
 }
 
-static V_TARGET int V(head_section)(parse *s, const char **p, ka_field *fields, ka_head *head) {
-    const char *section = V(plain_request_line)(s, *p, head);
-    if (ka_likely(section != NULL)) {
-        *p = section;
-    } else {
-        head->path = head->query = (ka_span){0, 0};
-        int rc = request_line(s, p, head);
-        if (rc != KA_OK) return rc;
+/* The whole head, from its first byte. */
+static V_TARGET int V(whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                                  ka_field *fields, ka_fault *fault) {
+    parse s;
+    begin(&s, buf, len, limits, fault);
+    *head = (ka_head){.content_length = -1};
+    const char *p = V(plain_request_line)(&s, buf, head);
+    if (ka_unlikely(p == NULL)) {
+        int rc = odd_request_line(&s, &p, head);
+        if (rc != KA_OK) return unfinished(&s, rc, p, checked);
     }
-    s->first_line = *p;
-    if (*p < s->end && ka_unlikely(**p == ' ' || **p == '\t')) return fail(s, KA_FAULT_SPACE_BEFORE_FIELD, *p);
-    return V(lines)(s, p, fields, &head->n_fields, head);
+    s.first_line = p;
+    if (ka_unlikely(p < s.end && (*p == ' ' || *p == '\t'))) return fail(&s, KA_FAULT_SPACE_BEFORE_FIELD, p);
+    int rc = V(lines)(&s, &p, fields, &head->n_fields, head);
+    if (ka_unlikely(rc != KA_OK)) return unfinished(&s, rc, p, checked);
+    head->nbytes = at(&s, p);
+    return judge_head(&s, head);
 }
 
 #undef V_INLINE

@@ -33,10 +33,12 @@ const uint8_t ka_class[256] = {
 
 ALIGNED const uint8_t ka_token_rows[32] = TWICE(58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28);
 ALIGNED const uint8_t ka_target_rows[32] = TWICE(62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31);
+ALIGNED const uint8_t ka_path_rows[32] = TWICE(62, 63, 62, 62, 63, 62, 63, 63, 63, 63, 63, 63, 61, 63, 61, 29);
+ALIGNED const uint8_t ka_digit_rows[32] = TWICE(2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0);
 ALIGNED const uint8_t ka_host_rows[32] = TWICE(42, 63, 62, 62, 63, 62, 63, 63, 63, 63, 61, 23, 21, 23, 53, 28);
 ALIGNED const uint8_t ka_row_bits[32] = TWICE(0, 0, 1, 2, 4, 8, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0);
 ALIGNED const uint8_t ka_ones[32] = ALL(1), ka_low_halves[32] = ALL(0x0f), ka_bound[32] = ALL(0x21);
-ALIGNED const uint8_t ka_queries[32] = ALL('?'), ka_percents[32] = ALL('%'), ka_dots[32] = ALL('.');
+ALIGNED const uint8_t ka_dots[32] = ALL('.');
 
 /* ---- names ---- */
 
