@@ -59,6 +59,7 @@ typedef struct {
         uint32_t te_offset, cl_offset;
         uint16_t n_host, n_codings, n_chunked;
         uint8_t last_is_chunked, says_close, says_keep_alive, says_upgrade, has_upgrade;
+        uint8_t more_than_host; /* any field with a meaning but Host, or a fault of meaning */
     } seen;
 } parse;
 
@@ -73,6 +74,7 @@ static int fail(parse *s, ka_fault_code code, const char *where) {
 }
 
 static void note(parse *s, ka_fault_code code, uint32_t offset, uint64_t limit) {
+    s->seen.more_than_host = 1;
     if (s->meaning.code == KA_FAULT_NONE) (void)ka_fault_set(&s->meaning, code, offset, limit);
 }
 
@@ -232,18 +234,18 @@ static const char *skip_scheme(const char *p, const char *end) {
 }
 
 /* Split path and query, and judge the path's escapes: "%" and two hex digits, not %00 (as nginx does). The query
- * is the application's: browsers send it with stray "%" signs. */
-static int split_path(parse *s, const char *p, const char *end, ka_head *head) {
+ * is the application's: browsers send it with stray "%" signs. Return: where the path ends, NULL after a fault. */
+static const char *split_path(parse *s, const char *p, const char *end, ka_head *head) {
     const char *query = memchr(p, '?', (size_t)(end - p));
     const char *path_end = query ? query : end;
     head->path = span(s, p, path_end);
     if (query) head->query = span(s, query + 1, end);
     while ((p = memchr(p, '%', (size_t)(path_end - p))) != NULL) {
         if (!is_escape(p, path_end) || (p[1] == '0' && p[2] == '0'))
-            return fail(s, KA_FAULT_BAD_ESCAPE, p);
+            return (void)fail(s, KA_FAULT_BAD_ESCAPE, p), NULL;
         p += 3;
     }
-    return KA_OK;
+    return path_end;
 }
 
 static int judge_target(parse *s, ka_head *head) {
@@ -257,7 +259,7 @@ static int judge_target(parse *s, ka_head *head) {
     }
     if (*t == '/') {
         head->target_form = KA_TARGET_ORIGIN;
-        return split_path(s, t, end, head);
+        return split_path(s, t, end, head) ? KA_OK : KA_EPEER;
     }
     if (*t == '*' && head->target.len == 1) {
         /* RFC 9112 3.2.4: with OPTIONS only. */
@@ -273,7 +275,7 @@ static int judge_target(parse *s, ka_head *head) {
     /* No userinfo (RFC 9110 4.2.4), no empty host (RFC 9110 4.2.1). */
     if (!is_authority(authority, path, &has_port)) return fail(s, KA_FAULT_BAD_TARGET, authority);
     head->host = span(s, authority, path);
-    return split_path(s, path, end, head);
+    return split_path(s, path, end, head) ? KA_OK : KA_EPEER;
 }
 
 static int request_line(parse *s, const char **p, ka_head *head) {
@@ -295,7 +297,8 @@ static int bad_name(parse *s, const char *line, const char *q) {
     case '\t': break;
     default: return fail(s, KA_FAULT_BAD_NAME, q);
     }
-    return q == line ? fail(s, KA_FAULT_OBS_FOLD, q) : fail(s, KA_FAULT_SPACE_BEFORE_COLON, q);
+    if (q != line) return fail(s, KA_FAULT_SPACE_BEFORE_COLON, q);
+    return fail(s, line == s->first_line ? KA_FAULT_SPACE_BEFORE_FIELD : KA_FAULT_OBS_FOLD, q);
 }
 
 static int line_too_long(parse *s, const char *line) {
@@ -408,12 +411,13 @@ static void mean_expect(parse *s, const ka_field *f, ka_head *head) {
 
 /* Can it be a name that `mean` knows? By its length and first letter. */
 static inline int may_mean(const char *name, uint32_t len) {
-    static const char first[18] = {[4] = 'h', [6] = 'e', [7] = 'u', [10] = 'c', [14] = 'c', [17] = 't'};
-    return len < sizeof first && (*name | 0x20) == first[len];
+    static const char first[32] = {[4] = 'h', [6] = 'e', [7] = 'u', [10] = 'c', [14] = 'c', [17] = 't'};
+    return (*name | 0x20) == first[len % sizeof first];
 }
 
 static __attribute__((noinline)) void mean(parse *s, const ka_field *f, ka_head *head) {
     const char *name = s->buf + f->name.off;
+    s->seen.more_than_host = 1;
     switch (f->name.len) {
     case 4: if (ka_equals_lower(name, "host", 4)) mean_host(s, f, head); break;
     case 6: if (ka_equals_lower(name, "expect", 6)) mean_expect(s, f, head); break;
@@ -443,7 +447,7 @@ static __attribute__((noinline)) void judge_odd_head(parse *s, const ka_head *he
              s->seen.te_offset > s->seen.cl_offset ? s->seen.te_offset : s->seen.cl_offset, 0);
 }
 
-static inline int judge_head(parse *s, ka_head *head) {
+static __attribute__((noinline)) int judge_any_head(parse *s, ka_head *head) {
     unsigned is_new = head->minor > 0;
     if (ka_unlikely(s->seen.n_host < is_new || (head->flags & (KA_HEAD_CHUNKED | KA_HEAD_IS_CONNECT))))
         judge_odd_head(s, head);
@@ -460,6 +464,13 @@ static inline int judge_head(parse *s, ka_head *head) {
     return KA_OK;
 }
 
+static inline int judge_head(parse *s, ka_head *head) {
+    if (ka_unlikely(s->seen.more_than_host || s->seen.n_host == 0 || head->minor == 0)) return judge_any_head(s, head);
+    /* A Host in HTTP/1.1 and nothing else that means anything; a CONNECT's Host is not a plain one. */
+    head->flags |= KA_HEAD_KEEP_ALIVE;
+    return KA_OK;
+}
+
 static inline void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault) {
     s->buf = buf;
     s->end = buf + len;
@@ -470,12 +481,19 @@ static inline void begin(parse *s, const char *buf, size_t len, const ka_limits 
     memset(&s->seen, 0, sizeof s->seen);
 }
 
-/* What was noted on the way to find out that the line is no plain one is not of use. *p: where the lines begin. */
-static __attribute__((noinline)) int odd_request_line(parse *s, const char **p, ka_head *head) {
-    head->path = head->query = (ka_span){0, 0};
-    *p = s->buf;
-    return request_line(s, p, head);
+/* Any request line. What the plain way set before it gave up is not of use. */
+static __attribute__((noinline)) int odd_request_line(parse *s, ka_head *head) {
+    const char *p = s->buf;
+    *head = (ka_head){.content_length = -1};
+    int rc = request_line(s, &p, head);
+    if (rc == KA_OK) s->first_line = p;
+    return rc;
 }
+
+/* Where the name of a field line and its value end. */
+typedef struct {
+    const char *name, *value;
+} ends;
 
 /* The head is not whole, or faulty. Return: rc, or KA_EPEER because no byte is to follow.
  * *checked is set to p, where the first line begins that is not whole. */
@@ -569,7 +587,11 @@ enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 static const variant *chosen = &variants[0];
 
-static inline const way *way_for(size_t len) { return &chosen->by_size[(len >= 16) + (len >= 32)]; }
+static inline const way *way_for(size_t len) {
+    const variant *v = chosen;
+    if (ka_likely(len >= 32)) return &v->by_size[2];
+    return &v->by_size[len >= 16];
+}
 
 static int is_supported(unsigned i) {
 #ifdef KA_HAS_X86

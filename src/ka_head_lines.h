@@ -11,11 +11,6 @@
 
 #if V_BLOCK
 
-typedef struct {
-    V(ka_block) block;
-    unsigned shift;
-} V(first_block);
-
 /* The block at p < end. What is found in it must be shifted right by *shift. */
 V_INLINE V(ka_block) V(block_at)(const char *end, const char *p, unsigned *shift) {
     const char *last = end - V_BLOCK, *q = p < last ? p : last;
@@ -44,67 +39,60 @@ static __attribute__((noinline)) V_TARGET const char *V(outside_from)(const char
     return end;
 }
 
-/* *colon: the first byte that is not of a name. Return: if that is a colon, the first byte after it that is not of a
- * value; mostly a CR. Other bytes that are not printable ASCII, HTAB among them, may be of a value all the same: they
- * are looked at once more. Most lines need one block, some two. *seen is the line's first block, for is_plain_host.
- * Requires line < end. */
-V_INLINE const char *V(scan_line)(const char *line, const char *end, const char **colon, V(first_block) *seen) {
+/* Where the name of the line ends and where its value does. Most lines need one block, some two: what they have is
+ * printable ASCII up to the CR. Other bytes, HTAB among them, may be of a value all the same: value_end looks
+ * at them once more. Requires line < end. */
+V_INLINE ends V(scan_line)(const char *line, const char *end) {
     unsigned shift;
     V(ka_block) b = V(block_at)(end, line, &shift);
     uint32_t name = V(ka_outside)(b, ka_token_rows) >> shift;
     uint32_t value = V(ka_unusual)(b) >> shift;
-    seen->block = b;
-    seen->shift = shift;
-    if (ka_unlikely(name == 0)) {
-        *colon = V(outside_from)(line + V_BLOCK, end, ka_token_rows);
-        return *colon < end && **colon == ':' ? V(controls_from)(*colon + 1, end) : *colon;
-    }
-    *colon = line + __builtin_ctz(name);
-    const char *p = line;
+    ends found = {line, line};
+    if (ka_likely(name != 0)) found.name = line + __builtin_ctz(name);
+    else found.name = V(outside_from)(line + V_BLOCK, end, ka_token_rows);
     while (value == 0) {
-        p += V_BLOCK;
-        if (ka_unlikely(p >= end)) return end;
-        b = V(block_at)(end, p, &shift);
+        found.value += V_BLOCK;
+        if (ka_unlikely(found.value >= end)) {
+            found.value = end;
+            return found;
+        }
+        b = V(block_at)(end, found.value, &shift);
         value = V(ka_unusual)(b) >> shift;
     }
-    p += __builtin_ctz(value);
-    return ka_likely(*p == '\r') ? p : V(controls_from)(*colon, end);
+    found.value += __builtin_ctz(value);
+    return found;
 }
 
-/* The end of the target at `from` < end. *path is where its path ends, *is_split whether that is certain: an escape
- * has to be looked at. */
-V_INLINE const char *V(scan_target)(const char *from, const char *end, const char **path, int *is_split) {
+static __attribute__((noinline)) V_TARGET const char *V(value_end)(const char *colon, const char *end) {
+    return colon < end && *colon == ':' ? V(controls_from)(colon + 1, end) : colon;
+}
+
+/* The first byte from `from` < end that is not of a path. */
+V_INLINE const char *V(scan_path)(const char *from, const char *end) {
     unsigned shift;
     V(ka_block) b = V(block_at)(end, from, &shift);
     uint32_t out = V(ka_outside)(b, ka_path_rows) >> shift;
-    const char *q = ka_likely(out != 0) ? from + __builtin_ctz(out) : V(outside_from)(from + V_BLOCK, end, ka_path_rows);
-    *path = q;
-    *is_split = 1;
-    if (ka_likely(q < end && *q == ' ')) return q;
-    *is_split = q < end && *q == '?';
-    return V(outside_from)(q, end, ka_target_rows);
+    return ka_likely(out != 0) ? from + __builtin_ctz(out) : V(outside_from)(from + V_BLOCK, end, ka_path_rows);
 }
 
-/* Is the value [v, to) of a line a plain host with or without a port, for certain? What is not plain is judged by
- * is_authority. The line has a byte behind the value that is none of a host. */
-V_INLINE int V(is_plain_host)(const V(first_block) *seen, const char *line, const char *v, const char *to,
-                              const char *end) {
-    V(ka_block) b = seen->block;
-    unsigned shift = seen->shift;
-    if (ka_unlikely(to - line >= V_BLOCK)) { /* a long one: the block that begins with the value may hold it */
-        if (to - v >= V_BLOCK) return 0;
-        b = V(block_at)(end, v, &shift);
-        line = v;
-    }
-    shift += (unsigned)(v - line);
+V_INLINE const char *V(scan_target)(const char *from, const char *end) {
+    return V(outside_from)(from, end, ka_target_rows);
+}
+
+/* The end of the host with or without a port that begins at v < end, if it is a plain one for certain; else NULL, and
+ * is_authority says what it is. */
+V_INLINE const char *V(plain_host)(const char *v, const char *end) {
+    unsigned shift;
+    V(ka_block) b = V(block_at)(end, v, &shift);
     uint32_t out = V(ka_outside)(b, ka_host_rows) >> shift, dots = V(ka_equal)(b, ka_dots) >> shift;
-    unsigned n = (unsigned)__builtin_ctz(out), len = (unsigned)(to - v);
     dots &= out ^ (out - 1);
-    if (ka_unlikely((out & 1) | (dots & (dots << 1 | 1)))) return 0; /* nothing, or an empty label */
-    if (n == len) return 1;
-    if (v[n] != ':' || len - n > 5) return 0; /* up to four digits are less than 65536 */
-    uint32_t behind = V(ka_outside)(b, ka_digit_rows) >> shift >> n >> 1;
-    return (unsigned)__builtin_ctz(behind) == len - n - 1;
+    /* Too long for one block, nothing, or an empty label. */
+    if (ka_unlikely(out == 0 || ((out & 1) | (dots & (dots << 1 | 1))))) return NULL;
+    v += __builtin_ctz(out);
+    if (*v != ':') return v;
+    uint32_t behind = V(ka_outside)(b, ka_digit_rows) >> shift >> __builtin_ctz(out) >> 1;
+    /* Up to four digits are less than 65536. */
+    return (behind & 0x1f) != 0 ? v + 1 + __builtin_ctz(behind) : NULL;
 }
 
 #else
@@ -125,125 +113,163 @@ V_INLINE const char *V(controls_from)(const char *p, const char *end) {
     return end;
 }
 
-typedef struct {
-    char unused;
-} V(first_block);
-
-V_INLINE const char *V(scan_line)(const char *line, const char *end, const char **colon, V(first_block) *seen) {
-    (void)seen;
-    *colon = ka_scan_class(line, end, KA_IS_TOKEN);
-    return *colon < end && **colon == ':' ? V(controls_from)(*colon + 1, end) : *colon;
+V_INLINE ends V(scan_line)(const char *line, const char *end) {
+    const char *name = ka_scan_class(line, end, KA_IS_TOKEN);
+    return (ends){name, V(controls_from)(name, end)};
 }
 
-V_INLINE const char *V(scan_target)(const char *from, const char *end, const char **path, int *is_split) {
-    *path = from;
-    *is_split = 0;
+static const char *V(value_end)(const char *colon, const char *end) {
+    return colon < end && *colon == ':' ? V(controls_from)(colon + 1, end) : colon;
+}
+
+V_INLINE const char *V(scan_path)(const char *from, const char *end) {
+    while (from < end && *from != '?' && *from != '%' && ka_is(*from, KA_IS_TARGET)) from++;
+    return from;
+}
+
+V_INLINE const char *V(scan_target)(const char *from, const char *end) {
     return ka_scan_class(from, end, KA_IS_TARGET);
 }
 
-V_INLINE int V(is_plain_host)(const V(first_block) *seen, const char *line, const char *v, const char *to,
-                              const char *end) {
-    (void)seen;
-    (void)line;
-    (void)end;
-    for (const char *p = v; p < to; p++)
-        if (!ka_is(*p, KA_IS_HOST) || (*p == '.' && (p == v || p[-1] == '.'))) return 0;
-    return v < to;
+V_INLINE const char *V(plain_host)(const char *v, const char *end) {
+    const char *p = v, *port;
+    for (; p < end && ka_is(*p, KA_IS_HOST); p++)
+        if (*p == '.' && (p == v || p[-1] == '.')) return NULL;
+    if (p == v || p == end) return NULL;
+    if (*p != ':') return p;
+    for (port = ++p; p < end && *p >= '0' && *p <= '9';) p++;
+    return p - port < 5 ? p : NULL;
 }
 
 #endif
 
 /* "GET" or "POST", a target in origin-form and "HTTP/1.0" or "1.1". Return: where the field section begins, NULL
  * when the line is not like that or not whole. */
-V_INLINE const char *V(plain_request_line)(parse *s, const char *m, ka_head *head) {
-    const char *end = s->end, *t, *q, *path;
-    int is_split;
+V_INLINE const char *V(plain_request_line)(parse *s, ka_head *head) {
+    const char *m = s->buf, *end = s->end, *t, *q, *path;
     if (V_BLOCK < 16 && end - m < 16) return NULL;
     if (ka_likely(!memcmp(m, "GET ", 4) && m[4] == '/')) t = m + 4;
     else if (!memcmp(m, "POST /", 6)) t = m + 5;
     else return NULL;
-    q = V(scan_target)(t, end, &path, &is_split);
-    if (end - q < 11 || *q != ' ' || (size_t)(q - t) > s->limits->max_target_bytes) return NULL;
-    uint64_t version, wanted;
-    memcpy(&version, q + 1, 8);
-    memcpy(&wanted, "HTTP/1.0", 8);
-    uint64_t minor = (version ^ wanted) >> KA_LAST_BYTE & 0xff;
-    if ((version ^ wanted) != minor << KA_LAST_BYTE || minor > 1 || !ka_is_crlf(q + 9)) return NULL;
-    head->method = (ka_span){at(s, m), (uint32_t)(t - m) - 1};
-    head->target = span(s, t, q);
-    head->minor = (uint8_t)minor;
-    if (ka_likely(is_split)) {
-        head->path = span(s, t, path);
+    q = path = V(scan_path)(t, end);
+    if (ka_unlikely(end - q < 11)) return NULL;
+    if (*q != ' ') {
+        q = V(scan_target)(q, end);
+        if (ka_unlikely(end - q < 11 || *q != ' ')) return NULL;
         if (*path == '?') head->query = span(s, path + 1, q);
-    } else if (split_path(s, t, q, head) != KA_OK) {
-        return NULL;
+        else if ((path = split_path(s, t, q, head)) == NULL) return NULL;
     }
+    if (ka_unlikely((size_t)(q - t) > s->limits->max_target_bytes)) return NULL;
+    if (ka_likely(!memcmp(q + 1, "HTTP/1.1", 8))) head->minor = 1;
+    else if (memcmp(q + 1, "HTTP/1.0", 8) != 0) return NULL;
+    if (ka_unlikely(!ka_is_crlf(q + 9))) return NULL;
+    head->method.len = (uint32_t)(t - m) - 1;
+    head->target = span(s, t, q);
+    head->path = span(s, t, path);
     return q + 11;
 }
 
-/* All lines from *p on. `head` NULL: a trailer section or lines read before, whose fields mean nothing here.
- * Return: KA_OK with *p behind the empty line, KA_PARTIAL with *p where the first unfinished line begins, KA_EPEER. */
-V_INLINE int V(lines)(parse *s, const char **p, ka_field *fields, uint32_t *n_fields, ka_head *head) {
-    const char *const buf = s->buf, *const end = s->end, *line = *p;
+/* "Host: " and a plain host at *line, the first one, as most clients send it. Return: 1 with fields[0] and head->host
+ * set and *line behind it, else 0 and nothing is set. */
+V_INLINE int V(first_host)(parse *s, const char **line, ka_field *fields, ka_head *head) {
+    const char *end = s->end, *from = *line, *v = from + 6, *e;
+    if (end - from < 8 || !ka_is_word4(from, "host") || memcmp(from + 4, ": ", 2) != 0) return 0;
+    e = V(plain_host)(v, end);
+    if (e == NULL || end - e < 2 || !ka_is_crlf(e)) return 0;
+    if (ka_unlikely((size_t)(e - from) > s->limits->max_header_bytes || s->limits->max_headers == 0)) return 0;
+    ka_span value = span(s, v, e);
+    fields->name.off = at(s, from);
+    fields->name.len = 4;
+    fields->value.off = head->host.off = value.off;
+    fields->value.len = head->host.len = value.len;
+    s->seen.n_host = 1;
+    *line = e + 2;
+    return 1;
+}
+
+/* What the field `f` at `line`, whose value is [v, to), means for the message. */
+V_INLINE void V(meaning)(parse *s, const ka_field *f, const char *line, const char *v, const char *to, ka_head *head) {
+    if (f->name.len == 4 && ka_is_word4(line, "host") && s->seen.n_host == 0 &&
+        head->target_form == KA_TARGET_ORIGIN && V(plain_host)(v, s->end) == to) {
+        s->seen.n_host = 1;
+        head->host.off = at(s, v);
+        head->host.len = (uint32_t)(to - v);
+    } else {
+        mean(s, f, head);
+    }
+}
+
+/* The lines from `line` on, of which n were read before; *next is where they end. `head` NULL: a trailer section or
+ * lines read before, whose fields mean nothing here.
+ * Return: KA_OK with *next behind the empty line, KA_PARTIAL with *next where the first unfinished line begins,
+ * KA_EPEER. */
+V_INLINE int V(lines)(parse *s, const char *line, const char **next, ka_field *fields, uint32_t n, uint32_t *n_fields,
+                      ka_head *head) {
+    const char *const buf = s->buf, *const end = s->end;
     const uint32_t max = s->limits->max_headers, max_line = s->limits->max_header_bytes;
     ka_field spare;
-    uint32_t n = 0;
-    for (; ka_likely(line < end && *line != '\r'); n++) {
-        V(first_block) seen;
-        const char *colon, *e = V(scan_line)(line, end, &colon, &seen), *v, *to = e;
+    for (; ka_likely(end - line >= 2); n++) {
+        if (ka_is_crlf(line)) {
+            *n_fields = n;
+            *next = line + 2;
+            return KA_OK;
+        }
+        ends at_end = V(scan_line)(line, end);
+        const char *colon = at_end.name, *e = at_end.value, *v, *to;
+        ka_field *f;
+        if (ka_unlikely(end - e < 2 || !ka_is_crlf(e))) e = V(value_end)(colon, end);
         /* Anything but a whole, well-formed, short enough line: the slow way says what it is. */
         if (ka_unlikely(end - e < 2 || *colon != ':' || colon == line || !ka_is_crlf(e) || (size_t)(e - line) > max_line))
             break;
+        if (ka_likely(n < max)) {
+            f = &fields[n];
+        } else {
+            f = &spare;
+            if (n == max) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
+        }
+        f->name.off = (uint32_t)(line - buf);
+        f->name.len = (uint32_t)(colon - line);
         /* A value may be empty: then v may come to stand on the CR, or `to` on the colon's right. */
-        v = colon + 1 + (colon[1] == ' ');
+        v = colon + 1;
+        to = e;
+        if (ka_likely(*v == ' ')) v++;
         if (ka_unlikely((uint8_t)*v <= ' '))
             while (v < e && (*v == ' ' || *v == '\t')) v++;
         if (ka_unlikely((uint8_t)e[-1] <= ' '))
             while (v < to && (to[-1] == ' ' || to[-1] == '\t')) to--;
-        uint32_t name_len = (uint32_t)(colon - line), value_len = (uint32_t)(to - v);
-        ka_field *f = ka_likely(n < max) ? &fields[n] : &spare;
-        *f = (ka_field){{(uint32_t)(line - buf), name_len}, {(uint32_t)(v - buf), value_len}};
-        if (ka_unlikely(n == max)) note(s, KA_FAULT_TOO_MANY_HEADERS, at(s, line), max);
-        if (head != NULL && may_mean(line, name_len)) {
-            if (ka_likely(name_len == 4 && ka_is_word4(line, "host") && s->seen.n_host == 0 &&
-                          head->target_form == KA_TARGET_ORIGIN && V(is_plain_host)(&seen, line, v, to, end))) {
-                s->seen.n_host = 1;
-                head->host = f->value;
-            } else {
-                mean(s, f, head);
-            }
-        }
+        f->value.off = (uint32_t)(v - buf);
+        f->value.len = (uint32_t)(to - v);
+        if (head != NULL && ka_unlikely(may_mean(line, (uint32_t)(colon - line)))) V(meaning)(s, f, line, v, to, head);
         line = e + 2;
     }
     *n_fields = n;
-    *p = line;
-    if (ka_likely(end - line >= 2 && ka_is_crlf(line))) {
-        *p = line + 2;
-        return KA_OK;
-    }
+    *next = line;
     return line < end ? odd_line(s, line) : KA_PARTIAL;
 }
 
 static V_TARGET int V(field_section)(parse *s, const char **p, ka_field *fields, uint32_t *n_fields) {
-    return V(lines)(s, p, fields, n_fields, NULL);
+    return V(lines)(s, *p, p, fields, 0, n_fields, NULL);
 }
 
 /* The whole head, from its first byte. */
 static V_TARGET int V(whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
                                   ka_field *fields, ka_fault *fault) {
+    const char *line, *next;
+    uint32_t n = 0;
     parse s;
     begin(&s, buf, len, limits, fault);
     *head = (ka_head){.content_length = -1};
-    const char *p = V(plain_request_line)(&s, buf, head);
-    if (ka_unlikely(p == NULL)) {
-        int rc = odd_request_line(&s, &p, head);
-        if (rc != KA_OK) return unfinished(&s, rc, p, checked);
+    s.first_line = line = V(plain_request_line)(&s, head);
+    if (ka_unlikely(line == NULL)) {
+        int rc = odd_request_line(&s, head);
+        if (rc != KA_OK) return unfinished(&s, rc, NULL, checked);
+        line = s.first_line;
+    } else if (ka_likely(V(first_host)(&s, &line, fields, head))) {
+        n = 1;
     }
-    s.first_line = p;
-    if (ka_unlikely(p < s.end && (*p == ' ' || *p == '\t'))) return fail(&s, KA_FAULT_SPACE_BEFORE_FIELD, p);
-    int rc = V(lines)(&s, &p, fields, &head->n_fields, head);
-    if (ka_unlikely(rc != KA_OK)) return unfinished(&s, rc, p, checked);
-    head->nbytes = at(&s, p);
+    int rc = V(lines)(&s, line, &next, fields, n, &head->n_fields, head);
+    if (ka_unlikely(rc != KA_OK)) return unfinished(&s, rc, next, checked);
+    head->nbytes = at(&s, next);
     return judge_head(&s, head);
 }
 
