@@ -233,19 +233,27 @@ static const char *skip_scheme(const char *p, const char *end) {
     return NULL;
 }
 
-/* Split path and query, and judge the path's escapes: "%" and two hex digits, not %00 (as nginx does). The query
- * is the application's: browsers send it with stray "%" signs. Return: where the path ends, NULL after a fault. */
-static const char *split_path(parse *s, const char *p, const char *end, ka_head *head) {
+static const char *path_end(const char *p, const char *end) {
     const char *query = memchr(p, '?', (size_t)(end - p));
-    const char *path_end = query ? query : end;
-    head->path = span(s, p, path_end);
-    if (query) head->query = span(s, query + 1, end);
-    while ((p = memchr(p, '%', (size_t)(path_end - p))) != NULL) {
-        if (!is_escape(p, path_end) || (p[1] == '0' && p[2] == '0'))
-            return (void)fail(s, KA_FAULT_BAD_ESCAPE, p), NULL;
+    return query ? query : end;
+}
+
+/* The first escape of a path that is not "%" and two hex digits, or is %00 (as nginx judges), or NULL. */
+static const char *bad_escape(const char *p, const char *end) {
+    while ((p = memchr(p, '%', (size_t)(end - p))) != NULL) {
+        if (!is_escape(p, end) || (p[1] == '0' && p[2] == '0')) return p;
         p += 3;
     }
-    return path_end;
+    return NULL;
+}
+
+/* Split path and query, and judge the path's escapes. The query is the application's: browsers send it with stray
+ * "%" signs. */
+static int split_path(parse *s, const char *p, const char *end, ka_head *head) {
+    const char *query = path_end(p, end), *bad = bad_escape(p, query);
+    head->path = span(s, p, query);
+    if (query < end) head->query = span(s, query + 1, end);
+    return bad ? fail(s, KA_FAULT_BAD_ESCAPE, bad) : KA_OK;
 }
 
 static int judge_target(parse *s, ka_head *head) {
@@ -259,7 +267,7 @@ static int judge_target(parse *s, ka_head *head) {
     }
     if (*t == '/') {
         head->target_form = KA_TARGET_ORIGIN;
-        return split_path(s, t, end, head) ? KA_OK : KA_EPEER;
+        return split_path(s, t, end, head);
     }
     if (*t == '*' && head->target.len == 1) {
         /* RFC 9112 3.2.4: with OPTIONS only. */
@@ -275,7 +283,7 @@ static int judge_target(parse *s, ka_head *head) {
     /* No userinfo (RFC 9110 4.2.4), no empty host (RFC 9110 4.2.1). */
     if (!is_authority(authority, path, &has_port)) return fail(s, KA_FAULT_BAD_TARGET, authority);
     head->host = span(s, authority, path);
-    return split_path(s, path, end, head) ? KA_OK : KA_EPEER;
+    return split_path(s, path, end, head);
 }
 
 static int request_line(parse *s, const char **p, ka_head *head) {
@@ -590,7 +598,7 @@ static const variant *chosen = &variants[0];
 static inline const way *way_for(size_t len) {
     const variant *v = chosen;
     if (ka_likely(len >= 32)) return &v->by_size[2];
-    return &v->by_size[len >= 16];
+    return len >= 16 ? &v->by_size[1] : &v->by_size[0];
 }
 
 static int is_supported(unsigned i) {

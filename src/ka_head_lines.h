@@ -145,46 +145,47 @@ V_INLINE const char *V(plain_host)(const char *v, const char *end) {
 
 /* "GET" or "POST", a target in origin-form and "HTTP/1.0" or "1.1". Return: where the field section begins, NULL
  * when the line is not like that or not whole. */
-V_INLINE const char *V(plain_request_line)(parse *s, ka_head *head) {
-    const char *m = s->buf, *end = s->end, *t, *q, *path;
-    if (V_BLOCK < 16 && end - m < 16) return NULL;
-    if (ka_likely(!memcmp(m, "GET ", 4) && m[4] == '/')) t = m + 4;
-    else if (!memcmp(m, "POST /", 6)) t = m + 5;
+V_INLINE const char *V(plain_request_line)(const char *buf, const char *end, const ka_limits *limits, ka_head *head) {
+    const char *t, *q, *path;
+    if (V_BLOCK < 16 && end - buf < 16) return NULL;
+    if (ka_likely(!memcmp(buf, "GET ", 4) && buf[4] == '/')) t = buf + 4;
+    else if (!memcmp(buf, "POST /", 6)) t = buf + 5;
     else return NULL;
-    q = path = V(scan_path)(t, end);
+    q = path = t[1] == ' ' ? t + 1 : V(scan_path)(t, end);
     if (ka_unlikely(end - q < 11)) return NULL;
     if (*q != ' ') {
         q = V(scan_target)(q, end);
         if (ka_unlikely(end - q < 11 || *q != ' ')) return NULL;
-        if (*path == '?') head->query = span(s, path + 1, q);
-        else if ((path = split_path(s, t, q, head)) == NULL) return NULL;
+        if (*path == '%') {
+            path = path_end(t, q);
+            if (bad_escape(t, path) != NULL) return NULL;
+        }
+        if (*path == '?') head->query = (ka_span){(uint32_t)(path + 1 - buf), (uint32_t)(q - path - 1)};
     }
-    if (ka_unlikely((size_t)(q - t) > s->limits->max_target_bytes)) return NULL;
+    if (ka_unlikely((size_t)(q - t) > limits->max_target_bytes)) return NULL;
     if (ka_likely(!memcmp(q + 1, "HTTP/1.1", 8))) head->minor = 1;
     else if (memcmp(q + 1, "HTTP/1.0", 8) != 0) return NULL;
     if (ka_unlikely(!ka_is_crlf(q + 9))) return NULL;
-    head->method.len = (uint32_t)(t - m) - 1;
-    head->target = span(s, t, q);
-    head->path = span(s, t, path);
+    head->method.len = (uint32_t)(t - buf) - 1;
+    head->target = (ka_span){(uint32_t)(t - buf), (uint32_t)(q - t)};
+    head->path = (ka_span){(uint32_t)(t - buf), (uint32_t)(path - t)};
     return q + 11;
 }
 
-/* "Host: " and a plain host at *line, the first one, as most clients send it. Return: 1 with fields[0] and head->host
- * set and *line behind it, else 0 and nothing is set. */
-V_INLINE int V(first_host)(parse *s, const char **line, ka_field *fields, ka_head *head) {
-    const char *end = s->end, *from = *line, *v = from + 6, *e;
-    if (end - from < 8 || !ka_is_word4(from, "host") || memcmp(from + 4, ": ", 2) != 0) return 0;
+/* "Host: " and a plain host at `line`, the first one, as most clients send it. Return: the line behind it, with
+ * fields[0] and head->host set; else NULL, and nothing is set. */
+V_INLINE const char *V(first_host)(const char *buf, const char *end, const char *line, const ka_limits *limits,
+                                   ka_field *fields, ka_head *head) {
+    const char *v = line + 6, *e;
+    if (end - line < 8 || !ka_is_word4(line, "host") || memcmp(line + 4, ": ", 2) != 0) return NULL;
     e = V(plain_host)(v, end);
-    if (e == NULL || end - e < 2 || !ka_is_crlf(e)) return 0;
-    if (ka_unlikely((size_t)(e - from) > s->limits->max_header_bytes || s->limits->max_headers == 0)) return 0;
-    ka_span value = span(s, v, e);
-    fields->name.off = at(s, from);
+    if (e == NULL || end - e < 2 || !ka_is_crlf(e)) return NULL;
+    if (ka_unlikely((size_t)(e - line) > limits->max_header_bytes || limits->max_headers == 0)) return NULL;
+    fields->name.off = (uint32_t)(line - buf);
     fields->name.len = 4;
-    fields->value.off = head->host.off = value.off;
-    fields->value.len = head->host.len = value.len;
-    s->seen.n_host = 1;
-    *line = e + 2;
-    return 1;
+    fields->value.off = head->host.off = (uint32_t)(v - buf);
+    fields->value.len = head->host.len = (uint32_t)(e - v);
+    return e + 2;
 }
 
 /* What the field `f` at `line`, whose value is [v, to), means for the message. */
@@ -251,26 +252,48 @@ static V_TARGET int V(field_section)(parse *s, const char **p, ka_field *fields,
     return V(lines)(s, *p, p, fields, 0, n_fields, NULL);
 }
 
-/* The whole head, from its first byte. */
-static V_TARGET int V(whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
-                                  ka_field *fields, ka_fault *fault) {
-    const char *line, *next;
-    uint32_t n = 0;
+/* What the plain way did not read: from head->nbytes on, with head->n_fields fields in front; all of it from 0. */
+static __attribute__((noinline)) V_TARGET int V(rest_of_head)(const char *buf, size_t len, uint32_t *checked,
+                                                              const ka_limits *limits, ka_head *head, ka_field *fields,
+                                                              ka_fault *fault) {
+    const char *line = buf + head->nbytes, *next;
+    int rc;
     parse s;
     begin(&s, buf, len, limits, fault);
-    *head = (ka_head){.content_length = -1};
-    s.first_line = line = V(plain_request_line)(&s, head);
-    if (ka_unlikely(line == NULL)) {
-        int rc = odd_request_line(&s, head);
-        if (rc != KA_OK) return unfinished(&s, rc, NULL, checked);
+    if (line == buf) {
+        if ((rc = odd_request_line(&s, head)) != KA_OK) return unfinished(&s, rc, NULL, checked);
         line = s.first_line;
-    } else if (ka_likely(V(first_host)(&s, &line, fields, head))) {
-        n = 1;
+    } else {
+        s.first_line = head->n_fields ? buf + fields->name.off : line;
+        s.seen.n_host = (uint16_t)head->n_fields;
     }
-    int rc = V(lines)(&s, line, &next, fields, n, &head->n_fields, head);
+    rc = V(lines)(&s, line, &next, fields, head->n_fields, &head->n_fields, head);
     if (ka_unlikely(rc != KA_OK)) return unfinished(&s, rc, next, checked);
     head->nbytes = at(&s, next);
     return judge_head(&s, head);
+}
+
+/* The whole head, from its first byte. A plain request line with a plain Host behind it is read here, without any
+ * state; a Host in HTTP/1.1 and nothing else that means anything needs no further judgement. */
+static V_TARGET int V(whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                                  ka_field *fields, ka_fault *fault) {
+    const char *end = buf + len, *line, *second;
+    *head = (ka_head){.content_length = -1};
+    line = V(plain_request_line)(buf, end, limits, head);
+    if (ka_likely(line != NULL)) {
+        second = V(first_host)(buf, end, line, limits, fields, head);
+        if (ka_likely(second != NULL)) {
+            head->n_fields = 1;
+            if (end - second >= 2 && ka_is_crlf(second) && head->minor > 0) {
+                head->nbytes = (uint32_t)(second + 2 - buf);
+                head->flags = KA_HEAD_KEEP_ALIVE;
+                return KA_OK;
+            }
+            line = second;
+        }
+        head->nbytes = (uint32_t)(line - buf);
+    }
+    return V(rest_of_head)(buf, len, checked, limits, head, fields, fault);
 }
 
 #undef V_INLINE
