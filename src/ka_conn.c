@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define NEVER INT64_MAX
+#define ALONE static __attribute__((noinline)) /* kept out of its caller, whose usual path then saves no registers */
 #define UNKNOWN INT64_MIN
 #define LONGEST ((int64_t)1 << 60) /* limits are cut to it, so that since + limit cannot overflow */
 #define SECOND ((int64_t)1000000000)
@@ -112,7 +113,7 @@ static const struct {
 
 /* ---- time ---- */
 
-static __attribute__((noinline)) int64_t clock_slowly(ka_table *t, int64_t now)
+ALONE int64_t clock_slowly(ka_table *t, int64_t now)
 {
     now = ka_store_clock(&t->store, now);
     if (t->is_draining && t->ramp_from == 0 && now >= t->grace_end) {
@@ -129,7 +130,7 @@ static inline int64_t clock_of(ka_table *t, int64_t now)
 }
 
 /* An idle timeout under pressure: it lies between itself and the minimum. */
-static __attribute__((noinline)) int64_t relieved(const ka_table *t, int64_t limit)
+ALONE int64_t relieved(const ka_table *t, int64_t limit)
 {
     int64_t least = t->capacity.pressure_min_timeout_ns;
     if (limit <= least) return limit;
@@ -354,7 +355,7 @@ static inline void begin_request(ka_table *t, ka_chunk *chunk, uint32_t at, unsi
 }
 
 /* The events of a connection that carries many requests at once, or is about to. */
-static __attribute__((noinline)) int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
+ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
 {
     uint32_t  i = (uint32_t)h, at = i & (KA_CHUNK - 1);
     ka_chunk *chunk = ka_store_chunk(&t->store, i);
@@ -406,11 +407,11 @@ static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, k
 }
 
 /* The way of most requests, each step compiled for itself. */
-static __attribute__((noinline)) int idle_received(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RECEIVED, KA_IDLE); }
-static __attribute__((noinline)) int head_done(ka_table *t, uint32_t i) { return move(t, i, KA_EV_HEAD_DONE, KA_HEAD); }
-static __attribute__((noinline)) int busy_responded(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RESPONDED, KA_BUSY); }
+ALONE int idle_received(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RECEIVED, KA_IDLE); }
+ALONE int head_done(ka_table *t, uint32_t i) { return move(t, i, KA_EV_HEAD_DONE, KA_HEAD); }
+ALONE int busy_responded(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RESPONDED, KA_BUSY); }
 
-static __attribute__((noinline)) int any_event(ka_table *t, uint32_t i, ka_event event, int64_t now)
+ALONE int any_event(ka_table *t, uint32_t i, ka_event event, int64_t now)
 {
     (void)clock_of(t, now);
     return move(t, i, event, ka_slot_phase(ka_store_slot(&t->store, i)));
@@ -521,7 +522,7 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
 
 /* ---- while it lasts ---- */
 
-static __attribute__((noinline)) int restart_in_ring(ka_store *s, uint32_t i)
+ALONE int restart_in_ring(ka_store *s, uint32_t i)
 {
     const ka_slot *slot = ka_store_slot(s, i);
     ka_queue_renew(s, ka_slot_anchor(slot), i);
@@ -539,7 +540,7 @@ static inline int restart(ka_store *s, ka_slot *slot, uint32_t i)
     return KA_OK;
 }
 
-static __attribute__((noinline)) int touch_slowly(ka_table *t, uint32_t i, int64_t now)
+ALONE int touch_slowly(ka_table *t, uint32_t i, int64_t now)
 {
     (void)clock_of(t, now);
     return restart(&t->store, ka_store_slot(&t->store, i), i);
@@ -659,7 +660,7 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
 /* ---- kept or not ---- */
 
 /* Its age limit: max_age_ns plus or minus the jitter, the same whenever it is asked. */
-static __attribute__((noinline)) int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
+ALONE int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
 {
     uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
     int64_t  span = t->age_span[klass];

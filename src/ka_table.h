@@ -358,8 +358,7 @@ static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, un
     return 1;
 }
 
-/* In the queue of this anchor, from wherever it was to the tail. The links are read and written one by one: a load of both right
- * after a store of one would have to wait for it. */
+/* In the queue of this anchor, from wherever it was to the tail. */
 static inline void ka_queue_renew(ka_store *s, uint32_t anchor, uint32_t i)
 {
     ka_link *own = ka_store_link(s, i);
