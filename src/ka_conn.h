@@ -147,7 +147,8 @@ typedef enum {
 
 /* One connection whose time is up, the longest due first, or KA_DO_NOTHING. It stays where it is: the caller looks
  * for bytes in the kernel once more (before it closes NEW, IDLE, HEAD, BODY; SIOCOUTQ for WRITE) and reports either
- * what it found or the close. The same one is named until then. O(classes * phases) at worst, O(1) when nothing is due. */
+ * what it found or the close. The same one is named until then. O(classes * phases) at worst; O(1) when nothing is due
+ * and no drain is on. */
 ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause);
 
 /* When ka_conn_due would next name one, INT64_MAX for never. Never later than the truth; under pressure and while

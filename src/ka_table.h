@@ -248,9 +248,9 @@ static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i)
     return &ka_store_chunk(s, i)->rest[i & (KA_CHUNK - 1)].requests;
 }
 
-static inline uint8_t *ka_store_ending(const ka_store *s, uint32_t i)
+static inline ka_mark *ka_store_mark(const ka_store *s, uint32_t i)
 {
-    return &ka_store_chunk(s, i)->mark[i & (KA_CHUNK - 1)].ending;
+    return &ka_store_chunk(s, i)->mark[i & (KA_CHUNK - 1)];
 }
 
 static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t client)
@@ -358,20 +358,21 @@ static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, un
     return 1;
 }
 
-/* The same queue, from wherever it was to the tail. */
-static inline void ka_queue_renew(ka_store *s, const ka_slot *slot, uint32_t i)
+/* In the queue of this anchor, from wherever it was to the tail. */
+static inline void ka_queue_renew(ka_store *s, uint32_t anchor, uint32_t i)
 {
-    ka_link link = *ka_store_link(s, i);
-    if (link.prev < KA_N_ANCHORS) s->head_left = 1;
-    if (link.next < KA_N_ANCHORS) return; /* it is the tail */
-    uint32_t anchor = ka_slot_anchor(slot);
-    ka_store_link(s, link.next)->prev = link.prev;
-    ka_store_link(s, link.prev)->next = link.next;
-    ka_store_link(s, i)->next = anchor;
-    uint32_t tail = ka_store_link(s, anchor)->prev;
+    ka_link *own = ka_store_link(s, i);
+    uint32_t next = own->next, prev = own->prev;
+    if (prev < KA_N_ANCHORS) s->head_left = 1;
+    if (next < KA_N_ANCHORS) return; /* it is the tail */
+    ka_store_link(s, next)->prev = prev;
+    ka_store_link(s, prev)->next = next;
+    ka_link *ends = ka_store_anchor(s, anchor);
+    uint32_t tail = ends->prev;
+    ends->prev = i;
     ka_store_link(s, tail)->next = i;
-    ka_store_link(s, i)->prev = tail;
-    ka_store_link(s, anchor)->prev = i;
+    own->next = anchor;
+    own->prev = tail;
 }
 
 #endif
