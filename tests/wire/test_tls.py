@@ -115,7 +115,7 @@ def test_a_slow_reader_of_a_large_response_gets_it_whole_and_memory_is_bounded(s
 
     server = start(pieces, tls=TLS(localhost))
     one = over_tls(server)
-    one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
     one.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
     wait_until(lambda: server.phase_count("write") == 1, "the client is waited for")
     assert server.stats()["engine"]["buffer_bytes"] < 1 << 20
