@@ -12,6 +12,7 @@ from kacore.policy import Policy, PolicySet
 __all__ = [
     "AccessEntry",
     "AsgiApplication",
+    "COUNTERS_BYTES",
     "ClientGone",
     "ConnectionTable",
     "EndOfMessage",
@@ -30,9 +31,12 @@ __all__ = [
     "WsgiApplication",
     "parse_head",
     "parse_parts",
+    "refuse_new_connections",
     "set_simd_variant",
+    "settle_counters",
     "simd_variant",
     "simd_variants",
+    "sum_counters",
 ]
 
 _T = TypeVar("_T")

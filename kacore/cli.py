@@ -90,7 +90,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--proxy-protocol", action="store_true", help="connections of these proxies begin with a PROXY header"
     )
     parser.add_argument(
-        "--admin", metavar="[HOST:]PORT", help="/healthz, /readyz, /metrics, /connections; loopback unless said otherwise"
+        "--admin",
+        metavar="[HOST:]PORT",
+        help="/healthz, /readyz, /metrics, /connections; on loopback unless HOST is given",
     )
     parser.add_argument(
         "--admin-host",

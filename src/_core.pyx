@@ -22,10 +22,10 @@ include "engine_here.pxi"
 
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
-    "AccessEntry",
-    "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
-    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Stream",
-    "Tunnel", "Upgrade", "Verdict",
-    "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
-    "COUNTERS_BYTES", "refuse_new_connections", "settle_counters", "sum_counters",
+    "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
+    "Engine", "HandlerApplication", "Head", "KacoreError", "Limits", "LocalError", "PeerError", "Request",
+    "RequestParser", "Response", "Runner", "Stream", "Tunnel", "Upgrade", "Verdict", "WsgiApplication",
+    "parse_head", "parse_parts",
+    "refuse_new_connections", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
+    "sum_counters",
 ]

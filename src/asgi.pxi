@@ -136,7 +136,8 @@ cdef class AsgiExchange(Exchange):
             raise LocalError("http.response.body before http.response.start")
         if self.talk == NULL:
             raise ClientGone("the client is gone")
-        body = content_of(body)
+        if not isinstance(body, OpenFile):
+            body = content_of(body)
         if self.start is not None:
             start = self.start
             self.write_head(start["status"], start.get("headers", ()), -1 if more else len(body))

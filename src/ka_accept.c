@@ -32,8 +32,10 @@ static int watch_listener(ka_engine *e, uint32_t i, int op)
 
 static void listener_pause(ka_engine *e, uint32_t i)
 {
-    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0)
-        e->listeners[i].is_paused = e->has_paused = 1;
+    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0) {
+        e->listeners[i].is_paused = 1;
+        e->has_paused = 1;
+    }
     if (e->has_paused && e->retry_ns == INT64_MAX)
         e->retry_ns = e->now + RETRY_NS;
 }

@@ -739,6 +739,12 @@ static uint32_t oldest_in(const ka_table *t, unsigned phase)
     return best;
 }
 
+ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase)
+{
+    if ((unsigned)phase >= KA_N_PHASES || phase == KA_FREE) return 0;
+    return ka_store_handle(&t->store, oldest_in(t, phase));
+}
+
 static uint32_t older_of(const ka_store *s, uint32_t a, uint32_t b)
 {
     if (a == 0 || b == 0) return a ? a : b;

@@ -157,6 +157,9 @@ int64_t ka_conn_next_due(ka_table *t);
 /* Who goes when room is needed: docs/table.md has the order. 0 = nobody. The caller probes, then closes. */
 ka_handle ka_conn_victim(ka_table *t, int64_t now);
 
+/* The longest in a phase, 0 = nobody is. O(classes). */
+ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase);
+
 /* Start draining (rolling restart): idle connections stay answerable for `grace`, then are closed spread over
  * `spread`; every response says close; `deadline` after now what is left is due whatever its phase. Again: whatever
  * comes earlier of the two. */

@@ -610,6 +610,19 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         turn(e, h, s);
 }
 
+/* Unfinished heads are what strangers can pile up at no cost. Near the cap the oldest go, so that there is room for
+ * the requests and responses of others; a cap that is reached before costs whoever needed the buffer. */
+static void free_buffers(ka_engine *e)
+{
+    ka_pool *pool = &e->service.pool;
+    for (int i = 0; i < EXPIRIES && ka_unlikely(pool->lent_bytes > pool->max_bytes - pool->max_bytes / 8); i++) {
+        ka_handle h = ka_conn_oldest(e->table, KA_HEAD);
+        if (h == 0)
+            return;
+        ka_sock_end(e, h, ka_sock_of(e, h), KA_CAUSE_BUFFER_LIMIT);
+    }
+}
+
 static void drain_counter(int fd)
 {
     uint64_t n;
@@ -644,6 +657,7 @@ int ka_engine_step(ka_engine *e)
         }
     }
     expire(e);
+    free_buffers(e);
     if (ka_unlikely(e->now >= e->retry_ns))
         ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)

@@ -281,10 +281,10 @@ cdef object as_bytes(object value):
     raise LocalError(f"a header is bytes or str, not {type(value).__name__}")
 
 
-cdef inline bytes content_of(object content):
-    """A piece of content as bytes, before anything of it is promised. LocalError for what has no bytes."""
-    if PyBytes_Check(content):
-        return <bytes>content
+cdef inline object content_of(object content):
+    """A piece of content as bytes or OpenFile, before anything of it is promised. LocalError for what is neither."""
+    if PyBytes_Check(content) or isinstance(content, OpenFile):
+        return content
     try:
         return bytes(memoryview(content))
     except TypeError:

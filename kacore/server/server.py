@@ -101,6 +101,8 @@ class Server:
             raise UsageError(f"port={port}: must be between 0 and 65535")
         if not 0 <= threads <= 1024:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
+        if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
+            raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
         if access_log not in logs.ACCESS_FORMATS:
@@ -357,12 +359,9 @@ class Server:
 
     def _limits(self) -> Limits:
         # The widest of all classes: each request is judged by its own once it is known.
-        bodies = [policy.max_body_bytes for policy in getattr(self._policy, "policies", (self._policy,))]
-        names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
-        return Limits(
-            max_body_bytes=max(bodies) if all(bodies) else None,
-            **{f"max_{name}": getattr(self.policy, f"max_{name}") for name in names},
-        )
+        policies = (self._policy,) if isinstance(self._policy, Policy) else self._policy.policies
+        bodies = [policy.max_body_bytes for policy in policies]
+        return self.policy.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()
 
     def _wake(self) -> None:
         engine = self._engine

@@ -21,7 +21,7 @@ from kacore.server.server import loop_factory
 PATIENCE = 5.0  # seconds; it only delays a test that fails anyway
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> None:
     """Look every few milliseconds; fail the test when it does not come true."""
     end = time.monotonic() + timeout
     while not condition():
@@ -154,7 +154,11 @@ class Client:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
-        self.sock.connect(("127.0.0.1", port))
+        try:
+            self.sock.connect(("127.0.0.1", port))
+        except OSError:
+            self.sock.close()
+            raise
         self.buf = b""
 
     def send(self, data: bytes | str) -> "Client":

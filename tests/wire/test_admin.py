@@ -148,7 +148,12 @@ def test_requests_to_it_are_not_counted_as_the_servers(served):
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [("9000", ("127.0.0.1", 9000)), (":9000", ("127.0.0.1", 9000)), ("0.0.0.0:1", ("0.0.0.0", 1)), ("[::1]:2", ("::1", 2))],
+    [
+        ("9000", ("127.0.0.1", 9000)),
+        (":9000", ("127.0.0.1", 9000)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("[::1]:2", ("::1", 2)),
+    ],
 )
 def test_address_is_loopback_unless_said_otherwise(text, address):
     assert parse_admin(text) == address

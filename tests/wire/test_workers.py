@@ -1,4 +1,4 @@
-"""Several worker processes: nobody waits in a queue that nobody serves, and a worker's end costs its own requests only."""
+"""Several worker processes: nobody waits where nobody serves, and the end of a worker costs its own requests only."""
 
 import contextlib
 import json
