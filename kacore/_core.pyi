@@ -10,9 +10,9 @@ from typing_extensions import Buffer
 from kacore.policy import Policy, PolicySet
 
 __all__ = [
+    "COUNTERS_BYTES",
     "AccessEntry",
     "AsgiApplication",
-    "COUNTERS_BYTES",
     "ClientGone",
     "ConnectionTable",
     "EndOfMessage",

@@ -216,13 +216,13 @@ class WebSocket:
 
     def _send_message(self, message: Message) -> None:
         text, data = message.get("text"), message.get("bytes")
-        if text is None and data is None:
+        if text is None and not isinstance(data, bytes | bytearray | memoryview):
             raise ValueError("websocket.send has neither text nor bytes")
         try:
             if text is not None:
                 self.protocol.send_text(text.encode())
             else:
-                self.protocol.send_binary(bytes(data))
+                self.protocol.send_binary(bytes(data or b""))
         except InvalidState:
             raise ClientGone("the websocket is closing") from None
         self._flush()
@@ -273,8 +273,9 @@ class WebSocket:
                 self.protocol.receive_data(data)
             else:
                 self.protocol.receive_eof()
-            for frame in self.protocol.events_received():
-                self._take(frame)
+            for event in self.protocol.events_received():
+                if isinstance(event, Frame):
+                    self._take(event)
             self._flush()
             if not data:
                 self._end()
