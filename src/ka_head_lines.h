@@ -189,7 +189,8 @@ V_INLINE const char *V(first_host)(const char *buf, const char *end, const char 
 }
 
 /* What the field `f` at `line`, whose value is [v, to), means for the message. */
-V_INLINE void V(meaning)(parse *s, const ka_field *f, const char *line, const char *v, const char *to, ka_head *head) {
+V_INLINE void V(meaning)(parse *s, const ka_field *f, const char *line, const char *v, const char *to,
+                         ka_head *head) {
     if (f->name.len == 4 && ka_is_word4(line, "host") && s->seen.n_host == 0 &&
         head->target_form == KA_TARGET_ORIGIN && V(plain_host)(v, s->end) == to) {
         s->seen.n_host = 1;
@@ -275,8 +276,8 @@ static __attribute__((noinline)) V_TARGET int V(rest_of_head)(const char *buf, s
 
 /* The whole head, from its first byte. A plain request line with a plain Host behind it is read here, without any
  * state; a Host in HTTP/1.1 and nothing else that means anything needs no further judgement. */
-static V_TARGET int V(whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
-                                  ka_field *fields, ka_fault *fault) {
+static V_TARGET int V(whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits,
+                                  ka_head *head, ka_field *fields, ka_fault *fault) {
     const char *end = buf + len, *line, *second;
     *head = (ka_head){.content_length = -1};
     line = V(plain_request_line)(buf, end, limits, head);
