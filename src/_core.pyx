@@ -24,7 +24,8 @@ include "engine_here.pxi"
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
     "Engine", "HandlerApplication", "Head", "KacoreError", "Limits", "LocalError", "PeerError", "Request",
-    "RequestParser", "Response", "Runner", "Stream", "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "parse_head", "parse_parts",
+    "RequestParser", "Response", "Runner", "Stream", "Tunnel", "Upgrade", "Verdict", "WsgiApplication",
+    "parse_head", "parse_parts",
     "refuse_new_connections", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
     "sum_counters",
 ]

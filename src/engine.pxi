@@ -385,6 +385,7 @@ cdef class Engine(Port):
         if got < 0:
             raise os_error(got)
         if tls is not None:
+            import_ssl()
             listener = TlsListener.__new__(TlsListener)
             listener.source = tls
             listener.logger = self.application.logger

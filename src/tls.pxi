@@ -3,10 +3,18 @@
 # A TlsSession holds one connection's SSLObject and what it wants sent. Knows no socket and no engine. After every call
 # of the SSLObject, also one that raised, the outgoing BIO is emptied into `out`: alerts, tickets and answers to a key
 # update come without being asked for.
-import ssl
-
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
+
+cdef object ssl   # the module, from the first TLS listener on: who embeds parser or table need not load it
+
+
+cdef int import_ssl() except -1:
+    global ssl
+    if ssl is None:
+        import ssl as module
+        ssl = module
+    return 0
 
 # nginx has a status of its own for this, 497, which no RFC knows.
 cdef bytes PLAIN_ON_TLS_TEXT = b"plain HTTP on a port that speaks TLS: use https\n"

@@ -324,7 +324,7 @@ class Server:
                 websocket=self._websocket(loop),
             )
         if self.interface == "handler":
-            return _core.HandlerApplication(self.app, loop, self.logger)
+            return _core.HandlerApplication(self.app, loop, self.logger, scheme=self.scheme)
         return _core.WsgiApplication(
             self.app,
             self.logger,

@@ -122,7 +122,7 @@ def test_a_slow_reader_of_a_large_response_gets_it_whole_and_memory_is_bounded(s
     assert one.response().body == BIG[:100_000] * 100
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", "wsgi", "handler"])
 def test_applications_see_https(start, over_tls, localhost, interface):
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -134,7 +134,10 @@ def test_applications_see_https(start, over_tls, localhost, interface):
         start_response("200 OK", [])
         return [environ["wsgi.url_scheme"].encode()]
 
-    server = start({"asgi": asgi, "wsgi": wsgi}[interface], tls=TLS(localhost))
+    def plain(request: Any) -> str:
+        return str(request.scheme)
+
+    server = start({"asgi": asgi, "wsgi": wsgi, "handler": plain}[interface], tls=TLS(localhost))
     assert server.server.addresses == [f"https://127.0.0.1:{server.port}"]
     assert over_tls(server).get("/").body == b"https"
 
