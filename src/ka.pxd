@@ -414,11 +414,3 @@ cdef extern from "ka_engine.h" nogil:
     void ka_engine_ask_classes(ka_engine *e, bint of_clients, bint of_requests)
     int ka_engine_fd(ka_engine *e, ka_handle conn)
     const ka_engine_counters *ka_engine_stats(const ka_engine *e)
-cdef extern from "ka_scan.h" nogil:
-    bint ka_equals_lower(const char *p, const char *lower, size_t n)
-    void ka_lower_copy(char *to, const char *from_, size_t n)
-    int ka_names_init()
-    uint32_t ka_name_count()
-    const char *ka_name_at(uint32_t i)
-    uint32_t ka_name_len(uint32_t i)
-    int ka_name_find(const char *name, uint32_t n)

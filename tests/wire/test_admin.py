@@ -58,8 +58,8 @@ def test_readyz_is_503_as_soon_as_a_drain_begins_and_healthz_stays(served, clien
     assert c.response().body == b"done"
 
 
-def test_metrics_are_what_prometheus_reads(served, client):
-    parser = pytest.importorskip("prometheus_client.parser")
+def test_metrics_are_what_prometheus_reads(need, served, client):
+    parser = need("module:prometheus_client.parser")
     running = served()
     c = client(running)
     for _ in range(3):
