@@ -443,13 +443,14 @@ cdef class Engine(Port):
                 self.call_soon(self.attend_later)
             return 0
         ka_engine_attend(self.engine)
-        return 0
+        return self.application.leave()
 
     def attend_now(self):
         """Send what responses in progress have produced."""
         self.is_attending = False
         if self.engine != NULL:
             ka_engine_attend(self.engine)
+            self.application.leave()
 
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
