@@ -131,14 +131,14 @@ cdef class AsgiExchange(Exchange):
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
         cdef object kind = message["type"]
-        if kind == "http.response.start":
+        if is_word(kind, b"http.response.start", 19):
             if self.is_begun:
                 raise LocalError("http.response.start was sent already")
             self.is_begun = True
             self.start = message
-        elif kind == "http.response.body":
+        elif is_word(kind, b"http.response.body", 18):
             self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
-        elif kind == "http.response.pathsend":
+        elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
@@ -237,6 +237,12 @@ SEND.ml_flags = METH_O
 SEND.ml_doc = b"ASGI send(message): what the message says is done at once; the awaitable waits while the client is slow."
 
 
+cdef inline bint is_word(object said, const char *word, size_t n) noexcept:
+    """said == word, for a str that is not this very object."""
+    cdef text t
+    return text_at(<PyObject *>said, &t) and t.n == n and memcmp(t.at, word, n) == 0
+
+
 cdef inline object item_of(object message, str key, object default):
     """message.get(key, default), for a message that is nearly always a dict."""
     cdef PyObject *found
@@ -271,6 +277,7 @@ cdef class AsgiApplication(Application):
     cdef readonly Runner runner
     cdef readonly str root_path
     cdef dict template
+    cdef object server          # the listener that the template names
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
         self.app = app
@@ -320,8 +327,12 @@ cdef class AsgiApplication(Application):
 
     cdef dict scope_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
-        cdef dict scope = self.template.copy()
+        cdef dict scope
         cdef str path = unquoted(buf, head.path, False)
+        server = port.server_of(talk)
+        if server is not self.server:
+            self.template["server"] = self.server = server
+        scope = self.template.copy()
         if head.minor == 0:
             scope["http_version"] = "1.0"
         if not is_get(buf, head.method):
@@ -336,7 +347,6 @@ cdef class AsgiApplication(Application):
             scope["query_string"] = bytes_at(buf, head.query)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
         scope["client"] = port.client_of(talk)
-        scope["server"] = port.server_of(talk)
         if port.has_proxies:
             origin = port.origin_of(talk, head, fields)
             if origin is not None:
