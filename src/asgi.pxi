@@ -91,6 +91,10 @@ cdef class AsgiExchange(Exchange):
     cdef bint is_begun        # http.response.start was seen
     cdef bint is_done         # the response is complete
     cdef bint is_gone         # the client is gone
+    cdef bint takes_trailers  # the extension was offered
+    cdef bint owes_trailers   # http.response.start promised trailers: they end the response
+    cdef bint is_trailing     # ... and are all that is missing
+    cdef list trailers        # gathered while more_trailers
 
     # -- receive ----------------------------------------------------------------------------------------
 
@@ -136,10 +140,16 @@ cdef class AsgiExchange(Exchange):
                 raise LocalError("http.response.start was sent already")
             self.is_begun = True
             self.start = message
+            if self.takes_trailers:
+                self.owes_trailers = item_of(message, "trailers", False)
         elif is_word(kind, b"http.response.body", 18):
             self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
         elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
+        elif is_word(kind, b"http.response.trailers", 22):
+            self.send_trailers(message.get("headers", ()), message.get("more_trailers", False))
+        elif is_word(kind, b"http.response.early_hint", 24):
+            self.send_hints(message["links"])
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
         return self.send_later() if not self.is_done and self.is_held() else SENT
@@ -155,6 +165,8 @@ cdef class AsgiExchange(Exchange):
             raise ClientGone("the client is gone")
         if not isinstance(body, OpenFile):
             body = content_of(body)
+        if self.owes_trailers:
+            more = self.trailers_follow(body, more)
         if self.start is not None:
             start = self.start
             self.write_head(start["status"], item_of(start, "headers", ()), -1 if more else len(body))
@@ -168,6 +180,40 @@ cdef class AsgiExchange(Exchange):
         if self.is_done:
             wake(self.readers)
         return 0
+
+    cdef bint trailers_follow(self, object body, bint more) except *:
+        """Whether something still comes behind this content: more of it, or the trailers."""
+        if self.is_trailing:
+            raise LocalError("the content is complete: http.response.trailers comes next")
+        if isinstance(body, OpenFile):  # its length is told in the head, and so its end: there is no place for trailers
+            self.owes_trailers = False
+            return False
+        self.is_trailing = not more
+        return True
+
+    cdef int send_trailers(self, object headers, bint more) except -1:
+        if self.is_done and self.takes_trailers and not self.owes_trailers:
+            return 0  # behind a file
+        if not self.is_trailing:
+            raise LocalError('http.response.trailers ends a response whose start has "trailers": True, behind its content;'
+                             ' offered as an extension to clients that say "TE: trailers"')
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
+        if self.trailers is None:
+            self.trailers = []
+        self.trailers.extend(headers)
+        if more:
+            return 0
+        self.write_trailers(self.trailers)
+        self.is_done = True
+        return wake(self.readers)
+
+    cdef int send_hints(self, object links) except -1:
+        if self.is_begun:
+            raise LocalError("http.response.early_hint comes before http.response.start")
+        if self.talk != NULL and self.talk.reply.minor == 0:
+            return 0  # RFC 9110 15.2: nothing interim to HTTP/1.0; the extension was not offered
+        return self.write_interim(b"HTTP/1.1 103 Early Hints\r\n", [(b"link", link) for link in links])
 
     async def send_later(self):
         while self.is_held():
@@ -252,6 +298,16 @@ cdef inline object item_of(object message, str key, object default):
     return default if found == NULL else <object>found
 
 
+cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field *fields):
+    """RFC 9110 6.5.1: trailers are for who says "TE: trailers", and RFC 9112 7.1.2 has a place for them in chunks only."""
+    cdef uint32_t i
+    for i in range(head.n_fields):
+        if fields[i].name.len == 2:
+            te = forwarded_value(buf, head, fields, b"te", 2) if head.minor else None
+            return te is not None and "trailers" in [word.strip(" \t").lower() for word in te.split(",")]
+    return False
+
+
 cdef list waiting(list others, object waiter):
     """Those who still wait, and one more."""
     if others is None:
@@ -276,7 +332,7 @@ cdef class AsgiApplication(Application):
     cdef object websocket
     cdef readonly Runner runner
     cdef readonly str root_path
-    cdef dict template
+    cdef dict template, extensions, extensions_1_0
     cdef object server          # the listener that the template names
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
@@ -294,7 +350,7 @@ cdef class AsgiApplication(Application):
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
-            "extensions": {"http.response.pathsend": {}},
+            "extensions": None,
             "method": "GET",
             "path": None,
             "raw_path": None,
@@ -305,13 +361,18 @@ cdef class AsgiApplication(Application):
         }
         if state is not None:
             self.template["state"] = None
+        self.extensions_1_0 = {"http.response.pathsend": {}}
+        self.extensions = {"http.response.pathsend": {}, "http.response.early_hint": {}}
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
+        cdef bint takes_trailers = takes_trailers_of(ka_talk_head_bytes(talk), head, fields)
         cdef dict scope = self.scope_of(port, talk, head, fields)
+        scope["extensions"] = self.extensions_of(port, talk, takes_trailers)
         if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
             return 0
         exchange.app = self
+        exchange.takes_trailers = takes_trailers
         exchange.attach(port, talk)
         try:
             exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
@@ -328,7 +389,7 @@ cdef class AsgiApplication(Application):
     cdef dict scope_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
         cdef dict scope
-        cdef str path = unquoted(buf, head.path, False)
+        cdef str path = path_of(buf, head, False)
         server = port.server_of(talk)
         if server is not self.server:
             self.template["server"] = self.server = server
@@ -337,12 +398,8 @@ cdef class AsgiApplication(Application):
             scope["http_version"] = "1.0"
         if not is_get(buf, head.method):
             scope["method"] = method_str(buf, head.method)
-        if head.path.len:
-            scope["path"] = self.root_path + path if self.root_path else path
-            scope["raw_path"] = bytes_at(buf, head.path)
-        else:  # authority-form of CONNECT, "*" of OPTIONS
-            scope["path"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
-            scope["raw_path"] = bytes_at(buf, head.target)
+        scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
+        scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
@@ -355,6 +412,17 @@ cdef class AsgiApplication(Application):
         if self.state is not None:
             scope["state"] = self.state.copy()
         return scope
+
+    cdef dict extensions_of(self, Port port, ka_talk *talk, bint takes_trailers):
+        """A dict of the request's own: middleware adds to it."""
+        cdef dict extensions = (self.extensions if talk.reply.minor else self.extensions_1_0).copy()
+        if takes_trailers:
+            extensions["http.response.trailers"] = {}
+        if port.has_tls:
+            tls = port.tls_of(talk)
+            if tls is not None:
+                extensions["tls"] = tls
+        return extensions
 
     cdef bint open_websocket(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields,
                              dict scope) except -1:

@@ -31,6 +31,7 @@ cdef class Port:
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
     cdef bint has_proxies        # some peers may name the client: ask origin_of
+    cdef bint has_tls            # some connections are over TLS: ask tls_of
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
@@ -57,6 +58,10 @@ cdef class Port:
         if self.access_log is not None:
             self.access_log(entry)
         return 0
+
+    cdef dict tls_of(self, ka_talk *talk):
+        """What ASGI's extension "tls" says of the connection, or None. Ask only if `has_tls`."""
+        return None
 
     cdef object server_of(self, ka_talk *talk):
         """(host, port) or (path, None) of the listener."""
@@ -191,6 +196,36 @@ cdef class Exchange:
         Py_INCREF(content)
         return self.written(talk, ka_talk_file(talk, content.fd, content.offset, <size_t>content.n, False,
                                                <void *>content), False)
+
+    cdef int write_trailers(self, object headers) except -1:
+        """End the response with trailer fields. Where they cannot be sent it ends without; LocalError for a field that
+        may be none, and then nothing is sent."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        lines = self.lines_of(headers, True)
+        self.detach()
+        return self.written(talk, ka_talk_trailers(talk, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)), False)
+
+    cdef int write_interim(self, bytes status_line, object headers) except -1:
+        """A response before the response, as 103 (Early Hints)."""
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
+        whole = status_line + self.lines_of(headers, False) + b"\r\n"
+        self.check(ka_talk_interim(self.talk, PyBytes_AS_STRING(whole), <size_t>PyBytes_GET_SIZE(whole)))
+        self.port.attend(True)
+        return 0
+
+    cdef bytes lines_of(self, object headers, bint are_trailers):
+        cdef char *at
+        plain = plain_headers(headers)
+        room = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+        at = PyBytes_AS_STRING(room)
+        for name, value in plain:
+            if are_trailers and ka_trailer_is_forbidden(name, <size_t>len(name)):
+                raise LocalError(f"{name.decode('latin-1')} cannot be a trailer (RFC 9110 6.5.1)")
+            self.check(ka_reply_line(&self.talk.reply, &at, name, <size_t>len(name), value, <size_t>len(value)))
+        return room
 
     cdef int written(self, ka_talk *talk, int got, bint more) except -1:
         if got < 0:

@@ -379,7 +379,7 @@ cdef class WsgiApplication(Application):
     cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
         cdef dict environ
-        cdef str path = unquoted(buf, head.path, True)
+        cdef str path = path_of(buf, head, True)
         cdef PyObject *known
         cdef uint32_t i
         server = port.server_of(talk)
