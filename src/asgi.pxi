@@ -2,6 +2,8 @@
 # Knows a talk and its port, never an engine or a socket.
 
 
+@cython.final
+@cython.no_gc  # only the frame that awaits it holds one, and what it holds knows nothing of it
 cdef class Ready:
     """An awaitable that is done when it is made. Counts as a coroutine, so that create_task() takes it.
 
@@ -37,6 +39,16 @@ cdef extern from "Python.h":
         PyAsyncMethods *tp_as_async
         iternextfunc tp_iternext
     void PyErr_SetObject(object kind, object value)
+    ctypedef object (*PyCFunction)(object, object)
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        PyCFunction ml_meth
+        int ml_flags
+        const char *ml_doc
+    int METH_O, METH_NOARGS
+    object PyCFunction_New(PyMethodDef *method, object self)
+    bint PyDict_CheckExact(object)
+    PyObject *PyDict_GetItemWithError(object, object) except? NULL  # borrowed
 
 
 cdef PySendResult ready_send(PyObject *self, PyObject *_, PyObject **result) noexcept:
@@ -64,7 +76,9 @@ cdef inline Ready ready(object value):
 
 
 cdef Ready SENT = ready(None)
+# Copied for each use, which costs less than to build them.
 cdef dict DISCONNECT = {"type": "http.disconnect"}
+cdef dict NO_CONTENT = {"type": "http.request", "body": b"", "more_body": False}
 
 
 cdef class AsgiExchange(Exchange):
@@ -84,7 +98,7 @@ cdef class AsgiExchange(Exchange):
 
     # -- receive ----------------------------------------------------------------------------------------
 
-    def receive(self):
+    cdef object receive(self):
         """ASGI receive(): an awaitable of the next event."""
         message = self.next_message()
         return ready(message) if message is not None else self.receive_later()
@@ -95,6 +109,9 @@ cdef class AsgiExchange(Exchange):
             return DISCONNECT.copy()
         if self.is_asked:
             return DISCONNECT.copy() if self.talk.is_eof else None
+        if ka_talk_body_is_over(self.talk):
+            self.is_asked = True
+            return NO_CONTENT.copy()
         try:
             content = self.read()
         except ClientGone:
@@ -115,7 +132,7 @@ cdef class AsgiExchange(Exchange):
 
     # -- send -------------------------------------------------------------------------------------------
 
-    def send(self, message):
+    cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
         cdef object kind = message["type"]
         if kind == "http.response.start":
@@ -126,7 +143,7 @@ cdef class AsgiExchange(Exchange):
             if self.takes_trailers:
                 self.owes_trailers = message.get("trailers", False)
         elif kind == "http.response.body":
-            self.send_body(message.get("body", b""), message.get("more_body", False))
+            self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
         elif kind == "http.response.pathsend":
             self.send_body(open_file(message["path"]), False)
         elif kind == "http.response.trailers":
@@ -152,7 +169,7 @@ cdef class AsgiExchange(Exchange):
             more = self.trailers_follow(body, more)
         if self.start is not None:
             start = self.start
-            self.write_head(start["status"], start.get("headers", ()), -1 if more else len(body))
+            self.write_head(start["status"], item_of(start, "headers", ()), -1 if more else len(body))
             self.start = None
         if not more:
             self.is_done = True
@@ -255,6 +272,36 @@ cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field
     return False
 
 
+# `receive` and `send` as the application gets them: C functions bound by hand, without a look-up and a wrapper each.
+cdef object asgi_receive(object exchange, object _):
+    return (<AsgiExchange>exchange).receive()
+
+
+cdef object asgi_send(object exchange, object message):
+    return (<AsgiExchange>exchange).send(message)
+
+
+cdef PyMethodDef RECEIVE
+cdef PyMethodDef SEND
+RECEIVE.ml_name = b"receive"
+RECEIVE.ml_meth = asgi_receive
+RECEIVE.ml_flags = METH_NOARGS
+RECEIVE.ml_doc = b"ASGI receive(): an awaitable of the next event."
+SEND.ml_name = b"send"
+SEND.ml_meth = asgi_send
+SEND.ml_flags = METH_O
+SEND.ml_doc = b"ASGI send(message): what the message says is done at once; the awaitable waits while the client is slow."
+
+
+cdef inline object item_of(object message, str key, object default):
+    """message.get(key, default), for a message that is nearly always a dict."""
+    cdef PyObject *found
+    if not PyDict_CheckExact(message):
+        return message.get(key, default)
+    found = PyDict_GetItemWithError(message, key)
+    return default if found == NULL else <object>found
+
+
 cdef list waiting(list others, object waiter):
     """Those who still wait, and one more."""
     if others is None:
@@ -289,47 +336,37 @@ cdef class AsgiApplication(Application):
         self.runner = Runner(loop)
         self.websocket = websocket
         self.root_path = root_path
+        # Every key, in the order they are given: to fill in a copy costs less than to let a dict grow.
         self.template = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
+            "extensions": None,
+            "method": "GET",
+            "path": None,
+            "raw_path": None,
+            "query_string": b"",
+            "headers": None,
+            "client": None,
+            "server": None,
         }
+        if state is not None:
+            self.template["state"] = None
         self.extensions_1_0 = {"http.response.pathsend": {}}
         self.extensions = {"http.response.pathsend": {}, "http.response.early_hint": {}}
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
-        cdef const char *buf = ka_talk_head_bytes(talk)
-        cdef dict scope = self.template.copy()
-        cdef str path = path_of(buf, head, False)
-        cdef bint takes_trailers
-        if head.minor == 0:
-            scope["http_version"] = "1.0"
-        scope["method"] = method_str(buf, head.method)
-        scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
-        scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
-        scope["query_string"] = bytes_at(buf, head.query)
-        scope["headers"] = headers_list(buf, fields, head.n_fields)
-        scope["client"] = port.client_of(talk)
-        if port.has_proxies:
-            origin = port.origin_of(talk, head, fields)
-            if origin is not None:
-                scope["client"] = origin[0]
-                scope["scheme"] = origin[1] or scope["scheme"]
-        scope["server"] = port.server_of(talk)
-        takes_trailers = takes_trailers_of(buf, head, fields)
-        scope["extensions"] = self.extensions_of(port, talk, takes_trailers)
-        if self.state is not None:
-            scope["state"] = self.state.copy()
+        cdef dict scope = self.scope_of(exchange, port, talk, head, fields)
         if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
             return 0
         exchange.app = self
-        exchange.takes_trailers = takes_trailers
         exchange.attach(port, talk)
         try:
-            exchange.task = self.runner.start(self.app(scope, exchange.receive, exchange.send))
+            exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
+                                                       PyCFunction_New(&SEND, exchange)))
         except (Exception, CancelledError) as error:
             exchange.completed(error)
             return 0
@@ -338,6 +375,32 @@ cdef class AsgiApplication(Application):
             return exchange.completed(None)
         exchange.task.add_done_callback(exchange.finished)
         return 0
+
+    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef dict scope = self.template.copy()
+        cdef str path = path_of(buf, head, False)
+        if head.minor == 0:
+            scope["http_version"] = "1.0"
+        if not is_get(buf, head.method):
+            scope["method"] = method_str(buf, head.method)
+        scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
+        scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
+        if head.query.len:
+            scope["query_string"] = bytes_at(buf, head.query)
+        exchange.takes_trailers = takes_trailers_of(buf, head, fields)
+        scope["extensions"] = self.extensions_of(port, talk, exchange.takes_trailers)
+        scope["headers"] = headers_list(buf, fields, head.n_fields)
+        scope["client"] = port.client_of(talk)
+        scope["server"] = port.server_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                scope["client"] = origin[0]
+                scope["scheme"] = origin[1] or scope["scheme"]
+        if self.state is not None:
+            scope["state"] = self.state.copy()
+        return scope
 
     cdef dict extensions_of(self, Port port, ka_talk *talk, bint takes_trailers):
         """A dict of the request's own: middleware adds to it."""

@@ -139,6 +139,9 @@ cdef object os_error(int code):
     return OSError(-code - 1000, os.strerror(-code - 1000))
 
 
+cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
+                                       b"transfer-encoding", b"upgrade"))
+
 cdef enum:
     PEERS = 1024   # remembered (host, port) tuples; a power of two
 
@@ -268,6 +271,31 @@ cdef class Engine(Port):
             if origin is not None:
                 client = origin[0]
         return access_entry(client, buf, head, fields, self.now())
+
+    def set_fields(self, headers, *, date=True):
+        """Fields of every response besides the application's, in place of those of before.
+
+        headers: pairs (name, value) of str or bytes, 8 KiB in all. date: whether responses have Date.
+        Raises ValueError for a field that may not be one, or that is the server's own; MemoryError.
+        """
+        cdef ka_reply reply
+        cdef bytes lines
+        cdef char *at
+        cdef int got = KA_OK
+        self.check_process()
+        plain = plain_headers(headers)
+        lines = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+        at = PyBytes_AS_STRING(lines)
+        for name, value in plain:
+            if name.lower() in OWN_FIELDS:
+                raise ValueError(f"{name.decode('latin-1')} is the server's own field")
+            if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
+                raise ValueError(f"{name!r}: {value!r}: {(<bytes>reply.why).decode()}")
+        if len(lines) > 8192:
+            raise ValueError(f"fields of every response have {len(lines)} bytes, and 8192 at most")
+        got = ka_service_set_fields(ka_engine_service(self.engine), lines, <uint32_t>len(lines), date)
+        if got < 0:
+            raise os_error(got)
 
     # -- rules ------------------------------------------------------------------------------------------
 
@@ -444,13 +472,14 @@ cdef class Engine(Port):
                 self.call_soon(self.attend_later)
             return 0
         ka_engine_attend(self.engine)
-        return 0
+        return self.application.leave()
 
     def attend_now(self):
         """Send what responses in progress have produced."""
         self.is_attending = False
         if self.engine != NULL:
             ka_engine_attend(self.engine)
+            self.application.leave()
 
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
