@@ -72,6 +72,11 @@ def address_of(sock: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
+def addresses(listeners: Iterable[Listener], scheme: str) -> list[str]:
+    """As they are told to people: each once, http and https apart."""
+    return [text.replace("http://", f"{scheme}://", 1) for text in dict.fromkeys(one.address for one in listeners)]
+
+
 def parse_address(text: str) -> tuple[str, int] | str:
     """HOST:PORT, [HOST]:PORT, :PORT (all addresses) or unix:PATH -> (host, port) or the path. UsageError."""
     if text.startswith("unix:"):
