@@ -25,7 +25,8 @@ error_log {directory}/error.log;
 events {{ worker_connections 19000; }}
 http {{
     access_log off;
-    sendfile on;
+    sendfile {sendfile};
+    output_buffers 2 512k;
     tcp_nopush on;
     open_file_cache max=16;
     keepalive_requests 1000000000;
@@ -54,7 +55,7 @@ class Peer:
     interface: str = ""  # which application of apps.py it serves; empty: none, it answers by itself
     tls: list[str] | None = None  # None: it has none
     patience: list[str] = field(default_factory=list)  # added where thousands of connections stay idle for minutes
-    environment: dict[str, str] = field(default_factory=dict)
+    sendfile: bool = True  # nginx only
 
 
 def kacore(interface: str, *arguments: str) -> Peer:
@@ -81,6 +82,7 @@ def launched(package: str, interface: str) -> Peer:
 
 PEERS = {
     "nginx": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[]),
+    "nginx-copying": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[], sendfile=False),
     "kacore-asgi": kacore("asgi"),
     "kacore-asgi-asyncio": kacore("asgi", "--loop", "asyncio"),
     "kacore-wsgi": kacore("wsgi", "--threads", "0"),
@@ -121,10 +123,15 @@ def app_of(peer: Peer, app: str) -> str:
     return f"{'frameworks' if app in FRAMEWORKS else 'apps'}:{peer.interface}_{app}"
 
 
-def nginx_conf(directory: Path, port: int, files: Path, certificate: Path | None, key: Path | None) -> str:
+def nginx_conf(peer: Peer, directory: Path, port: int, files: Path, certificate: Path | None, key: Path | None) -> str:
     ssl_files = NGINX_TLS.format(certificate=certificate, key=key) if certificate else ""
     return NGINX_CONF.format(
-        directory=directory, port=port, files=files, ssl=" ssl" if certificate else "", ssl_files=ssl_files
+        directory=directory,
+        port=port,
+        files=files,
+        ssl=" ssl" if certificate else "",
+        ssl_files=ssl_files,
+        sendfile="on" if peer.sendfile else "off",
     )
 
 

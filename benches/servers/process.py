@@ -67,11 +67,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Proportional set size of a process and its descendants: what they share is counted once."""
+    """Memory of a process and its descendants that is no file: what they share is counted once (PSS).
+
+    Files are left out because their share falls whenever any other process maps the same library.
+    """
     total = 0
     for one in process_tree(pid):
         for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += int(line.split()[1]) * 1024
     return total
 
@@ -102,7 +105,7 @@ class Running:
         # kacore is used as it was built in place; for the others the path holds the application only.
         path_list = [str(HERE)] + ([str(ROOT)] if self.peer.package == "kacore" else [])
         environment = {
-            **os.environ, **self.peer.environment, "PYTHONPATH": os.pathsep.join(path_list), "BENCH_APP": app,
+            **os.environ, "PYTHONPATH": os.pathsep.join(path_list), "BENCH_APP": app,
             "BENCH_FILE": str(place.files / "file"),
         }  # fmt: skip
         self.process = subprocess.Popen(
@@ -115,7 +118,7 @@ class Running:
     def command(self, app: str, place: Place, extra: list[str]) -> list[str]:
         if not self.peer.package:
             files = (place.certificate, place.key) if self.tls else (None, None)
-            (self.directory / "nginx.conf").write_text(nginx_conf(self.directory, self.port, place.files, *files))
+            (self.directory / "nginx.conf").write_text(nginx_conf(self.peer, self.directory, self.port, place.files, *files))
         words = {
             "app": app_of(self.peer, app), "port": self.port, "directory": self.directory, "python": python(),
             "certificate": place.certificate, "key": place.key,

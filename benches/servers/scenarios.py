@@ -84,7 +84,7 @@ SCENARIOS = {
     ),
     "stream": Scenario("16 chunks of 1 KiB", ("kacore-asgi", "granian-asgi", "uvicorn"), app="stream"),
     "mebibyte": Scenario(
-        "1 MiB from memory (nginx: a cached file)", ("nginx", "kacore-asgi", "uvicorn"), app="mebibyte",
+        "1 MiB from memory (nginx: a cached file)", ("nginx", "nginx-copying", "kacore-asgi", "uvicorn"), app="mebibyte",
         path="/mebibyte",
     ),
     "file": Scenario("10 MiB file", ("nginx", "kacore-asgi", "granian-asgi"), app="file", path="/file", load=Load(16)),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from servers.idle import Idle
 from servers.load import Load, measure, read_wrk, wrk_command
-from servers.process import NotMeasured, Running
+from servers.process import NotMeasured, Running, process_tree
 
 if TYPE_CHECKING:
     from servers.scenarios import Plan, Record, Scenario
@@ -168,7 +168,8 @@ def lag(scenario: Scenario, plan: Plan) -> dict[str, Record]:
 
 
 def count_with_perf(server: Running, command: list[str]) -> float:
-    perf = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", str(server.process.pid), "--", *command]
+    pids = ",".join(map(str, process_tree(server.process.pid)))
+    perf = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", pids, "--", *command]
     done = subprocess.run(perf, capture_output=True, text=True, timeout=60)
     counted = re.search(r"^(\d+),,raw_syscalls:sys_enter", done.stderr, re.M)
     if not counted:
@@ -179,7 +180,8 @@ def count_with_perf(server: Running, command: list[str]) -> float:
 def count_with_strace(server: Running, command: list[str]) -> float:
     log = server.directory / "strace"
     strace = subprocess.Popen(
-        ["strace", "-f", "-c", "-o", str(log), "-p", str(server.process.pid)], stderr=subprocess.DEVNULL
+        ["strace", "-f", "-c", "-o", str(log), *(f"-p{pid}" for pid in process_tree(server.process.pid))],
+        stderr=subprocess.DEVNULL,
     )
     time.sleep(0.5)
     try:
