@@ -291,7 +291,7 @@ cdef class WsgiApplication(Application):
         cdef dict environ = self.template.copy()
         cdef uint32_t i
         environ["REQUEST_METHOD"] = method_str(buf, head.method)
-        environ["PATH_INFO"] = unquoted(buf, head.path, True)
+        environ["PATH_INFO"] = path_of(buf, head, True)
         environ["QUERY_STRING"] = PyUnicode_DecodeASCII(buf + head.query.off, head.query.len, NULL)
         environ["RAW_URI"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
         environ["SERVER_PROTOCOL"] = "HTTP/1.0" if head.minor == 0 else "HTTP/1.1"
