@@ -246,14 +246,16 @@ cdef object empty_file():
 
 
 cdef class WsgiApplication(Application):
-    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads."""
+    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads;
+    environ: what every environ begins with besides, such as wsgi.errors."""
     cdef readonly object app
     cdef readonly int threads
     cdef object waker, work, posted
     cdef int n_started, n_idle
     cdef dict template
 
-    def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name=""):
+    def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name="",
+                 environ=None):
         from collections import deque
         from queue import SimpleQueue
         self.app = app
@@ -273,6 +275,7 @@ cdef class WsgiApplication(Application):
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
+            **(environ or {}),
         }
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -284,6 +287,8 @@ cdef class WsgiApplication(Application):
             exchange.gate = allocate_lock()
             exchange.gate.acquire()
         exchange.attach(port, talk)
+        if exchange.entry is not None:
+            exchange.entry.request = exchange.environ
         return exchange.collect()
 
     cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
