@@ -371,6 +371,8 @@ cdef class AsgiApplication(Application):
             return 0
         exchange.app = self
         exchange.attach(port, talk)
+        if exchange.entry is not None:
+            exchange.entry.request = scope
         try:
             exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
                                                        PyCFunction_New(&SEND, exchange)))
