@@ -24,8 +24,7 @@ enum {
     ACCEPTS = 64,            /* a listener and step */
     EXPIRIES = 64,           /* a step */
     VICTIMS = 8,             /* asked, before a newcomer is turned away */
-    TURN_REQUESTS = 32,      /* a connection and step */
-    TURN_BYTES = 64 * 1024,  /* the same */
+    TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     SCRATCH = 64 * 1024,
     READ_BEHIND = 4096,      /* room for a read behind bytes that wait */
     IOVECS = 16
@@ -61,6 +60,7 @@ struct ka_engine {
     int epoll_fd, timer_fd, event_fd, spare_fd;
     int64_t now, armed_ns;   /* armed_ns: what the timer is set to, INT64_MAX = off */
     int64_t date_s;
+    size_t turn_bytes;       /* of input, in the turn that is being taken */
     ka_sock **chunks;        /* by slot index; owned */
     uint32_t n_chunks;
     uint8_t is_stepping, has_paused;
@@ -79,6 +79,7 @@ enum { TAG_TIMER = 1, TAG_EVENT = 2, TAG_LISTENER = 16 };
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
 static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
 static void arm(ka_engine *e);
+static const ka_moves moves;
 
 static int os_error(void) { return -errno - 1000; }
 
@@ -180,8 +181,10 @@ static ssize_t send_some(ka_engine *e, ka_sock *s, ka_talk *talk, size_t *asked)
 }
 
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
-static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
+static ka_cause flush(void *port, void *peer, ka_talk *talk)
 {
+    ka_engine *e = port;
+    ka_sock *s = peer;
     size_t total = 0;
     while (talk->unsent && s->can_write) {
         size_t asked;
@@ -201,17 +204,7 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         if ((size_t)n < asked)
             s->can_write = 0;
     }
-    if (total) {
-        ka_cause cause;
-        if (ka_conn_progress(e->table, h, total, e->now, &cause) == KA_ESLOW)
-            return cause;
-        if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
-            talk->is_held = 0;
-            if (talk->has_exchange)
-                e->calls.on_news(e->calls.ctx, talk, KA_NEWS_LOW);
-        }
-    }
-    return KA_N_CAUSES;
+    return total ? ka_turn_left(&moves, e, talk, total, e->now) : KA_N_CAUSES;
 }
 
 /* --- the ends of a connection --- */
@@ -233,16 +226,6 @@ static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
         listeners_resume(e);
-}
-
-/* Return whether the connection still stands after sending what is pending. */
-static int flush_or_end(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
-{
-    ka_cause cause = flush(e, h, s, talk);
-    if (ka_likely(cause == KA_N_CAUSES))
-        return 1;
-    end(e, h, s, cause);
-    return 0;
 }
 
 /* Throw away what a lingering client still sends. */
@@ -285,138 +268,93 @@ static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 /* --- one connection's turn --- */
 
 /* Have it reported ready again: a socket that can be written to is ready at once. */
-static void again(ka_engine *e, ka_handle h, ka_sock *s)
+static void again(void *port, void *peer, ka_talk *talk)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
-    (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
+    const ka_sock *s = peer;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = talk->conn};
+    (void)epoll_ctl(((ka_engine *)port)->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
 }
 
 /* FIN was announced while the application is busy with a request whose content is complete: is it FIN, or are there
  * bytes before it? FIN means "no further request", nothing more. */
-static void look_for_fin(ka_engine *e, ka_sock *s, ka_talk *talk)
+static void look_for_fin(void *port, void *peer, ka_talk *talk)
 {
+    const ka_sock *s = peer;
     char byte;
-    if (!ka_talk_body_is_over(talk) || talk->window_len)
+    if (ka_likely(!s->saw_fin) || !ka_talk_body_is_over(talk) || talk->window_len)
         return;
-    if (recv(s->fd, &byte, 1, MSG_PEEK) == 0) {
-        ka_talk_eof(talk);
-        e->calls.on_news(e->calls.ctx, talk, KA_NEWS_EOF);
-    }
+    if (recv(s->fd, &byte, 1, MSG_PEEK) == 0)
+        ka_turn_eof(&moves, port, talk);
 }
 
-typedef enum { GO_ON, PAUSE, ENDED } turn_result;
-
-static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, size_t *input)
+static ka_turned read_more(void *port, void *peer, ka_talk *talk)
 {
-    ka_cause cause;
+    ka_engine *e = port;
+    ka_sock *s = peer;
     if (!s->can_read)
-        return PAUSE;
-    if (*input >= TURN_BYTES) {
-        again(e, h, s);
-        return PAUSE;
+        return KA_TURN_PAUSE;
+    if (e->turn_bytes >= TURN_BYTES) {
+        again(e, s, talk);
+        return KA_TURN_PAUSE;
     }
     ssize_t n = receive(e, s, talk);
     if (n == KA_PARTIAL)
-        return PAUSE;
+        return KA_TURN_PAUSE;
     if (n < 0) {
-        end(e, h, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
-        return ENDED;
+        end(e, talk->conn, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
+        return KA_TURN_ENDED;
     }
     if (n == 0) {
         s->can_read = 0;
-        ka_talk_eof(talk);
-        if (talk->has_exchange)
-            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_EOF);
-        return GO_ON;
+        ka_turn_eof(&moves, e, talk);
+        return KA_TURN_ON;
     }
-    *input += (size_t)n;
-    if (ka_conn_progress(e->table, h, (size_t)n, e->now, &cause) == KA_ESLOW) {
-        if (ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, e->now) < 0) {
-            end(e, h, s, cause);
-            return ENDED;
-        }
-    }
-    return GO_ON;
+    e->turn_bytes += (size_t)n;
+    return ka_turn_arrived(&moves, e, s, talk, (size_t)n, e->now);
 }
 
-static turn_result finish(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, int lingers)
+static int has_unread(void *port, void *peer)
 {
-    if (!flush_or_end(e, h, s, talk))
-        return ENDED;
-    if (talk->unsent)
-        return PAUSE;
-    /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (lingers || (s->can_read && !talk->is_eof))
-        half_close(e, h, s, (ka_cause)talk->cause);
-    else
-        end(e, h, s, (ka_cause)talk->cause);
-    return ENDED;
+    (void)port;
+    return ((const ka_sock *)peer)->can_read;
 }
 
-static turn_result wait(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
+static void on_request(void *port, ka_talk *talk, const ka_head *head)
 {
-    size_t before = talk->unsent;
-    if (before > KA_OUT_HIGH) {
-        if (!flush_or_end(e, h, s, talk))
-            return ENDED;
-        if (talk->unsent <= KA_OUT_HIGH)
-            return GO_ON;
-    }
-    if (ka_unlikely(s->saw_fin) && talk->has_exchange && !talk->is_eof)
-        look_for_fin(e, s, talk);
-    return PAUSE;
+    const ka_engine *e = port;
+    e->calls.on_request(e->calls.ctx, talk, head, e->service.fields);
 }
 
-/* Everything one connection can do now, within bounds. */
+static void on_news(void *port, ka_talk *talk, ka_news news)
+{
+    const ka_engine *e = port;
+    e->calls.on_news(e->calls.ctx, talk, news);
+}
+
+static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause) { end(port, talk->conn, peer, cause); }
+
+static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
+{
+    half_close(port, talk->conn, peer, cause);
+}
+
+static void settled(void *port, void *peer, ka_talk *talk)
+{
+    (void)port, (void)talk;
+    ((ka_sock *)peer)->talk = NULL;
+}
+
+static const ka_moves moves = {on_request, on_news,         read_more, flush, look_for_fin,
+                               has_unread, move_half_close, move_end,  again, settled};
+
 static void turn(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    ka_talk *talk = s->talk;
-    ka_head head;
-    unsigned n_requests = 0;
-    size_t input = 0;
-    turn_result result = GO_ON;
-    if (talk == NULL) {
-        if ((talk = s->talk = ka_talk_new(&e->service, h)) == NULL) {
-            end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
-            return;
-        }
-    }
-    talk->is_driven = 1;
-    while (result == GO_ON) {
-        switch (ka_talk_next(talk, e->now, &head)) {
-        case KA_TALK_REQUEST:
-            e->calls.on_request(e->calls.ctx, talk, &head, e->service.fields);
-            if (++n_requests == TURN_REQUESTS) {
-                again(e, h, s);
-                result = PAUSE;
-            }
-            break;
-        case KA_TALK_BODY:
-            talk->wants_body = 0;
-            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_BODY);
-            break;
-        case KA_TALK_READ: result = read_more(e, h, s, talk, &input); break;
-        case KA_TALK_WAIT: result = wait(e, h, s, talk); break;
-        case KA_TALK_LINGER: result = finish(e, h, s, talk, 1); break;
-        case KA_TALK_CLOSE: result = finish(e, h, s, talk, 0); break;
-        }
-    }
-    if (result == ENDED)
-        return;
-    if (!flush_or_end(e, h, s, talk))
-        return;
-    talk->is_driven = 0;
-    if (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining) {
-        turn(e, h, s); /* what is left to do is to close */
-        return;
-    }
-    (void)ka_talk_settle(talk, e->now);
-    if (ka_talk_is_idle(talk)) {
-        s->talk = NULL;
-        ka_talk_free(talk);
-    } else if (ka_talk_park(talk) < 0) {
+    if (s->talk == NULL && (s->talk = ka_talk_new(&e->service, h)) == NULL) {
         end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
+        return;
     }
+    e->turn_bytes = 0;
+    ka_turn(&moves, e, s, s->talk, e->now);
 }
 
 /* --- turns outside a step --- */
@@ -438,30 +376,14 @@ static void note(void *port, ka_talk *talk)
     e->noted[e->n_noted++] = talk->conn;
 }
 
-/* Output goes out and the end of an exchange is carried out; but no request is handed over from here, where the caller
- * may be the task of another request: waiting input is left to the next step. */
-static void attend_one(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    ka_talk *talk = s->talk;
-    int may_call = (talk->has_exchange && !talk->has_response) || talk->window_len == 0;
-    talk->is_noted = 0;
-    if (may_call && !(talk->has_response && s->can_read)) {
-        turn(e, h, s);
-        return;
-    }
-    if (!flush_or_end(e, h, s, talk))
-        return;
-    (void)ka_talk_settle(talk, e->now);
-    again(e, h, s);
-}
-
 void ka_engine_attend(ka_engine *e)
 {
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = sock_of(e, h);
+        e->turn_bytes = 0;
         if (s && s->talk && s->talk->is_noted)
-            attend_one(e, h, s);
+            ka_turn_attend(&moves, e, s, s->talk, e->now);
     }
     e->n_noted = 0;
     if (!e->is_stepping)
@@ -505,19 +427,12 @@ static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
 
 static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, ka_cause cause)
 {
-    switch (action) {
-    case KA_DO_ANSWER_408:
-    case KA_DO_ANSWER_503:
-        if (s->talk && ka_talk_refuse(s->talk, action == KA_DO_ANSWER_408 ? 408 : 503,
-                                      action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
-                                                                 : "the application took too long to answer",
-                                      cause, e->now) == KA_OK)
-            return; /* noted: its turn comes at the end of the step */
-        end(e, h, s, cause);
-        return;
-    case KA_DO_HALF_CLOSE: half_close(e, h, s, cause); return;
-    default: end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause); return;
-    }
+    if (ka_turn_answers_late(s->talk, action, cause, e->now))
+        return; /* its turn comes at the end of the step */
+    if (action == KA_DO_HALF_CLOSE)
+        half_close(e, h, s, cause);
+    else
+        end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
 }
 
 static void expire(ka_engine *e)

@@ -8,16 +8,9 @@
 #ifndef KA_ENGINE_H
 #define KA_ENGINE_H
 
-#include "ka_talk.h"
+#include "ka_turn.h"
 
 typedef struct ka_engine ka_engine;
-
-/* What happened to a request that the application has. */
-typedef enum {
-    KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
-    KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
-    KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
-} ka_news;
 
 /* The application's side, called from ka_engine_step in the thread of the engine. None of them may step the engine;
  * all may read, respond and give up requests. */
