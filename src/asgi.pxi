@@ -3,9 +3,11 @@
 
 
 cdef class Ready:
-    """An awaitable that is done when it is made. Counts as a coroutine, so that create_task() takes it."""
+    """An awaitable that is done when it is made. Counts as a coroutine, so that create_task() takes it.
+
+    Its slots are written by hand below: awaiting it costs no exception where the interpreter offers a way around.
+    """
     cdef object value
-    cdef bint is_spent
 
     def __await__(self):
         return self
@@ -14,22 +16,45 @@ cdef class Ready:
         return self
 
     def __next__(self):
-        if self.is_spent:
-            raise RuntimeError("cannot reuse already awaited coroutine")
-        self.is_spent = True
-        if self.value is None:
-            raise StopIteration
         raise StopIteration(self.value)
 
     def send(self, value):
-        return self.__next__()
+        raise StopIteration(self.value)
 
     def throw(self, kind, value=None, traceback=None):
-        self.is_spent = True
         raise kind if value is None else value
 
     def close(self):
-        self.is_spent = True
+        pass
+
+
+cdef extern from "Python.h":
+    ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **) noexcept
+    ctypedef PyObject *(*iternextfunc)(PyObject *) noexcept
+    ctypedef struct PyAsyncMethods:
+        sendfunc am_send
+    ctypedef struct PyTypeObject:
+        PyAsyncMethods *tp_as_async
+        iternextfunc tp_iternext
+    void PyErr_SetObject(object kind, object value)
+
+
+cdef PySendResult ready_send(PyObject *self, PyObject *_, PyObject **result) noexcept:
+    value = (<Ready>self).value
+    Py_INCREF(value)
+    result[0] = <PyObject *>value
+    return PYGEN_RETURN
+
+
+cdef PyObject *ready_next(PyObject *self) noexcept:
+    value = (<Ready>self).value
+    if value is not None:  # NULL without an exception is the end with None
+        PyErr_SetObject(StopIteration, value)
+    return NULL
+
+
+(<PyTypeObject *>Ready).tp_as_async.am_send = ready_send
+(<PyTypeObject *>Ready).tp_iternext = ready_next
 
 
 cdef inline Ready ready(object value):
@@ -38,6 +63,7 @@ cdef inline Ready ready(object value):
     return done
 
 
+cdef Ready SENT = ready(None)
 cdef dict DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -101,7 +127,7 @@ cdef class AsgiExchange(Exchange):
             self.send_body(message.get("body", b""), message.get("more_body", False))
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
-        return self.send_later() if not self.is_done and self.is_held() else ready(None)
+        return self.send_later() if not self.is_done and self.is_held() else SENT
 
     cdef int send_body(self, object body, bint more) except -1:
         if self.is_done and self.talk == NULL:
@@ -151,15 +177,17 @@ cdef class AsgiExchange(Exchange):
         """The application's task is done, one way or another."""
         cdef object error
         self.task = None
-        if task.cancelled():
-            self.give_up("was cancelled", None)
-            return
-        error = task.exception()
+        self.completed(CancelledError() if task.cancelled() else task.exception())
+
+    cdef int completed(self, object error) except -1:
         if error is not None:
-            if not isinstance(error, ClientGone):
+            if isinstance(error, CancelledError):
+                self.give_up("was cancelled", None)
+            elif not isinstance(error, ClientGone):
                 self.give_up("failed", error)
         elif not self.is_done and self.talk != NULL:
             self.give_up("returned without completing its response", None)
+        return 0
 
     cdef int give_up(self, str what, object error) except -1:
         if error is not None or self.talk != NULL:
@@ -177,6 +205,7 @@ cdef inline int wake(object future) except -1:
 cdef class AsgiApplication(Application):
     """app: an ASGI 3 application; state: the lifespan's state dict, copied for each request."""
     cdef readonly object app, loop, state
+    cdef readonly Runner runner
     cdef readonly str root_path
     cdef dict template
 
@@ -185,6 +214,7 @@ cdef class AsgiApplication(Application):
         self.loop = loop
         self.logger = logger
         self.state = state
+        self.runner = Runner(loop)
         self.root_path = root_path
         self.template = {
             "type": "http",
@@ -217,6 +247,16 @@ cdef class AsgiApplication(Application):
             scope["state"] = self.state.copy()
         exchange.app = self
         exchange.attach(port, talk)
-        exchange.task = self.loop.create_task(self.app(scope, exchange.receive, exchange.send))
+        try:
+            exchange.task = self.runner.start(self.app(scope, exchange.receive, exchange.send))
+        except (Exception, CancelledError) as error:
+            exchange.completed(error)
+            return 0
+        if exchange.task is None:
+            self.runner.value = None
+            return exchange.completed(None)
         exchange.task.add_done_callback(exchange.finished)
         return 0
+
+    cdef int leave(self) except -1:
+        return self.runner.leave()

@@ -181,6 +181,7 @@ cdef class Engine(Port):
         cdef int got
         self.check_process()
         got = ka_engine_step(self.engine)
+        self.application.leave()
         if self.pending is not None:
             error = self.pending
             self.pending = None

@@ -1,5 +1,8 @@
 # Plain handlers: a Request in, bytes, str or a Response out; sync or async. For those who embed the server.
 
+cdef extern from "Python.h":
+    bint PyCoro_CheckExact(object) noexcept
+
 
 cdef class Request:
     """One request with its whole content. Every attribute is decoded when it is asked for.
@@ -101,9 +104,11 @@ cdef class HandlerExchange(CollectedExchange):
         try:
             result = self.app.handler(self.request)
             if hasattr(result, "__await__"):
-                self.task = self.app.loop.create_task(as_coroutine(result))
-                self.task.add_done_callback(self.finished)
-                return 0
+                self.task = self.app.runner.start(result if iscoroutine(result) else as_coroutine(result))
+                if self.task is not None:
+                    self.task.add_done_callback(self.finished)
+                    return 0
+                result = self.app.runner.take_value()
             self.answer(result)
         except ClientGone:
             pass
@@ -190,18 +195,27 @@ cdef class HandlerExchange(CollectedExchange):
 cdef tuple TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
+cdef bint iscoroutine(object awaitable):
+    """A coroutine of `async def`, without the search through abstract base classes."""
+    return PyCoro_CheckExact(awaitable)
+
+
 async def as_coroutine(awaitable):
     return await awaitable
 
 
 cdef class HandlerApplication(Application):
     """handler(Request) -> bytes | str | Response, or an awaitable of one. loop: for awaitables."""
-    cdef readonly object handler, loop
+    cdef readonly object handler
+    cdef readonly Runner runner
 
     def __init__(self, handler, loop, logger):
         self.handler = handler
-        self.loop = loop
         self.logger = logger
+        self.runner = Runner(loop)
+
+    cdef int leave(self) except -1:
+        return self.runner.leave()
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef HandlerExchange exchange = HandlerExchange.__new__(HandlerExchange)

@@ -4,13 +4,16 @@
 # Life: the driver hands over a talk (`attach` takes one hold on the Exchange for it). The Exchange lets go when it
 # has written the last byte (`detach`), or the talk drops it when the client is gone (`lost`). After either, `talk`
 # is NULL and every call says so.
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_ITEM, PySequence_Fast_GET_SIZE
+from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_SIZE
+from cpython.tuple cimport PyTuple_CheckExact
 
 cdef extern from "Python.h":
+    PyObject *PySequence_Fast_GET_ITEM(object sequence, Py_ssize_t i) noexcept   # borrowed
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
 
 
@@ -104,32 +107,24 @@ cdef class Exchange:
         """Status and fields, pairs of bytes. whole: length of the content if it is complete and known, else -1.
         LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
-        cdef Py_ssize_t i, n, size = 0
+        cdef Py_ssize_t i, n, size
+        cdef PyObject *name
+        cdef PyObject *value
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
+        size = bytes_in(fast)
+        if size < 0:
+            fast = plain_headers(fast)
+            size = bytes_in(fast)
         n = PySequence_Fast_GET_SIZE(fast)
-        pairs = []
+        self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
         for i in range(n):
-            pair = PySequence_Fast(<object>PySequence_Fast_GET_ITEM(fast, i), "a header is a pair of bytes")
-            if PySequence_Fast_GET_SIZE(pair) != 2:
-                raise LocalError("a header is a pair (name, value) of bytes")
-            name = <object>PySequence_Fast_GET_ITEM(pair, 0)
-            value = <object>PySequence_Fast_GET_ITEM(pair, 1)
-            if not PyBytes_Check(name) or not PyBytes_Check(value):
-                name = as_bytes(name)
-                value = as_bytes(value)
-                pair = (name, value)
-            size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
-            pairs.append(pair)
-        self.check(ka_talk_head_begin(talk, status, <size_t>size, &at))
-        for i in range(n):
-            pair = pairs[i]
-            name = <object>PySequence_Fast_GET_ITEM(pair, 0)
-            value = <object>PySequence_Fast_GET_ITEM(pair, 1)
-            self.check(ka_reply_field(&talk.reply, &at, PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name),
-                                      PyBytes_AS_STRING(value), <size_t>PyBytes_GET_SIZE(value)))
+            pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value)
+            self.check(ka_reply_field(&talk.reply, &at, PyBytes_AS_STRING(<object>name),
+                                      <size_t>PyBytes_GET_SIZE(<object>name), PyBytes_AS_STRING(<object>value),
+                                      <size_t>PyBytes_GET_SIZE(<object>value)))
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
 
@@ -192,6 +187,40 @@ cdef class Exchange:
         return 0
 
 
+cdef inline bint pair_at(PyObject *item, PyObject **name, PyObject **value) noexcept:
+    """Borrow both halves of a tuple or list of two bytes; false when it is something else."""
+    if not ((PyTuple_CheckExact(<object>item) or PyList_CheckExact(<object>item))
+            and PySequence_Fast_GET_SIZE(<object>item) == 2):
+        return False
+    name[0] = PySequence_Fast_GET_ITEM(<object>item, 0)
+    value[0] = PySequence_Fast_GET_ITEM(<object>item, 1)
+    return PyBytes_CheckExact(<object>name[0]) and PyBytes_CheckExact(<object>value[0])
+
+
+cdef Py_ssize_t bytes_in(object headers) noexcept:
+    """Sum of the lengths in a list or tuple of pairs of bytes; -1 when it is not that."""
+    cdef Py_ssize_t i, size = 0
+    cdef PyObject *name
+    cdef PyObject *value
+    for i in range(PySequence_Fast_GET_SIZE(headers)):
+        if not pair_at(PySequence_Fast_GET_ITEM(headers, i), &name, &value):
+            return -1
+        size += PyBytes_GET_SIZE(<object>name) + PyBytes_GET_SIZE(<object>value)
+    return size
+
+
+cdef list plain_headers(object headers):
+    """Headers of any shape that ASGI, or a convenient caller, may give, as a list of tuples of bytes."""
+    cdef list plain = []
+    for header in headers:
+        try:
+            name, value = header
+        except (TypeError, ValueError):
+            raise LocalError(f"a header is a pair (name, value), not {header!r}") from None
+        plain.append((bytes(as_bytes(name)), bytes(as_bytes(value))))
+    return plain
+
+
 cdef object as_bytes(object value):
     """Names and values as bytes; str is for convenience and goes out as Latin-1 (RFC 9110 5.5)."""
     if isinstance(value, bytes):
@@ -212,6 +241,10 @@ cdef class Application:
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         raise NotImplementedError
+
+    cdef int leave(self) except -1:
+        """The engine's step ends: nothing of an application's may seem to be running."""
+        return 0
 
     cdef int wake(self) except -1:
         """Port.wake was called from another thread."""

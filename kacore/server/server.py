@@ -167,6 +167,7 @@ class Server:
             await lifespan.startup()
             self.bind()
             application = self._application(loop, lifespan)
+            await self._probe(application)
             engine = self._engine = _core.Engine(
                 self.table,
                 application,
@@ -201,6 +202,13 @@ class Server:
         return _core.WsgiApplication(
             self.app, self.logger, self._wake, threads=self.threads, script_name=self.root_path
         )
+
+    async def _probe(self, application: Any) -> None:
+        """Requests run without a Task of their own where this interpreter and loop allow it."""
+        if self.interface != "wsgi":
+            why_not = await application.runner.probe()
+            if why_not is not None:
+                self.logger.info("every request gets a Task of its own: %s", why_not)
 
     def _limits(self) -> Limits:
         names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
@@ -254,8 +262,8 @@ class Server:
             loop.remove_reader(self._engine.fileno())
             self._engine.close()
             self._engine = None
-        if self.interface == "wsgi" and application is not None:
-            application.stop()
+        if application is not None:
+            application.stop() if self.interface == "wsgi" else application.runner.close()
         for sock in self._sockets:
             sock.close()
         if self.uds is not None and os.path.exists(self.uds):
