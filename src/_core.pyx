@@ -12,13 +12,16 @@ include "carrier.pxi"
 include "handler.pxi"
 include "asgi.pxi"
 include "wsgi.pxi"
+include "transport.pxi"
+include "hosted.pxi"
 
 # Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
 include "engine_here.pxi"
 
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
-    "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
+    "AsgiApplication", "HostedAsgiApplication", "ProtocolApplication", "TransportProtocol", "Transports",
+    "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
     "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
     "WsgiApplication", "parse_head", "set_simd_variant", "simd_variant", "simd_variants",
 ]

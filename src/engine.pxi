@@ -1,5 +1,5 @@
 # The engine for Python: listeners in, steps of a loop, requests out to an Application. Thin over ka_engine.
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 import os
 
 cdef extern from "arpa/inet.h" nogil:
@@ -10,50 +10,12 @@ cdef extern from "sys/socket.h" nogil:
         AF_UNIX
 
 
-cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    cdef Engine engine = <Engine>ctx
-    try:
-        engine.application.request(engine, talk, head, fields)
-    except BaseException as error:
-        engine.failed(error)
-        if talk.exchange != NULL:
-            (<Exchange>talk.exchange).detach()
-        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, ka_engine_now(engine.engine))
-
-
-cdef void engine_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
-    cdef Engine engine = <Engine>ctx
-    cdef Exchange exchange
-    if talk.exchange == NULL:
-        return
-    exchange = <Exchange>talk.exchange
-    try:
-        exchange.news(news)
-    except BaseException as error:
-        engine.failed(error)
-
-
-cdef void engine_on_lost(void *owner) noexcept:
-    cdef Exchange exchange = <Exchange>owner
-    cdef Engine engine = exchange.port
-    exchange.talk = NULL
-    try:
-        exchange.lost()
-    except BaseException as error:
-        engine.failed(error)
-    Py_DECREF(exchange)
-
-
 cdef void engine_on_wake(void *ctx) noexcept:
     cdef Engine engine = <Engine>ctx
     try:
         engine.application.wake()
     except BaseException as error:
         engine.failed(error)
-
-
-cdef void engine_release(void *owner) noexcept:
-    Py_DECREF(<object>owner)
 
 
 cdef object os_error(int code):
@@ -82,9 +44,7 @@ cdef class Engine(Port):
     """
     cdef ka_engine *engine
     cdef readonly ConnectionTable table
-    cdef Application application
     cdef object call_soon, attend_later
-    cdef object pending          # an exception for the caller of step()
     cdef bint is_attending       # attend_later is on its way
     cdef int pid
     cdef list servers            # (host, port) or (path, None) of each listener
@@ -98,12 +58,12 @@ cdef class Engine(Port):
         cdef int got
         cdef bytes name = server_name.encode("latin-1")
         calls.ctx = <void *>self
-        calls.on_request = engine_on_request
-        calls.on_news = engine_on_news
-        calls.on_lost = engine_on_lost
+        calls.on_request = port_on_request
+        calls.on_news = port_on_news
+        calls.on_lost = port_on_lost
         calls.on_wake = engine_on_wake
         calls.on_closed = NULL
-        calls.release = engine_release
+        calls.release = release_object
         self.table = table
         self.application = application
         self.call_soon = call_soon
@@ -135,14 +95,6 @@ cdef class Engine(Port):
         """After a fork both processes would share one epoll set and break each other."""
         if self.engine == NULL:
             raise LocalError("the engine is closed")
-        return 0
-
-    cdef int failed(self, object error) except -1:
-        """An exception out of the application's side. Only what means to end the process goes on from step()."""
-        if isinstance(error, Exception):
-            self.application.logger.error("an error in handling a request", exc_info=error)
-        elif self.pending is None:
-            self.pending = error
         return 0
 
     def fileno(self):
@@ -182,10 +134,7 @@ cdef class Engine(Port):
         self.check_process()
         got = ka_engine_step(self.engine)
         self.application.leave()
-        if self.pending is not None:
-            error = self.pending
-            self.pending = None
-            raise error
+        self.raise_pending()
         if got < 0:
             raise os_error(got)
         return got

@@ -21,8 +21,28 @@ class ClientGone(KacoreError, OSError):
     """The client is gone: what is sent now reaches nobody. An OSError, as ASGI asks of send()."""
 
 
+cdef class Application
+
+
 cdef class Port:
-    """Whoever moves the bytes of an Exchange."""
+    """Whoever moves the bytes of an Exchange, and hands requests to an application."""
+    cdef Application application
+    cdef object pending      # an exception that means to end the process, for whoever drives the port
+
+    cdef int failed(self, object error) except -1:
+        """An exception out of the application's side. Only what means to end the process goes on from here."""
+        if isinstance(error, Exception):
+            self.application.logger.error("an error in handling a request", exc_info=error)
+        elif self.pending is None:
+            self.pending = error
+        return 0
+
+    cdef int raise_pending(self) except -1:
+        if self.pending is not None:
+            error = self.pending
+            self.pending = None
+            raise error
+        return 0
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
@@ -249,3 +269,42 @@ cdef class Application:
     cdef int wake(self) except -1:
         """Port.wake was called from another thread."""
         return 0
+
+
+# What the C core calls; ctx is the Port.
+
+cdef void port_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    cdef Port port = <Port>ctx
+    try:
+        port.application.request(port, talk, head, fields)
+    except BaseException as error:
+        port.failed(error)
+        if talk.exchange != NULL:
+            (<Exchange>talk.exchange).detach()
+        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
+
+
+cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
+    cdef Exchange exchange
+    if talk.exchange == NULL:
+        return
+    exchange = <Exchange>talk.exchange
+    try:
+        exchange.news(news)
+    except BaseException as error:
+        (<Port>ctx).failed(error)
+
+
+cdef void port_on_lost(void *owner) noexcept:
+    cdef Exchange exchange = <Exchange>owner
+    cdef Port port = exchange.port
+    exchange.talk = NULL
+    try:
+        exchange.lost()
+    except BaseException as error:
+        port.failed(error)
+    Py_DECREF(exchange)
+
+
+cdef void release_object(void *owner) noexcept:
+    Py_DECREF(<object>owner)
