@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server clean
+.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -143,9 +143,21 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 bench-server: build .venv-bench/.peers  ## wrk against kacore, other servers and nginx in turn: CPU time per request
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
 
-# --- fuzz: `make fuzz FUZZ_SECONDS=600`, the time of all targets together -----------------------------------
+# --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 
-FUZZ_SECONDS ?= 60
+SECONDS ?= 60
+
+fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+bench-instructions: build  ## compare the parser's instruction counts with those kept (needs valgrind)
+	$(BIN)/python benches/bench_instructions.py
+
+bench-parse: .venv-bench/.peers  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)
+	.venv-bench/bin/pip install --quiet 'setuptools>=77' wheel 'Cython>=3.3,<3.4' httptools gunicorn_h1c aiohttp h11
+	.venv-bench/bin/pip install --quiet --no-build-isolation .
+	.venv-bench/bin/pip download --quiet --no-binary :all: --no-deps --no-build-isolation -d build/peers httptools gunicorn_h1c
+	cd build && ../.venv-bench/bin/python ../benches/bench_parse.py
 
 clean:  ## remove everything that can be made again
 	rm -rf build dist *.egg-info .venv .venv-bench kacore/*.so

@@ -1,9 +1,8 @@
-"""How many instructions do the parser's C functions take for one head or body? Compared with counts kept in the repo.
+"""How many instructions do the parser's C functions take for one head or body? Compared with counts in the repo.
 
 callgrind counts the functions of src/ka_*.c with the intrinsics they use and nothing else, so the figure repeats
-to the instruction. The counts are kept in
-benches/instructions.json, keyed by compiler and way of scanning; 3 % more than kept is a failure, less is a line of
-praise. A key that is not kept yet is reported and is no failure; --keep writes what was counted.
+to the instruction. The counts are kept in benches/instructions.json, keyed by compiler and way of scanning; 3 %
+more than kept is a failure. A key that is not kept yet is reported and is no failure; --keep writes what was counted.
 """
 
 import argparse
@@ -25,7 +24,9 @@ TOLERANCE = 1.03
 POST = b"POST /upload HTTP/1.1\r\nHost: a.example\r\n"
 BODIES = {
     "length body": [POST + b"Content-Length: 1024\r\n\r\n" + b"x" * 1024],
-    "chunked body": [POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n%b\r\n" % (b"x" * 1024) * 4 + b"0\r\n\r\n"],
+    "chunked body": [
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n%b\r\n" % (b"x" * 1024) * 4 + b"0\r\n\r\n"
+    ],
 }
 
 
@@ -33,9 +34,14 @@ def build():
     BUILD.mkdir(parents=True, exist_ok=True)
     binary = BUILD / "instructions"
     cc = os.environ.get("CC", "cc")
-    sources = [ROOT / "benches" / "instructions.c", *(ROOT / "src" / f"ka_{name}.c" for name in ("scan", "head", "body"))]
+    sources = [
+        ROOT / "benches" / "instructions.c",
+        *(ROOT / "src" / f"ka_{name}.c" for name in ("scan", "head", "body")),
+    ]
     subprocess.run([cc, "-std=gnu11", "-O3", "-g", f"-I{ROOT / 'src'}", *sources, "-o", binary], check=True)
-    version = subprocess.run([cc, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    version = subprocess.run(
+        [cc, "--version"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[0]
     return binary, version
 
 
@@ -53,7 +59,7 @@ def count(binary, way, name, pieces):
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--toggle-collect=measured"]
     subprocess.run([*command, binary, way, data], check=True, capture_output=True, timeout=120)
     total, ours = 0, False
-    # "fl=", "fi=" and "fe=" name the source file of the cost lines that follow; "calls=" hides one inclusive line.
+    # "fl=", "fi=", "fe=" name the source file of the cost lines that follow; after "calls=" one is not its own.
     text = out.read_text()
     files = dict(re.findall(r"^c?f[lie]=(\(\d+\)) (.+)$", text, re.MULTILINE))
     lines = iter(text.splitlines())
@@ -82,7 +88,9 @@ def main():
             before = kept.get(key, {}).get(name, now)
             verdict = "MORE" if now > before * TOLERANCE else "fewer" if now < before / TOLERANCE else ""
             failed |= verdict == "MORE"
-            print(f"  {name:14}{now:10.1f} instructions, kept {before:10.1f}  {now / before - 1:+7.1%} {verdict}")
+            print(
+                f"  {name:14}{now:10.1f} instructions, kept {before:8.1f} {now / before - 1:+7.1%} {verdict}"
+            )
         kept[key] = counts
     if chosen.keep:
         KEPT.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")

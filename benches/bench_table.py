@@ -43,7 +43,7 @@ def nothing(_conn):
 
 
 def shuffled(numbers):
-    """In an order of no pattern, each number a fresh object: an event loop has just made it from what the kernel said."""
+    """In an order of no pattern, each number a fresh object, as an event loop makes it from what the kernel says."""
     order = array("Q", numbers)
     random.Random(len(order)).shuffle(order)
     return list(order)

@@ -1,4 +1,4 @@
-"""The request heads that the parser benches read: tiny, wrk, browser, h40, pipe16 and mixed (256 different heads)."""
+"""What do the parser benches read? tiny, wrk, browser, h40, pipe16, and mixed: 256 different heads."""
 
 import random
 
@@ -23,7 +23,10 @@ BROWSER = (
 )
 
 COMMON = [
-    (b"User-Agent", b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36"),
+    (
+        b"User-Agent",
+        b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36",
+    ),
     (b"Accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"),
     (b"Accept-Encoding", b"gzip, deflate, br, zstd"),
     (b"Accept-Language", b"en-GB,en;q=0.9,de;q=0.8"),
@@ -54,7 +57,9 @@ def joined(line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 def h40() -> bytes:
     own = [(b"X-Custom-Field-%02d" % i, b"value-of-the-field-%02d-" % i + b"v" * 16) for i in range(1, 30)]
-    return joined(b"GET /api/v1/things/42?with=all HTTP/1.1", [(b"Host", b"api.example.com"), *COMMON[:10], *own])
+    return joined(
+        b"GET /api/v1/things/42?with=all HTTP/1.1", [(b"Host", b"api.example.com"), *COMMON[:10], *own]
+    )
 
 
 def mixed(n: int = 256) -> list[bytes]:
@@ -64,7 +69,9 @@ def mixed(n: int = 256) -> list[bytes]:
     for i in range(n):
         fields = [(b"Host", b"host%d.example.com" % seed.randrange(50))]
         for name, value in seed.sample(COMMON, seed.randrange(3, 14)):
-            fields.append((name, value[: seed.randrange(1, len(value) + 1)] if seed.random() < 0.4 else value))
+            fields.append(
+                (name, value[: seed.randrange(1, len(value) + 1)] if seed.random() < 0.4 else value)
+            )
         if seed.random() < 0.6:
             fields.append((b"Cookie", b"session=" + seed.randbytes(seed.randrange(8, 60)).hex().encode()))
         seed.shuffle(fields)

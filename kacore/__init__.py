@@ -15,6 +15,7 @@ from kacore._core import (
     RequestParser,
     Response,
     parse_head,
+    parse_parts,
 )
 from kacore._version import __version__
 from kacore.policy import Policy, PolicyError, PolicySet, Rule, strip_connection_fields
@@ -43,6 +44,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "parse_head",
+    "parse_parts",
     "strip_connection_fields",
 ]
 

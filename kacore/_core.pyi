@@ -27,6 +27,7 @@ __all__ = [
     "Verdict",
     "WsgiApplication",
     "parse_head",
+    "parse_parts",
     "set_simd_variant",
     "simd_variant",
     "simd_variants",
@@ -112,6 +113,9 @@ class EndOfMessage:
 
 def parse_head(data: Buffer, /, limits: Limits | None = None) -> Head | None: ...
 
+def parse_parts(
+    data: Buffer, offset: int = 0, limits: Limits | None = None, /
+) -> tuple[str, bytes, str, list[tuple[bytes, bytes]], bool, int] | None: ...
 @final
 class RequestParser:
     def __init__(self, limits: Limits | None = None) -> None: ...

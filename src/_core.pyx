@@ -23,5 +23,5 @@ __all__ = [
     "AsgiApplication", "HostedAsgiApplication", "ProtocolApplication", "TransportProtocol", "Transports",
     "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
     "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
-    "WsgiApplication", "parse_head", "set_simd_variant", "simd_variant", "simd_variants",
+    "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
 ]

@@ -339,6 +339,46 @@ def parse_head(data, /, Limits limits=None):
         PyBuffer_Release(&view)
 
 
+cdef tuple parts_at(const char *buf, size_t n, size_t offset, const ka_limits *limits):
+    cdef ka_field fields[KA_MAX_FIELDS]
+    cdef ka_head c
+    cdef ka_fault fault
+    cdef int rc
+    if offset > n:
+        raise LocalError(f"offset={offset} is behind the {n} bytes of data")
+    buf += offset
+    rc = ka_head_parse(buf, n - offset, NULL, limits, &c, fields, &fault)
+    if rc == KA_OK:
+        return (method_str(buf, c.method), bytes_at(buf, c.target), VERSIONS[c.minor],
+                headers_list(buf, fields, c.n_fields), (c.flags & KA_HEAD_KEEP_ALIVE) != 0, offset + c.nbytes)
+    if rc == KA_PARTIAL:
+        return None
+    raise peer_error(&fault)
+
+
+def parse_parts(data, size_t offset=0, Limits limits=None, /):
+    """Parse the request head at `offset` of `data` into plain objects, for callers that want all of it at once.
+
+    data:   bytes, bytearray or any contiguous buffer.
+    offset: int, where the head begins; with the last item of the result, pipelined heads are read one by one.
+    limits: Limits, default Limits().
+    Return: (method, target, version, headers, keep_alive, end), as the attributes of a Head; `end` is the offset of
+            the first byte behind the head. None while the head is incomplete.
+    Raises: PeerError for what the peer did wrong; its offset counts from `offset`. LocalError when `offset` is
+            behind the data.
+    Cost:   O(bytes of the head); no Head is made.
+    """
+    cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
+    cdef Py_buffer view
+    if PyBytes_CheckExact(data):
+        return parts_at(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), offset, c)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return parts_at(<const char *>view.buf, view.len, offset, c)
+    finally:
+        PyBuffer_Release(&view)
+
+
 @cython.final
 cdef class EndOfMessage:
     """The event that ends a message. `trailers`: tuple of (lower-cased name, value) pairs of bytes, mostly empty."""

@@ -225,20 +225,26 @@ static void over_remove(ka_store *s, uint32_t client)
     s->n_over--;
 }
 
+/* Into a ring that is not empty, as its newest. */
+static void ring_link(ka_store *s, ka_client_record *record, uint32_t i)
+{
+    ka_extra *extra = ka_store_extra(s, i), *tail = ka_store_extra(s, record->idle_tail);
+    extra->ring.prev = record->idle_tail;
+    extra->ring.next = tail->ring.next;
+    ka_store_extra(s, tail->ring.next)->ring.prev = i;
+    tail->ring.next = i;
+    record->idle_tail = i;
+}
+
 void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
     ka_extra         *extra = ka_store_extra(s, i);
     if (record->idle_tail) {
-        ka_extra *tail = ka_store_extra(s, record->idle_tail);
-        extra->ring.prev = record->idle_tail;
-        extra->ring.next = tail->ring.next;
-        ka_store_extra(s, tail->ring.next)->ring.prev = i;
-        tail->ring.next = i;
+        ring_link(s, record, i);
     } else {
-        extra->ring.next = extra->ring.prev = i;
+        extra->ring.next = extra->ring.prev = record->idle_tail = i;
     }
-    record->idle_tail = i;
     if (++record->n_idle == s->share + 1) over_add(s, client);
 }
 
@@ -261,16 +267,10 @@ int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
     if (record->idle_tail == i) return KA_OK;
-    ka_extra *extra = ka_store_extra(s, i), *tail = ka_store_extra(s, record->idle_tail);
-    if (tail->ring.next != i) { /* else it is the oldest, and moving the ring's end past it is all */
-        ka_store_extra(s, extra->ring.prev)->ring.next = extra->ring.next;
-        ka_store_extra(s, extra->ring.next)->ring.prev = extra->ring.prev;
-        extra->ring.prev = record->idle_tail;
-        extra->ring.next = tail->ring.next;
-        ka_store_extra(s, tail->ring.next)->ring.prev = i;
-        tail->ring.next = i;
-    }
-    record->idle_tail = i;
+    ka_extra *extra = ka_store_extra(s, i);
+    ka_store_extra(s, extra->ring.prev)->ring.next = extra->ring.next;
+    ka_store_extra(s, extra->ring.next)->ring.prev = extra->ring.prev;
+    ring_link(s, record, i);
     return KA_OK;
 }
 

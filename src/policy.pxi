@@ -98,7 +98,7 @@ cdef int set_policies(ka_table *table, object policy, unsigned n_before) except 
 
 
 cdef object policy_with(object policy, dict fields):
-    """A Policy (of a PolicySet: its default) with some fields changed. The one place where the core asks for the class."""
+    """A Policy (of a PolicySet: its default) with some fields changed. Only here does the core ask for the class."""
     if policy is None:
         from kacore.policy import Policy
         return Policy(**fields)

@@ -108,8 +108,8 @@ TestTableMachine.settings = settings(
 
 
 # Driven at random, mostly along lives that make sense, so that every phase is full of connections.
-WEIGHTS = {"fitting": 40, "step": 16, "open": 14, "touch": 6, "progress": 8, "decide": 6, "expire": 3, "close": 2, "due": 1,
-           "any": 1, "evict": 1, "class": 1}
+WEIGHTS = {"fitting": 40, "step": 16, "open": 14, "progress": 8, "touch": 6, "decide": 6, "expire": 3, "close": 2,
+           "due": 1, "any": 1, "evict": 1, "class": 1}
 COMMON = {"tunnelled": 0.05, "lingering": 0.2, "stream_opened": 0.3, "stream_closed": 0.9}
 
 

@@ -8,7 +8,7 @@ from events import feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kacore import Head, KacoreError, Limits, PeerError, RequestParser, parse_head
+from kacore import Head, KacoreError, Limits, LocalError, PeerError, RequestParser, parse_head, parse_parts
 
 BROWSER = (
     b"GET /a/b?c=d HTTP/1.1\r\nHost: Example.org:80\r\nUser-Agent: x\r\nX-Own-Name:  v \r\n"
@@ -80,6 +80,22 @@ def test_common_names_and_methods_are_shared_objects():
 )
 def test_a_method_is_told_as_sent(method):
     assert parse_head(f"{method} / HTTP/1.0\r\n\r\n".encode()).method == method
+
+
+def test_parts_are_what_the_attributes_of_a_head_are():
+    data = BROWSER + b"\r\n" + BROWSER.replace(b"GET", b"POST") + BROWSER[:-1]
+    offset, n = 0, 0
+    while parts := parse_parts(data, offset):
+        head = parse_head(data[offset:])
+        assert parts[:5] == (head.method, head.target, head.version, head.headers, head.keep_alive)
+        assert parts[5] == offset + head.nbytes
+        offset, n = parts[5], n + 1
+    assert n == 2
+    assert parse_parts(memoryview(BROWSER))[5] == len(BROWSER)
+    with pytest.raises(LocalError, match="offset=4 is behind the 3 bytes"):
+        parse_parts(b"GET", 4)
+    with pytest.raises(PeerError, match="at byte 3"):
+        parse_parts(b"12GET\r", 2)
 
 
 def test_a_head_owns_its_bytes():

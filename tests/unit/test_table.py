@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -161,7 +162,7 @@ def test_linger_ends_for_the_reason_it_began_for():
 def test_the_advertised_timeout_is_shorter_than_the_real_one_by_the_margin():
     table = ConnectionTable(keep_alive_timeout=75.0, max_keep_alive_requests=100)
     verdict = table.decide(busy_one(table, 0.0), 0.0)
-    assert verdict.keeps and verdict.cause is None
+    assert (verdict.keeps, verdict.cause) == (True, None)
     assert verdict.fields == ((b"connection", b"keep-alive"), (b"keep-alive", b"timeout=74, max=99"))
     assert (verdict.timeout, verdict.max) == (74, 99)
 
@@ -226,7 +227,7 @@ def test_a_stale_handle_is_refused_even_when_its_slot_is_taken_again():
                  lambda: table.set_class(old, 0), lambda: table.body_progress(old, 1, 1.0), lambda: table.klass(old)):
         with pytest.raises(LocalError, match="stale"):
             call()
-    assert old not in table and new in table
+    assert (old in table, new in table) == (False, True)
 
 
 @pytest.mark.parametrize("conn", [0, 1, 639, 640, 1 << 32, (1 << 64) - 1])
@@ -238,7 +239,7 @@ def test_a_number_that_was_never_a_handle_is_refused(conn):
 def test_an_impossible_transition_names_the_phase_and_changes_nothing():
     table = ConnectionTable()
     conn = table.open(5.0)
-    with pytest.raises(LocalError, match="responded: connection 0x.* is in phase new"):
+    with pytest.raises(LocalError, match=r"responded: connection 0x.* is in phase new"):
         table.responded(conn, 7.0)
     assert table.phase(conn) == "new"
     assert table.next_due() == 35.0
@@ -277,12 +278,12 @@ def test_a_full_table_gives_the_least_useful_connection_for_a_new_one():
     new = table.open(0.0)
     longest_idle = idle_one(table, 1.0)
     greedy = [idle_one(table, 2.0 + k, "192.0.2.1") for k in range(3)]
-    assert table.is_full and table.open(9.0) == 0
+    assert (table.is_full, table.open(9.0)) == (True, 0)
     lingering = greedy[1]
     table.lingering(lingering, 9.0)
     order = [table.evict(10.0) for _ in range(8)]
     assert order == [lingering, longest_idle, greedy[0], greedy[2], new, head, 0, 0]
-    assert table.phase(busy) == "busy" and table.phase(tunnel) == "tunnel"
+    assert (table.phase(busy), table.phase(tunnel)) == ("busy", "tunnel")
     assert table.stats()["closed"]["evicted"] == 6
 
 
@@ -400,8 +401,8 @@ def test_a_drain_answers_first_then_closes_the_idle_ones_spread_out_and_the_rest
     idle = [idle_one(table, k / 10) for k in range(10)]
     busy = busy_one(table, 1.0)
     table.drain(10.0, grace=2.0, spread=1.0, timeout=30.0)
-    assert table.is_draining and table.decide(busy, 10.0).cause == "drain"
-    assert table.next_due() == 12.0 and table.expire(11.999) == []
+    assert (table.is_draining, table.decide(busy, 10.0).cause) == (True, "drain")
+    assert (table.next_due(), table.expire(11.999)) == (12.0, [])
     table.received(idle[0], 11.0)  # answerable until the grace is over
     closed = {tick: table.expire(12.0 + tick / 9) for tick in range(10)}
     assert [conn for tick in range(9) for conn in closed[tick]] == idle[1:]
@@ -411,6 +412,16 @@ def test_a_drain_answers_first_then_closes_the_idle_ones_spread_out_and_the_rest
     assert table.due(40.0) == (busy, "answer_503", "drain")
     assert table.expire(40.0) == [busy]
     assert table.stats()["closed"]["drain"] == 10
+
+
+def test_an_idle_one_that_leaves_of_itself_in_a_drain_takes_a_turn_from_the_others():
+    table = ConnectionTable(max_connections=100)
+    idle = [idle_one(table, k / 10) for k in range(10)]
+    table.drain(10.0, grace=2.0, spread=1.0, timeout=30.0)
+    assert table.expire(12.0) == idle[:1]
+    assert table.next_due() == 12.1
+    table.received(idle[5], 12.0)
+    assert table.next_due() == 12.2
 
 
 def test_a_second_drain_can_only_hasten_the_first():
@@ -467,8 +478,8 @@ def test_counters_add_up_and_histograms_fill_the_right_buckets():
 
 def test_bucket_edges_are_at_most_half_apart():
     edges = ConnectionTable().stats()["requests_per_connection"]["edges"]
-    assert len(edges) == 64 and edges[:8] == (0, 1, 2, 3, 4, 6, 8, 12)
-    assert all(after / edge <= 1.5 for edge, after in zip(edges[2:], edges[3:], strict=False))
+    assert (len(edges), edges[:8]) == (64, (0, 1, 2, 3, 4, 6, 8, 12))
+    assert all(after / edge <= 1.5 for edge, after in pairwise(edges[2:]))
 
 
 # -- known reuse rates --

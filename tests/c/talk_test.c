@@ -1,0 +1,528 @@
+/* One conversation, driven by hand: what comes in as which request, what goes out in which order, when it is over.
+ * link: ka_scan ka_head ka_body ka_reply ka_table ka_conn ka_buf ka_talk */
+#include "talk_driver.h"
+
+#define GET "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+static void never(wire *w)
+{
+    (void)w;
+    CHECK(0, "nobody asked for content");
+}
+
+static void keeps_it(wire *w, const ka_head *head)
+{
+    (void)w;
+    (void)head;
+}
+
+static void set_policy(wire *w, void (*change)(ka_policy *))
+{
+    ka_policy policy = *ka_table_policy(w->table, w->conn);
+    change(&policy);
+    EXPECT(ka_table_set_policy(w->table, 0, &policy) == KA_OK);
+}
+
+static void allows_five(ka_policy *policy) { policy->max_requests = 5; }
+static void allows_ten_bytes(ka_policy *policy) { policy->max_body_bytes = 10; }
+
+/* --- requests and their order --- */
+
+static void an_idle_connection_has_no_talk_and_no_buffer(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    for (int i = 0; i < 3; i++) {
+        wire_text(w, GET);
+        EXPECT(w->talk == NULL && w->service.pool.lent_bytes == 0 && wire_phase(w) == KA_IDLE);
+    }
+    EXPECT(w->n_requests == 3 && wire_count(w, "200 OK") == 3 && w->end == 0);
+    EXPECT(ka_conn_requests(w->table, w->conn) == 3);
+    wire_close(w);
+}
+
+static void every_split_gives_the_same_conversation(void)
+{
+    static const char two[] = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                              "5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nx-t: 1\r\n\r\n"
+                              "\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nfour" GET;
+    for (size_t piece = 1; piece < sizeof two; piece++) {
+        wire *w = wire_open(wire_echo, wire_echo_more);
+        w->piece = piece;
+        wire_text(w, two);
+        EXPECT(w->n_requests == 3 && wire_count(w, "200 OK") == 3 && w->end == 0);
+        EXPECT(wire_count(w, "\r\n\r\nhello!HTTP") == 1 && wire_count(w, "\r\n\r\nfourHTTP") == 1);
+        EXPECT(w->talk == NULL && wire_phase(w) == KA_IDLE);
+        wire_close(w);
+    }
+}
+
+/* The driver's turn ends between any two bytes, not only its reads. */
+static void every_pause_gives_the_same_conversation(void)
+{
+    static const char one[] = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                              "5\r\nhello\r\n1\r\n!\r\n0\r\nx-t: 1\r\n\r\n" GET;
+    for (size_t at = 1; at < sizeof one - 1; at++) {
+        wire *w = wire_open(wire_echo, wire_echo_more);
+        wire_bytes(w, one, at);
+        wire_bytes(w, one + at, sizeof one - 1 - at);
+        EXPECT(w->n_requests == 2 && wire_count(w, "\r\n\r\nhello!HTTP") == 1 && w->talk == NULL);
+        wire_close(w);
+    }
+    wire *w = wire_open(wire_echo, wire_echo_more);
+    for (size_t at = 0; at < sizeof one - 1; at++) wire_bytes(w, one + at, 1);
+    EXPECT(w->n_requests == 2 && wire_count(w, "\r\n\r\nhello!HTTP") == 1 && w->talk == NULL);
+    wire_close(w);
+}
+
+static void framing_that_waits_for_its_end_is_not_content(void)
+{
+    wire *w = wire_open(wire_echo, wire_echo_more);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-trailer: ");
+    EXPECT(wire_phase(w) == KA_BODY && ka_talk_readable(w->talk) == 0);
+    EXPECT(w->n_body <= 1);
+    wire_text(w, "1\r\n\r");
+    EXPECT(wire_phase(w) == KA_BODY);
+    wire_text(w, "\n");
+    EXPECT(wire_count(w, "200 OK") == 1 && w->talk == NULL);
+    wire_close(w);
+}
+
+static void pipelined_requests_count_as_requests(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    set_policy(w, allows_five);
+    wire_text(w, GET GET GET GET GET GET GET);
+    EXPECT(w->n_requests == 5 && wire_count(w, "200 OK") == 5 && w->counters.requests == 5);
+    for (char max = '1'; max <= '4'; max++) {
+        char text[] = "max=0\r\n";
+        text[4] = max;
+        EXPECT(wire_count(w, text) == 1);
+    }
+    EXPECT(wire_count(w, "connection: close") == 1 && wire_count(w, "keep-alive: ") == 4);
+    EXPECT(w->end == KA_TALK_LINGER); /* bytes behind the last request are unread */
+    wire_close(w);
+}
+
+static void a_thousand_pipelined_requests_are_answered_in_order(void)
+{
+    static char many[1000 * (sizeof GET - 1)];
+    for (size_t i = 0; i < 1000; i++) memcpy(many + i * (sizeof GET - 1), GET, sizeof GET - 1);
+    wire *w = wire_open(wire_says_ok, never);
+    wire_bytes(w, many, sizeof many);
+    EXPECT(w->n_requests == 1000 && wire_count(w, "200 OK") == 1000);
+    EXPECT(ka_conn_requests(w->table, w->conn) == 1000 && w->talk == NULL);
+    wire_close(w);
+}
+
+static void a_slow_request_is_not_overtaken(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    wire_text(w, GET GET);
+    EXPECT(w->n_requests == 1 && w->n_sent == 0 && wire_phase(w) == KA_BUSY);
+    w->now += 1000 * S;
+    EXPECT(wire_answer(w, 200, "", "first", 5) == KA_OK && w->n_attend > 0);
+    wire_turn(w);
+    EXPECT(w->n_requests == 2 && wire_count(w, "first") == 1);
+    EXPECT(wire_answer(w, 200, "", "second", 6) == KA_OK);
+    wire_turn(w);
+    EXPECT(wire_count(w, "second") == 1 && w->talk == NULL);
+    wire_close(w);
+}
+
+static void stray_empty_lines_leave_idle_alone(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, "\r");
+    EXPECT(wire_phase(w) == KA_NEW);
+    wire_text(w, "\n");
+    EXPECT(wire_phase(w) == KA_NEW);
+    wire_text(w, GET);
+    EXPECT(w->n_requests == 1 && wire_phase(w) == KA_IDLE);
+    wire_text(w, "\r\n");
+    EXPECT(wire_phase(w) == KA_IDLE);
+    wire_text(w, "G");
+    EXPECT(wire_phase(w) == KA_HEAD);
+    wire_text(w, GET + 1);
+    EXPECT(w->n_requests == 2 && w->talk == NULL);
+    wire_close(w);
+}
+
+/* --- what ends it --- */
+
+static void bytes_behind_a_close_are_ignored(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, GET "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" GET "garbage");
+    EXPECT(w->n_requests == 2 && wire_count(w, "200 OK") == 2 && wire_count(w, "connection: close") == 1);
+    EXPECT(w->end == KA_TALK_LINGER && w->talk->cause == KA_CAUSE_CLIENT);
+    wire_close(w);
+}
+
+static void a_close_with_nothing_behind_is_plain(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    EXPECT(w->end == KA_TALK_CLOSE && wire_count(w, "connection: close") == 1);
+    wire_close(w);
+}
+
+static void a_fault_is_answered_after_the_answers_before_it(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, GET "GET  / HTTP/1.1\r\nHost: a\r\n\r\n" GET);
+    EXPECT(w->n_requests == 1 && wire_count(w, "200 OK") == 1 && wire_count(w, "400 Bad Request") == 1);
+    EXPECT(w->end == KA_TALK_LINGER && w->talk->cause == KA_CAUSE_BAD_REQUEST);
+    wire_close(w);
+}
+
+static void a_half_closed_client_gets_all_its_answers_and_the_last_says_close(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    w->has_fin = 1;
+    wire_text(w, GET GET);
+    EXPECT(wire_count(w, "200 OK") == 2 && w->end == KA_TALK_CLOSE);
+    wire_close(w);
+    w = wire_open(keeps_it, never);
+    wire_text(w, GET);
+    ka_talk_eof(w->talk);
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
+    wire_turn(w);
+    EXPECT(wire_count(w, "200 OK") == 1 && wire_count(w, "connection: close") == 1 && w->end == KA_TALK_CLOSE);
+    wire_close(w);
+}
+
+static void a_fin_inside_a_head_ends_without_an_answer(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    w->has_fin = 1;
+    wire_text(w, "GET / HT");
+    EXPECT(w->n_sent == 0 && w->end == KA_TALK_CLOSE);
+    wire_close(w);
+}
+
+static void a_fin_inside_a_body_is_told_to_whoever_reads(void)
+{
+    wire *w = wire_open(wire_echo, wire_echo_more);
+    w->has_fin = 1;
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour");
+    EXPECT(w->is_over == KA_ESTALE && w->talk->has_exchange);
+    EXPECT(ka_talk_refuse(w->talk, 400, "broke off", KA_CAUSE_CLIENT, w->now) == KA_OK);
+    wire_turn(w);
+    EXPECT(wire_count(w, "400 Bad Request") == 1 && w->end);
+    wire_close(w);
+    w = wire_open(wire_echo, wire_echo_more);
+    w->has_fin = 1;
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-");
+    EXPECT(w->is_over == KA_ESTALE);
+    wire_close(w);
+}
+
+/* --- bodies --- */
+
+static void a_fault_in_a_body_is_answered_and_the_application_loses_it(void)
+{
+    wire *w = wire_open(wire_echo, wire_echo_more);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX" GET);
+    EXPECT(w->n_requests == 1 && wire_count(w, "400 Bad Request") == 1 && w->n_lost == 1);
+    EXPECT(w->end == KA_TALK_LINGER && wire_count(w, "connection: close") == 1);
+    wire_close(w);
+}
+
+static void a_fault_stays_a_fault_however_often_one_reads(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char to[64];
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;;\r\n");
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == 5);
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER);
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER);
+    wire_turn(w);
+    EXPECT(w->n_lost == 1 && wire_count(w, "400 Bad Request") == 1 && wire_count(w, "HTTP/1.1") == 1);
+    wire_close(w);
+}
+
+static void a_fault_after_the_response_began_cuts_it_off(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char *at, to[64];
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER);
+    wire_turn(w);
+    EXPECT(w->end == KA_TALK_LINGER && w->n_lost == 1 && wire_count(w, "400") == 0 && wire_count(w, "0\r\n\r\n") == 0);
+    wire_close(w);
+}
+
+static void a_small_unread_body_is_drained_and_the_connection_kept(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    static char big[1024];
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1024\r\n\r\n");
+    EXPECT(wire_count(w, "200 OK") == 1 && wire_count(w, "close") == 0 && wire_phase(w) == KA_BODY);
+    wire_bytes(w, big, 1000);
+    wire_bytes(w, big, 24);
+    EXPECT(wire_phase(w) == KA_IDLE && w->talk == NULL);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" GET);
+    EXPECT(wire_count(w, "200 OK") == 3 && w->talk == NULL);
+    wire_close(w);
+}
+
+static void a_large_unread_body_says_close_and_lingers(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\nsome");
+    EXPECT(wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+    wire_close(w);
+    w = wire_open(wire_says_ok, never);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel");
+    EXPECT(wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+    wire_close(w);
+}
+
+static void no_second_answer_goes_out_while_a_body_is_drained(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    EXPECT(wire_phase(w) == KA_BODY);
+    EXPECT(ka_talk_refuse(w->talk, 408, "too late", KA_CAUSE_BODY_TIMEOUT, w->now) == KA_EINVAL);
+    EXPECT(wire_count(w, "HTTP/1.1") == 1);
+    wire_close(w);
+}
+
+static void a_body_over_the_limit_is_refused_before_the_application(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    set_policy(w, allows_ten_bytes);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n");
+    EXPECT(w->n_requests == 0 && wire_count(w, "413 Content Too Large") == 1 && wire_count(w, "100 Continue") == 0);
+    EXPECT(w->end == KA_TALK_LINGER);
+    wire_close(w);
+}
+
+/* --- Expect: 100-continue --- */
+
+#define EXPECTS "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+
+static void continue_is_said_when_the_application_reads(void)
+{
+    wire *w = wire_open(wire_echo, wire_echo_more);
+    wire_text(w, EXPECTS);
+    EXPECT(wire_count(w, "HTTP/1.1 100 Continue\r\n\r\n") == 1 && wire_phase(w) == KA_BODY);
+    wire_text(w, "four");
+    EXPECT(wire_count(w, "200 OK") == 1 && wire_count(w, "close") == 0 && w->talk == NULL);
+    wire_text(w, EXPECTS "four");
+    EXPECT(wire_count(w, "100 Continue") == 1); /* needless: the content is there */
+    wire_close(w);
+}
+
+static void continue_that_was_never_said_closes(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, EXPECTS);
+    EXPECT(wire_count(w, "100") == 0 && wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+    wire_close(w);
+}
+
+static void continue_is_not_said_inside_a_response(void)
+{
+    wire *w = wire_open(keeps_it, wire_echo_more);
+    char *at, to[64];
+    wire_text(w, EXPECTS);
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "a", 1, 1, NULL) == KA_OK);
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_PARTIAL); /* a client may send it all the same */
+    wire_turn(w);
+    EXPECT(wire_count(w, "100 Continue") == 0 && wire_phase(w) == KA_BODY);
+    wire_close(w);
+}
+
+/* --- responses --- */
+
+static void replies_without_content(wire *w, const ka_head *head)
+{
+    unsigned status = w->n_requests == 1 ? 204 : w->n_requests == 2 ? 304 : 200;
+    (void)head;
+    EXPECT(wire_answer(w, status, "", "never seen", 10) == KA_OK);
+}
+
+static void nothing_follows_a_head_without_content(void)
+{
+    wire *w = wire_open(replies_without_content, never);
+    wire_text(w, GET GET "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+    EXPECT(wire_count(w, "never seen") == 0 && wire_count(w, "content-length: 10\r\n") >= 1 && w->talk == NULL);
+    EXPECT(wire_count(w, "\r\n\r\nHTTP/1.1") == 2);
+    wire_close(w);
+}
+
+static void tunnels(wire *w, const ka_head *head)
+{
+    (void)head;
+    EXPECT(wire_answer(w, 200, "", "", 0) == KA_OK);
+}
+
+static void an_accepted_connect_is_the_end_of_http(void)
+{
+    wire *w = wire_open(tunnels, never);
+    wire_text(w, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n" GET);
+    EXPECT(w->n_requests == 1 && wire_count(w, "connection: close") == 1 && w->end);
+    wire_close(w);
+}
+
+static void an_interim_status_is_no_answer(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char *at;
+    wire_text(w, GET);
+    EXPECT(ka_talk_head_begin(w->talk, 100, 0, &at) == KA_EINVAL && w->talk->reply.why != NULL);
+    EXPECT(ka_talk_head_begin(w->talk, 103, 0, &at) == KA_EINVAL);
+    EXPECT(ka_talk_head_begin(w->talk, 99, 0, &at) == KA_EINVAL);
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
+    wire_turn(w);
+    EXPECT(w->talk == NULL && wire_count(w, "HTTP/1.1") == 1);
+    wire_close(w);
+}
+
+static void promises_ten(wire *w, const char *first, const char *second)
+{
+    char *at;
+    EXPECT(ka_talk_head_begin(w->talk, 200, 64, &at) == KA_OK);
+    EXPECT(ka_reply_field(&w->talk->reply, &at, "Content-Length", 14, "10", 2) == KA_OK);
+    EXPECT(ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, first, strlen(first), 1, NULL) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, second, strlen(second), 0, NULL) == KA_EINVAL);
+}
+
+static void a_broken_promise_of_length_closes(void)
+{
+    static const char *const seconds[] = {"much too much", "short"};
+    for (int i = 0; i < 2; i++) {
+        wire *w = wire_open(keeps_it, never);
+        wire_text(w, GET GET);
+        promises_ten(w, "1234", seconds[i]);
+        wire_turn(w);
+        EXPECT(w->n_requests == 1 && w->end && w->talk->cause == KA_CAUSE_APPLICATION);
+        EXPECT(wire_count(w, seconds[i]) == 0);
+        wire_close(w);
+    }
+}
+
+static void an_application_that_gives_up_cuts_its_response_off(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char *at;
+    wire_text(w, GET GET);
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
+    ka_talk_done(w->talk);
+    wire_turn(w);
+    EXPECT(w->n_requests == 1 && w->end && wire_count(w, "0\r\n\r\n") == 0);
+    wire_close(w);
+}
+
+static void refers_to_its_content(wire *w, const ka_head *head)
+{
+    static char big[KA_COPY_MAX + 1000];
+    char *at;
+    (void)head;
+    memset(big, 'b', sizeof big);
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    for (int i = 0; i < 3; i++)
+        EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, &w->n_released) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "end", 3, 0, NULL) == KA_OK);
+}
+
+static void large_pieces_are_referred_to_and_released_once(void)
+{
+    wire *w = wire_open(refers_to_its_content, never);
+    wire_text(w, GET GET);
+    EXPECT(w->n_released == 6 && wire_count(w, "\r\n23e8\r\nbbb") == 6 && wire_count(w, "bbb\r\n3\r\nend\r\n0\r\n\r\n") == 2);
+    EXPECT(w->talk == NULL && w->n_sent < 2 * (3 * (KA_COPY_MAX + 1020) + 300));
+    wire_close(w);
+    w = wire_open(refers_to_its_content, never);
+    w->is_blocked = 1;
+    wire_text(w, GET);
+    EXPECT(w->n_released == 0 && wire_phase(w) == KA_WRITE);
+    wire_close(w); /* gives them back unsent */
+}
+
+static void a_held_application_is_waiting_for_the_client(void)
+{
+    static char big[3 * KA_OUT_LOW];
+    wire *w = wire_open(keeps_it, never);
+    char *at;
+    wire_text(w, GET);
+    w->is_blocked = 1;
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, NULL) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, NULL) == KA_OK);
+    w->talk->is_held = 1;
+    wire_turn(w);
+    EXPECT(wire_phase(w) == KA_WRITE);
+    ka_talk_sent(w->talk, sizeof big); /* below the high mark, above the low one */
+    wire_turn(w);
+    EXPECT(wire_phase(w) == KA_WRITE);
+    wire_close(w);
+}
+
+static void at_the_cap_of_buffers_only_this_connection_suffers(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char *at;
+    wire_text(w, GET);
+    w->service.pool.max_bytes = 0;
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_ENOMEM);
+    EXPECT(ka_talk_refuse(w->talk, 500, "no", KA_CAUSE_APPLICATION, w->now) == KA_ENOMEM);
+    ka_talk_done(w->talk);
+    wire_turn(w);
+    EXPECT(w->end && w->n_sent == 0);
+    wire_close(w);
+}
+
+static void http_1_0_is_told_when_it_is_kept(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    wire_text(w, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    EXPECT(wire_count(w, "connection: keep-alive") == 1 && w->end == 0);
+    wire_text(w, "GET / HTTP/1.0\r\n\r\n");
+    EXPECT(wire_count(w, "connection: close") == 1 && w->end == KA_TALK_CLOSE);
+    wire_close(w);
+}
+
+int main(void)
+{
+    an_idle_connection_has_no_talk_and_no_buffer();
+    every_split_gives_the_same_conversation();
+    every_pause_gives_the_same_conversation();
+    framing_that_waits_for_its_end_is_not_content();
+    pipelined_requests_count_as_requests();
+    a_thousand_pipelined_requests_are_answered_in_order();
+    a_slow_request_is_not_overtaken();
+    stray_empty_lines_leave_idle_alone();
+    bytes_behind_a_close_are_ignored();
+    a_close_with_nothing_behind_is_plain();
+    a_fault_is_answered_after_the_answers_before_it();
+    a_half_closed_client_gets_all_its_answers_and_the_last_says_close();
+    a_fin_inside_a_head_ends_without_an_answer();
+    a_fin_inside_a_body_is_told_to_whoever_reads();
+    a_fault_in_a_body_is_answered_and_the_application_loses_it();
+    a_fault_stays_a_fault_however_often_one_reads();
+    a_fault_after_the_response_began_cuts_it_off();
+    a_small_unread_body_is_drained_and_the_connection_kept();
+    a_large_unread_body_says_close_and_lingers();
+    no_second_answer_goes_out_while_a_body_is_drained();
+    a_body_over_the_limit_is_refused_before_the_application();
+    continue_is_said_when_the_application_reads();
+    continue_that_was_never_said_closes();
+    continue_is_not_said_inside_a_response();
+    nothing_follows_a_head_without_content();
+    an_accepted_connect_is_the_end_of_http();
+    an_interim_status_is_no_answer();
+    a_broken_promise_of_length_closes();
+    an_application_that_gives_up_cuts_its_response_off();
+    large_pieces_are_referred_to_and_released_once();
+    a_held_application_is_waiting_for_the_client();
+    at_the_cap_of_buffers_only_this_connection_suffers();
+    http_1_0_is_told_when_it_is_kept();
+    return CHECKS_DONE;
+}

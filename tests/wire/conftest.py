@@ -1,0 +1,328 @@
+"""What the tests of the server share: a server in a thread of this process, and a client that says any bytes.
+
+Fixtures: `start`, `client`. After each test the books of every server are looked at: nothing open, nothing lent,
+nothing counted twice, no error that nobody asked for.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+import kacore
+from kacore.server.server import loop_factory
+
+PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
+    """Look every few milliseconds; fail the test when it does not come true."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"{what}: not so after {timeout} s")
+        time.sleep(0.002)
+
+
+class Running:
+    """A Server in a thread of its own, with everything that is known about it."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        self._factory = loop_factory(options.pop("loop", "asyncio"))
+        self.server = kacore.Server(app, port=0, **options)
+        self.table = self.server.table
+        self.errors: list[dict[str, Any]] = []  # what reached the loop's exception handler
+        self.failure: BaseException | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(PATIENCE)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=self._factory) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        serving = asyncio.create_task(self.server.serve(handle_signals=False))
+        await self.server.started()
+        self._ready.set()
+        await serving
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """The answer of a function that is called in the server's thread."""
+
+        async def answer() -> Any:
+            return question()
+
+        return asyncio.run_coroutine_threadsafe(answer(), self.loop).result(PATIENCE)
+
+    def stats(self) -> dict[str, Any]:
+        return self.ask(self.server.stats)  # type: ignore[no-any-return]
+
+    def closed(self, cause: str) -> int:
+        return int(self.stats()["closed"][cause])
+
+    def phase_count(self, phase: str) -> int:
+        return int(self.stats()["phases"][phase])
+
+    def check(self) -> None:
+        """The table's invariants, and the balance of what came and went."""
+        self.ask(self.table.check)
+        stats = self.stats()
+        n_open = sum(stats["phases"].values())
+        assert stats["accepted"] == n_open + sum(stats["closed"].values())
+
+    def check_empty(self) -> None:
+        """Nobody is there, and nothing is left of those who were."""
+        wait_until(lambda: self.ask(lambda: len(self.table)) == 0, "all connections are gone")
+        self.check()
+        engine = self.stats()["engine"]
+        assert engine["talks"] == 0
+        assert engine["buffer_bytes"] == 0
+
+    def stop(self, **how: bool) -> None:
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(lambda: self.server.shutdown(**how))
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """start(app, policy=..., ...) serves it on a free port of 127.0.0.1; options of kacore.Server."""
+    servers: list[Running] = []
+
+    def run(app: Any, **options: Any) -> Running:
+        if "policy" not in options:
+            options["policy"] = kacore.Policy()
+        running = Running(app, **options)
+        if running.failure is not None:
+            raise running.failure
+        servers.append(running)
+        return running
+
+    yield run
+    try:
+        for running in servers:
+            if running.failure is None and running._thread.is_alive():
+                running.check_empty()
+    finally:
+        for running in servers:
+            running.stop(now=True)
+    for running in servers:
+        assert running.failure is None, running.failure
+        assert not running.errors, running.errors
+
+
+class Response(NamedTuple):
+    status: int
+    fields: list[tuple[str, str]]
+    body: bytes
+    interim: list[int]
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.fields if key == name]
+
+    def get(self, name: str) -> str | None:
+        values = self.all(name)
+        assert len(values) <= 1, f"{name} was sent {len(values)} times"
+        return values[0] if values else None
+
+
+class Client:
+    """A TCP connection that sends what it is told and reads responses by RFC 9112 section 6."""
+
+    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
+        self.sock = socket.socket()
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(("127.0.0.1", port))
+        self.buf = b""
+
+    def send(self, data: bytes | str) -> "Client":
+        self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+        return self
+
+    def get(self, target: str = "/", *fields: str, method: str = "GET", version: str = "1.1") -> Response:
+        """Ask without content, and read the answer."""
+        lines = [f"{method} {target} HTTP/{version}", "Host: test", *fields]
+        self.send("\r\n".join(lines) + "\r\n\r\n")
+        return self.response(method)
+
+    def fin(self) -> "Client":
+        self.sock.shutdown(socket.SHUT_WR)
+        return self
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def _more(self) -> bool:
+        data = self.sock.recv(262144)
+        self.buf += data
+        return bool(data)
+
+    def take(self, n: int) -> bytes:
+        while len(self.buf) < n:
+            assert self._more(), f"closed {n - len(self.buf)} bytes early, after {self.buf[-200:]!r}"
+        taken, self.buf = self.buf[:n], self.buf[n:]
+        return taken
+
+    def until(self, end: bytes) -> bytes:
+        while end not in self.buf:
+            assert self._more(), f"closed before {end!r}, after {self.buf[-200:]!r}"
+        taken, _, self.buf = self.buf.partition(end)
+        return taken
+
+    def rest(self) -> bytes:
+        """Everything until the server closes. An RST is an error."""
+        parts = [self.buf]
+        while data := self.sock.recv(262144):
+            parts.append(data)
+        self.buf = b""
+        return b"".join(parts)
+
+    def head(self) -> tuple[int, list[tuple[str, str]]]:
+        first, *lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        assert first.startswith("HTTP/1.1 "), first
+        fields = [line.partition(": ") for line in lines]
+        return int(first[9:12]), [(name.lower(), value) for name, _, value in fields]
+
+    def response(self, method: str = "GET") -> Response:
+        interim = []
+        status, fields = self.head()
+        while status < 200 and status != 101:
+            interim.append(status)
+            status, fields = self.head()
+        known = dict(fields)
+        body = b""
+        if method == "HEAD" or status in (101, 204, 304):
+            pass
+        elif "transfer-encoding" in known:
+            assert known["transfer-encoding"] == "chunked"
+            assert "content-length" not in known
+            while size := int(self.until(b"\r\n"), 16):
+                body += self.take(size)
+                assert self.take(2) == b"\r\n"
+            assert self.until(b"\r\n") == b""
+        elif "content-length" in known:
+            body = self.take(int(known["content-length"]))
+        else:
+            body = self.rest()
+        return Response(status, fields, body, interim)
+
+    def is_closed(self) -> bool:
+        """Wait for the server's FIN, with nothing before it."""
+        return self.rest() == b""
+
+    def is_open(self) -> bool:
+        """Ask once more."""
+        return self.get("/still-there").status in (200, 404)
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., Client]]:
+    """client(running or child) connects to it; closed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(server: Any, **options: Any) -> Client:
+            made = Client(server.port, **options)
+            stack.callback(made.close)
+            return made
+
+        yield connect
+
+
+# --- the same small application by every interface ----------------------------------------------------------
+# Answers "METHOD /path CONTENT". /slow waits a moment first; /fail raises.
+
+
+class Failure(Exception):
+    """What an application raises on purpose."""
+
+
+def echo_handler(request: kacore.Request) -> bytes:
+    if request.path == "/slow":
+        time.sleep(0.05)
+    if request.path == "/fail":
+        raise Failure("on purpose")
+    return f"{request.method} {request.path} ".encode() + request.body
+
+
+async def echo_async(request: kacore.Request) -> bytes:
+    await asyncio.sleep(0.05 if request.path == "/slow" else 0)
+    if request.path == "/fail":
+        raise Failure("on purpose")
+    return f"{request.method} {request.path} ".encode() + request.body
+
+
+async def echo_asgi(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        raise Failure("no lifespan here")
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        more = message["more_body"]
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.05)
+    if scope["path"] == "/fail":
+        raise Failure("on purpose")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": f"{scope['method']} {scope['path']} ".encode() + body})
+
+
+def echo_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    body = environ["wsgi.input"].read()
+    if environ["PATH_INFO"] == "/slow":
+        time.sleep(0.05)
+    if environ["PATH_INFO"] == "/fail":
+        raise Failure("on purpose")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} ".encode() + body]
+
+
+ECHOES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "handler": (echo_handler, {}),
+    "async": (echo_async, {}),
+    "async-uvloop": (echo_async, {"loop": "uvloop"}),
+    "asgi": (echo_asgi, {}),
+    "asgi-uvloop": (echo_asgi, {"loop": "uvloop"}),
+    "wsgi-0": (echo_wsgi, {"threads": 0}),
+    "wsgi-4": (echo_wsgi, {"threads": 4}),
+}
+
+
+@pytest.fixture(params=ECHOES)
+def echo(request: pytest.FixtureRequest, start: Callable[..., Running]) -> Callable[..., Running]:
+    """echo(policy=...) serves the application above, once by each interface."""
+    app, options = ECHOES[request.param]
+
+    def run(**more: Any) -> Running:
+        return start(app, **options, **more)
+
+    return run
