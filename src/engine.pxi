@@ -9,6 +9,8 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         AF_UNIX
 
+has_epoll = True   # there is an Engine in this build
+
 
 cdef void engine_on_wake(void *ctx) noexcept:
     cdef Engine engine = <Engine>ctx

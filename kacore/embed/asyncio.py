@@ -19,7 +19,8 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from kacore import _core
-from kacore._core import ConnectionTable, Head, Limits, Response
+from kacore._core import ConnectionTable, Head, Response
+from kacore._limits import limits_of
 from kacore.policy import Policy
 
 if TYPE_CHECKING:
@@ -91,13 +92,3 @@ class KeepAliveProtocol(_core.TransportProtocol):
 
 # How often a drain looks whether the last connection is gone, in seconds.
 DRAIN_POLL = 0.01
-
-
-def limits_of(policy: Policy) -> Limits:
-    """The parser's part of a policy."""
-    names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
-    return Limits(
-        max_body_bytes=policy.max_body_bytes or None, **{f"max_{name}": getattr(policy, f"max_{name}") for name in names}
-    )
-
-

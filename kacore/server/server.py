@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
-from kacore._core import ConnectionTable, Limits
+from kacore._core import ConnectionTable
+from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
+from kacore.server.transports import TransportsServer
 
 if TYPE_CHECKING:
     from kacore.policy import PolicySet
@@ -46,7 +48,8 @@ class Server:
     lifespan:  ASGI only: "auto", "on" or "off".
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
     server_name: value of the Server field; "" = none.
-    Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
+    io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
+    Raises UsageError (a ValueError) for arguments that cannot be served.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Server:
         lifespan: Mode = "auto",
         root_path: str = "",
         server_name: str = "kacore",
+        io: str = "auto",
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -75,6 +79,11 @@ class Server:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
+        if io not in ("auto", "epoll", "transports"):
+            raise UsageError(f"io={io!r}: must be auto, epoll or transports")
+        if io == "epoll" and not _core.has_epoll:
+            raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
+        self.io = io if io != "auto" else "epoll" if _core.has_epoll else "transports"
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -173,17 +182,7 @@ class Server:
             application = self._application(loop, lifespan)
             if self.interface != "wsgi":
                 self._runner = await self._probed(application.runner)
-            engine = self._engine = _core.Engine(
-                self.table,
-                application,
-                limits=self._limits(),
-                max_buffer_bytes=self.policy.max_buffer_bytes,
-                call_soon=loop.call_soon,
-                server_name=self.server_name,
-            )
-            for sock in self._sockets:
-                engine.listen(sock)
-            loop.add_reader(engine.fileno(), engine.step)
+            await self._listen(loop, application)
             self._announce(loop)
             self._started.set()
             await self._stop.wait()
@@ -196,6 +195,23 @@ class Server:
             await lifespan.shutdown()
             for number in signals:
                 loop.remove_signal_handler(number)
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop, application: Any) -> None:
+        """Have the sockets served: by the engine, or by the loop's transports."""
+        options: dict[str, Any] = {
+            "limits": limits_of(self.policy),
+            "max_buffer_bytes": self.policy.max_buffer_bytes,
+            "server_name": self.server_name,
+        }
+        if self.io == "transports":
+            self._engine = TransportsServer(self.table, application, loop, backlog=BACKLOG, **options)
+            for sock in self._sockets:
+                await self._engine.listen(sock)
+            return
+        engine = self._engine = _core.Engine(self.table, application, call_soon=loop.call_soon, **options)
+        for sock in self._sockets:
+            engine.listen(sock)
+        loop.add_reader(engine.fileno(), engine.step)
 
     def _application(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> Any:
         if self.interface == "asgi":
@@ -215,13 +231,6 @@ class Server:
             self.logger.info("every request gets a Task of its own: %s", why_not)
         return runner
 
-    def _limits(self) -> Limits:
-        names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
-        return Limits(
-            max_body_bytes=self.policy.max_body_bytes or None,
-            **{f"max_{name}": getattr(self.policy, f"max_{name}") for name in names},
-        )
-
     def _wake(self) -> None:
         engine = self._engine
         if engine is not None:
@@ -236,11 +245,12 @@ class Server:
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         self.logger.info(
-            "kacore %s serves %s on %s (%s, pid %d, at most %d connections)",
+            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections)",
             __version__,
             self.interface.upper() if self.interface != "handler" else "a handler",
             ", ".join(self.addresses),
             type(loop).__module__.partition(".")[0],
+            "" if self.io == "epoll" else "'s transports, without the memory and speed of the engine",
             os.getpid(),
             self.policy.max_connections,
         )
@@ -264,7 +274,8 @@ class Server:
 
     def _end(self, loop: asyncio.AbstractEventLoop, application: Any) -> None:
         if self._engine is not None:
-            loop.remove_reader(self._engine.fileno())
+            if self.io == "epoll":
+                loop.remove_reader(self._engine.fileno())
             self._engine.close()
             self._engine = None
         if self._runner is not None:
