@@ -649,11 +649,10 @@ cdef class Transports(Port):
 
     # -- steering ----------------------------------------------------------------------------------------
 
-    def set_server_name(self, str name):
-        """Value of the Server field from now on; "" = none. ValueError for control bytes or over 117 bytes."""
-        cdef bytes value = name.encode("latin-1")
-        if ka_reply_common_set_server(&self.service.common, value, len(value)) < 0:
-            raise ValueError(f"server_name={name!r}: at most 117 bytes without CR, LF, NUL")
+    @property
+    def n_requests(self):
+        """int: request heads seen on all connections so far."""
+        return self.table.counters.requests
 
     def drain(self, *, grace=2.0, spread=1.0, timeout=30.0):
         """As Engine.drain()."""
