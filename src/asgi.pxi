@@ -207,6 +207,7 @@ cdef class AsgiApplication(Application):
     cdef readonly object app, loop, state
     cdef readonly Runner runner
     cdef readonly str root_path
+    cdef bytes raw_root      # in front of raw_path, for a host that does so
     cdef dict template
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http"):
@@ -235,7 +236,7 @@ cdef class AsgiApplication(Application):
         scope["method"] = method_str(buf, head.method)
         if head.path.len:
             scope["path"] = self.root_path + path if self.root_path else path
-            scope["raw_path"] = bytes_at(buf, head.path)
+            scope["raw_path"] = self.raw_root + bytes_at(buf, head.path) if self.raw_root else bytes_at(buf, head.path)
         else:  # authority-form of CONNECT, "*" of OPTIONS
             scope["path"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
             scope["raw_path"] = bytes_at(buf, head.target)

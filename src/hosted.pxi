@@ -71,6 +71,7 @@ cdef class HostedAsgiApplication(AsgiApplication):
     """AsgiApplication for a host that has tasks and upgrades of its own.
 
     tasks, is_bare: see HostRunner. scope: what every scope says besides, or instead.
+    root_path: in front of path and of raw_path, too.
     upgrade: called with (protocol, Head) for a request that asks for an upgrade. Return: None to serve it as any other,
              or callable(transport, bytes), which gets the connection and all its bytes from that request on.
     """
@@ -84,6 +85,7 @@ cdef class HostedAsgiApplication(AsgiApplication):
         runner.is_bare = is_bare
         self.runner = runner
         self.upgrade = upgrade
+        self.raw_root = self.root_path.encode("ascii")
         if scope is not None:
             self.template.update(scope)
 

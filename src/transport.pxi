@@ -230,12 +230,12 @@ cdef class TransportProtocol:
         self.talk = NULL
         ka_conn_close(self.transports.table.table, conn, cause)
         self.transports.by_slot[<uint32_t>conn] = NULL
-        self.closed()
+        self.closed(CAUSES[<int>cause])
         Py_DECREF(self)  # the hold of by_slot; the caller has its own
         return True
 
-    cpdef int closed(self) except -1:
-        """It has left the table: for hosts that keep count."""
+    cpdef int closed(self, str cause) except -1:
+        """It has left the table: for hosts that keep count. cause: a key of ConnectionTable.stats()["closed"]."""
         return 0
 
     cdef int half_close(self, ka_cause cause) except -1:
@@ -267,10 +267,8 @@ cdef class TransportProtocol:
             self.transport.write(piece)
             ka_talk_sent(talk, <size_t>len(piece))
         self.forget(KA_CAUSE_UPGRADED)
-        transport = self.transport
-        self.transport = None
         ka_talk_free(talk)
-        taker(transport, head)
+        taker(self.transport, head)
         return 0
 
 

@@ -167,8 +167,9 @@ class Host(_core.Transports):
 class Protocol(_core.TransportProtocol):
     """One connection, in place of uvicorn's HttpToolsProtocol or H11Protocol."""
 
-    __slots__ = ()
+    __slots__ = ("ws_protocol_class",)
     transports: Host
+    ws_protocol_class: Any
 
     def __init__(self, config: Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         host = getattr(server_state, "kacore_host", None)
@@ -178,6 +179,7 @@ class Protocol(_core.TransportProtocol):
             host = Host(config, server_state, app_state, _loop or asyncio.get_running_loop())
             server_state.kacore_host = host
         super().__init__(host)
+        self.ws_protocol_class = config.ws_protocol_class
 
     @property
     def loop(self) -> Any:
@@ -190,8 +192,10 @@ class Protocol(_core.TransportProtocol):
         if self.conn:
             self.transports.server_state.connections.add(self)
 
-    def closed(self) -> int:
+    def closed(self, cause: str) -> int:
         """It has left the table."""
+        if cause == "bad_request":
+            logger.warning("Invalid HTTP request received.")
         self.transports.server_state.connections.discard(self)
         return 0
 
@@ -204,9 +208,9 @@ def upgrade(protocol: Protocol, head: Head) -> Callable[[Any, bytes], None] | No
     """Websockets are uvicorn's own."""
     config = protocol.transports.config
     wanted = head.get("upgrade")
-    if wanted is None or wanted.lower() != b"websocket" or config.ws_protocol_class is None:
+    if wanted is None or wanted.lower() != b"websocket" or protocol.ws_protocol_class is None:
         logger.warning("Unsupported upgrade request.")
-        if config.ws_protocol_class is None:
+        if protocol.ws_protocol_class is None:
             logger.warning(
                 "No supported WebSocket library detected. Please use \"pip install 'uvicorn[standard]'\","
                 " or install 'websockets' or 'wsproto' manually."
@@ -217,7 +221,7 @@ def upgrade(protocol: Protocol, head: Head) -> Callable[[Any, bytes], None] | No
         host = protocol.transports
         if hasattr(transport, "set_write_buffer_limits"):
             transport.set_write_buffer_limits()
-        taker = config.ws_protocol_class(config=config, server_state=host.server_state, app_state=host.app_state)
+        taker = protocol.ws_protocol_class(config=config, server_state=host.server_state, app_state=host.app_state)
         taker.connection_made(transport)
         taker.data_received(data)
         transport.set_protocol(taker)
