@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-idle bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -142,6 +142,9 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 
 bench-server: build .venv-bench/.peers  ## wrk against kacore, other servers and nginx in turn: CPU time per request
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
+
+bench-idle: build .venv-bench/.peers  ## memory and CPU time of thousands of idle connections; the wait when full
+	.venv-bench/bin/python benches/bench_idle.py $(ARGS)
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 

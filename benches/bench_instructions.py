@@ -1,8 +1,9 @@
-"""How many instructions do the parser's C functions take for one head or body? Compared with counts in the repo.
+"""How many instructions do the parser's C functions take for one head or body?
 
-callgrind counts the functions of src/ka_*.c with the intrinsics they use and nothing else, so the figure repeats
-to the instruction. The counts are kept in benches/instructions.json, keyed by compiler and way of scanning; 3 %
-more than kept is a failure. A key that is not kept yet is reported and is no failure; --keep writes what was counted.
+callgrind counts the functions of src/ka_*.c with the intrinsics they use and nothing else, so the
+figure repeats to the instruction. The counts are kept in benches/instructions.json, keyed by compiler
+and way of scanning; 3 % more than kept is a failure. A key that is not kept yet is reported and is no
+failure; --keep writes the counts.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def count(binary, way, name, pieces):
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--toggle-collect=measured"]
     subprocess.run([*command, binary, way, data], check=True, capture_output=True, timeout=120)
     total, ours = 0, False
-    # "fl=", "fi=", "fe=" name the source file of the cost lines that follow; after "calls=" one is not its own.
+    # "fl=", "fi=", "fe=" name the file of the cost lines behind; the line behind "calls=" is not its own.
     text = out.read_text()
     files = dict(re.findall(r"^c?f[lie]=(\(\d+\)) (.+)$", text, re.MULTILINE))
     lines = iter(text.splitlines())

@@ -263,7 +263,7 @@ def c_measures(library, name):
 
 
 def table(title, rows, against):
-    """rows: {input: {reader: [seconds a head]}}. A column an input: best ns (median), then ratios of bests."""
+    """rows: {input: {reader: [seconds a head]}}. Prints best (median) in ns, then ratios of bests."""
     readers = list(next(iter(rows.values())))
     print(f"\n{title}\n{'':16}" + "".join(f"{name:>16}" for name in rows))
     for reader in readers:

@@ -7,9 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from kacore._version import __version__
 from kacore.policy import command as policy_command
+
+if TYPE_CHECKING:
+    from kacore.policy import PolicySet
+    from kacore.server import Server
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -58,9 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("app", metavar="MODULE:NAME", help="the application to serve")
-    parser.add_argument("--host", default="127.0.0.1", help='address to listen on, "" = all (default: 127.0.0.1)')
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
-    parser.add_argument("--uds", metavar="PATH", help="listen on a unix socket instead")
+    add_listening_arguments(parser)
+    add_process_arguments(parser)
     parser.add_argument(
         "--interface",
         choices=("auto", "asgi", "wsgi", "handler"),
@@ -78,6 +82,29 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lifespan", choices=("auto", "on", "off"), default="auto", help="ASGI lifespan")
     parser.add_argument("--root-path", default="", help="what a proxy in front strips from paths")
     parser.add_argument("--server-name", default="kacore", help='value of the Server field; "" = none')
+    parser.add_argument(
+        "--access-log", choices=("off", "common", "combined", "json"), default="off", help="to stdout (default: off)"
+    )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        metavar="NETWORKS",
+        help='proxies whose X-Forwarded-For and -Proto count, with commas; "unix" = unix sockets, "*" = all'
+        " (default: none)",
+    )
+    parser.add_argument(
+        "--proxy-protocol", action="store_true", help="connections of these proxies begin with a PROXY header"
+    )
+    parser.add_argument(
+        "--admin", metavar="[HOST:]PORT", help="/healthz, /readyz, /metrics, /connections; loopback unless said otherwise"
+    )
+    parser.add_argument(
+        "--admin-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name that requests to --admin may have in Host; may be repeated",
+    )
     parser.add_argument("--app-dir", default=".", help="put first on the import path (default: .)")
     parser.add_argument("--factory", action="store_true", help="MODULE:NAME makes the application when called")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
@@ -85,19 +112,94 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     policy_command.add_policy_flags(parser)
 
 
-def run_serve(args: argparse.Namespace) -> int:
-    from kacore.server import Server, load
-    from kacore.server.server import quiet_stderr_logging
+def add_listening_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where to listen", "sockets passed by systemd (LISTEN_FDS) are served, too")
+    group.add_argument("--host", help='address to listen on, "" = all (default: 127.0.0.1)')
+    group.add_argument("--port", type=int, help="port to listen on; 0 = a free one (default: 8000)")
+    group.add_argument("--uds", metavar="PATH", help="listen on a unix socket")
+    group.add_argument(
+        "--bind",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; may be repeated",
+    )
+    group.add_argument(
+        "--fd", metavar="N", type=int, action="append", default=[], help="an inherited descriptor that listens"
+    )
 
-    found = policy_command.policy_from(args, os.environ, policy_command.config_files(args))
-    quiet_stderr_logging(getattr(logging, args.log_level.upper()))
-    app = load(args.app, app_dir=args.app_dir, factory=args.factory)
-    Server(
-        app,
-        policy=found.policies,
-        host=args.host,
-        port=args.port,
-        uds=args.uds,
+
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="so many processes, under a parent that replaces them when they end, and all of them on SIGHUP",
+    )
+    group.add_argument(
+        "--max-requests-per-worker",
+        type=int,
+        default=0,
+        metavar="N",
+        help="replace a worker after so many requests, give or take a tenth (default: 0, never)",
+    )
+    group.add_argument("--reload", action="store_true", help="replace the workers when a source file changes")
+    group.add_argument(
+        "--reload-dir",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="where to look for changes; may be repeated (default: --app-dir)",
+    )
+    group.add_argument("--lame-duck", dest="drain_lame_duck", metavar="SECONDS", help="the same as --drain-lame-duck")
+
+
+def addresses(args: argparse.Namespace, has_fds: bool) -> list[str]:
+    """What --bind, --uds, --host and --port name together; the default address when nothing was named at all."""
+    found = [*args.bind] + ([f"unix:{args.uds}"] if args.uds is not None else [])
+    if args.host is not None or args.port is not None or not (found or has_fds):
+        host = "127.0.0.1" if args.host is None else args.host
+        port = 8000 if args.port is None else args.port
+        found.insert(0, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return found
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    from kacore.server import logs
+    from kacore.server.systemd import passed_fds
+
+    logs.set_up(getattr(logging, args.log_level.upper()))
+    fds = [*args.fd, *passed_fds()]
+    bind = addresses(args, bool(fds))
+    if args.workers is None and not args.max_requests_per_worker and not args.reload:
+        make_server(args, bind=bind, fds=fds).run()
+        return 0
+    from kacore.server.workers import Supervisor
+
+    return Supervisor(
+        lambda worker: make_server(args, worker=worker),
+        n_workers=1 if args.workers is None else args.workers,
+        bind=bind,
+        fds=fds,
+        policy=find_policy(args).default,
+        max_requests=args.max_requests_per_worker,
+        reload_dirs=(args.reload_dir or [args.app_dir]) if args.reload else [],
+    ).run()
+
+
+def find_policy(args: argparse.Namespace) -> PolicySet:
+    return policy_command.policy_from(args, os.environ, policy_command.config_files(args)).policies
+
+
+def make_server(args: argparse.Namespace, **where: Any) -> Server:
+    """In a worker too, which reads policy and application anew."""
+    from kacore.server import Server, load
+
+    policies = find_policy(args)
+    return Server(
+        load(args.app, app_dir=args.app_dir, factory=args.factory),
+        policy=policies,
         interface=args.interface,
         loop=args.loop,
         threads=args.threads,
@@ -105,15 +207,20 @@ def run_serve(args: argparse.Namespace) -> int:
         root_path=args.root_path,
         server_name=args.server_name,
         io=args.io,
-    ).run()
-    return 0
+        access_log=args.access_log,
+        forwarded_allow_ips=args.forwarded_allow_ips,
+        proxy_protocol=args.proxy_protocol,
+        admin=args.admin,
+        admin_hosts=args.admin_host,
+        **where,
+    )
 
 
 def run_demo(args: argparse.Namespace) -> int:
     from kacore import demo
-    from kacore.server.server import quiet_stderr_logging
+    from kacore.server import logs
 
-    quiet_stderr_logging(logging.WARNING)
+    logs.set_up(logging.WARNING)
     demo.run(host=args.host, port=args.port)
     return 0
 

@@ -6,8 +6,11 @@ include "errors.pxi"
 include "head.pxi"
 include "policy.pxi"
 include "table.pxi"
+include "access.pxi"
+include "files.pxi"
 include "talk.pxi"
 include "request.pxi"
+include "proxies.pxi"
 include "carrier.pxi"
 include "handler.pxi"
 include "asgi.pxi"
@@ -20,8 +23,10 @@ include "engine_here.pxi"
 
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
-    "AsgiApplication", "HostedAsgiApplication", "ProtocolApplication", "TransportProtocol", "Transports",
-    "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
-    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Verdict",
+    "AccessEntry",
+    "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
+    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Verdict",
     "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
+    "HostedAsgiApplication", "ProtocolApplication", "TransportProtocol", "Transports", "has_epoll",
+    "COUNTERS_BYTES", "refuse_new_connections", "settle_counters", "sum_counters",
 ]

@@ -70,8 +70,8 @@ cdef dict DISCONNECT = {"type": "http.disconnect"}
 cdef class AsgiExchange(Exchange):
     cdef AsgiApplication app
     cdef object task
-    cdef object reader        # future of a receive() that waits
-    cdef object writer        # future of a send() that waits
+    cdef list readers         # futures of the receive() that wait, one each: who cancels one leaves the others alone
+    cdef list writers         # the same of send()
     cdef object start         # the http.response.start message, until its first body
     cdef bint is_asked        # receive() has given the end of the content
     cdef bint is_begun        # http.response.start was seen
@@ -102,13 +102,9 @@ cdef class AsgiExchange(Exchange):
 
     async def receive_later(self):
         while True:
-            if self.reader is None:
-                self.reader = self.app.loop.create_future()
-            try:
-                await self.reader
-            finally:
-                if self.reader is not None and self.reader.done():
-                    self.reader = None
+            waiter = self.app.loop.create_future()
+            self.readers = waiting(self.readers, waiter)
+            await waiter
             message = self.next_message()
             if message is not None:
                 return message
@@ -125,6 +121,8 @@ cdef class AsgiExchange(Exchange):
             self.start = message
         elif kind == "http.response.body":
             self.send_body(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.pathsend":
+            self.send_body(open_file(message["path"]), False)
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
         return self.send_later() if not self.is_done and self.is_held() else SENT
@@ -138,40 +136,43 @@ cdef class AsgiExchange(Exchange):
             raise LocalError("http.response.body before http.response.start")
         if self.talk == NULL:
             raise ClientGone("the client is gone")
+        body = content_of(body)
         if self.start is not None:
             start = self.start
             self.write_head(start["status"], start.get("headers", ()), -1 if more else len(body))
             self.start = None
         if not more:
             self.is_done = True
-        self.write(body, more)
+        if isinstance(body, OpenFile):
+            self.write_file(body)
+        else:
+            self.write(body, more)
         if self.is_done:
-            wake(self.reader)
+            wake(self.readers)
         return 0
 
     async def send_later(self):
         while self.is_held():
-            if self.writer is None:
-                self.writer = self.app.loop.create_future()
-            await self.writer
+            waiter = self.app.loop.create_future()
+            self.writers = waiting(self.writers, waiter)
+            await waiter
 
     # -- what happens to it -----------------------------------------------------------------------------
 
     cdef int news(self, ka_news news) except -1:
-        if news == KA_NEWS_LOW:
-            writer = self.writer
-            self.writer = None
-            wake(writer)
-        else:
-            wake(self.reader)
+        return wake(self.writers) if news == KA_NEWS_LOW else wake(self.readers)
+
+    cdef int cancel(self) except -1:
+        if self.task is not None:
+            self.app.logger.warning("a request took longer than handler_timeout and was cancelled")
+            self.task.cancel()
         return 0
 
     cdef int lost(self) except -1:
         self.is_gone = not self.is_done
         self.is_done = True
-        wake(self.reader)
-        wake(self.writer)
-        return 0
+        wake(self.readers)
+        return wake(self.writers)
 
     def finished(self, task):
         """The application's task is done, one way or another."""
@@ -182,7 +183,8 @@ cdef class AsgiExchange(Exchange):
     cdef int completed(self, object error) except -1:
         if error is not None:
             if isinstance(error, CancelledError):
-                self.give_up("was cancelled", None)
+                if self.talk != NULL:  # else the server itself cancelled it, and said why
+                    self.give_up("was cancelled", None)
             elif not isinstance(error, ClientGone):
                 self.give_up("failed", error)
         elif not self.is_done and self.talk != NULL:
@@ -196,9 +198,20 @@ cdef class AsgiExchange(Exchange):
         return self.refuse(500, b"Internal Server Error")
 
 
-cdef inline int wake(object future) except -1:
-    if future is not None and not future.done():
-        future.set_result(None)
+cdef list waiting(list others, object waiter):
+    """Those who still wait, and one more."""
+    if others is None:
+        return [waiter]
+    others = [other for other in others if not other.done()]
+    others.append(waiter)
+    return others
+
+
+cdef inline int wake(list waiters) except -1:
+    if waiters is not None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
     return 0
 
 
@@ -223,7 +236,7 @@ cdef class AsgiApplication(Application):
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
-            "extensions": {},
+            "extensions": {"http.response.pathsend": {}},
         }
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -243,6 +256,11 @@ cdef class AsgiApplication(Application):
         scope["query_string"] = bytes_at(buf, head.query)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
         scope["client"] = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                scope["client"] = origin[0]
+                scope["scheme"] = origin[1] or scope["scheme"]
         scope["server"] = port.server_of(talk)
         if self.state is not None:
             scope["state"] = self.state.copy()

@@ -1,5 +1,5 @@
 # The engine for Python: listeners in, steps of a loop, requests out to an Application. Thin over ka_engine.
-from libc.stdlib cimport malloc
+from libc.stdlib cimport free, malloc
 import os
 
 cdef extern from "arpa/inet.h" nogil:
@@ -9,13 +9,95 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         AF_UNIX
 
+
 has_epoll = True   # there is an Engine in this build
+
+
+cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    cdef Engine engine = <Engine>ctx
+    cdef Exchange exchange = None
+    try:
+        if engine.access_log is not None:
+            engine.entry = engine.entry_of(talk, head, fields)
+        engine.application.request(engine, talk, head, fields)
+    except BaseException as error:
+        engine.failed(error)
+        if talk.exchange != NULL:
+            exchange = <Exchange>talk.exchange
+        engine.answer_500(talk, exchange)
+
+
+cdef void engine_on_refused(void *ctx, ka_talk *talk) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        if engine.access_log is not None:
+            engine.note_end(engine.entry_of(talk, NULL, NULL), talk)
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef void engine_on_closed(void *ctx, ka_handle conn, ka_cause cause) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        engine.on_closed(engine.address_of(conn), CAUSES[<int>cause], PHASES[ka_conn_phase(engine.table.table, conn)],
+                         ka_conn_requests(engine.table.table, conn))
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef void engine_on_notice(void *ctx, ka_notice what) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        engine.on_notice("descriptors")
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef unsigned engine_class_of_client(void *ctx, unsigned listener, const ka_client *client) noexcept:
+    cdef Engine engine = <Engine>ctx
+    try:
+        address = None
+        if client.family:
+            address = PyBytes_FromStringAndSize(<const char *>client.addr, 4 if client.family == 4 else 16)
+        return engine.policies.class_for_client(engine.listener_name(listener), address)
+    except BaseException as error:
+        engine.failed(error)
+        return 0
+
+
+cdef unsigned engine_class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    cdef Engine engine = <Engine>ctx
+    cdef const char *buf = ka_talk_head_bytes(talk)
+    cdef int now = ka_conn_class(talk.service.table, talk.conn)
+    cdef uint32_t i
+    cdef bytes agent = None
+    try:
+        for i in range(head.n_fields):
+            if fields[i].name.len == 10 and ka_equals_lower(buf + fields[i].name.off, b"user-agent", 10):
+                agent = bytes_at(buf, fields[i].value)
+                break
+        return engine.policies.class_for_request(now, bytes_at(buf, head.host), agent)
+    except BaseException as error:
+        engine.failed(error)
+        return <unsigned>now if now >= 0 else 0
 
 
 cdef void engine_on_wake(void *ctx) noexcept:
     cdef Engine engine = <Engine>ctx
     try:
         engine.application.wake()
+    except BaseException as error:
+        engine.failed(error)
+
+
+cdef void engine_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
+    cdef Engine engine = <Engine>ctx
+    cdef uint8_t addr[16]
+    cdef uint16_t port
+    cdef unsigned listener
+    cdef int family = ka_engine_peer(engine.engine, conn, addr, &port, &listener)
+    try:
+        engine.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
     except BaseException as error:
         engine.failed(error)
 
@@ -40,37 +122,63 @@ cdef class Engine(Port):
     table:       ConnectionTable that holds the connections; one engine each.
     application: AsgiApplication, WsgiApplication or HandlerApplication.
     limits:      Limits of requests.
+    on_race:     called as on_race(address, cause) when a request crossed our close of an idle connection and was lost:
+                 the client's packed address (None on a unix socket), and why it was closed. None: not wanted.
+    access_log:  called with an AccessEntry for each request that is over. None: costs nothing.
+    on_closed:   called as on_closed(address, cause, phase, requests) for each connection that ends. None: the same.
+    on_notice:   called as on_notice("descriptors") when no descriptor was left for a new connection; at most once in
+                 ten seconds.
     call_soon:   loop.call_soon of the host's loop: output of a response in progress is gathered until the end of a
                  round of the loop. None: it is sent at once.
     Belongs to one thread and one process; `wake()` alone may be called from other threads. Linux only.
     """
     cdef ka_engine *engine
     cdef readonly ConnectionTable table
-    cdef object call_soon, attend_later
+    cdef object call_soon, attend_later, on_closed, on_notice
+    cdef object policies         # the PolicySet whose rules are asked
     cdef bint is_attending       # attend_later is on its way
-    cdef int pid
+    cdef object on_race
+    cdef uint64_t process        # that it was made in
     cdef list servers            # (host, port) or (path, None) of each listener
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, *, Limits limits=None,
-                  size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore"):
+                  size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore", access_log=None,
+                  on_closed=None, on_notice=None, on_race=None):
         cdef ka_calls calls
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef int got
         cdef bytes name = server_name.encode("latin-1")
         calls.ctx = <void *>self
-        calls.on_request = port_on_request
+        calls.on_request = engine_on_request
         calls.on_news = port_on_news
         calls.on_lost = port_on_lost
         calls.on_wake = engine_on_wake
         calls.on_closed = NULL
+        calls.on_race = NULL
+        if on_race is not None:
+            calls.on_race = engine_on_race
+        calls.on_notice = NULL
+        calls.on_refused = NULL
+        if on_closed is not None:
+            calls.on_closed = engine_on_closed
+        if on_notice is not None:
+            calls.on_notice = engine_on_notice
+        if access_log is not None:
+            calls.on_refused = engine_on_refused
         calls.release = release_object
+        calls.class_of_client = engine_class_of_client
+        calls.class_of_request = engine_class_of_request
+        self.access_log = access_log
+        self.on_closed = on_closed
+        self.on_notice = on_notice
         self.table = table
         self.application = application
         self.call_soon = call_soon
         self.attend_later = self.attend_now
-        self.pid = os.getpid()
+        self.process = ka_process()
+        self.on_race = on_race
         self.servers = []
         self.sockets = []
         self.peers = <peer_entry *>malloc(PEERS * sizeof(peer_entry))
@@ -85,7 +193,7 @@ cdef class Engine(Port):
 
     def __dealloc__(self):
         cdef int i
-        if self.engine != NULL and self.pid == os.getpid():
+        if self.engine != NULL and self.process == ka_process():
             ka_engine_free(self.engine)
         if self.peers != NULL:
             for i in range(PEERS):
@@ -97,7 +205,119 @@ cdef class Engine(Port):
         """After a fork both processes would share one epoll set and break each other."""
         if self.engine == NULL:
             raise LocalError("the engine is closed")
+        if self.process != ka_process():
+            raise LocalError("the engine was made before a fork, in another process: make one here")
         return 0
+
+    cdef int answer_500(self, ka_talk *talk, Exchange exchange) except -1:
+        if exchange is not None:
+            exchange.detach()
+        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, ka_engine_now(self.engine))
+        if exchange is not None:
+            exchange.ended(talk)
+        return 0
+
+    cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        client = self.client_of(talk)
+        if head != NULL and self.has_proxies:
+            origin = self.origin_of(talk, head, fields)
+            if origin is not None:
+                client = origin[0]
+        return access_entry(client, buf, head, fields, self.now())
+
+    # -- rules ------------------------------------------------------------------------------------------
+
+    def set_classes(self, policies):
+        """Ask the rules of a PolicySet which class a connection, and a request, belongs to. What no rule looks at is
+        not asked. None, or a Policy: everything is class 0."""
+        self.check_process()
+        self.policies = policies
+        ka_engine_ask_classes(self.engine, getattr(policies, "has_accept_rules", False),
+                              getattr(policies, "has_request_rules", False))
+
+    cdef object listener_name(self, unsigned listener):
+        """As rules write it: "127.0.0.1:80", "[::1]:80", "unix:/run/app.sock"."""
+        host, port = self.servers[listener]
+        if port is None:
+            return f"unix:{host}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def trust(self, networks, *, proxy_protocol=False):
+        """Proxies whose word about the client is taken, in place of those of before.
+
+        networks: iterable of "10.0.0.0/8", "2001:db8::1", "unix" (every unix socket), "*" (everybody).
+        proxy_protocol: their connections begin with a PROXY header (version 1 or 2), or are closed.
+        Raises ValueError for what is no network, MemoryError. Source: docs/operations.md.
+        """
+        cdef ka_network *c
+        cdef uint32_t n = 0
+        cdef bytes packed
+        cdef int got
+        self.check_process()
+        found = [one for given in networks for one in network_of(given)]
+        c = <ka_network *>malloc((len(found) + 1) * sizeof(ka_network))
+        if c == NULL:
+            raise MemoryError("no memory for networks")
+        memset(c, 0, (len(found) + 1) * sizeof(ka_network))
+        for family, bits, address in found:
+            packed = address
+            c[n].family = family
+            c[n].bits = bits
+            memcpy(c[n].addr, PyBytes_AS_STRING(packed), <size_t>PyBytes_GET_SIZE(packed))
+            n += 1
+        got = ka_engine_trust(self.engine, c, n, proxy_protocol)
+        free(c)
+        if got < 0:
+            raise os_error(got) if got == KA_ENOMEM else ValueError("a prefix is too long for its address")
+        self.has_proxies = n > 0
+
+    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef uint8_t addr[16]
+        cdef unsigned family
+        if not ka_engine_is_trusted(self.engine, talk.conn):
+            return None
+        client = self.client_of(talk)
+        chain = forwarded_value(buf, head, fields, b"x-forwarded-for", 15)
+        if chain is not None:
+            # Each proxy appends whom it saw: from the right, the first one that is no proxy of ours is the client.
+            for node in reversed(chain.split(",")):
+                host, port = split_node(node.strip(" \t"))
+                family = read_address(host, addr)
+                if family == 0:
+                    break
+                client = (host, port)
+                if not ka_engine_trusts(self.engine, family, addr):
+                    break
+        scheme = forwarded_value(buf, head, fields, b"x-forwarded-proto", 17)
+        if scheme is not None:
+            scheme = scheme.rpartition(",")[2].strip(" \t").lower()
+            scheme = {"https": "https", "wss": "https", "http": "http", "ws": "http"}.get(scheme)
+        return client, scheme
+
+    def connections(self, limit=1000):
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, klass, requests.
+        Cost: O(places in use), about 1 us each."""
+        cdef uint32_t slot = 1, n = 0
+        cdef ka_handle conn
+        cdef ka_table *table = self.table.table
+        self.check_process()
+        found = []
+        while len(found) < limit and n < ka_table_open_count(table):
+            conn = ka_table_handle(table, slot)
+            slot += 1
+            if conn == 0:
+                continue
+            n += 1
+            found.append({
+                "conn": conn,
+                "client": self.address_of(conn),
+                "phase": PHASES[ka_conn_phase(table, conn)],
+                "class": ka_conn_class(table, conn),
+                "requests": ka_conn_requests(table, conn),
+            })
+        return found
 
     def fileno(self):
         """The descriptor to watch for reading."""
@@ -112,13 +332,25 @@ cdef class Engine(Port):
         name = sock.getsockname()
         if knows_clients is None:
             knows_clients = not is_unix
+        if sock in self.sockets:
+            return
         got = ka_engine_listen(self.engine, sock.fileno(), klass, knows_clients)
         if got == KA_EFULL:
             raise LocalError("an engine has at most 64 listeners")
         if got < 0:
             raise os_error(got)
         self.sockets.append(sock)
-        self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
+        if got == len(self.servers):
+            self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
+
+    def unlisten(self, sock, *, is_last=True):
+        """Listen on this socket no longer. It stays open, and may be listened on again.
+
+        is_last: nobody else accepts from it, so that whoever waits in its queue is taken in first."""
+        self.check_process()
+        ka_engine_unlisten(self.engine, sock.fileno(), is_last)
+        if sock in self.sockets:
+            self.sockets.remove(sock)
 
     def stop_listening(self):
         """Accept what waits in the queues, then no more. The sockets stay open; they are the caller's."""
@@ -166,20 +398,22 @@ cdef class Engine(Port):
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
 
-    cdef object client_of(self, ka_talk *talk):
-        cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
+    cdef object address_of(self, ka_handle conn):
+        """(host, port), or None for a unix socket."""
         cdef uint8_t addr[16]
         cdef uint16_t port
         cdef unsigned listener
         cdef char host[64]
-        cdef int family
+        cdef int family = ka_engine_peer(self.engine, conn, addr, &port, &listener)
+        if family <= 0:
+            return None
+        inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
+        return (<bytes>host).decode("ascii"), port
+
+    cdef object client_of(self, ka_talk *talk):
+        cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
         if entry.conn != talk.conn:
-            family = ka_engine_peer(self.engine, talk.conn, addr, &port, &listener)
-            if family > 0:
-                inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
-                client = ((<bytes>host).decode("ascii"), port)
-            else:
-                client = None
+            client = self.address_of(talk.conn)
             Py_INCREF(client)
             if entry.client != NULL:
                 Py_DECREF(<object>entry.client)
@@ -204,7 +438,7 @@ cdef class Engine(Port):
     def close(self):
         """Close every connection and the engine's descriptors. Idempotent."""
         cdef ka_engine *engine = self.engine
-        if engine != NULL and self.pid == os.getpid():
+        if engine != NULL and self.process == ka_process():
             ka_engine_close_all(engine, KA_CAUSE_DRAIN)
             self.engine = NULL
             ka_engine_free(engine)
@@ -222,3 +456,12 @@ cdef class Engine(Port):
             "buffer_bytes": service.pool.lent_bytes, "buffers_refused": service.pool.refused,
             "talks": service.n_talks,
         }
+
+
+def refuse_new_connections(int fd):
+    """Let no new client begin a handshake with this listening TCP socket; those in the middle of one get through.
+
+    For the end of a server: accept what waits, then close. What comes later is refused, not reset. OSError."""
+    cdef int got = ka_listener_refuse(fd)
+    if got < 0:
+        raise os_error(got)

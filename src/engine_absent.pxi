@@ -10,3 +10,8 @@ class Engine:
 
     def __init__(self, *args, **kwargs):
         raise LocalError(f"the engine needs epoll, and this build of kacore for {sys.platform} has none")
+
+
+def refuse_new_connections(fd):
+    """Not available in this build."""
+    raise LocalError("refusing new connections needs epoll's Linux")

@@ -12,6 +12,7 @@ cdef class Request:
     cdef Head _head
     cdef Collector _collector
     cdef tuple _client, _server
+    cdef str _scheme
     cdef bytes _body
 
     @property
@@ -65,6 +66,11 @@ cdef class Request:
     def server(self):
         """(host, port) of the listener, or (path, None)."""
         return self._server
+
+    @property
+    def scheme(self):
+        """"http" or "https", as the client used it: of a trusted proxy, what it says."""
+        return self._scheme or "http"
 
     def get(self, name, default=None):
         """The value (str, Latin-1) of a field by its name in any case, or `default`."""
@@ -133,8 +139,6 @@ cdef class HandlerExchange(CollectedExchange):
             self.failed()
 
     cdef int failed(self) except -1:
-        if self.talk == NULL:
-            return 0
         self.app.logger.error("the handler failed on %s %s", self.request.method, self.request.target, exc_info=True)
         return self.refuse(500, b"Internal Server Error")
 
@@ -151,6 +155,7 @@ cdef class HandlerExchange(CollectedExchange):
         if isinstance(body, str):
             body = (<str>body).encode()
         if isinstance(body, (bytes, bytearray, memoryview)):
+            body = content_of(body)
             self.write_head(status, headers, len(body))
             return self.write(body, False)
         if body is None or not hasattr(body, "__iter__"):
@@ -168,7 +173,7 @@ cdef class HandlerExchange(CollectedExchange):
                 self.rest = None
                 return self.write(b"", False)
             if piece:
-                self.write(piece, True)
+                self.write(content_of(piece), True)
         return 0
 
     cdef int news(self, ka_news news) except -1:
@@ -183,12 +188,15 @@ cdef class HandlerExchange(CollectedExchange):
             return 0
         return CollectedExchange.news(self, news)
 
+    cdef int cancel(self) except -1:
+        self.app.logger.warning("%s %s took longer than handler_timeout and was cancelled", self.request.method,
+                                self.request.target)
+        return 0
+
     cdef int lost(self) except -1:
         self.rest = None
         if self.task is not None:
             self.task.cancel()
-        if self.collector is not None:
-            self.collector.close()
         return 0
 
 
@@ -225,12 +233,12 @@ cdef class HandlerApplication(Application):
         cdef Request request = Request.__new__(Request)
         request._head = make_head(ka_talk_head_bytes(talk), head, fields)
         request._client = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                request._client, request._scheme = origin
         request._server = port.server_of(talk)
         exchange.app = self
         exchange.request = request
         exchange.attach(port, talk)
-        try:
-            exchange.collect()
-        except ClientGone:
-            pass
-        return 0
+        return exchange.collect()

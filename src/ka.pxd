@@ -132,9 +132,10 @@ cdef extern from "ka_table.h" nogil:
     ctypedef enum ka_cause:
         KA_CAUSE_CLIENT
         KA_CAUSE_APPLICATION
-        KA_CAUSE_BUFFER_LIMIT
-        KA_CAUSE_UPGRADED
         KA_CAUSE_EVICTED
+        KA_CAUSE_UPGRADED
+        KA_CAUSE_BUFFER_LIMIT
+        KA_CAUSE_HANDLER_TIMEOUT
         KA_CAUSE_CLIENT_LIMIT
         KA_CAUSE_REJECTED
         KA_CAUSE_DRAIN
@@ -188,6 +189,7 @@ cdef extern from "ka_conn.h" nogil:
         double pressure_start
         double pressure_full
         int64_t pressure_min_timeout_ns
+        uint32_t retry_after_s
 
     ctypedef struct ka_client:
         uint8_t family
@@ -236,6 +238,7 @@ cdef extern from "ka_conn.h" nogil:
     void ka_conn_refused(ka_table *t, ka_cause cause)
     int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
+    bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
     int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
     int ka_conn_phase(const ka_table *t, ka_handle h)
@@ -325,6 +328,7 @@ cdef extern from "ka_talk.h" nogil:
         ka_body body
         ka_reply reply
         uint16_t head_flags
+        uint8_t cause
         uint8_t has_response
         uint8_t is_held
         uint8_t is_eof
@@ -344,6 +348,7 @@ cdef extern from "ka_talk.h" nogil:
     bint ka_talk_body_is_over(const ka_talk *talk)
     int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
     int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
+    int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, bint more, void *owner)
     int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
     void ka_talk_done(ka_talk *talk)
     int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
@@ -369,6 +374,7 @@ cdef extern from "ka_turn.h" nogil:
         ka_cause (*flush)(void *port, void *peer, ka_talk *talk) noexcept
         void (*look_for_fin)(void *port, void *peer, ka_talk *talk) noexcept
         bint (*has_unread)(void *port, void *peer) noexcept
+        bint (*can_send)(void *port, void *peer) noexcept
         void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
         void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
         void (*again)(void *port, void *peer, ka_talk *talk) noexcept
@@ -386,6 +392,9 @@ cdef extern from "ka_engine.h" nogil:
     ctypedef struct ka_engine:
         pass
 
+    ctypedef enum ka_notice:
+        KA_NOTICE_DESCRIPTORS
+
     ctypedef struct ka_calls:
         void *ctx
         void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
@@ -393,7 +402,17 @@ cdef extern from "ka_engine.h" nogil:
         void (*on_lost)(void *exchange) noexcept
         void (*on_wake)(void *ctx) noexcept
         void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*on_race)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*on_notice)(void *ctx, ka_notice what) noexcept
+        void (*on_refused)(void *ctx, ka_talk *talk) noexcept
         void (*release)(void *owner) noexcept
+        unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
+        unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+
+    ctypedef struct ka_network:
+        uint8_t family
+        uint8_t bits
+        uint8_t addr[16]
 
     ctypedef struct ka_engine_counters:
         uint64_t steps
@@ -410,7 +429,10 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_service *ka_engine_service(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    void ka_engine_unlisten(ka_engine *e, int fd, bint is_last)
     void ka_engine_stop_listening(ka_engine *e)
+    int ka_listener_refuse(int fd)
+    uint64_t ka_process()
     int ka_engine_step(ka_engine *e)
     void ka_engine_attend(ka_engine *e)
     void ka_engine_wake(ka_engine *e)
@@ -420,6 +442,10 @@ cdef extern from "ka_engine.h" nogil:
     int64_t ka_engine_now(ka_engine *e)
     bint ka_engine_is_stepping(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
+    int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
+    int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, bint expects_proxy)
+    bint ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t *addr)
+    void ka_engine_ask_classes(ka_engine *e, bint of_clients, bint of_requests)
     int ka_engine_fd(ka_engine *e, ka_handle conn)
     const ka_engine_counters *ka_engine_stats(const ka_engine *e)
 cdef extern from "ka_scan.h" nogil:

@@ -384,6 +384,7 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
         break;
     case KA_EV_LINGERING:
         extra->rate.nbytes = 0;
+        if (from == KA_IDLE && !was_multiplexed) *ending |= KA_WAS_IDLE;
         break;
     default:
         break;
@@ -552,6 +553,16 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
     if (is_kept) return KA_OK;
     if (phase != KA_LINGER) set_ending(t, i, *cause);
     return KA_ESLOW;
+}
+
+int ka_conn_crossed(ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    uint8_t *ending = i ? ka_store_ending(&t->store, i) : NULL;
+    if (i == 0 || !(*ending & KA_WAS_IDLE)) return 0;
+    *ending &= (uint8_t)~KA_WAS_IDLE; /* once a connection */
+    t->counters->races++;
+    return 1;
 }
 
 int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
@@ -723,6 +734,12 @@ static uint32_t oldest_in(const ka_table *t, unsigned phase)
         if (best == 0 || ka_slot_since(ka_store_slot(s, i)) < ka_slot_since(ka_store_slot(s, best))) best = i;
     }
     return best;
+}
+
+ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase)
+{
+    if ((unsigned)phase >= KA_N_PHASES || phase == KA_FREE) return 0;
+    return ka_store_handle(&t->store, oldest_in(t, phase));
 }
 
 static uint32_t older_of(const ka_store *s, uint32_t a, uint32_t b)

@@ -39,6 +39,7 @@ typedef struct {
     int64_t  min_idle_before_evict_ns;
     double   pressure_start, pressure_full; /* fractions of max_connections */
     int64_t  pressure_min_timeout_ns;
+    uint32_t retry_after_s;           /* of the 503 for one that is turned away; 0 = 1 */
 } ka_capacity;
 
 extern const ka_capacity ka_capacity_default;
@@ -97,6 +98,10 @@ void ka_conn_refused(ka_table *t, ka_cause cause);
  * Return: 0, KA_ESLOW when the rate or the linger limit says close (cause in *cause), or KA_ESTALE. */
 int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause);
 
+/* Bytes came from a connection in LINGER. Return 1, and count a race, when they are the first on one that was closed
+ * while idle: the client cannot have seen our FIN before it wrote, and its request is lost. Else 0. */
+int ka_conn_crossed(ka_table *t, ka_handle h);
+
 /* "Something happened": restart the clock of the phase it is in, for hosts that know no more. 0 or KA_ESTALE. */
 int ka_conn_touch(ka_table *t, ka_handle h, int64_t now);
 
@@ -151,6 +156,9 @@ int64_t ka_conn_next_due(ka_table *t);
 
 /* Who goes when room is needed: docs/table.md has the order. 0 = nobody. The caller probes, then closes. */
 ka_handle ka_conn_victim(ka_table *t, int64_t now);
+
+/* The longest in a phase, 0 = nobody is. O(classes). */
+ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase);
 
 /* Start draining (rolling restart): idle connections stay answerable for `grace`, then are closed spread over
  * `spread`; every response says close; `deadline` after now what is left is due whatever its phase. Again: whatever

@@ -1,105 +1,43 @@
 /* ka_engine.c: see ka_engine.h. In order: socks, sending and receiving, one connection's turn, the ends of a
- * connection, expiry, accepting, the step. */
-#define _GNU_SOURCE /* accept4 */
-#include "ka_engine.h"
+ * connection, expiry, the step. Accepting stands in ka_accept.c. */
+#include "ka_engine_parts.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     EVENTS = 128,            /* a step */
-    ACCEPTS = 64,            /* a listener and step */
     EXPIRIES = 64,           /* a step */
-    VICTIMS = 8,             /* asked, before a newcomer is turned away */
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
-    SCRATCH = 64 * 1024,
+    TURN_OUTPUT = 4 << 20,   /* the same */
+    FILE_BYTES = 512 * 1024, /* a sendfile */
     READ_BEHIND = 4096,      /* room for a read behind bytes that wait */
     IOVECS = 16
 };
 
-/* What an open connection owns while idle, beside its slot. */
-typedef struct {
-    int32_t fd;             /* owned; -1 = none */
-    uint8_t can_read : 1;   /* readiness was announced and not used up: edge-triggered events come once */
-    uint8_t can_write : 1;
-    uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
-    uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
-    uint8_t listener;
-    uint16_t port;          /* of the client, host order */
-    ka_talk *talk;          /* owned; NULL when nothing is pending */
-    uint8_t addr[16];       /* of the client; IPv4: the first 4 */
-} ka_sock;
-_Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
-_Static_assert(KA_N_CAUSES <= 32, "a cause fits its five bits");
-
-typedef struct {
-    int32_t fd;         /* not owned; -1 = free */
-    uint8_t klass;
-    uint8_t family;     /* 0: unix */
-    uint8_t knows_clients;
-    uint8_t is_paused;  /* taken out of epoll while the table is full: level-triggered, it would spin */
-} ka_listener;
-
-struct ka_engine {
-    ka_service service;      /* first, so that the port's `attend` finds the engine */
-    ka_table *table;         /* not owned */
-    ka_calls calls;
-    int epoll_fd, timer_fd, event_fd, spare_fd;
-    int64_t now, armed_ns;   /* armed_ns: what the timer is set to, INT64_MAX = off */
-    int64_t date_s;
-    size_t turn_bytes;       /* of input, in the turn that is being taken */
-    ka_sock **chunks;        /* by slot index; owned */
-    uint32_t n_chunks;
-    uint8_t is_stepping, has_paused;
-    uint32_t n_listeners;
-    ka_listener listeners[KA_MAX_LISTENERS];
-    ka_handle *noted;        /* talks to attend to after the application's calls; owned */
-    uint32_t n_noted, noted_cap;
-    ka_engine_counters counters;
-    char scratch[SCRATCH];
-};
-
-/* epoll_data of what is no connection: slot 0, which no handle has. */
-enum { TAG_TIMER = 1, TAG_EVENT = 2, TAG_LISTENER = 16 };
-#define TAG(n) ((uint64_t)(n) << 32)
-
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
-static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
-static void arm(ka_engine *e);
+static void again(void *port, void *peer, ka_talk *talk);
 static const ka_moves moves;
-
-static int os_error(void) { return -errno - 1000; }
-
-static int64_t clock_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
+static void arm(ka_engine *e);
 
 /* --- socks --- */
 
-static uint32_t slot_of(ka_handle h) { return (uint32_t)h; }
-
 static ka_sock *sock_at(ka_engine *e, uint32_t slot) { return &e->chunks[slot / KA_CHUNK][slot % KA_CHUNK]; }
 
-/* NULL for a stale handle. */
-static ka_sock *sock_of(ka_engine *e, ka_handle h)
+ka_sock *ka_sock_of(ka_engine *e, ka_handle h)
 {
-    return ka_conn_phase(e->table, h) < 0 || slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL : sock_at(e, slot_of(h));
+    return ka_conn_phase(e->table, h) < 0 || ka_slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL : sock_at(e, ka_slot_of(h));
 }
 
 static int socks_grow(ka_engine *e, uint32_t slot)
@@ -119,6 +57,11 @@ static int socks_grow(ka_engine *e, uint32_t slot)
     return KA_OK;
 }
 
+ka_sock *ka_sock_make(ka_engine *e, ka_handle h)
+{
+    return socks_grow(e, ka_slot_of(h)) < 0 ? NULL : sock_at(e, ka_slot_of(h));
+}
+
 /* --- receiving --- */
 
 /* Read and parse in the shared scratch; only when bytes wait already, behind them. Edge-triggered: a short read means
@@ -127,7 +70,7 @@ static int socks_grow(ka_engine *e, uint32_t slot)
 static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
 {
     char *to = e->scratch;
-    size_t room = SCRATCH;
+    size_t room = KA_SCRATCH;
     if (talk->window_len == 0)
         (void)ka_talk_park(talk); /* gives back a buffer that is used up */
     else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
@@ -154,30 +97,40 @@ static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
 
 /* --- sending --- */
 
+/* The kernel sends the file from its own pages. At most FILE_BYTES a call, since a file on a slow disk holds up
+ * everybody. Where the bytes must pass through user space (TLS), whoever seals them reads the file instead. */
+static ssize_t send_file(ka_engine *e, ka_sock *s, const ka_buf *buf)
+{
+    off_t at = buf->file_off + (off_t)buf->start;
+    size_t len = ka_buf_len(buf);
+    e->counters.sends++;
+    return sendfile(s->fd, buf->fd, &at, len < FILE_BYTES ? len : FILE_BYTES);
+}
+
 static ssize_t send_some(ka_engine *e, ka_sock *s, ka_talk *talk, size_t *asked)
 {
     struct iovec iov[IOVECS];
     struct msghdr message = {.msg_iov = iov};
     size_t total = 0;
     int n_iov = 0;
-    if (talk->out->fd >= 0) {
-        ka_buf *buf = talk->out;
-        off_t at = buf->file_off + (off_t)buf->start;
-        *asked = ka_buf_len(buf);
-        e->counters.sends++;
-        return sendfile(s->fd, buf->fd, &at, *asked);
+    ka_buf *buf = talk->out;
+    if (buf->fd >= 0) {
+        *asked = 0; /* a short count says nothing here: ask until the kernel says EAGAIN, or 0 at the file's end */
+        return send_file(e, s, buf);
     }
-    for (ka_buf *buf = talk->out; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
+    for (; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
         iov[n_iov].iov_base = (void *)(uintptr_t)(buf->ptr + buf->start);
         iov[n_iov].iov_len = ka_buf_len(buf);
         total += ka_buf_len(buf);
     }
     *asked = total;
     e->counters.sends++;
+    /* A head does not leave in a packet of its own when a file follows. */
+    int flags = MSG_NOSIGNAL | (buf && buf->fd >= 0 ? MSG_MORE : 0);
     if (n_iov == 1)
-        return send(s->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL);
+        return send(s->fd, iov[0].iov_base, iov[0].iov_len, flags);
     message.msg_iovlen = (size_t)n_iov;
-    return sendmsg(s->fd, &message, MSG_NOSIGNAL);
+    return sendmsg(s->fd, &message, flags);
 }
 
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
@@ -188,6 +141,10 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
     size_t total = 0;
     while (talk->unsent && s->can_write) {
         size_t asked;
+        if (ka_unlikely(total >= TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
+            again(e, s, talk);
+            break;
+        }
         ssize_t n = send_some(e, s, talk, &asked);
         if (n < 0) {
             if (errno == EINTR)
@@ -204,28 +161,30 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
         if ((size_t)n < asked)
             s->can_write = 0;
     }
-    return total ? ka_turn_left(&moves, e, talk, total, e->now) : KA_N_CAUSES;
+    if (total == 0)
+        return KA_N_CAUSES;
+    if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
+        talk->outq = 0;
+    return ka_turn_left(&moves, e, talk, total, e->now);
 }
 
 /* --- the ends of a connection --- */
 
-static void listeners_resume(ka_engine *e);
-
 /* The one way out: descriptor, talk, slot, in every phase. */
-static void end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
+void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
     ka_talk *talk = s->talk;
     int fd = s->fd;
+    if (e->calls.on_closed)
+        e->calls.on_closed(e->calls.ctx, h, cause);
     s->talk = NULL;
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
     close(fd);
-    if (e->calls.on_closed)
-        e->calls.on_closed(e->calls.ctx, h, cause);
     if (talk)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
-        listeners_resume(e);
+        ka_listeners_resume(e);
 }
 
 /* Throw away what a lingering client still sends. */
@@ -233,7 +192,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
     while (s->can_read) {
-        ssize_t n = recv(s->fd, e->scratch, SCRATCH, 0);
+        ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
         e->counters.receives++;
         if (n < 0 && errno == EINTR)
             continue;
@@ -241,8 +200,10 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             s->can_read = 0;
             return;
         }
+        if (n > 0 && ka_conn_crossed(e->table, h) && e->calls.on_race)
+            e->calls.on_race(e->calls.ctx, h, (ka_cause)s->cause);
         if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
-            end(e, h, s, (ka_cause)s->cause);
+            ka_sock_end(e, h, s, (ka_cause)s->cause);
             return;
         }
     }
@@ -252,7 +213,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
     if (shutdown(s->fd, SHUT_WR) < 0 || ka_conn_event(e->table, h, KA_EV_LINGERING, e->now) < 0) {
-        end(e, h, s, cause);
+        ka_sock_end(e, h, s, cause);
         return;
     }
     s->cause = cause & 31;
@@ -293,6 +254,15 @@ static ka_turned read_more(void *port, void *peer, ka_talk *talk)
     ka_sock *s = peer;
     if (!s->can_read)
         return KA_TURN_PAUSE;
+    if (ka_unlikely(s->awaits_proxy)) {
+        int got = ka_sock_introduce(e, s);
+        if (got == KA_PARTIAL)
+            return KA_TURN_PAUSE;
+        if (got < 0) {
+            ka_sock_end(e, talk->conn, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
+            return KA_TURN_ENDED;
+        }
+    }
     if (e->turn_bytes >= TURN_BYTES) {
         again(e, s, talk);
         return KA_TURN_PAUSE;
@@ -301,7 +271,7 @@ static ka_turned read_more(void *port, void *peer, ka_talk *talk)
     if (n == KA_PARTIAL)
         return KA_TURN_PAUSE;
     if (n < 0) {
-        end(e, talk->conn, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
+        ka_sock_end(e, talk->conn, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
         return KA_TURN_ENDED;
     }
     if (n == 0) {
@@ -319,6 +289,12 @@ static int has_unread(void *port, void *peer)
     return ((const ka_sock *)peer)->can_read;
 }
 
+static int can_send(void *port, void *peer)
+{
+    (void)port;
+    return ((const ka_sock *)peer)->can_write;
+}
+
 static void on_request(void *port, ka_talk *talk, const ka_head *head)
 {
     const ka_engine *e = port;
@@ -331,7 +307,10 @@ static void on_news(void *port, ka_talk *talk, ka_news news)
     e->calls.on_news(e->calls.ctx, talk, news);
 }
 
-static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause) { end(port, talk->conn, peer, cause); }
+static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause)
+{
+    ka_sock_end(port, talk->conn, peer, cause);
+}
 
 static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
 {
@@ -340,17 +319,20 @@ static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause caus
 
 static void settled(void *port, void *peer, ka_talk *talk)
 {
-    (void)port, (void)talk;
+    ka_engine *e = port;
+    (void)talk;
     ((ka_sock *)peer)->talk = NULL;
+    if (ka_unlikely(e->has_paused))
+        ka_listeners_resume(e); /* it can be closed now for somebody who waits */
 }
 
-static const ka_moves moves = {on_request, on_news,         read_more, flush, look_for_fin,
-                               has_unread, move_half_close, move_end,  again, settled};
+static const ka_moves moves = {on_request, on_news,  read_more,       flush,    look_for_fin, has_unread,
+                               can_send,   settled, move_half_close, move_end, again};
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s)
 {
     if (s->talk == NULL && (s->talk = ka_talk_new(&e->service, h)) == NULL) {
-        end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
+        ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
         return;
     }
     e->turn_bytes = 0;
@@ -378,14 +360,18 @@ static void note(void *port, ka_talk *talk)
 
 void ka_engine_attend(ka_engine *e)
 {
+    if (e->is_attending)
+        return; /* called from a turn of the loop below, which comes to it */
+    e->is_attending = 1;
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
-        ka_sock *s = sock_of(e, h);
+        ka_sock *s = ka_sock_of(e, h);
         e->turn_bytes = 0;
         if (s && s->talk && s->talk->is_noted)
             ka_turn_attend(&moves, e, s, s->talk, e->now);
     }
     e->n_noted = 0;
+    e->is_attending = 0;
     if (!e->is_stepping)
         arm(e);
 }
@@ -397,6 +383,8 @@ void ka_engine_attend(ka_engine *e)
 static void arm(ka_engine *e)
 {
     int64_t due = ka_conn_next_due(e->table);
+    if (ka_unlikely(e->retry_ns < due))
+        due = e->retry_ns;
     if (due >= e->armed_ns)
         return;
     struct itimerspec at = {.it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
@@ -405,7 +393,7 @@ static void arm(ka_engine *e)
 }
 
 /* "No event seen" is no evidence: look at the kernel once more before a verdict. Bytes found count as in time. */
-static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
+void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
 {
     int phase = ka_conn_phase(e->table, h);
     if (phase == KA_NEW || phase == KA_IDLE || phase == KA_HEAD || phase == KA_BODY) {
@@ -413,26 +401,31 @@ static void look_once_more(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
-        ka_cause cause;
+        ka_cause cause = KA_CAUSE_SEND_TIMEOUT;
         s->can_write = 1;
         turn(e, h, s);
         /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
-        if (sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
-            if (s->talk->outq && queued < s->talk->outq)
-                (void)ka_conn_progress(e->table, h, (size_t)(s->talk->outq - queued), e->now, &cause);
+        if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
+            int taken = s->talk->outq - queued;
             s->talk->outq = queued;
+            if (taken > 0 && ka_conn_progress(e->table, h, (size_t)taken, e->now, &cause) == KA_ESLOW)
+                ka_sock_end(e, h, s, cause);
         }
     }
 }
 
 static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, ka_cause cause)
 {
-    if (ka_turn_answers_late(s->talk, action, cause, e->now))
-        return; /* its turn comes at the end of the step */
+    if (ka_turn_answers_late(s->talk, action, cause, e->now)) {
+        turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
+        return;
+    }
+    if (s->talk && action != KA_DO_HALF_CLOSE)
+        s->talk->cause = (uint8_t)cause;
     if (action == KA_DO_HALF_CLOSE)
         half_close(e, h, s, cause);
     else
-        end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
+        ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
 }
 
 static void expire(ka_engine *e)
@@ -443,150 +436,11 @@ static void expire(ka_engine *e)
         ka_action action = ka_conn_due(e->table, e->now, &h, &cause);
         if (action == KA_DO_NOTHING)
             return;
-        ka_sock *s = sock_of(e, h);
-        look_once_more(e, h, s);
+        ka_sock *s = ka_sock_of(e, h);
+        ka_sock_look(e, h, s);
         action = ka_conn_due(e->table, e->now, &still, &cause);
         if (action != KA_DO_NOTHING && still == h)
             carry_out(e, h, s, action, cause);
-    }
-}
-
-/* --- accepting --- */
-
-static int watch_listener(ka_engine *e, uint32_t i, int op)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = TAG(TAG_LISTENER + i)};
-    return epoll_ctl(e->epoll_fd, op, e->listeners[i].fd, &event);
-}
-
-static void listener_pause(ka_engine *e, uint32_t i)
-{
-    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0)
-        e->listeners[i].is_paused = e->has_paused = 1;
-}
-
-static void listeners_resume(ka_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_listeners; i++) {
-        if (e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_ADD) == 0)
-            e->listeners[i].is_paused = 0;
-    }
-    e->has_paused = 0;
-}
-
-/* Close the least useful connection. Return whether there is room now. */
-static int make_room(ka_engine *e)
-{
-    for (int i = 0; i < VICTIMS; i++) {
-        ka_handle h = ka_conn_victim(e->table, e->now);
-        ka_sock *s = h ? sock_of(e, h) : NULL;
-        if (s == NULL)
-            return 0;
-        look_once_more(e, h, s);
-        if (ka_conn_victim(e->table, e->now) == h) {
-            end(e, h, s, KA_CAUSE_EVICTED);
-            return 1;
-        }
-        if (!ka_table_is_full(e->table))
-            return 1;
-    }
-    return 0;
-}
-
-/* At EMFILE a spinning listener would burn the processor and answer nobody: free a descriptor by closing an idle
- * connection, or give the spare one for a polite end. Return whether to try again. */
-static int out_of_descriptors(ka_engine *e, uint32_t i)
-{
-    e->counters.out_of_descriptors++;
-    if (make_room(e))
-        return 1;
-    if (e->spare_fd >= 0) {
-        close(e->spare_fd);
-        int fd = accept4(e->listeners[i].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd >= 0) {
-            static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
-                                       "connection: close\r\n\r\n";
-            (void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL);
-            close(fd);
-        }
-        e->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    }
-    listener_pause(e, i);
-    return 0;
-}
-
-static void client_from(const struct sockaddr_storage *from, ka_client *client, uint16_t *port)
-{
-    *client = (ka_client){0};
-    *port = 0;
-    if (from->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)from;
-        client->family = 4;
-        memcpy(client->addr, &in->sin_addr, 4);
-        *port = ntohs(in->sin_port);
-    } else if (from->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)from;
-        client->family = 6;
-        memcpy(client->addr, &in6->sin6_addr, 16);
-        *port = ntohs(in6->sin6_port);
-    }
-}
-
-/* Return 0, or a negative code when the connection was not taken in (and its descriptor is closed). */
-static int take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
-{
-    static const ka_client nobody;
-    ka_listener *listener = &e->listeners[i];
-    ka_handle h;
-    int got = ka_conn_open(e->table, e->now, listener->klass, listener->knows_clients ? client : &nobody, 0, &h);
-    if (got == KA_OK && socks_grow(e, slot_of(h)) < 0) {
-        (void)ka_conn_close(e->table, h, KA_CAUSE_BUFFER_LIMIT);
-        got = KA_ENOMEM;
-    }
-    if (got < 0) {
-        close(fd);
-        return got;
-    }
-    ka_sock *s = sock_at(e, slot_of(h));
-    *s = (ka_sock){.fd = fd, .can_write = 1, .listener = (uint8_t)i, .port = port};
-    memcpy(s->addr, client->addr, sizeof s->addr);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
-    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
-        end(e, h, s, KA_CAUSE_ERROR);
-        return KA_ENOMEM;
-    }
-    return KA_OK;
-}
-
-static void accept_some(ka_engine *e, uint32_t i)
-{
-    for (int n = 0; n < ACCEPTS; n++) {
-        struct sockaddr_storage from;
-        ka_client client;
-        uint16_t port;
-        socklen_t len = sizeof from;
-        from.ss_family = AF_UNSPEC;
-        if (ka_table_is_full(e->table) && ka_conn_victim(e->table, e->now) == 0) {
-            listener_pause(e, i); /* they wait in the backlog until somebody leaves */
-            return;
-        }
-        int fd = accept4(e->listeners[i].fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0) {
-            if (errno == EAGAIN)
-                return;
-            e->counters.accept_errors++;
-            if ((errno == EMFILE || errno == ENFILE) && !out_of_descriptors(e, i))
-                return;
-            continue; /* ECONNABORTED, EINTR and what the network had to say about one connection */
-        }
-        e->counters.accepts++;
-        client_from(&from, &client, &port);
-        if (ka_table_is_full(e->table) && !make_room(e)) {
-            close(fd);
-            listener_pause(e, i);
-            return;
-        }
-        (void)take_in(e, i, fd, &client, port);
     }
 }
 
@@ -604,15 +458,17 @@ static void refresh_date(ka_engine *e)
 
 static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
 {
-    ka_sock *s = sock_of(e, h);
+    ka_sock *s = ka_sock_of(e, h);
     if (s == NULL)
         return; /* closed by an earlier event of this batch */
     if (events & (EPOLLERR | EPOLLHUP)) {
         int phase = ka_conn_phase(e->table, h);
-        end(e, h, s,
-            phase == KA_LINGER                     ? (ka_cause)s->cause
-            : phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
-                                                   : KA_CAUSE_ERROR);
+        if (phase == KA_LINGER) {
+            s->can_read = 1;
+            discard(e, h, s); /* before the end there may be a request that crossed our close */
+            return;
+        }
+        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT : KA_CAUSE_ERROR);
         return;
     }
     if (events & (EPOLLIN | EPOLLRDHUP))
@@ -627,6 +483,19 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         turn(e, h, s);
 }
 
+/* Unfinished heads are what strangers can pile up at no cost. Near the cap the oldest go, so that there is room for
+ * the requests and responses of others; a cap that is reached before costs whoever needed the buffer. */
+static void free_buffers(ka_engine *e)
+{
+    ka_pool *pool = &e->service.pool;
+    for (int i = 0; i < EXPIRIES && ka_unlikely(pool->lent_bytes > pool->max_bytes - pool->max_bytes / 8); i++) {
+        ka_handle h = ka_conn_oldest(e->table, KA_HEAD);
+        if (h == 0)
+            return;
+        ka_sock_end(e, h, ka_sock_of(e, h), KA_CAUSE_BUFFER_LIMIT);
+    }
+}
+
 static void drain_counter(int fd)
 {
     uint64_t n;
@@ -639,30 +508,33 @@ int ka_engine_step(ka_engine *e)
     uint32_t ready[KA_MAX_LISTENERS], n_ready = 0;
     int n = epoll_wait(e->epoll_fd, events, EVENTS, 0);
     if (n < 0)
-        return errno == EINTR ? 0 : os_error();
+        return errno == EINTR ? 0 : ka_os_error();
     e->is_stepping = 1;
-    e->now = clock_now();
+    e->now = ka_clock();
     e->counters.steps++;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
     for (int i = 0; i < n; i++) {
         uint64_t tag = events[i].data.u64;
-        if (slot_of(tag) != 0) {
+        if (ka_slot_of(tag) != 0) {
             on_conn_event(e, tag, events[i].events);
-        } else if (tag == TAG(TAG_TIMER)) {
+        } else if (tag == KA_TAG(KA_TAG_TIMER)) {
             drain_counter(e->timer_fd);
             e->armed_ns = INT64_MAX;
-        } else if (tag == TAG(TAG_EVENT)) {
+        } else if (tag == KA_TAG(KA_TAG_EVENT)) {
             drain_counter(e->event_fd);
             e->calls.on_wake(e->calls.ctx);
         } else {
-            ready[n_ready++] = (uint32_t)(tag >> 32) - TAG_LISTENER;
+            ready[n_ready++] = (uint32_t)(tag >> 32) - KA_TAG_LISTENER;
         }
     }
     expire(e);
+    free_buffers(e);
+    if (ka_unlikely(e->now >= e->retry_ns))
+        ka_listeners_resume(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
-            accept_some(e, ready[i]);
+            (void)ka_accept_some(e, ready[i]);
     ka_engine_attend(e);
     arm(e);
     e->is_stepping = 0;
@@ -670,6 +542,25 @@ int ka_engine_step(ka_engine *e)
 }
 
 /* --- making, unmaking and asking --- */
+
+static void refused(void *port, ka_talk *talk)
+{
+    ka_engine *e = port;
+    e->calls.on_refused(e->calls.ctx, talk);
+}
+
+static void class_of_request(void *port, ka_talk *talk, const ka_head *head)
+{
+    ka_engine *e = port;
+    unsigned klass = e->calls.class_of_request(e->calls.ctx, talk, head, e->service.fields);
+    (void)ka_conn_set_class(e->table, talk->conn, klass);
+}
+
+void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests)
+{
+    e->asks_class = of_clients != 0;
+    e->service.classify = of_requests ? class_of_request : NULL;
+}
 
 static int watch(ka_engine *e, int fd, uint64_t tag)
 {
@@ -685,8 +576,8 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
         return KA_ENOMEM;
     e->table = table;
     e->calls = *calls;
-    e->armed_ns = INT64_MAX;
-    e->now = clock_now();
+    e->armed_ns = e->retry_ns = INT64_MAX;
+    e->now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -695,9 +586,10 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     e->service.port = e;
     e->service.attend = note;
     e->service.lost = calls->on_lost;
+    e->service.refused = calls->on_refused ? refused : NULL;
     if (got == KA_OK && (e->epoll_fd < 0 || e->timer_fd < 0 || e->event_fd < 0 ||
-                         watch(e, e->timer_fd, TAG(TAG_TIMER)) < 0 || watch(e, e->event_fd, TAG(TAG_EVENT)) < 0))
-        got = os_error();
+                         watch(e, e->timer_fd, KA_TAG(KA_TAG_TIMER)) < 0 || watch(e, e->event_fd, KA_TAG(KA_TAG_EVENT)) < 0))
+        got = ka_os_error();
     if (got < 0) {
         ka_engine_free(e);
         return got;
@@ -713,7 +605,7 @@ void ka_engine_close_all(ka_engine *e, ka_cause cause)
         ka_sock *s = sock_at(e, slot);
         ka_handle h = s->fd >= 0 ? ka_table_handle(e->table, slot) : 0;
         if (h)
-            end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
+            ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
     }
 }
 
@@ -726,6 +618,7 @@ void ka_engine_free(ka_engine *e)
         free(e->chunks[i]);
     free(e->chunks);
     free(e->noted);
+    free(e->networks);
     ka_service_free(&e->service);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
@@ -733,37 +626,22 @@ void ka_engine_free(ka_engine *e)
     free(e);
 }
 
-int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
+uint64_t ka_process(void)
 {
-    struct sockaddr_storage name;
-    socklen_t len = sizeof name;
-    uint32_t i = e->n_listeners;
-    if (i == KA_MAX_LISTENERS)
-        return KA_EFULL;
-    if (getsockname(fd, (struct sockaddr *)&name, &len) < 0)
-        return os_error();
-    e->listeners[i] = (ka_listener){
-        .fd = fd,
-        .klass = (uint8_t)klass,
-        .family = name.ss_family == AF_INET ? 4 : name.ss_family == AF_INET6 ? 6 : 0,
-        .knows_clients = (uint8_t)knows_clients,
-    };
-    if (watch_listener(e, i, EPOLL_CTL_ADD) < 0)
-        return os_error();
-    e->n_listeners++;
-    return (int)i;
-}
-
-void ka_engine_stop_listening(ka_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_listeners; i++) {
-        e->now = clock_now();
-        accept_some(e, i); /* whoever got through the handshake is served */
-        if (!e->listeners[i].is_paused)
-            (void)watch_listener(e, i, EPOLL_CTL_DEL);
+    static uint64_t *stamp; /* in a page that a fork empties in the child */
+    if (ka_likely(stamp && *stamp))
+        return *stamp;
+    if (stamp == NULL) {
+        void *page = mmap(NULL, sizeof *stamp, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page != MAP_FAILED && madvise(page, sizeof *stamp, MADV_WIPEONFORK) < 0) {
+            munmap(page, sizeof *stamp);
+            page = MAP_FAILED;
+        }
+        if (page == MAP_FAILED)
+            return (uint64_t)getpid();
+        stamp = page;
     }
-    e->n_listeners = 0;
-    e->has_paused = 0;
+    return *stamp = (uint64_t)getpid();
 }
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
@@ -774,7 +652,7 @@ const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->count
 int64_t ka_engine_now(ka_engine *e)
 {
     if (!e->is_stepping)
-        e->now = clock_now();
+        e->now = ka_clock();
     return e->now;
 }
 
@@ -786,9 +664,9 @@ void ka_engine_wake(ka_engine *e)
 
 void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 {
-    ka_sock *s = sock_of(e, conn);
+    ka_sock *s = ka_sock_of(e, conn);
     if (s)
-        end(e, conn, s, cause);
+        ka_sock_end(e, conn, s, cause);
 }
 
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
@@ -797,19 +675,8 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
     arm(e);
 }
 
-int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener)
-{
-    ka_sock *s = sock_of(e, conn);
-    if (s == NULL)
-        return KA_ESTALE;
-    memcpy(addr, s->addr, sizeof s->addr);
-    *port = s->port;
-    *listener = s->listener;
-    return e->listeners[s->listener].family;
-}
-
 int ka_engine_fd(ka_engine *e, ka_handle conn)
 {
-    ka_sock *s = sock_of(e, conn);
+    ka_sock *s = ka_sock_of(e, conn);
     return s ? s->fd : -1;
 }

@@ -12,6 +12,11 @@
 
 typedef struct ka_engine ka_engine;
 
+/* What an operator should know; at most once in ten seconds each. */
+typedef enum {
+    KA_NOTICE_DESCRIPTORS /* no descriptor was left for a new connection */
+} ka_notice;
+
 /* The application's side, called from ka_engine_step in the thread of the engine. None of them may step the engine;
  * all may read, respond and give up requests. */
 typedef struct {
@@ -20,9 +25,22 @@ typedef struct {
     void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
     void (*on_lost)(void *exchange);                 /* see ka_service.lost */
     void (*on_wake)(void *ctx);                      /* ka_engine_wake was called */
-    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause); /* NULL: not wanted */
+    /* NULL: not wanted. The connection can still be asked about, and nothing can be done to it. */
+    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
+    void (*on_notice)(void *ctx, ka_notice what);    /* NULL: not wanted */
+    void (*on_refused)(void *ctx, ka_talk *talk);    /* NULL: not wanted; see ka_service.refused */
+    void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* a request crossed our close of it; NULL: not wanted */
     void (*release)(void *owner);                    /* see ka_pool */
+    /* Asked only while ka_engine_ask_classes says so. */
+    unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
+    unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
 } ka_calls;
+
+/* A network whose members may speak for others; family 0: every unix socket. */
+typedef struct {
+    uint8_t family, bits;  /* 0, 4 or 6; leading bits of addr that count */
+    uint8_t addr[16];
+} ka_network;
 
 enum { KA_MAX_LISTENERS = 64 };
 
@@ -37,7 +55,28 @@ ka_service *ka_engine_service(ka_engine *e);
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
 int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
-void ka_engine_stop_listening(ka_engine *e);  /* accepts what is in the queues first; the sockets stay open */
+
+/* Listen on this socket no longer; it stays open, and can be listened on again. is_last: nobody else will accept from
+ * its queue, so whoever is in it is taken in first. */
+void ka_engine_unlisten(ka_engine *e, int fd, int is_last);
+void ka_engine_stop_listening(ka_engine *e);  /* on all of them, each as the last */
+
+/* Let no new client begin a handshake with a listening TCP socket, while those in the middle of one get through:
+ * without it, whoever comes between the last accept() and close() gets a reset for an answer. Return 0 or -errno - 1000. */
+int ka_listener_refuse(int fd);
+
+/* A number that is another one in a child made by fork: two processes with one epoll set break each other. Costs a
+ * load, but in a kernel before Linux 4.14, where it is a system call. Never 0. */
+uint64_t ka_process(void);
+
+/* Trusted proxies, replacing those of before. Their connections count for no client, and their word about the client is
+ * taken: ka_engine_is_trusted. expects_proxy: each of their connections begins with a PROXY header (version 1 or 2), or
+ * is closed; other connections never have one. 0, KA_ENOMEM, KA_EINVAL for a prefix that is too long. */
+int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, int expects_proxy);
+int ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t addr[16]);
+
+/* Whether a new connection's class, and a request's, is to be asked for. Else it is the listener's. At first: no. */
+void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests);
 
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
  * Return: number of events seen, or -errno - 1000. */
@@ -57,8 +96,10 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
 int64_t ka_engine_now(ka_engine *e);  /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
 int     ka_engine_is_stepping(const ka_engine *e);
 
-/* Who is at the other end: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port; index of the listener. */
+/* Who is at the other end, as a PROXY header said or the kernel: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port;
+ * index of the listener. */
 int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener);
+int ka_engine_is_trusted(ka_engine *e, ka_handle conn);  /* whether it is a trusted proxy */
 int ka_engine_fd(ka_engine *e, ka_handle conn);  /* the socket, still the engine's; -1 if stale */
 
 typedef struct {

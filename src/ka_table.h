@@ -131,6 +131,7 @@ enum {
     KA_MAX_CONNECTIONS = (1 << 26) - 2,  /* what is left for a client's index beside a class */
     KA_IS_MULTIPLEXED = 0x80,
     KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
+    KA_WAS_IDLE = 0x20,                  /* LINGER: we closed it idle, so a byte now is a request that crossed the close */
     KA_ENDING_MASK = 0x1f,
     KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };

@@ -176,15 +176,17 @@ static void fail(ka_talk *talk, int64_t now)
  * KA_PARTIAL when the window gave nothing, KA_EPEER after a fault, which is answered already. */
 static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *len, int64_t now)
 {
-    const ka_limits *limits = &talk->service->limits;
+    ka_limits limits = talk->service->limits;
+    if (talk->max_body < limits.max_body_bytes)
+        limits.max_body_bytes = talk->max_body;
     while (!ka_body_is_over(&talk->body)) {
         size_t nbytes;
         ka_span span;
         ka_body before = talk->body;
-        int event = ka_body_next(&talk->body, talk->window, talk->window_len, limits, &nbytes, &span, &talk->fault);
+        int event = ka_body_next(&talk->body, talk->window, talk->window_len, &limits, &nbytes, &span, &talk->fault);
         if (event == KA_BODY_DATA && span.len > most) { /* more than was asked for: take a part of it */
             talk->body = before;
-            event = ka_body_next(&talk->body, talk->window, span.off + most, limits, &nbytes, &span, &talk->fault);
+            event = ka_body_next(&talk->body, talk->window, span.off + most, &limits, &nbytes, &span, &talk->fault);
         }
         if (event == KA_EPEER) {
             fail(talk, now);
@@ -327,14 +329,16 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             talk->reply.is_connect = (head->flags & KA_HEAD_IS_CONNECT) != 0;
             talk->owes_continue = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0 && !ka_body_is_over(&talk->body);
             talk->has_exchange = 1;
+            /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
+            consume(talk, head->nbytes);
+            if (ka_unlikely(service->classify != NULL))
+                service->classify(service->port, talk, head);
             policy = ka_table_policy(service->table, talk->conn);
-            if (policy && policy->max_body_bytes && head->content_length > policy->max_body_bytes) {
-                consume(talk, head->nbytes);
+            talk->max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
+            if (head->content_length > talk->max_body) {
                 (void)ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now);
                 return KA_TALK_WAIT;
             }
-            /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
-            consume(talk, head->nbytes);
             return KA_TALK_REQUEST;
         }
         if (got == KA_EPEER) {
@@ -529,7 +533,8 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
     return KA_OK;
 }
 
-int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void *owner)
+/* One piece of content: own or referred bytes, or with fd >= 0 those of a file. */
+static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, size_t len, int more, void *owner)
 {
     char before[KA_CHUNK_FRAME], after[KA_CHUNK_FRAME];
     size_t before_len, after_len;
@@ -543,11 +548,11 @@ int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void
     }
     if (error == KA_OK)
         error = put_copy(talk, before, before_len);
-    if (error == KA_OK && sends) {
-        if (owner == NULL || len <= KA_COPY_MAX) {
+    if (error == KA_OK && sends && len) {
+        if (bytes && (owner == NULL || len <= KA_COPY_MAX)) {
             error = put_copy(talk, bytes, len);
         } else {
-            ka_buf *buf = ka_buf_refer(pool, bytes, len, owner);
+            ka_buf *buf = bytes ? ka_buf_refer(pool, bytes, len, owner) : ka_buf_refer_file(pool, fd, off, len, owner);
             owner = NULL;
             error = buf ? KA_OK : KA_ENOMEM;
             if (buf) {
@@ -567,6 +572,16 @@ int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void
     if (owner)
         pool->release(owner); /* last: it may run arbitrary code */
     return error;
+}
+
+int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void *owner)
+{
+    return put_content(talk, bytes, -1, 0, len, more, owner);
+}
+
+int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void *owner)
+{
+    return put_content(talk, NULL, fd, off, len, more, owner);
 }
 
 void ka_talk_done(ka_talk *talk)
@@ -615,11 +630,14 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
         at += len + 1;
     }
     reply->is_over = 1;
+    reply->n_content = (int64_t)len + 1;
     wrote(talk, (size_t)(at - start));
     end_with(talk, cause);
     talk->cause = (uint8_t)cause;
     talk->needs_linger = 1;
     talk->has_response = 1;
+    if (talk->service->refused && talk->exchange == NULL && cause != KA_CAUSE_APPLICATION)
+        talk->service->refused(talk->service->port, talk);
     attend(talk);
     return KA_OK;
 }

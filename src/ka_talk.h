@@ -52,6 +52,10 @@ typedef struct {
     void *port;
     void (*attend)(void *port, ka_talk *talk);
     void (*lost)(void *exchange);
+    /* NULL, or called for each head before it is judged: may move the connection to another class. */
+    void (*classify)(void *port, ka_talk *talk, const ka_head *head);
+    /* NULL, or called when a request is answered here that no application has seen: reply.status says how. */
+    void (*refused)(void *port, ka_talk *talk);
 } ka_service;
 
 struct ka_talk {
@@ -66,6 +70,7 @@ struct ka_talk {
     ka_body body;
     ka_reply reply;
     ka_fault fault;
+    int64_t max_body;       /* content of the request, by its class */
     int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
     uint32_t checked;       /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
     uint32_t head_bytes;    /* of the request being answered */
@@ -133,6 +138,9 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now);
 /* One piece of content. owner: NULL = copy; else the bytes are referred to and `owner` released when they are sent
  * (the hold passes to the talk in every case). Ends the exchange's response when !more. */
 int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void *owner);
+/* The same for `len` bytes of an open file from `off` on, sent by the kernel from there: `owner` keeps it open. A file
+ * that turns out shorter ends the connection, since the promise cannot be kept. */
+int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void *owner);
 /* The application is through with the request: nothing more will be read or written for it. An unfinished response
  * cuts the connection off. */
 void ka_talk_done(ka_talk *talk);

@@ -31,10 +31,11 @@ typedef struct {
     ka_cause (*flush)(void *port, void *peer, ka_talk *talk);        /* send what can be sent; KA_N_CAUSES or why to end */
     void (*look_for_fin)(void *port, void *peer, ka_talk *talk);     /* the application is busy: has the client gone? */
     int (*has_unread)(void *port, void *peer);                       /* may input lie unread where close() would see it? */
+    int (*can_send)(void *port, void *peer);                         /* would the way out take more now? */
+    void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
     void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause); /* FIN and LINGER, or end at once */
     void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause);        /* close, and free the talk */
     void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
-    void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
 } ka_moves;
 
 /* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. */
@@ -140,6 +141,8 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
         if (turned == KA_TURN_ENDED || !ka_turn_flush(moves, port, peer, talk))
             return;
         talk->is_driven = 0;
+        if (talk->unsent && moves->can_send(port, peer))
+            moves->again(port, peer, talk); /* written when the application was told to go on: no event will tell */
         /* Once more when all that is left to do is to close. */
     } while (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining);
     (void)ka_talk_settle(talk, now);

@@ -64,6 +64,7 @@ cdef int fill_capacity(object policy, ka_capacity *out) except -1:
     out.pressure_start = policy.pressure_start
     out.pressure_full = policy.pressure_full
     out.pressure_min_timeout_ns = duration_ns(policy, "pressure_min_timeout")
+    out.retry_after_s = policy.retry_after
     return 0
 
 

@@ -79,10 +79,9 @@ cdef class Collector:
             return self.file.read()
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
-    cdef int close(self) except -1:
+    def __del__(self):
         if self.file is not None:
             self.file.close()
-        return 0
 
 
 cdef class CollectedExchange(Exchange):
@@ -97,7 +96,10 @@ cdef class CollectedExchange(Exchange):
         if self.collector is None:
             self.collector = Collector()
         while True:
-            piece = self.read()
+            try:
+                piece = self.read()
+            except ClientGone:
+                return self.refuse(400, b"the connection ended inside the content")
             if piece is None:
                 return 0
             if piece:
@@ -109,9 +111,4 @@ cdef class CollectedExchange(Exchange):
         raise NotImplementedError
 
     cdef int news(self, ka_news news) except -1:
-        if news == KA_NEWS_BODY:
-            try:
-                self.collect()
-            except ClientGone:
-                pass
-        return 0
+        return self.collect() if news == KA_NEWS_BODY else 0

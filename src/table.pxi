@@ -1,6 +1,7 @@
 # ConnectionTable: ka_conn for Python, for hosts that keep their own sockets. Connections are integers here too.
 # Each method checks its arguments, calls C once and turns a refusal into an exception out of line.
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.math cimport nextafter
 from libc.string cimport memcmp, memcpy
@@ -38,6 +39,53 @@ cdef dict counters_dict(const ka_counters *counters):
             "counts": [counters.requests_per_connection[k] for k in range(KA_N_BUCKETS)],
         },
     }
+
+
+COUNTERS_BYTES = sizeof(ka_counters)
+
+
+cdef ka_counters *hold_counters(object buffer, Py_buffer *view) except NULL:
+    """The counters in a buffer that is held until PyBuffer_Release."""
+    PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
+    if view.len < <Py_ssize_t>sizeof(ka_counters) or <size_t>view.buf % sizeof(uint64_t):
+        PyBuffer_Release(view)
+        raise ValueError(f"counters: {view.len} bytes, must be at least {sizeof(ka_counters)}, on a boundary of 8")
+    return <ka_counters *>view.buf
+
+
+cdef uint64_t still_open(const ka_counters *counters):
+    cdef uint64_t n = counters.accepted
+    for k in range(<int>KA_N_CAUSES):
+        n -= counters.closed[k]
+    return n
+
+
+def sum_counters(buffers):
+    """The counters of several tables, each in a buffer of COUNTERS_BYTES, added up: a dict as ConnectionTable.stats()
+    has them, with `open` connections in place of the phases. They may be counting meanwhile. Cost: about 10 us."""
+    cdef ka_counters total
+    cdef Py_buffer view
+    cdef uint64_t *to = <uint64_t *>&total
+    cdef const uint64_t *add
+    cdef size_t k
+    memset(&total, 0, sizeof(total))
+    for buffer in buffers:
+        add = <const uint64_t *>hold_counters(buffer, &view)
+        for k in range(sizeof(total) // sizeof(uint64_t)):
+            to[k] += add[k]
+        PyBuffer_Release(&view)
+    return {"open": still_open(&total), **counters_dict(&total)}
+
+
+def settle_counters(buffer, str cause="error"):
+    """The process that counted in this buffer is gone: what it had open was closed by `cause`. Return: how many."""
+    cdef Py_buffer view
+    cdef unsigned number = cause_number(cause)
+    cdef ka_counters *counters = hold_counters(buffer, &view)
+    cdef uint64_t n = still_open(counters)
+    counters.closed[number] += n
+    PyBuffer_Release(&view)
+    return n
 
 
 cdef dict phases_dict(const ka_table *table):
@@ -154,11 +202,13 @@ cdef object make_verdict(const ka_verdict *verdict, bint has_fields):
 
 
 @cython.binding(False)
+@cython.no_gc_clear  # the engine counts in `shared` until it is gone, also in a cycle
 cdef class ConnectionTable:
     """Connections, their phases and deadlines, for a server that keeps its own sockets. Integers, no object each.
 
     policy: kacore.Policy, kacore.PolicySet (one class for each rule), or None for the defaults.
     seed:   int, keys the hash of client addresses and the age jitter; None takes one from the system.
+    counters: writable buffer of COUNTERS_BYTES to count in, such as a shared mmap; kept open. None: memory of its own.
     fields: of Policy, to change: ConnectionTable(max_connections=4, keep_alive_timeout=5.0).
     Raises ValueError for a policy with values out of range, MemoryError.
 
@@ -169,22 +219,29 @@ cdef class ConnectionTable:
     connection. Source: docs/table.md.
     """
     cdef ka_table *table
-    cdef ka_counters counters
+    cdef ka_counters *counters   # own_counters, or in shared
+    cdef ka_counters own_counters
+    cdef Py_buffer shared
+    cdef bint has_shared
     cdef unsigned n_classes
     cdef ka_verdict last_verdict
     cdef object last_answer
     cdef bint last_has_fields
     cdef readonly object policy
 
-    def __cinit__(self, policy=None, *, seed=None, **fields):
+    def __cinit__(self, policy=None, *, seed=None, counters=None, **fields):
         cdef ka_capacity capacity
+        self.counters = &self.own_counters
+        if counters is not None:
+            self.counters = hold_counters(counters, &self.shared)
+            self.has_shared = True
         if seed is None:
             seed = int.from_bytes(urandom(8), "little")
         cdef uint64_t key = <uint64_t>(seed & 0xffffffffffffffff)
         if fields:
             policy = policy_with(policy, fields)
         fill_capacity(default_of(policy), &capacity)
-        cdef int got = ka_table_new(&self.table, &capacity, key, &self.counters)
+        cdef int got = ka_table_new(&self.table, &capacity, key, self.counters)
         if got == KA_ENOMEM:
             raise MemoryError
         if got != KA_OK:
@@ -194,6 +251,8 @@ cdef class ConnectionTable:
 
     def __dealloc__(self):
         ka_table_free(self.table)
+        if self.has_shared:
+            PyBuffer_Release(&self.shared)
 
     def __len__(self):
         return ka_table_open_count(self.table)
@@ -328,7 +387,10 @@ cdef class ConnectionTable:
         return self.progress(conn, nbytes, now, "write_progress", 1 << KA_BODY | 1 << KA_BUSY | 1 << KA_WRITE)
 
     def linger_progress(self, uint64_t conn, size_t nbytes, double now, /):
-        """Bytes were thrown away in linger. Return: None, or over linger_bytes the cause to close with."""
+        """Bytes were thrown away in linger. Return: None, or over linger_bytes the cause to close with.
+
+        The first ones on a connection that was closed while idle count as a race: a request that crossed the close."""
+        ka_conn_crossed(self.table, conn)
         return self.progress(conn, nbytes, now, "linger_progress", 1 << KA_LINGER)
 
     def touch(self, uint64_t conn, double now, /):
@@ -497,7 +559,7 @@ cdef class ConnectionTable:
         closes): edges, the smallest value of each bucket, and counts. The middle of a bucket is within 20 % of
         what is in it.
         """
-        return {"phases": phases_dict(self.table), **counters_dict(&self.counters)}
+        return {"phases": phases_dict(self.table), **counters_dict(self.counters)}
 
     def check(self):
         """Walk every invariant; AssertionError names the first that is broken. O(connections), for tests."""

@@ -5,7 +5,6 @@
 # has written the last byte (`detach`), or the talk drops it when the client is gone (`lost`). After either, `talk`
 # is NULL and every call says so.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -44,6 +43,10 @@ cdef class Port:
             raise error
         return 0
 
+    cdef object access_log       # called with an AccessEntry for each request, or None
+    cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
+    cdef bint has_proxies        # some peers may name the client: ask origin_of
+
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
         raise NotImplementedError
@@ -55,6 +58,21 @@ cdef class Port:
         """(host, port) of the client, or None."""
         return None
 
+    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        """What a trusted proxy said of this request: ((host, port) of the client, "http", "https" or None). None from
+        everybody else. Ask only if `has_proxies`."""
+        return None
+
+    cdef int note_end(self, AccessEntry entry, ka_talk *talk) except -1:
+        """A request is over: have it logged."""
+        cdef uint16_t status = talk.reply.status if talk.reply.is_started or talk.reply.is_over else 0
+        entry.status = status if status else 499
+        entry.n_bytes = 0 if talk.reply.is_head else talk.reply.n_content
+        entry.took_ns = self.now() - entry.begun_ns
+        if self.access_log is not None:
+            self.access_log(entry)
+        return 0
+
     cdef object server_of(self, ka_talk *talk):
         """(host, port) or (path, None) of the listener."""
         return None
@@ -64,9 +82,13 @@ cdef class Exchange:
     """One request and its response. Subclasses are what an application interface makes of them."""
     cdef ka_talk *talk      # borrowed; NULL once the response is over or the client is gone
     cdef Port port
+    cdef AccessEntry entry  # None unless there is an access log
 
     cdef int attach(self, Port port, ka_talk *talk) except -1:
         self.port = port
+        if port.entry is not None:
+            self.entry = port.entry
+            port.entry = None
         self.talk = talk
         talk.exchange = <void *>self
         Py_INCREF(self)
@@ -87,6 +109,18 @@ cdef class Exchange:
         """The client is gone, or the server answered in the application's place."""
         return 0
 
+    cdef int cancel(self) except -1:
+        """handler_timeout: the answer was given in the application's place; stop its work where that can be done."""
+        return 0
+
+    cdef inline int ended(self, ka_talk *talk) except -1:
+        """The response is complete, or as complete as it will be."""
+        if self.entry is not None:
+            entry = self.entry
+            self.entry = None
+            self.port.note_end(entry, talk)
+        return 0
+
     # -- request content ------------------------------------------------------------------------------
 
     cdef object read(self):
@@ -105,6 +139,7 @@ cdef class Exchange:
         content = PyBytes_FromStringAndSize(NULL, size)
         n = ka_talk_read(self.talk, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
         if n == KA_PARTIAL:
+            self.port.attend(True)
             return None
         if n < 0:
             raise ClientGone("the request's content broke off")
@@ -148,31 +183,41 @@ cdef class Exchange:
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
 
-    cdef int write(self, object content, bint more) except -1:
-        """One piece of content: anything with a buffer. The last one (`more` false) ends the exchange."""
-        cdef Py_buffer view
+    cdef int write(self, bytes content, bint more) except -1:
+        """One piece of content: bytes. The last one (`more` false) ends the exchange."""
         cdef int got
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
         if not more:
             self.detach()  # before the content: its turn may end the connection
-        if PyBytes_Check(content):
-            if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
-                Py_INCREF(content)
-                got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
-                                      <void *>content)
-            else:
-                got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
+        if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
+            Py_INCREF(content)
+            got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
+                                  <void *>content)
         else:
-            PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
-            got = ka_talk_content(talk, <const char *>view.buf, <size_t>view.len, more, NULL)
-            PyBuffer_Release(&view)
+            got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
+        return self.written(talk, got, more)
+
+    cdef int write_file(self, OpenFile content) except -1:
+        """The same for a file, as the last piece: sent by the kernel."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        self.detach()
+        Py_INCREF(content)
+        return self.written(talk, ka_talk_file(talk, content.fd, content.offset, <size_t>content.n, False,
+                                               <void *>content), False)
+
+    cdef int written(self, ka_talk *talk, int got, bint more) except -1:
         if got < 0:
             why = self.reason(talk, got)
             self.detach()
+            self.ended(talk)
             self.port.attend(False)
             raise why
+        if not more:
+            self.ended(talk)
         self.port.attend(more)
         return 0
 
@@ -191,6 +236,7 @@ cdef class Exchange:
         self.detach()
         if ka_talk_refuse(talk, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
             ka_talk_done(talk)
+        self.ended(talk)
         self.port.attend(False)
         return 0
 
@@ -255,6 +301,16 @@ cdef object as_bytes(object value):
     raise LocalError(f"a header is bytes or str, not {type(value).__name__}")
 
 
+cdef inline bytes content_of(object content):
+    """A piece of content as bytes, before anything of it is promised. LocalError for what has no bytes."""
+    if PyBytes_Check(content):
+        return <bytes>content
+    try:
+        return bytes(memoryview(content))
+    except TypeError:
+        raise LocalError(f"content is bytes, not {type(content).__name__}") from None
+
+
 cdef class Application:
     """What is done with a request. One for each application interface."""
     cdef readonly object logger
@@ -293,13 +349,18 @@ cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
         exchange.news(news)
     except BaseException as error:
         (<Port>ctx).failed(error)
+        exchange.refuse(500, b"Internal Server Error")
 
 
 cdef void port_on_lost(void *owner) noexcept:
     cdef Exchange exchange = <Exchange>owner
     cdef Port port = exchange.port
+    cdef ka_talk *talk = exchange.talk
     exchange.talk = NULL
     try:
+        exchange.ended(talk)
+        if talk.cause == KA_CAUSE_HANDLER_TIMEOUT:
+            exchange.cancel()
         exchange.lost()
     except BaseException as error:
         port.failed(error)

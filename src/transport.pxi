@@ -10,7 +10,7 @@
 # until the loop has polled once more.
 from libc.stdlib cimport free, realloc
 
-import time
+from time import monotonic as monotonic_seconds
 
 cdef extern from "<time.h>" nogil:
     int64_t unix_time "time"(void *to)
@@ -310,6 +310,10 @@ cdef bint move_has_unread(void *port, void *peer) noexcept:
     return (<TransportProtocol>peer).is_read_paused
 
 
+cdef bint move_can_send(void *port, void *peer) noexcept:
+    return not (<TransportProtocol>peer).is_write_paused
+
+
 cdef void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept:
     try:
         (<TransportProtocol>peer).half_close(cause)
@@ -346,6 +350,7 @@ transport_moves.read = move_read
 transport_moves.flush = move_flush
 transport_moves.look_for_fin = move_look_for_fin
 transport_moves.has_unread = move_has_unread
+transport_moves.can_send = move_can_send
 transport_moves.half_close = move_half_close
 transport_moves.end = move_end
 transport_moves.again = move_again
@@ -384,7 +389,7 @@ cdef class Transports(Port):
         self.application = application
         self.loop = loop
         self.trusts_timer = not hasattr(loop, "time")
-        self.clock = time.monotonic if self.trusts_timer else loop.time
+        self.clock = monotonic_seconds if self.trusts_timer else loop.time
         self.call_soon = getattr(loop, "call_soon", None)
         self.on_timer = self.timer_fired
         self.on_round = self.next_round

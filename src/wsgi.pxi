@@ -24,6 +24,30 @@ cdef object http_key(bytes name):
     return key
 
 
+cdef class FileWrapper:
+    """wsgi.file_wrapper of PEP 3333: an iterable over a file, which the server sends without reading where it can."""
+    cdef object filelike
+    cdef Py_ssize_t block_size
+
+    def __init__(self, filelike, block_size=65536):
+        self.filelike = filelike
+        self.block_size = block_size
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        block = self.filelike.read(self.block_size)
+        if not block:
+            raise StopIteration
+        return block
+
+    def close(self):
+        """Close the file, as PEP 3333 asks of it."""
+        if hasattr(self.filelike, "close"):
+            self.filelike.close()
+
+
 cdef class WsgiExchange(CollectedExchange):
     cdef WsgiApplication app
     cdef dict environ
@@ -67,6 +91,11 @@ cdef class WsgiExchange(CollectedExchange):
         try:
             self.is_started = True
             self.result = self.app.app(self.environ, self.start_response)
+            if isinstance(self.result, FileWrapper) and self.outbox_bytes == 0 and not self.is_headed:
+                opened = self.as_file()
+                if opened is not None:
+                    self.deliver(opened, True)
+                    return self.close_result()
             if isinstance(self.result, (list, tuple)) and self.outbox_bytes == 0 and not self.is_headed:
                 pieces = self.result
                 self.deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces), True)
@@ -79,6 +108,15 @@ cdef class WsgiExchange(CollectedExchange):
             self.close_result()
             return self.fail(error)
         return self.advance()
+
+    cdef OpenFile as_file(self):
+        """What wsgi.file_wrapper was given, if the kernel can send it: up to Content-Length, else to its end."""
+        cdef OpenFile opened = file_behind((<FileWrapper>self.result).filelike)
+        if opened is not None and self.headers is not None:
+            for name, value in self.headers:
+                if name.lower() == b"content-length" and value.isdigit():
+                    opened.n = min(opened.n, int(value))
+        return opened
 
     cdef int advance(self) except -1:
         """Send what the iterable gives while the client takes it."""
@@ -113,6 +151,7 @@ cdef class WsgiExchange(CollectedExchange):
     cdef int deliver(self, object piece, bint is_last) except -1:
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
+        piece = content_of(piece)
         if self.app.threads == 0:
             return self.put(piece, is_last)
         if self.is_gone:
@@ -144,6 +183,8 @@ cdef class WsgiExchange(CollectedExchange):
         if not self.is_headed:
             self.write_head(self.status, self.headers, len(piece) if is_last else -1)
             self.is_headed = True
+        if isinstance(piece, OpenFile):
+            return self.write_file(piece)
         return self.write(piece, not is_last)
 
     cdef int pump(self) except -1:
@@ -171,7 +212,7 @@ cdef class WsgiExchange(CollectedExchange):
         if self.talk == NULL and isinstance(error, ClientGone):
             return 0
         self.app.logger.error("the application failed on %s %s", self.environ["REQUEST_METHOD"],
-                              self.environ["PATH_INFO"], exc_info=error)
+                              self.environ["RAW_URI"], exc_info=error)
         return self.refuse(500, b"Internal Server Error")
 
     cdef int news(self, ka_news news) except -1:
@@ -180,6 +221,11 @@ cdef class WsgiExchange(CollectedExchange):
                 return self.pump()
             return self.advance() if self.rest is not None else 0
         return CollectedExchange.news(self, news) if not self.is_started else 0
+
+    cdef int cancel(self) except -1:
+        self.app.logger.warning("%s %s took longer than handler_timeout; what its thread still gives is dropped",
+                                self.environ["REQUEST_METHOD"], self.environ["RAW_URI"])
+        return 0
 
     cdef int lost(self) except -1:
         self.is_gone = True
@@ -225,6 +271,7 @@ cdef class WsgiApplication(Application):
             "wsgi.multiprocess": multiprocess,
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
+            "wsgi.file_wrapper": FileWrapper,
         }
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -236,11 +283,7 @@ cdef class WsgiApplication(Application):
             exchange.gate = allocate_lock()
             exchange.gate.acquire()
         exchange.attach(port, talk)
-        try:
-            exchange.collect()
-        except ClientGone:
-            pass
-        return 0
+        return exchange.collect()
 
     cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
@@ -252,6 +295,11 @@ cdef class WsgiApplication(Application):
         environ["RAW_URI"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
         environ["SERVER_PROTOCOL"] = "HTTP/1.0" if head.minor == 0 else "HTTP/1.1"
         client = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                client = origin[0]
+                environ["wsgi.url_scheme"] = origin[1] or environ["wsgi.url_scheme"]
         if client is not None:
             environ["REMOTE_ADDR"] = client[0]
             environ["REMOTE_PORT"] = str(client[1])
@@ -289,7 +337,11 @@ cdef class WsgiApplication(Application):
             if item is None:
                 return
             exchange = item
-            exchange.run()
+            try:
+                exchange.run()
+            except BaseException as error:  # sys.exit() in the application: the request's end, not the thread's
+                exchange.close_result()
+                exchange.fail(error)
             exchange = item = None
 
     def stop(self):

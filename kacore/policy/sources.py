@@ -15,7 +15,7 @@ from kacore.policy.policy import Policy
 from kacore.policy.rules import PolicySet, Rule
 
 # Switches of the build and of the compiled core, which are no policy.
-OTHER_VARIABLES = frozenset(("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE", "KACORE_SIMD"))
+OTHER_VARIABLES = frozenset(("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE", "KACORE_PORTABLE", "KACORE_SIMD"))
 PREFIX = "KACORE_"
 
 

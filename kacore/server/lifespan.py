@@ -12,6 +12,8 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 Mode = Literal["auto", "on", "off"]
+# Seconds for the application to return once it has said that its shutdown is complete.
+RETURN_WITHIN = 0.1
 
 
 class LifespanError(RuntimeError):
@@ -57,7 +59,9 @@ class Lifespan:
                 self.logger.error("the application's shutdown failed", exc_info=self._error)
         elif answer["type"] == "lifespan.shutdown.failed":
             self.logger.error("the application's shutdown failed: %s", answer.get("message") or "no reason given")
-        await self._task
+        # It has nothing left to do; one that goes on waiting for events does not hold up the end.
+        await asyncio.wait([self._task], timeout=RETURN_WITHIN)
+        self._task.cancel()
 
     async def _ask(self, event: str) -> MutableMapping[str, Any] | None:
         self._to_app.put_nowait({"type": event})

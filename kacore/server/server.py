@@ -18,21 +18,28 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
-from kacore._core import ConnectionTable
-from kacore._limits import limits_of
+from kacore._core import ConnectionTable, Limits
 from kacore._version import __version__
 from kacore.policy import Policy
+from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
+from kacore.server.listening import Listener, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
+from kacore.server.races import RaceLog
+from kacore.server.systemd import Notifier
 from kacore.server.transports import TransportsServer
 
 if TYPE_CHECKING:
     from kacore.policy import PolicySet
+    from kacore.server.workers import Worker
 
-BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 LOOPS = ("auto", "asyncio", "uvloop")
 # How often a drain looks whether the last connection is gone, in seconds.
 DRAIN_POLL = 0.01
+# For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
+LAST_CALL = 0.1
+# What the application's shutdown gets when we must end now.
+SHUTDOWN_AT_ONCE = 0.1
 
 
 class Server:
@@ -42,12 +49,21 @@ class Server:
     policy:    Policy or PolicySet; what connections may take. Default: Policy().
     host:      address to listen on; "" = all of IPv4 and IPv6. port: 0 = a free one, see `port` once started.
     uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
+    bind:      any number of "HOST:PORT", "[HOST]:PORT" and "unix:PATH", in place of host and port; fds: descriptors
+               of sockets that listen already, to go with it. Such sockets, and `sockets`, may be other processes' too.
     interface: "asgi", "wsgi", "handler", or "auto": told apart by the arguments that app takes.
     loop:      "asyncio", "uvloop" or "auto" (uvloop when it is installed); only for run().
     threads:   WSGI only: at most so many requests in the application at once; 0 = in the loop's own thread.
     lifespan:  ASGI only: "auto", "on" or "off".
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
     server_name: value of the Server field; "" = none.
+    worker:    the process's place among others, for a server that a Supervisor started.
+    access_log: "off", "common", "combined" or "json", on the logger kacore.access.
+    forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
+               networks ("10.0.0.0/8"), "unix" (unix sockets), "*" (everybody); a str is split at commas.
+    proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
+    admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
+    admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
     io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
     Raises UsageError (a ValueError) for arguments that cannot be served.
     """
@@ -60,6 +76,8 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 8000,
         uds: str | None = None,
+        bind: Iterable[str] = (),
+        fds: Iterable[int] = (),
         sockets: Iterable[socket.socket] | None = None,
         interface: Interface | Literal["auto"] = "auto",
         loop: str = "auto",
@@ -67,6 +85,12 @@ class Server:
         lifespan: Mode = "auto",
         root_path: str = "",
         server_name: str = "kacore",
+        worker: Worker | None = None,
+        access_log: str = "off",
+        forwarded_allow_ips: str | Iterable[str] = (),
+        proxy_protocol: bool = False,
+        admin: str | None = None,
+        admin_hosts: Iterable[str] = (),
         io: str = "auto",
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
@@ -77,29 +101,52 @@ class Server:
             raise UsageError(f"port={port}: must be between 0 and 65535")
         if not 0 <= threads <= 1024:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
+        if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
+            raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
-        if io not in ("auto", "epoll", "transports"):
-            raise UsageError(f"io={io!r}: must be auto, epoll or transports")
-        if io == "epoll" and not _core.has_epoll:
-            raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
-        self.io = io if io != "auto" else "epoll" if _core.has_epoll else "transports"
+        if access_log not in logs.ACCESS_FORMATS:
+            raise UsageError(f"access_log={access_log!r}: must be one of {', '.join(logs.ACCESS_FORMATS)}")
+        self.access_log, self.proxy_protocol = access_log, proxy_protocol
+        self.trusted = trusted_networks(forwarded_allow_ips)
+        if proxy_protocol and not self.trusted:
+            raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
+        self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
+        self.io = self._chosen_io(io, policy)
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
         self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
         self.logger = logging.getLogger("kacore.error")
-        self.table = ConnectionTable(policy)
+        self.worker = worker
+        self.table = ConnectionTable(policy, counters=worker.counters if worker is not None else None)
         self._policy: Policy | PolicySet = policy or Policy()
         self._lifespan = lifespan
         self._given = list(sockets) if sockets is not None else None
-        self._sockets: list[socket.socket] = []
+        self._bind, self._fds = list(bind), list(fds)
+        self._listeners: list[Listener] = worker.listeners if worker is not None else []
+        self._notifier: Notifier | None = None
         self._engine: Any = None
         self._runner: Any = None  # of coroutines; None for WSGI
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._is_hurried = False  # no grace for idle connections
-        self._must_end_now = False
+        self._must_end = asyncio.Event()
+        self.is_quiet = False  # no line at the start
+        self.has_successor = False  # another process accepts from the same sockets
+
+    def _chosen_io(self, io: str, policy: Policy | PolicySet | None) -> str:
+        if io not in ("auto", "epoll", "transports"):
+            raise UsageError(f"io={io!r}: must be auto, epoll or transports")
+        if io == "epoll" and not _core.has_epoll:
+            raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
+        if io == "epoll" or (io == "auto" and _core.has_epoll):
+            return "epoll"
+        if self.access_log != "off" or self.trusted:
+            raise UsageError("io=transports has no access_log, forwarded_allow_ips or proxy_protocol")
+        if getattr(policy, "rules", ()):
+            raise UsageError("io=transports has one policy for all: no rules")
+        return "transports"
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -111,25 +158,45 @@ class Server:
     @property
     def port(self) -> int:
         """The port that is listened on; with port=0 known once the sockets are bound."""
-        for sock in self._sockets:
-            if sock.family != socket.AF_UNIX:
-                return int(sock.getsockname()[1])
-        return self._port
+        return next((listener.port for listener in self._listeners if listener.port), self._port)
 
     @property
     def addresses(self) -> list[str]:
         """What is listened on: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-        return [address_of(sock) for sock in self._sockets]
+        return list(dict.fromkeys(listener.address for listener in self._listeners))
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether shutdown() was called."""
+        return self._stop.is_set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new clients are welcome: connections are accepted, and no end is in sight."""
+        return self._engine is not None and not self._stop.is_set()
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the table; while serving, under "engine" those of the engine, and under "tasks" how many requests
-        finished at once, were adopted by a waiting task, or got a Task of their own. Cost: about 10 us."""
+        """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
+        requests finished at once, were adopted by a waiting task, or got a Task of their own; of a worker, those of all
+        worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker."""
         stats: dict[str, Any] = self.table.stats()
         if self._engine is not None:
             stats["engine"] = self._engine.stats()
             if self._runner is not None:
                 stats["tasks"] = self._runner.stats()
+        if self.worker is not None:
+            stats["workers"] = self.worker.stats()
         return stats
+
+    def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """At most `limit` of the open connections of this process: client, phase, class, requests. Cost: about 1 us for
+        each place in use."""
+        return self._engine.connections(limit) if self._engine is not None else []
+
+    @property
+    def admin_port(self) -> int | None:
+        """The port of the admin listener, known once the sockets are bound; None without one."""
+        return self._admin.port if self._admin is not None else None
 
     async def started(self) -> None:
         """Wait until connections are accepted, or until it is clear that they will not be."""
@@ -141,13 +208,16 @@ class Server:
         """Another policy from now on, for open connections too. The parser's limits and max_buffer_bytes stay."""
         self.table.set_policy(policy)
         self._policy = policy
+        if self._engine is not None:
+            self._engine.set_classes(policy)
 
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From the loop's thread; a second call ends at once.
 
         hurry: no grace for idle connections. now: cut off what is in progress, too.
         """
-        self._must_end_now |= now or self._stop.is_set()
+        if now or self._stop.is_set():
+            self._must_end.set()
         self._is_hurried |= hurry
         self._stop.set()
 
@@ -156,16 +226,36 @@ class Server:
     def run(self) -> None:
         """Serve in a new event loop until SIGTERM or SIGINT. Raises UsageError, e.g. for a port in use."""
         self.bind()
+        if self.worker is None:
+            self._notifier = Notifier()
+            raise_descriptor_limit(self.policy.max_connections, self.logger)
         with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
             runner.run(self.serve())
 
     def bind(self) -> None:
         """Make the listening sockets, if that was not done yet. UsageError when an address cannot be had."""
-        if not self._sockets:
-            given = self._given
-            self._sockets = given if given is not None else listening_sockets(self.host, self._port, self.uds)
-            for sock in self._sockets:
-                sock.setblocking(False)
+        if self._listeners:
+            return
+        if self._given is not None:
+            self._listeners = [Listener(sock, is_own=False) for sock in self._given]
+        else:
+            self._listeners = open_listeners(self._addresses(), self._fds)
+
+    def _addresses(self) -> list[str]:
+        if self.uds is not None:
+            return [*self._bind, f"unix:{self.uds}"]
+        if self._bind or self._fds:
+            return self._bind
+        return [f"[{self.host}]:{self._port}" if ":" in self.host else f"{self.host}:{self._port}"]
+
+    def listen(self, listener: Listener) -> None:
+        """Serve one of the listeners from now on."""
+        self._engine.listen(listener.sock)
+
+    def unlisten(self, listener: Listener) -> None:
+        """Leave it to another process, which serves it already."""
+        if self._engine is not None and listener.sock.fileno() >= 0:
+            self._engine.unlisten(listener.sock, is_last=False)
 
     async def serve(self, *, handle_signals: bool = True) -> None:
         """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
@@ -177,41 +267,60 @@ class Server:
         signals = self._handle_signals(loop) if handle_signals else []
         application = None
         try:
+            if self._admin is not None:
+                await self._admin.start(is_shared=self.worker is not None)
             await lifespan.startup()
             self.bind()
             application = self._application(loop, lifespan)
             if self.interface != "wsgi":
                 self._runner = await self._probed(application.runner)
-            await self._listen(loop, application)
+            self._engine = self._made_engine(loop, application)
+            for listener in self._listeners:
+                if self.worker is None or self.worker.watches(listener):
+                    self.listen(listener)
+            if self.io == "transports":
+                await self._engine.started()
+            else:
+                loop.add_reader(self._engine.fileno(), self._engine.step)
             self._announce(loop)
             self._started.set()
             await self._stop.wait()
+            if self._notifier is not None:
+                self._notifier.stopping()
             await self._drain(loop)
         except LifespanError as error:
             raise UsageError(str(error)) from None
         finally:
             self._started.set()
             self._end(loop, application)
-            await lifespan.shutdown()
+            await self._end_lifespan(lifespan)
+            if self._admin is not None:
+                await self._admin.stop()
             for number in signals:
                 loop.remove_signal_handler(number)
 
-    async def _listen(self, loop: asyncio.AbstractEventLoop, application: Any) -> None:
-        """Have the sockets served: by the engine, or by the loop's transports."""
+    def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
+        """Who moves the bytes: the engine, or the loop's transports behind the same face."""
         options: dict[str, Any] = {
-            "limits": limits_of(self.policy),
+            "limits": self._limits(),
             "max_buffer_bytes": self.policy.max_buffer_bytes,
             "server_name": self.server_name,
         }
         if self.io == "transports":
-            self._engine = TransportsServer(self.table, application, loop, backlog=BACKLOG, **options)
-            for sock in self._sockets:
-                await self._engine.listen(sock)
-            return
-        engine = self._engine = _core.Engine(self.table, application, call_soon=loop.call_soon, **options)
-        for sock in self._sockets:
-            engine.listen(sock)
-        loop.add_reader(engine.fileno(), engine.step)
+            return TransportsServer(self.table, application, loop, **options)
+        engine = _core.Engine(
+            self.table,
+            application,
+            call_soon=loop.call_soon,
+            on_race=RaceLog(self.policy, self.logger),
+            access_log=logs.access_log(self.access_log),
+            on_closed=logs.closed_log(self.logger),
+            on_notice=logs.notice_log(self.logger),
+            **options,
+        )
+        engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
+        engine.set_classes(self._policy)
+        return engine
 
     def _application(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> Any:
         if self.interface == "asgi":
@@ -221,7 +330,12 @@ class Server:
         if self.interface == "handler":
             return _core.HandlerApplication(self.app, loop, self.logger)
         return _core.WsgiApplication(
-            self.app, self.logger, self._wake, threads=self.threads, script_name=self.root_path
+            self.app,
+            self.logger,
+            self._wake,
+            threads=self.threads,
+            multiprocess=self.worker is not None,
+            script_name=self.root_path,
         )
 
     async def _probed(self, runner: Any) -> Any:
@@ -231,6 +345,15 @@ class Server:
             self.logger.info("every request gets a Task of its own: %s", why_not)
         return runner
 
+    def _limits(self) -> Limits:
+        # The widest of all classes: each request is judged by its own once it is known.
+        bodies = [policy.max_body_bytes for policy in getattr(self._policy, "policies", (self._policy,))]
+        names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
+        return Limits(
+            max_body_bytes=max(bodies) if all(bodies) else None,
+            **{f"max_{name}": getattr(self.policy, f"max_{name}") for name in names},
+        )
+
     def _wake(self) -> None:
         engine = self._engine
         if engine is not None:
@@ -239,13 +362,24 @@ class Server:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
         if threading.current_thread() is not threading.main_thread():
             return []
+        if self.worker is not None:
+            return self.worker.handle_signals(loop)
         loop.add_signal_handler(signal.SIGTERM, self.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
         return [signal.SIGTERM, signal.SIGINT]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.is_quiet:
+            return
+        if self.worker is not None:
+            self.worker.serving(self, loop)
+            return
+        if self._notifier is not None:
+            self._notifier.ready()
+            if self._notifier.watchdog is not None:
+                repeat(loop, self._notifier.watchdog / 2, self._notifier.alive)
         self.logger.info(
-            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections)",
+            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections%s)",
             __version__,
             self.interface.upper() if self.interface != "handler" else "a handler",
             ", ".join(self.addresses),
@@ -253,24 +387,43 @@ class Server:
             "" if self.io == "epoll" else "'s transports, without the memory and speed of the engine",
             os.getpid(),
             self.policy.max_connections,
+            f", admin on port {self.admin_port}" if self.admin_port is not None else "",
         )
 
     async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse nobody who got in, answer what can be answered, then be gone."""
+        """Refuse nobody who got in, answer what can be answered, then be gone.
+
+        With a successor in place its listeners are simply left to it. Else newcomers are kept from beginning to
+        connect, then those who had begun are let in, and only then the sockets are closed.
+        """
         policy, engine = self.policy, self._engine
-        if not self._is_hurried:
-            await self._pause(loop, policy.drain_lame_duck)
+        if self._admin is not None and self.has_successor:
+            await self._admin.stop()  # who asks is to hear of those who stay
+        if not self._is_hurried and not self.has_successor:
+            await self._wait_for_room(policy.drain_lame_duck, is_idle=False)
         grace, spread = (0.0, 0.0) if self._is_hurried else (policy.drain_grace, policy.drain_spread)
-        engine.stop_listening()
         engine.drain(grace=grace, spread=spread, timeout=policy.drain_timeout)
         deadline = loop.time() + policy.drain_timeout
-        while len(self.table) and loop.time() < deadline and not self._must_end_now:
-            await asyncio.sleep(DRAIN_POLL)
+        if not self.has_successor:
+            for listener in self._listeners:
+                listener.refuse()
+            if not self._is_hurried:
+                await self._wait_for_room(LAST_CALL, is_idle=False)
+        for listener in self._listeners:
+            engine.unlisten(listener.sock, is_last=not self.has_successor)
+            listener.close()
+        if self.worker is not None:
+            self.worker.closed()
+        await self._wait_for_room(deadline - loop.time(), is_idle=True)
 
-    async def _pause(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    async def _wait_for_room(self, seconds: float, *, is_idle: bool) -> None:
+        """Wait, but not when we must end now; is_idle: nor when no connection is left but those that linger."""
+        loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while loop.time() < deadline and not self._must_end_now:
-            await asyncio.sleep(DRAIN_POLL)
+        while (left := deadline - loop.time()) > 0 and not self._must_end.is_set():
+            if is_idle and len(self.table) == self.table.stats()["phases"]["linger"]:
+                return
+            await asyncio.sleep(min(left, DRAIN_POLL))
 
     def _end(self, loop: asyncio.AbstractEventLoop, application: Any) -> None:
         if self._engine is not None:
@@ -283,10 +436,70 @@ class Server:
             self._runner = None
         elif application is not None:
             application.stop()
-        for sock in self._sockets:
-            sock.close()
-        if self.uds is not None and os.path.exists(self.uds):
-            os.unlink(self.uds)
+        for listener in self._listeners:
+            if self.worker is None:
+                listener.refuse()
+            listener.close()
+
+    async def _end_lifespan(self, lifespan: Lifespan) -> None:
+        """The application may take its time to shut down, until we are told to end now."""
+        shutdown = asyncio.ensure_future(lifespan.shutdown())
+        is_hurried = asyncio.ensure_future(self._must_end.wait())
+        await asyncio.wait([shutdown, is_hurried], return_when=asyncio.FIRST_COMPLETED)
+        is_hurried.cancel()
+        if not shutdown.done():
+            await asyncio.wait([shutdown], timeout=SHUTDOWN_AT_ONCE)
+            shutdown.cancel()
+
+
+class AdminServer:
+    """The admin listener of a server: another Server in the same loop, for as long as the first one serves."""
+
+    def __init__(self, server: Server, where: str, hosts: Iterable[str]) -> None:
+        from kacore.server import admin
+
+        self.host, self.port = admin.parse_admin(where)
+        self._handler = admin.Admin(server, self.host, hosts)
+        self._policy = admin.POLICY
+        self._server: Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, *, is_shared: bool) -> None:
+        """Listen and serve. is_shared: each of several worker processes does. UsageError."""
+        listener = open_listeners([f"[{self.host}]:{self.port}"], n_slots=1 if is_shared else 0)[0]
+        self.port = listener.port
+        self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="")
+        self._server.is_quiet = True
+        self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
+        await self._server.started()
+
+    async def stop(self) -> None:
+        """At once: nobody needs a drain here. More than once: no harm."""
+        if self._server is not None and self._serving is not None:
+            self._server.shutdown(now=True, hurry=True)
+            await self._serving
+            self._server = self._serving = None
+
+
+def repeat(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], object]) -> None:
+    """Call it now and every so many seconds, for as long as the loop runs."""
+    call()
+    loop.call_later(seconds, repeat, loop, seconds, call)
+
+
+def trusted_networks(given: str | Iterable[str]) -> list[str]:
+    """UsageError for what is no network."""
+    import ipaddress
+
+    words = given.split(",") if isinstance(given, str) else given
+    networks = [word.strip() for word in words if word.strip()]
+    for word in networks:
+        try:
+            if word not in ("*", "unix"):
+                ipaddress.ip_network(word)
+        except ValueError as error:
+            raise UsageError(f"forwarded_allow_ips={word!r}: {error}") from None
+    return networks
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -301,82 +514,3 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
             factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
             return factory
     return asyncio.new_event_loop
-
-
-def address_of(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
-    host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
-
-
-def listening_sockets(host: str, port: int, uds: str | None) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`, or on the path `uds`. UsageError when one cannot be had."""
-    if uds is not None:
-        return [unix_socket(uds)]
-    try:
-        found = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-        )
-    except socket.gaierror as error:
-        raise UsageError(f"host {host!r}: {error.strerror}") from None
-    sockets: list[socket.socket] = []
-    for family, _, _, _, address in dict.fromkeys(found):
-        if port == 0 and sockets:  # one port on all addresses
-            address = (address[0], sockets[0].getsockname()[1], *address[2:])
-        try:
-            sockets.append(tcp_socket(family, address))
-        except OSError as error:
-            for sock in sockets:
-                sock.close()
-            reason = os.strerror(error.errno or 0)
-            raise UsageError(f"cannot listen on {address[0]} port {port}: {reason}") from None
-    return sockets
-
-
-def tcp_socket(family: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Set once here and inherited by every connection: no system call for each.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def unix_socket(path: str) -> socket.socket:
-    """A socket file that nobody listens on any more is replaced; one in use, or another kind of file, is not."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if os.path.exists(path) and sock.connect_ex(path) != 0:
-            import stat
-
-            if not stat.S_ISSOCK(os.stat(path).st_mode):
-                raise UsageError(f"uds {path!r}: is there already and is no socket")
-            os.unlink(path)
-        sock.close()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(path)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise UsageError(f"cannot listen on unix socket {path!r}: {os.strerror(error.errno or 0)}") from None
-    return sock
-
-
-def quiet_stderr_logging(level: int) -> None:
-    """Messages of kacore on stderr, for a program that has not set up logging itself."""
-    logger = logging.getLogger("kacore")
-    logger.setLevel(level)
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)

@@ -13,6 +13,7 @@ from typing import Any
 
 from kacore import _core
 from kacore._core import ConnectionTable, Limits
+from kacore.server.listening import BACKLOG
 
 
 class TransportsServer:
@@ -27,26 +28,42 @@ class TransportsServer:
         limits: Limits,
         max_buffer_bytes: int,
         server_name: str,
-        backlog: int,
     ) -> None:
-        self.loop, self.backlog = loop, backlog
+        self.loop = loop
         self.transports = _core.Transports(
             table, application, loop, limits=limits, max_buffer_bytes=max_buffer_bytes, server_name=server_name
         )
-        self.servers: list[asyncio.AbstractServer] = []
+        self._servers: dict[socket.socket, asyncio.Task[asyncio.AbstractServer]] = {}
 
-    async def listen(self, sock: socket.socket, *, klass: int = 0) -> None:
-        """Serve a listening socket. It is duplicated, since the loop closes what it is given."""
+    def listen(self, sock: socket.socket) -> None:
+        """Serve a listening socket, soon. It is duplicated, since the loop closes what it is given."""
 
         def make() -> asyncio.Protocol:
-            return _core.TransportProtocol(self.transports, klass)
+            return _core.TransportProtocol(self.transports)
 
-        self.servers.append(await self.loop.create_server(make, sock=sock.dup(), backlog=self.backlog))
+        serving = self.loop.create_server(make, sock=sock.dup(), backlog=BACKLOG)
+        self._servers[sock] = self.loop.create_task(serving)
 
-    def stop_listening(self) -> None:
-        for server in self.servers:
-            server.close()
-        self.servers.clear()
+    async def started(self) -> None:
+        """Wait until every socket is served. OSError."""
+        await asyncio.gather(*self._servers.values())
+
+    def unlisten(self, sock: socket.socket, *, is_last: bool) -> None:
+        """Accept no more from it."""
+        task = self._servers.pop(sock, None)
+        if task is None:
+            return
+        if task.done() and not task.cancelled() and task.exception() is None:
+            task.result().close()
+        else:
+            task.cancel()
+
+    def set_classes(self, policies: object) -> None:
+        """There is one policy for all here."""
+
+    def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Not known here."""
+        return []
 
     def drain(self, *, grace: float, spread: float, timeout: float) -> None:
         self.transports.drain(grace=grace, spread=spread, timeout=timeout)
@@ -58,5 +75,6 @@ class TransportsServer:
         return self.transports.stats()
 
     def close(self) -> None:
-        self.stop_listening()
+        for sock in list(self._servers):
+            self.unlisten(sock, is_last=True)
         self.transports.close()

@@ -1,6 +1,7 @@
 """Atheris target for the Cython layer: any bytes give events or a PeerError, the same in pieces as at once.
 
-Run: `pip install atheris`, then `python tests/fuzz/fuzz_python.py -max_total_time=60 build/fuzz/python tests/fuzz/corpus`.
+Run: `pip install atheris`, then
+`python tests/fuzz/fuzz_python.py -max_total_time=60 build/fuzz/python tests/fuzz/corpus`.
 """
 
 import sys
@@ -24,7 +25,8 @@ def one_input(data: bytes) -> None:
     try:
         head, parts = parse_head(data), parse_parts(data)
     except PeerError as error:
-        assert whole[0] == ("error", error.status, error.code, error.offset)
+        if whole[0] != ("error", error.status, error.code, error.offset):
+            raise AssertionError("parse_head tells another fault") from error
     else:
         assert (head is None) == (parts is None)
         if head is not None:

@@ -1,8 +1,9 @@
 """Fuzz the C core for a while: `make fuzz SECONDS=60`, or `python tests/fuzz/run.py --runs 10000000`.
 
-First the positive control: the same target built with a planted overread (a block that is not loaded further back
-at the end of the input) must be caught within its own short run, else the job fails. Then the real target, with the
-seeds of tests/fuzz/corpus. Needs clang with libFuzzer. What is found is left in build/fuzz as crash-*.
+First the positive control: the same target built with a planted overread (a block that is not loaded
+further back at the end of the input) must be caught within its own short run, else the job fails. Then
+the real target, with the seeds of tests/fuzz/corpus. Needs clang with libFuzzer. What is found is left
+in build/fuzz as crash-*.
 """
 
 import argparse
@@ -67,9 +68,7 @@ def main():
 
     control = run(build("control", planted_sources()), "-max_total_time=30")
     if control.returncode == 0 or "AddressSanitizer" not in control.stderr:
-        sys.exit(
-            "the planted overread was not caught: this fuzzing would find nothing\n" + control.stderr[-2000:]
-        )
+        sys.exit("the planted overread was not caught\n" + control.stderr[-2000:])
     print("positive control: the planted overread was caught")
 
     limit = f"-runs={chosen.runs}" if chosen.runs else f"-max_total_time={chosen.seconds}"
@@ -77,9 +76,8 @@ def main():
     if result.returncode:
         sys.exit(result.stderr[-6000:])
     stats = dict(re.findall(r"stat::(\w+):\s+(\d+)", result.stderr))
-    print(
-        f"{stats['number_of_executed_units']} executions, {stats['average_exec_per_sec']} a second, nothing found"
-    )
+    n, speed = stats["number_of_executed_units"], stats["average_exec_per_sec"]
+    print(f"{n} executions, {speed} a second, nothing found")
 
 
 if __name__ == "__main__":

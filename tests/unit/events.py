@@ -1,6 +1,18 @@
 """What a RequestParser tells, as plain values, for tests that feed the same bytes in different ways."""
 
+import pytest
+
 from kacore import EndOfMessage, Head, PeerError, RequestParser
+from kacore._core import set_simd_variant, simd_variant, simd_variants
+
+
+@pytest.fixture(autouse=True, params=simd_variants())
+def every_way_of_scanning(request):
+    """Imported by a test module, it runs each of its tests once for every way of scanning."""
+    before = simd_variant()
+    set_simd_variant(request.param)
+    yield
+    set_simd_variant(before)
 
 
 def told(events):

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from events import feed, split_everywhere
+from events import every_way_of_scanning, feed, split_everywhere  # noqa: F401
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus" / "http1_public.jsonl"
 

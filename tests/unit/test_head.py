@@ -1,14 +1,18 @@
 """Head, Limits, PeerError and parse_head: what each attribute gives, and what any bytes give."""
 
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
-from events import feed
-from hypothesis import given, settings
+from events import every_way_of_scanning, feed  # noqa: F401
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kacore import Head, KacoreError, Limits, LocalError, PeerError, RequestParser, parse_head, parse_parts
+from kacore._core import set_simd_variant, simd_variant, simd_variants
 
 BROWSER = (
     b"GET /a/b?c=d HTTP/1.1\r\nHost: Example.org:80\r\nUser-Agent: x\r\nX-Own-Name:  v \r\n"
@@ -139,6 +143,24 @@ def test_limits_are_checked_compared_and_shown():
         Limits(max_headers="many")
 
 
+def test_the_way_of_scanning_can_be_asked_and_set():
+    assert simd_variants()[0] == "scalar"
+    for name in simd_variants():
+        set_simd_variant(name)
+        assert simd_variant() == name
+    set_simd_variant(None)
+    assert simd_variant() == simd_variants()[-1]
+    with pytest.raises(LocalError, match="avx9"):
+        set_simd_variant("avx9")
+
+
+def test_the_environment_chooses_the_way_of_scanning():
+    code = "from kacore._core import simd_variant; print(simd_variant())"
+    asked = {**os.environ, "KACORE_SIMD": "scalar"}
+    told = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=True)
+    assert told.stdout == "scalar\n"
+
+
 def test_a_head_is_not_made_by_hand():
     with pytest.raises(TypeError):
         Head()
@@ -186,7 +208,11 @@ SNIPPETS = [
     b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
 ]
-REPEATABLE = settings(deadline=None, derandomize=True)
+REPEATABLE = settings(
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the way of scanning is not an example's
+)
 wild = st.lists(st.sampled_from(SNIPPETS) | st.binary(max_size=4), max_size=20).map(b"".join)
 
 

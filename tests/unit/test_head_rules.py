@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from events import feed, split_everywhere
+from events import every_way_of_scanning, feed, split_everywhere  # noqa: F401
 
 from kacore import Limits
 

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from events import feed, split_everywhere, told
+from events import every_way_of_scanning, feed, split_everywhere, told  # noqa: F401
 
 from kacore import EndOfMessage, Head, Limits, RequestParser
 

@@ -36,10 +36,11 @@ print(json.dumps({"bytes": resident() - base, "table": table.nbytes,
 """
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of resident memory from /proc")
 def test_a_million_connections_open_are_touched_ten_times_each_at_random_and_expire(launch, sanitized):
     child = launch("-c", PROGRAM)
-    assert child.wait(200 if sanitized else 30) == 0, child.text
+    assert child.wait(220) == 0, child.text  # about 8 s on an idle machine; the suite asserts no time
     seen = json.loads(child.text)
     assert (seen["left"], seen["counted"]) == (0, 1_000_000)
     assert seen["table"] / 1_000_000 <= 48

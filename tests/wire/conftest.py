@@ -18,7 +18,7 @@ import pytest
 import kacore
 from kacore.server.server import loop_factory
 
-PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
+PATIENCE = 5.0  # seconds; it only delays a test that fails anyway
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
@@ -165,7 +165,11 @@ class Client:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
-        self.sock.connect(("127.0.0.1", port))
+        try:
+            self.sock.connect(("127.0.0.1", port))
+        except OSError:
+            self.sock.close()
+            raise
         self.buf = b""
 
     def send(self, data: bytes | str) -> "Client":

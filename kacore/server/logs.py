@@ -1,0 +1,177 @@
+"""What a server says: the loggers kacore.error and kacore.access, and how they look when nobody has set up logging.
+
+Everything goes through the standard `logging` module. What a client wrote is escaped before it reaches a record, so
+that no line can pass for another and nothing reaches a terminal that steers it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+ACCESS_FORMATS = ("off", "common", "combined", "json")
+AccessLog = Callable[[Any], None]
+
+# What could end a quoted word or a line, or steer a terminal; bytes above ASCII too, whose encoding nobody knows.
+UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
+
+
+def escaped(sent: bytes | None) -> str:
+    r"""What a client sent, for the inside of a quoted word: `"` and `\` get a backslash, other bytes are \xhh."""
+    if sent is None:
+        return "-"
+    text = sent.decode("latin-1")
+    if UNSAFE.search(text) is None:
+        return text
+    return UNSAFE.sub(lambda found: "\\" + found[0] if found[0] in '"\\' else f"\\x{ord(found[0]):02x}", text)
+
+
+def address_text(client: tuple[str, int] | None) -> str:
+    """ "192.0.2.1:4711", "[2001:db8::1]:4711"; "unix" for who has none."""
+    if client is None:
+        return "unix"
+    host, port = client
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# -- the access log -------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The time as Apache writes it, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, second: int) -> str:
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(second))
+        return self._text
+
+
+def common_line(entry: Any, clock: Clock) -> str:
+    """Apache's "%h %l %u %t \\"%r\\" %>s %b"."""
+    client = entry.client[0] if entry.client else "-"
+    request = "-" if entry.method is None else f"{entry.method} {escaped(entry.target)} HTTP/{entry.version}"
+    return f'{client} - - [{clock(entry.unix_time)}] "{request}" {entry.status} {entry.n_bytes or "-"}'
+
+
+def combined_line(entry: Any, clock: Clock) -> str:
+    """The same and "%{Referer}i" "%{User-agent}i"."""
+    return f'{common_line(entry, clock)} "{escaped(entry.referer)}" "{escaped(entry.user_agent)}"'
+
+
+def json_line(entry: Any) -> str:
+    """One object a line. Bytes above ASCII are given as the code points of Latin-1, escaped."""
+    return json.dumps(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.unix_time)),
+            "client": entry.client[0] if entry.client else None,
+            "method": entry.method,
+            "target": latin1(entry.target),
+            "version": entry.version,
+            "status": entry.status,
+            "bytes": entry.n_bytes,
+            "seconds": round(entry.duration, 6),
+            "referer": latin1(entry.referer),
+            "user_agent": latin1(entry.user_agent),
+        }
+    ).replace("\x7f", "\\u007f")
+
+
+def latin1(sent: bytes | None) -> str | None:
+    return None if sent is None else sent.decode("latin-1")
+
+
+def access_log(style: str) -> AccessLog | None:
+    """What the engine calls for each request; None when nothing is to be logged, which costs nothing."""
+    logger = logging.getLogger("kacore.access")
+    if style == "off" or not logger.isEnabledFor(logging.INFO):
+        return None
+    clock = Clock()
+    line: Callable[[Any], str] = json_line
+    if style != "json":
+        of_style = common_line if style == "common" else combined_line
+
+        def line(entry: Any) -> str:
+            return of_style(entry, clock)
+
+    def log(entry: Any) -> None:
+        logger.info("%s", line(entry))
+
+    return log
+
+
+# -- connections ------------------------------------------------------------------------------------------------
+
+
+def closed_log(logger: logging.Logger) -> Callable[[Any, str, str, int], None] | None:
+    """What the engine calls for each connection that ends; None unless `logger` is at debug."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return None
+
+    def log(client: Any, cause: str, phase: str, requests: int) -> None:
+        logger.debug("%s closed in %s after %d requests: %s", address_text(client), phase, requests, cause)
+
+    return log
+
+
+def notice_log(logger: logging.Logger) -> Callable[[str], None]:
+    """What the engine calls when an operator should know; it calls at most once in ten seconds."""
+
+    def log(what: str) -> None:
+        if what == "descriptors":
+            logger.warning(
+                "no descriptor is left for a new connection; idle ones are closed to make room, and newcomers wait"
+                " while there are none (raise the limit with `ulimit -n`, or lower max_connections)"
+            )
+
+    return log
+
+
+# -- for programs that have not set up logging ------------------------------------------------------------------
+
+COLOURS = {logging.DEBUG: "\x1b[2m", logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
+
+
+class LineFormatter(logging.Formatter):
+    """Time, level, message; the level in colour when `stream` is a terminal that wants it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self.in_colour = is_colourful(stream)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        colour = COLOURS.get(record.levelno, "") if self.in_colour else ""
+        return text.replace(record.levelname, f"{colour}{record.levelname}\x1b[0m", 1) if colour else text
+
+
+def is_colourful(stream: TextIO) -> bool:
+    """A terminal, unless the environment says NO_COLOR (https://no-color.org) or TERM=dumb."""
+    import os
+
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def set_up(level: int) -> None:
+    """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare."""
+    errors = logging.getLogger("kacore")
+    errors.setLevel(level)
+    access = logging.getLogger("kacore.access")
+    access.setLevel(logging.INFO)
+    if not errors.hasHandlers():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LineFormatter(sys.stderr))
+        errors.addHandler(handler)
+        lines = logging.StreamHandler(sys.stdout)
+        lines.setFormatter(logging.Formatter("%(message)s"))
+        access.addHandler(lines)
+        access.propagate = False

@@ -1,0 +1,521 @@
+"""Several processes that serve one application: `Supervisor` in the parent, `Worker` in each child.
+
+The parent opens the listening sockets and keeps them, starts workers by fork and never imports the application, so that
+a new worker runs what the files say by then. A TCP address has one SO_REUSEPORT socket for each worker slot. Every
+worker inherits them all and watches its own slot's; while a slot has nobody, the parent has a neighbour watch it too. So
+no client is ever in a queue that nobody serves, and none is lost with a worker. Sockets that cannot be had once for each
+slot, unix or inherited, are watched by all workers.
+
+Parent and worker talk over a socket pair, a word or two a message. To the worker: "watch I" and "unwatch I" (a
+listener), "leave" (a successor serves: drain), "hurry" (the same, without grace), "stop" (nobody comes after us),
+"interrupt" (the same, without grace), "now". To the parent: "serving", "retire" (give me a successor), "closed" (my
+listeners), "beat". An end of file is the death of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from select import POLLIN, poll
+from typing import TYPE_CHECKING, Any
+
+from kacore import _core
+from kacore._version import __version__
+from kacore.policy import Policy, PolicyError
+from kacore.server.listening import Listener, open_listeners, raise_descriptor_limit
+from kacore.server.loading import UsageError
+from kacore.server.reload import LOOK_EVERY, Watcher
+from kacore.server.systemd import Notifier
+
+if TYPE_CHECKING:
+    from kacore.server.server import Server
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+# Exit statuses of workers, and of a parent whose first workers failed: as for any mistake of a user; as for a crash.
+MISTAKE, CRASH = 2, 3
+# A worker that lived shorter is replaced later each time, in seconds.
+SETTLED_AFTER = 10.0
+BACKOFF_FIRST, BACKOFF_MOST = 0.25, 30.0
+# Beyond the drain's own timeout before a worker is killed, in seconds: for the application's shutdown.
+KILL_AFTER_DRAIN, KILL_AFTER_NOW = 10.0, 1.0
+# How often a worker looks whether it has served its number of requests, in seconds.
+COUNT_EVERY = 0.1
+# Shared memory for counters, of which each process has one: there can be one that drains beside one that serves.
+PAGES_PER_SLOT = 2
+
+
+class Worker:
+    """In the child: its slot, what it inherited, and the way to the parent. Given to the Server as `worker`."""
+
+    def __init__(self, supervisor: Supervisor, process: Process) -> None:
+        self.slot = process.slot
+        self.listeners = supervisor.listeners
+        self.counters = supervisor.page(process.page)
+        self._pages = supervisor.pages
+        self._n_slots = supervisor.n_workers
+        self._channel = process.child_end
+        self._beat = supervisor.beat
+        self._max_requests = supervisor.draw_max_requests()
+        self._server: Server | None = None
+
+    def watches(self, listener: Listener) -> bool:
+        return listener.slot is None or listener.slot == self.slot
+
+    def stats(self) -> dict[str, Any]:
+        """The counters of all worker processes, also of those that are gone: `total`, and `slots`, one each.
+
+        Dicts as ConnectionTable.stats() has them, with `open` connections in place of the phases."""
+        per_slot = [self._pages(slot) for slot in range(self._n_slots)]
+        return {
+            "total": _core.sum_counters([page for pages in per_slot for page in pages]),
+            "slots": [_core.sum_counters(pages) for pages in per_slot],
+        }
+
+    # -- called by the server ------------------------------------------------------------------------------
+
+    def handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
+        """The parent decides when we end. SIGTERM to a worker alone asks for a successor first."""
+        loop.add_signal_handler(signal.SIGTERM, self._say, "retire")
+        return [signal.SIGTERM]
+
+    def serving(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        loop.add_reader(self._channel.fileno(), self._listen, loop)
+        self._say("serving")
+        if self._max_requests:
+            self._count(loop, server.table.stats()["requests"] + self._max_requests)
+        if self._beat:
+            self._keep_beating(loop)
+
+    def closed(self) -> None:
+        self._say("closed")
+
+    # -- the two directions --------------------------------------------------------------------------------
+
+    def _say(self, word: str) -> None:
+        try:
+            self._channel.send(word.encode())
+        except OSError:
+            pass  # the parent is gone, which its end of file says too
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._server is not None
+        try:
+            message = self._channel.recv(64).decode()
+        except BlockingIOError:
+            return
+        except OSError:
+            message = ""
+        word, _, rest = message.partition(" ")
+        server = self._server
+        if not message:
+            loop.remove_reader(self._channel.fileno())
+            server.logger.error("the parent process is gone: worker %d drains and ends", os.getpid())
+            if not server.is_ending:
+                server.shutdown()
+        elif word == "watch":
+            server.listen(self.listeners[int(rest)])
+        elif word == "unwatch":
+            server.unlisten(self.listeners[int(rest)])
+        elif word == "now":
+            server.shutdown(now=True)
+        elif not server.is_ending:  # leave, hurry, stop, interrupt; a second shutdown() would mean "now"
+            server.has_successor = word in ("leave", "hurry")
+            server.shutdown(hurry=word in ("hurry", "interrupt"))
+
+    def _count(self, loop: asyncio.AbstractEventLoop, last: int) -> None:
+        assert self._server is not None
+        if self._server.table.stats()["requests"] >= last:
+            self._say("retire")
+        else:
+            loop.call_later(COUNT_EVERY, self._count, loop, last)
+
+    def _keep_beating(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._say("beat")
+        loop.call_later(self._beat / 2, self._keep_beating, loop)
+
+
+class Process:
+    """In the parent: one worker process. state: "starting", "serving", "leaving"; "outdated" when it was starting from
+    files that have changed since."""
+
+    def __init__(self, slot: int, page: int) -> None:
+        self.slot, self.page = slot, page
+        self.pid = 0
+        self.state = "starting"
+        self.since = self.heard = time.monotonic()
+        self.kill_at = float("inf")
+        self.has_closed = self.has_hung_up = False
+        self.channel, self.child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setblocking(False)
+        self.child_end.setblocking(False)
+
+    def say(self, message: str) -> None:
+        try:
+            self.channel.send(message.encode())
+        except OSError:
+            pass  # it is gone, or so stuck that it will be killed
+
+
+class Slot:
+    """In the parent: a place for one serving worker. n_failures: workers in a row that did not live long."""
+
+    def __init__(self) -> None:
+        self.serving: Process | None = None
+        self.starting: Process | None = None
+        self.n_failures = 0
+        self.start_at = float("inf")  # when to start a worker; inf: no need to
+
+
+class Born(BaseException):
+    """Raised in the child right after fork, to leave all that the parent was doing."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+
+class Supervisor:
+    """The parent of `n_workers` workers, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
+
+    make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
+    bind, fds:    see open_listeners.
+    policy:       as the parent knows it, for the drain's timeout and what is said at the start.
+    max_requests: a worker is replaced after so many requests, give or take a tenth, so that not all go at once. 0: never.
+    reload_dirs:  replace the workers whenever a source below one of these changes.
+    Raises UsageError for addresses that cannot be had.
+    """
+
+    def __init__(
+        self,
+        make_server: Callable[[Worker], Server],
+        *,
+        n_workers: int,
+        bind: Iterable[str],
+        fds: Iterable[int] = (),
+        policy: Policy,
+        max_requests: int = 0,
+        reload_dirs: Iterable[str] = (),
+    ) -> None:
+        if not 1 <= n_workers <= 512:
+            raise UsageError(f"workers={n_workers}: must be between 1 and 512")
+        if max_requests < 0:
+            raise UsageError(f"max_requests_per_worker={max_requests}: must not be negative")
+        self.make_server, self.n_workers, self.policy = make_server, n_workers, policy
+        self.max_requests = max_requests
+        self.logger = logging.getLogger("kacore.error")
+        self.listeners = open_listeners(bind, fds, n_slots=n_workers)
+        self.notifier = Notifier()
+        self.beat = (self.notifier.watchdog or 0.0) / 2
+        raise_descriptor_limit(policy.max_connections, self.logger)
+        self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * n_workers)]
+        self._slots = [Slot() for _ in range(n_workers)]
+        self._processes: list[Process] = []
+        self._rolling: list[int] = []      # slots whose workers are still to be replaced
+        self._is_reloading = False         # replace in a hurry: somebody waits for the result of an edit
+        self._helpers: dict[int, Process] = {}  # listener's index -> the neighbour that watches it
+        self._was_ready = False
+        self._stopping = ""                # the word the workers were told
+        self._status = 0
+        self._watcher = Watcher(reload_dirs) if reload_dirs else None
+        self._next_look = self._next_ping = 0.0
+
+    def page(self, number: int) -> mmap.mmap:
+        return self._pages[number]
+
+    def pages(self, slot: int) -> list[mmap.mmap]:
+        return self._pages[slot * PAGES_PER_SLOT : (slot + 1) * PAGES_PER_SLOT]
+
+    def draw_max_requests(self) -> int:
+        spread = self.max_requests // 10
+        return self.max_requests + random.SystemRandom().randint(-spread, spread) if self.max_requests else 0
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Return: the exit status, in the parent as in each worker."""
+        wakeup, wakeup_end = socket.socketpair()
+        for end in (wakeup, wakeup_end):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+        try:
+            for slot in self._slots:
+                slot.start_at = 0.0
+            while not self._is_over():
+                self._pass(wakeup)
+        except Born as born:
+            wakeup.close()
+            wakeup_end.close()
+            process = born.process
+        else:
+            self._close_listeners()
+            return self._status
+        return self._work(process)
+
+    def _is_over(self) -> bool:
+        return bool(self._stopping) and not self._processes
+
+    def _pass(self, wakeup: socket.socket) -> None:
+        now = time.monotonic()
+        self._start_due(now)
+        self._balance()
+        waiting = poll()
+        waiting.register(wakeup, POLLIN)
+        by_fd = {process.channel.fileno(): process for process in self._processes if not process.has_hung_up}
+        for fd in by_fd:
+            waiting.register(fd, POLLIN)
+        ready = [fd for fd, _ in waiting.poll(self._milliseconds_to_wait(now))]
+        signals = wakeup.recv(4096) if wakeup.fileno() in ready else b""
+        for number in signals:
+            self._on_signal(number)
+        for fd in ready:
+            if fd in by_fd:
+                self._hear(by_fd[fd])
+        self._reap()
+        self._kill_overdue(time.monotonic())
+        self._look_after(time.monotonic())
+        if self._stopping and all(process.has_closed for process in self._processes if process.state != "starting"):
+            self._close_listeners()  # newcomers are refused at once now, instead of asking again
+
+    def _milliseconds_to_wait(self, now: float) -> int:
+        times = [slot.start_at for slot in self._slots] + [process.kill_at for process in self._processes]
+        if self._watcher is not None:
+            times.append(self._next_look)
+        if self.beat:
+            times.append(self._next_ping)
+        # Once a second at least, and so that a worker whose page is still in use is tried again.
+        return int(1000 * min(1.0, max(0.0, min(times) - now))) + 1
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    def _start_due(self, now: float) -> None:
+        if self._rolling and not any(slot.starting for slot in self._slots):
+            self._slots[self._rolling.pop(0)].start_at = now
+        for number, slot in enumerate(self._slots):
+            if slot.start_at <= now and slot.starting is None and not self._stopping:
+                self._start(number, slot)
+
+    def _start(self, number: int, slot: Slot) -> None:
+        used = {process.page for process in self._processes}
+        free = [page for page in range(number * PAGES_PER_SLOT, (number + 1) * PAGES_PER_SLOT) if page not in used]
+        if not free:
+            slot.start_at = time.monotonic() + COUNT_EVERY  # one that drains has to end first
+            return
+        slot.start_at = float("inf")
+        process = Process(number, free[0])
+        # A signal in the child before it has its own handlers would be told to the parent's loop.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        process.pid = os.fork()
+        if process.pid == 0:
+            raise Born(process)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        process.child_end.close()
+        self._processes.append(process)
+        slot.starting = process
+
+    def _work(self, process: Process) -> int:
+        """The child: all of its life. The parent's ends are closed, or nobody would notice the parent's death."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal they come to all; the parent says what to do
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        for other in [*self._processes, process]:
+            other.channel.close()
+        worker = Worker(self, process)
+        try:
+            self.make_server(worker).run()
+        except (UsageError, PolicyError, _core.LocalError) as error:
+            self.logger.error("%s", error)
+            return MISTAKE
+        except SystemExit:
+            raise
+        except BaseException:
+            self.logger.exception("worker %d failed", os.getpid())
+            return CRASH
+        return 0
+
+    # -- hearing -----------------------------------------------------------------------------------------------
+
+    def _hear(self, process: Process) -> None:
+        while True:
+            try:
+                word = process.channel.recv(64).decode()
+            except OSError:
+                return
+            if not word:
+                process.has_hung_up = True
+                return
+            process.heard = time.monotonic()
+            if word == "serving":
+                self._on_serving(process)
+            elif word == "closed":
+                process.has_closed = True
+            elif word == "retire" and process.state == "serving" and not self._slots[process.slot].starting:
+                self._slots[process.slot].start_at = 0.0
+
+    def _on_serving(self, process: Process) -> None:
+        if process.state == "outdated":
+            return
+        slot = self._slots[process.slot]
+        predecessor, slot.serving, slot.starting = slot.serving, process, None
+        process.state = "serving"
+        if self._stopping:
+            process.say(self._stopping)
+            return
+        if predecessor is not None:
+            self._dismiss(predecessor, "hurry" if self._is_reloading else "leave")
+        self.logger.log(logging.INFO if self._was_ready else logging.DEBUG,
+                        "worker %d (pid %d) serves", process.slot, process.pid)
+        if not self._was_ready and all(slot.serving for slot in self._slots):
+            self._was_ready = True
+            self._announce()
+        if self._was_ready and not self._rolling and not any(slot.starting for slot in self._slots):
+            self._is_reloading = False
+            self.notifier.ready()
+
+    def _announce(self) -> None:
+        n, each = self.n_workers, self.policy.max_connections
+        self.logger.info(
+            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d)",
+            __version__,
+            ", ".join(dict.fromkeys(listener.address for listener in self.listeners)),
+            os.getpid(),
+            n,
+            "" if n == 1 else "s",
+            each,
+            n * each,
+        )
+
+    def _dismiss(self, process: Process, word: str) -> None:
+        process.state = "leaving"
+        process.kill_at = time.monotonic() + self.policy.drain_timeout + KILL_AFTER_DRAIN
+        process.say(word)
+
+    # -- the ends of workers -------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        for process in list(self._processes):
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+            if pid:
+                self._hear(process)  # its last words
+                self._processes.remove(process)
+                process.channel.close()
+                _core.settle_counters(self.page(process.page), "error")
+                self._on_end(process, os.waitstatus_to_exitcode(status))
+
+    def _on_end(self, process: Process, status: int) -> None:
+        slot, now = self._slots[process.slot], time.monotonic()
+        self._helpers = {i: helper for i, helper in self._helpers.items() if helper is not process}
+        was_starting, was_serving = slot.starting is process, slot.serving is process
+        if was_starting:
+            slot.starting = None
+        if was_serving:
+            slot.serving = None
+        if process.state == "outdated":
+            slot.start_at = now
+            return
+        if self._stopping or not (was_starting or was_serving):
+            self.logger.debug("worker %d (pid %d) ended with status %d", process.slot, process.pid, status)
+            return
+        if was_starting and not self._was_ready and self._watcher is None:
+            self.logger.error("worker %d (pid %d) did not start: status %d", process.slot, process.pid, status)
+            self._status = MISTAKE if status == MISTAKE else CRASH
+            self._stop("now")
+        elif was_starting and (slot.serving is not None or self._watcher is not None):
+            # What was to be replaced goes on; another attempt is worth while when something has changed.
+            self.logger.error("the new worker %d (pid %d) did not start: status %d%s", process.slot, process.pid, status,
+                              "; the old one goes on" if slot.serving else "; waiting for a change")
+            self._rolling.clear()
+            self.notifier.ready()
+        else:
+            slot.n_failures = 0 if was_serving and now - process.since > SETTLED_AFTER else slot.n_failures + 1
+            wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
+            self.logger.error("worker %d (pid %d) ended with status %d; the next one starts %s", process.slot,
+                              process.pid, status, f"in {wait:g} s" if wait else "at once")
+            slot.start_at = now + wait
+
+    def _kill_overdue(self, now: float) -> None:
+        for process in self._processes:
+            is_silent = self.beat and process.state == "serving" and now - process.heard > 2 * self.beat
+            if now < process.kill_at and not is_silent:
+                continue
+            why = "gives no sign of life" if is_silent else "did not end in time"
+            self.logger.error("worker %d (pid %d) %s and is killed", process.slot, process.pid, why)
+            process.kill_at = process.heard = now + KILL_AFTER_NOW
+            os.kill(process.pid, signal.SIGKILL)
+
+    def _balance(self) -> None:
+        """Have every listener watched: by its slot's worker, else by the next slot that has one."""
+        for i, listener in enumerate(self.listeners):
+            if listener.slot is None or self._stopping:
+                continue
+            around = [self._slots[(listener.slot + k) % self.n_workers].serving for k in range(self.n_workers)]
+            helper = next((process for process in around if process is not None), None)
+            if helper is around[0]:
+                helper = None  # its own, which needs no telling
+            before = self._helpers.get(i)
+            if before is helper:
+                continue
+            if helper is not None:
+                helper.say(f"watch {i}")
+                self._helpers[i] = helper
+            else:
+                self._helpers.pop(i)
+            if before is not None:
+                before.say(f"unwatch {i}")
+
+    # -- signals and time ----------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            is_first = not self._stopping
+            self._stop(("stop" if number == signal.SIGTERM else "interrupt") if is_first else "now")
+        elif number == signal.SIGHUP and not self._stopping:
+            self.logger.info("SIGHUP: the workers are replaced one after the other")
+            self._roll()
+
+    def _roll(self) -> None:
+        self.notifier.reloading()
+        self._rolling = list(range(self.n_workers))
+
+    def _stop(self, word: str) -> None:
+        self.notifier.stopping()
+        self._stopping = word
+        self._rolling.clear()
+        drain = self.policy.drain_lame_duck + self.policy.drain_timeout + KILL_AFTER_DRAIN
+        for process in self._processes:
+            process.kill_at = time.monotonic() + (KILL_AFTER_NOW if word == "now" else drain)
+            process.say(word)
+            if process.state == "starting":
+                os.kill(process.pid, signal.SIGTERM)  # it has no connection yet
+
+    def _look_after(self, now: float) -> None:
+        if self.beat and now >= self._next_ping:
+            self._next_ping = now + self.beat
+            self.notifier.alive()
+        if self._watcher is not None and now >= self._next_look and not self._stopping:
+            self._next_look = now + LOOK_EVERY
+            changed = self._watcher.changed()
+            if changed:
+                self.logger.info("%s changed: reloading", ", ".join(map(os.path.relpath, changed[:3])))
+                self._is_reloading = True
+                for process in self._processes:  # what is starting may have read the file before
+                    if process.state == "starting":
+                        process.state = "outdated"
+                        os.kill(process.pid, signal.SIGTERM)
+                self._roll()
+
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            listener.refuse()
+            listener.close()

@@ -1,0 +1,44 @@
+# What an access log can know about one request. Made only while somebody logs: see Engine.access.
+cdef extern from "time.h" nogil:
+    ctypedef long time_t
+    time_t time(time_t *at)
+
+
+cdef class AccessEntry:
+    """One request and what became of it, as an access log wants it. What the client wrote is given as it was sent."""
+    cdef readonly object client        # (host, port); None on a unix socket
+    cdef readonly str method           # None: the head could not be read
+    cdef readonly bytes target
+    cdef readonly str version
+    cdef readonly bytes referer, user_agent  # None: not sent
+    cdef readonly unsigned status      # 499: the client was gone before an answer began
+    cdef readonly int64_t n_bytes      # content of the response
+    cdef readonly int64_t unix_time    # when the head had arrived, seconds
+    cdef int64_t begun_ns
+    cdef int64_t took_ns
+
+    @property
+    def duration(self):
+        """float: seconds from the head's arrival until the response was complete."""
+        return self.took_ns / 1e9
+
+
+cdef AccessEntry access_entry(object client, const char *buf, const ka_head *head, const ka_field *fields, int64_t now):
+    cdef AccessEntry entry = AccessEntry.__new__(AccessEntry)
+    cdef uint32_t i
+    cdef ka_span name
+    entry.client = client
+    entry.unix_time = time(NULL)
+    entry.begun_ns = now
+    if head == NULL:
+        return entry
+    entry.method = method_str(buf, head.method)
+    entry.target = bytes_at(buf, head.target)
+    entry.version = "1.1" if head.minor else "1.0"
+    for i in range(head.n_fields):
+        name = fields[i].name
+        if name.len == 7 and ka_equals_lower(buf + name.off, b"referer", 7):
+            entry.referer = bytes_at(buf, fields[i].value)
+        elif name.len == 10 and ka_equals_lower(buf + name.off, b"user-agent", 10):
+            entry.user_agent = bytes_at(buf, fields[i].value)
+    return entry

@@ -1,0 +1,413 @@
+/* ka_accept.c: who gets in: accepting, making room, turning away, whom a proxy may speak for. The other half of
+ * ka_engine.c. */
+#define _GNU_SOURCE /* accept4 */
+#include "ka_engine_parts.h"
+#include "ka_proxy.h"
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    ACCEPTS = 64,  /* a listener and step */
+    LAST_ROUNDS = 256, /* of them, to empty a queue for good: no backlog is longer */
+    VICTIMS = 8    /* asked, before a newcomer is turned away */
+};
+
+/* How long a paused listener waits for somebody of ours to leave before it looks again by itself: what it lacks may
+ * come back without us (a descriptor that the application closes, a larger max_connections). */
+static const int64_t RETRY_NS = 100 * 1000000, NOTICE_NS = (int64_t)10 * 1000000000;
+
+static int watch_listener(ka_engine *e, uint32_t i, int op)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = KA_TAG(KA_TAG_LISTENER + i)};
+    return epoll_ctl(e->epoll_fd, op, e->listeners[i].fd, &event);
+}
+
+static void listener_pause(ka_engine *e, uint32_t i)
+{
+    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0)
+        e->listeners[i].is_paused = e->has_paused = 1;
+    if (e->has_paused && e->retry_ns == INT64_MAX)
+        e->retry_ns = e->now + RETRY_NS;
+}
+
+void ka_listeners_resume(ka_engine *e)
+{
+    e->has_paused = 0;
+    e->retry_ns = INT64_MAX;
+    for (uint32_t i = 0; i < e->n_listeners; i++) {
+        if (!e->listeners[i].is_paused || e->listeners[i].is_off)
+            continue;
+        if (watch_listener(e, i, EPOLL_CTL_ADD) == 0) {
+            e->listeners[i].is_paused = 0;
+        } else {
+            e->has_paused = 1;
+            e->retry_ns = e->now + RETRY_NS;
+        }
+    }
+}
+
+/* --- whom to believe --- */
+
+/* ::ffff:a.b.c.d is IPv4 (RFC 4291 2.5.5.2); in a sock every address is written so, and a unix socket's is zeros. */
+static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+static void addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16])
+{
+    memset(to, 0, 16);
+    if (family == 4) {
+        memcpy(to, mapped, 12);
+        memcpy(to + 12, addr, 4);
+    } else if (family == 6) {
+        memcpy(to, addr, 16);
+    }
+}
+
+static unsigned addr_unpack(const uint8_t packed[16], uint8_t addr[16])
+{
+    static const uint8_t nobody[16];
+    memset(addr, 0, 16);
+    if (memcmp(packed, nobody, 16) == 0)
+        return 0;
+    if (memcmp(packed, mapped, 12) == 0) {
+        memcpy(addr, packed + 12, 4);
+        return 4;
+    }
+    memcpy(addr, packed, 16);
+    return 6;
+}
+
+static int is_within(const ka_network *network, unsigned family, const uint8_t *addr)
+{
+    unsigned whole = network->bits / 8, rest = network->bits % 8;
+    return network->family == family && memcmp(network->addr, addr, whole) == 0 &&
+           (rest == 0 || ((network->addr[whole] ^ addr[whole]) >> (8 - rest)) == 0);
+}
+
+int ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t addr[16])
+{
+    uint8_t packed[16], plain[16];
+    if (e->n_networks == 0)
+        return 0;
+    addr_pack(packed, family, addr);
+    family = addr_unpack(packed, plain);
+    for (uint32_t i = 0; i < e->n_networks; i++)
+        if (is_within(&e->networks[i], family, plain))
+            return 1;
+    return 0;
+}
+
+int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, int expects_proxy)
+{
+    ka_network *copy = malloc((n ? n : 1) * sizeof *copy);
+    if (copy == NULL)
+        return KA_ENOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        if (networks[i].bits > (networks[i].family == 6 ? 128 : networks[i].family == 4 ? 32 : 0)) {
+            free(copy);
+            return KA_EINVAL;
+        }
+        copy[i] = networks[i];
+    }
+    free(e->networks);
+    e->networks = copy;
+    e->n_networks = n;
+    e->expects_proxy = expects_proxy != 0;
+    return KA_OK;
+}
+
+int ka_sock_introduce(ka_engine *e, ka_sock *s)
+{
+    ka_proxy_source said;
+    ssize_t n;
+    /* Looked at, not taken: an incomplete one stays with the kernel and costs no buffer, and what comes behind it (a
+     * TLS handshake, a request) is read as if nothing had been there. */
+    do
+        n = recv(s->fd, e->scratch, KA_PROXY_MAX, MSG_PEEK);
+    while (n < 0 && errno == EINTR);
+    e->counters.receives++;
+    if (n < 0 && errno == EAGAIN) {
+        s->can_read = 0;
+        return KA_PARTIAL;
+    }
+    if (n <= 0)
+        return n < 0 ? KA_EPEER : KA_ESTALE;
+    int got = ka_proxy_parse(e->scratch, (size_t)n, &said);
+    if (got == KA_PARTIAL && !s->saw_fin) {
+        s->can_read = 0;
+        return KA_PARTIAL;
+    }
+    if (got < 0) {
+        (void)!recv(s->fd, e->scratch, KA_SCRATCH, 0); /* unread, it would turn the close into a reset */
+        return KA_EPEER;
+    }
+    if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
+        return KA_EPEER;
+    s->awaits_proxy = 0;
+    if (said.family) {
+        addr_pack(s->addr, said.family, said.addr);
+        s->port = said.port;
+        s->is_trusted = ka_engine_trusts(e, said.family, said.addr) != 0;
+    }
+    return KA_OK;
+}
+
+/* --- making room, turning away --- */
+
+/* Close the least useful connection. Return whether there is room now. */
+static int make_room(ka_engine *e, int for_descriptor)
+{
+    for (int i = 0; i < VICTIMS; i++) {
+        ka_handle h = ka_conn_victim(e->table, e->now);
+        ka_sock *s = h ? ka_sock_of(e, h) : NULL;
+        if (s == NULL)
+            return 0;
+        ka_sock_look(e, h, s);
+        if (ka_conn_victim(e->table, e->now) == h) {
+            ka_sock_end(e, h, s, KA_CAUSE_EVICTED);
+            return 1;
+        }
+        if (!for_descriptor && !ka_table_is_full(e->table))
+            return 1;
+    }
+    return 0;
+}
+
+/* Say why, as far as that is possible without keeping anything: no place is left to linger in. */
+static void turn_away(ka_engine *e, int fd, ka_cause cause)
+{
+    char text[160];
+    unsigned seconds = ka_table_capacity(e->table)->retry_after_s;
+    int n = snprintf(text, sizeof text, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %u\r\n"
+                     "connection: close\r\n\r\n", seconds ? seconds : 1);
+    if (n > 0)
+        (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL);
+    (void)shutdown(fd, SHUT_WR);
+    /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
+    (void)!recv(fd, e->scratch, KA_SCRATCH, MSG_DONTWAIT);
+    close(fd);
+    ka_conn_refused(e->table, cause);
+}
+
+static int rejects_when_full(const ka_engine *e) { return ka_table_capacity(e->table)->rejects_when_full; }
+
+/* At EMFILE a spinning listener would burn the processor and answer nobody: free a descriptor by closing an idle
+ * connection. If nobody can be closed the newcomers wait, or are answered one by one through the spare descriptor.
+ * Return whether to try again. */
+static int out_of_descriptors(ka_engine *e, uint32_t i)
+{
+    e->counters.out_of_descriptors++;
+    if (e->calls.on_notice && e->now >= e->notice_ns) {
+        e->notice_ns = e->now + NOTICE_NS;
+        e->calls.on_notice(e->calls.ctx, KA_NOTICE_DESCRIPTORS);
+    }
+    if (make_room(e, 1))
+        return 1;
+    if (rejects_when_full(e) && e->spare_fd >= 0) {
+        close(e->spare_fd);
+        int fd = accept4(e->listeners[i].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0)
+            turn_away(e, fd, KA_CAUSE_REJECTED);
+        e->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (fd >= 0)
+            return 1;
+    }
+    listener_pause(e, i);
+    return 0;
+}
+
+/* --- accepting --- */
+
+static void client_from(const struct sockaddr_storage *from, ka_client *client, uint16_t *port)
+{
+    *client = (ka_client){0};
+    *port = 0;
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)from;
+        client->family = 4;
+        memcpy(client->addr, &in->sin_addr, 4);
+        *port = ntohs(in->sin_port);
+    } else if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)from;
+        client->family = 6;
+        memcpy(client->addr, &in6->sin6_addr, 16);
+        *port = ntohs(in6->sin6_port);
+    }
+}
+
+static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
+{
+    static const ka_client nobody;
+    ka_listener *listener = &e->listeners[i];
+    int is_trusted = ka_engine_trusts(e, client->family, client->addr), has_client = listener->knows_clients && !is_trusted;
+    unsigned klass = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->klass;
+    ka_handle h;
+    int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, 0, &h);
+    if (got < 0) {
+        if (got == KA_ECLIENT) {
+            turn_away(e, fd, KA_CAUSE_CLIENT_LIMIT);
+            return;
+        }
+        close(fd);
+        ka_conn_refused(e->table, KA_CAUSE_BUFFER_LIMIT);
+        return;
+    }
+    ka_sock *s = ka_sock_make(e, h);
+    if (s == NULL) {
+        close(fd);
+        (void)ka_conn_close(e->table, h, KA_CAUSE_BUFFER_LIMIT);
+        return;
+    }
+    *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
+    s->is_trusted = is_trusted != 0;
+    s->awaits_proxy = is_trusted && e->expects_proxy;
+    addr_pack(s->addr, client->family, client->addr);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
+    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+        ka_sock_end(e, h, s, KA_CAUSE_ERROR);
+}
+
+/* At the last place with nobody to close: let them wait in the backlog, or have them accepted and refused. */
+static int must_wait(ka_engine *e)
+{
+    return !rejects_when_full(e) && ka_table_is_full(e->table) && ka_conn_victim(e->table, e->now) == 0;
+}
+
+int ka_accept_some(ka_engine *e, uint32_t i)
+{
+    int n_failures = 0;
+    if (e->listeners[i].is_off)
+        return 0;
+    for (int n = 0; n < ACCEPTS; n++) {
+        struct sockaddr_storage from;
+        ka_client client;
+        uint16_t port;
+        socklen_t len = sizeof from;
+        from.ss_family = AF_UNSPEC;
+        if (must_wait(e)) {
+            listener_pause(e, i);
+            return 0;
+        }
+        int fd = accept4(e->listeners[i].fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0) {
+            if (errno == EAGAIN)
+                return 0;
+            e->counters.accept_errors++;
+            if (errno == EMFILE || errno == ENFILE) {
+                /* A descriptor that was freed may be gone again to somebody else in this process. */
+                if (++n_failures > VICTIMS)
+                    listener_pause(e, i);
+                if (n_failures > VICTIMS || !out_of_descriptors(e, i))
+                    return 0;
+            }
+            continue; /* ECONNABORTED, EINTR and what the network had to say about one connection */
+        }
+        n_failures = 0;
+        e->counters.accepts++;
+        client_from(&from, &client, &port);
+        if (ka_table_is_full(e->table) && !make_room(e, 0))
+            turn_away(e, fd, KA_CAUSE_REJECTED);
+        else
+            take_in(e, i, fd, &client, port);
+    }
+    return 1;
+}
+
+/* --- listeners --- */
+
+int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
+{
+    uint32_t i = 0;
+    while (i < e->n_listeners && e->listeners[i].fd != fd)
+        i++;
+    if (i < e->n_listeners && !e->listeners[i].is_off)
+        return (int)i;
+    if (i == KA_MAX_LISTENERS)
+        return KA_EFULL;
+    e->listeners[i] = (ka_listener){
+        .fd = fd,
+        .klass = (uint8_t)klass,
+        .knows_clients = (uint8_t)knows_clients,
+    };
+    if (watch_listener(e, i, EPOLL_CTL_ADD) < 0) {
+        e->listeners[i].is_off = 1;
+        return ka_os_error();
+    }
+    if (i == e->n_listeners)
+        e->n_listeners++;
+    return (int)i;
+}
+
+static void stop_one(ka_engine *e, uint32_t i, int is_last)
+{
+    ka_listener *listener = &e->listeners[i];
+    if (listener->is_off)
+        return;
+    if (is_last) {
+        e->now = ka_clock();
+        for (int n = 0; n < LAST_ROUNDS && ka_accept_some(e, i); n++)
+            ;
+    }
+    /* Explicitly: the socket may be open in other processes, and then its end here does not take it out of the set. */
+    if (!listener->is_paused)
+        (void)watch_listener(e, i, EPOLL_CTL_DEL);
+    listener->is_paused = 0;
+    listener->is_off = 1;
+    e->has_paused = 0;
+    for (i = 0; i < e->n_listeners; i++)
+        e->has_paused |= e->listeners[i].is_paused;
+    if (!e->has_paused)
+        e->retry_ns = INT64_MAX;
+}
+
+void ka_engine_unlisten(ka_engine *e, int fd, int is_last)
+{
+    for (uint32_t i = 0; i < e->n_listeners; i++)
+        if (e->listeners[i].fd == fd)
+            stop_one(e, i, is_last);
+}
+
+void ka_engine_stop_listening(ka_engine *e)
+{
+    for (uint32_t i = 0; i < e->n_listeners; i++)
+        stop_one(e, i, 1);
+}
+
+int ka_listener_refuse(int fd)
+{
+    /* The filter sees the TCP header: at 13 the flags. SYN without ACK is the beginning of a handshake. */
+    static struct sock_filter drop_syn[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog program = {.len = sizeof drop_syn / sizeof drop_syn[0], .filter = drop_syn};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0 ? ka_os_error() : 0;
+}
+
+/* --- who is it --- */
+
+int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener)
+{
+    ka_sock *s = ka_sock_of(e, conn);
+    if (s == NULL)
+        return KA_ESTALE;
+    *port = s->port;
+    *listener = s->listener;
+    return (int)addr_unpack(s->addr, addr);
+}
+
+int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
+{
+    ka_sock *s = ka_sock_of(e, conn);
+    return s ? s->is_trusted : 0;
+}

@@ -1,0 +1,90 @@
+/* ka_engine_parts.h: what the files of the engine share: its structures, and the few ways from one file to another.
+ *
+ * ka_engine.c moves the bytes of open connections and ends them; ka_accept.c lets connections in and turns them away.
+ * Nobody else includes this. */
+#ifndef KA_ENGINE_PARTS_H
+#define KA_ENGINE_PARTS_H
+
+#include "ka_engine.h"
+
+#include <errno.h>
+#include <time.h>
+
+enum { KA_SCRATCH = 64 * 1024 };
+
+/* What an open connection owns while idle, beside its slot. */
+typedef struct {
+    int32_t fd;             /* owned; -1 = none */
+    uint8_t can_read : 1;   /* readiness was announced and not used up: edge-triggered events come once */
+    uint8_t can_write : 1;
+    uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
+    uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
+    uint8_t listener : 6;
+    uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
+    uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
+    uint16_t port;          /* of the client, host order */
+    ka_talk *talk;          /* owned; NULL when nothing is pending */
+    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: zeros */
+} ka_sock;
+_Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
+_Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
+_Static_assert((int)KA_MAX_LISTENERS <= 64, "a listener fits its six bits");
+
+typedef struct {
+    int32_t fd;         /* not owned; -1 = free */
+    uint8_t klass;
+    uint8_t knows_clients;
+    uint8_t is_paused : 1; /* taken out of epoll while the table is full: level-triggered, it would spin */
+    uint8_t is_off : 1;    /* not listened on; connections that came through it may still be open */
+} ka_listener;
+
+struct ka_engine {
+    ka_service service;      /* first, so that the port's `attend` finds the engine */
+    ka_table *table;         /* not owned */
+    ka_calls calls;
+    int epoll_fd, timer_fd, event_fd, spare_fd;
+    int64_t now, armed_ns;   /* armed_ns: what the timer is set to, INT64_MAX = off */
+    int64_t date_s;
+    size_t turn_bytes;       /* of input, in the turn that is being taken */
+    ka_sock **chunks;        /* by slot index; owned */
+    uint32_t n_chunks;
+    uint8_t is_stepping, is_attending, has_paused, expects_proxy, asks_class;
+    int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
+    int64_t notice_ns;       /* no further notice of missing descriptors before */
+    ka_network *networks;    /* of trusted proxies; owned */
+    uint32_t n_networks;
+    uint32_t n_listeners;
+    ka_listener listeners[KA_MAX_LISTENERS];
+    ka_handle *noted;        /* talks to attend to after the application's calls; owned */
+    uint32_t n_noted, noted_cap;
+    ka_engine_counters counters;
+    char scratch[KA_SCRATCH];
+};
+
+/* epoll_data of what is no connection: slot 0, which no handle has. */
+enum { KA_TAG_TIMER = 1, KA_TAG_EVENT = 2, KA_TAG_LISTENER = 16 };
+#define KA_TAG(n) ((uint64_t)(n) << 32)
+
+/* In ka_engine.c. */
+ka_sock *ka_sock_of(ka_engine *e, ka_handle h);                            /* NULL for a stale handle */
+ka_sock *ka_sock_make(ka_engine *e, ka_handle h);                          /* NULL: out of memory */
+void     ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
+void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* once more at the kernel, before a verdict */
+
+/* In ka_accept.c. */
+int  ka_accept_some(ka_engine *e, uint32_t listener); /* return whether more may be waiting */
+void ka_listeners_resume(ka_engine *e);
+int  ka_sock_introduce(ka_engine *e, ka_sock *s); /* read a PROXY header: KA_OK, KA_PARTIAL, KA_EPEER, KA_ESTALE: gone */
+
+static inline uint32_t ka_slot_of(ka_handle h) { return (uint32_t)h; }
+
+static inline int ka_os_error(void) { return -errno - 1000; }
+
+static inline int64_t ka_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+#endif

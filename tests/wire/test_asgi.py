@@ -1,0 +1,292 @@
+"""ASGI: the scope, what receive() tells and when, and lifespan."""
+
+import asyncio
+import time
+
+import pytest
+
+
+def wait_until(condition):
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+async def answer(send, body=b"ok", status=200):
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def http_only(app):
+    async def only(scope, receive, send):
+        if scope["type"] == "http":
+            await app(scope, receive, send)
+
+    return only
+
+
+def test_the_scope_says_what_was_asked(start, client):
+    scopes = []
+
+    @http_only
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        await answer(send)
+
+    running = start(app, root_path="/mounted")
+    c = client(running)
+    c.get("/a%20b/%C3%BC?x=%20&y", "X-One: 1", "x-One: 2", "Cookie: a=b", version="1.0")
+    scope = scopes[0]
+    assert scope["asgi"]["version"] == "3.0"
+    assert scope["asgi"]["spec_version"] >= "2.4"
+    assert (scope["http_version"], scope["method"], scope["scheme"]) == ("1.0", "GET", "http")
+    assert (scope["path"], scope["raw_path"]) == ("/mounted/a b/ü", b"/a%20b/%C3%BC")
+    assert (scope["query_string"], scope["root_path"]) == (b"x=%20&y", "/mounted")
+    assert scope["headers"] == [(b"host", b"test"), (b"x-one", b"1"), (b"x-one", b"2"), (b"cookie", b"a=b")]
+    assert scope["client"] == c.sock.getsockname()
+    assert scope["server"] == ("127.0.0.1", running.port)
+
+
+def test_each_request_has_a_scope_of_its_own(start, client):
+    seen = []
+
+    @http_only
+    async def app(scope, receive, send):
+        seen.append("dirty" in scope or scope["headers"] != [(b"host", b"test")])
+        scope["dirty"] = True
+        scope["headers"].append((b"dirty", b""))
+        await answer(send)
+
+    c = client(start(app))
+    c.get()
+    c.get()
+    assert seen == [False, False]
+
+
+def test_options_asterisk_and_connect_reach_the_application(start, client):
+    paths = []
+
+    @http_only
+    async def app(scope, receive, send):
+        paths.append((scope["method"], scope["path"]))
+        await answer(send, b"", 400 if scope["method"] == "CONNECT" else 200)
+
+    running = start(app)
+    assert client(running).get("*", method="OPTIONS").status == 200
+    c = client(running)
+    c.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n")
+    assert c.response().status == 400
+    assert paths == [("OPTIONS", "*"), ("CONNECT", "a:443")]
+
+
+def test_receive_after_the_content_waits_for_the_end(start, client):
+    events = []
+
+    @http_only
+    async def app(scope, receive, send):
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        waiting = asyncio.ensure_future(receive())
+        await asyncio.sleep(0.05)
+        events.append(waiting.done())
+        await answer(send)
+        events.append(await waiting)
+        events.append(await receive())
+
+    c = client(start(app))
+    assert c.get().status == 200
+    wait_until(lambda: len(events) == 3)
+    assert events == [False, {"type": "http.disconnect"}, {"type": "http.disconnect"}]
+    assert c.is_open()
+
+
+def test_fin_is_told_as_a_disconnect_and_the_response_still_arrives(start, client):
+    events = []
+
+    @http_only
+    async def app(scope, receive, send):
+        await receive()
+        events.append((await receive())["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        await send({"type": "http.response.body"})
+
+    c = client(start(app))
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    time.sleep(0.02)
+    c.fin()
+    assert c.response().body == b"part" * 3
+    assert events == ["http.disconnect"]
+    assert c.is_closed()
+
+
+def test_fin_inside_the_content_is_a_disconnect(start, client):
+    events = []
+
+    @http_only
+    async def app(scope, receive, send):
+        while True:
+            events.append(await receive())
+            if events[-1]["type"] == "http.disconnect":
+                break
+        await answer(send, b"heard you", 400)
+
+    c = client(start(app))
+    c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour")
+    time.sleep(0.02)
+    c.fin()
+    assert c.response().body == b"heard you"
+    assert [event.get("body") for event in events] == [b"four", None]
+
+
+def test_a_reset_is_a_disconnect_and_sending_raises_os_error(start, client):
+    events = []
+
+    @http_only
+    async def app(scope, receive, send):
+        await receive()
+        events.append((await receive())["type"])
+        for _ in range(2):
+            try:
+                await answer(send)
+            except OSError as error:
+                events.append(type(error).__name__)
+            break
+
+    running = start(app)
+    c = client(running)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: running.phase_count("busy") == 1)
+    c.reset()
+    wait_until(lambda: len(events) == 2)
+    assert events == ["http.disconnect", "ClientGone"]
+
+
+def test_cancelling_one_receive_leaves_another_waiting(start, client):
+    outcome = []
+
+    @http_only
+    async def app(scope, receive, send):
+        await receive()
+        one, two = asyncio.ensure_future(receive()), asyncio.ensure_future(receive())
+        await asyncio.sleep(0.01)
+        one.cancel()
+        await asyncio.sleep(0.01)
+        outcome.append((one.cancelled(), two.done()))
+        await answer(send)
+        outcome.append(await two)
+
+    c = client(start(app))
+    assert c.get().status == 200
+    wait_until(lambda: len(outcome) == 2)
+    assert outcome == [(True, False), {"type": "http.disconnect"}]
+
+
+def test_a_cancelled_send_can_be_followed_by_another(start, client):
+    @http_only
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            message = {"type": "http.response.body", "body": b"x" * 200_000, "more_body": True}
+            try:
+                await asyncio.wait_for(send(message), 0.05)
+            except TimeoutError:
+                break
+        await send({"type": "http.response.body", "body": b"mid", "more_body": True})
+        await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+    c = client(start(app), receive_buffer=4096)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    time.sleep(0.3)
+    assert c.response().body.endswith(b"xmidend")
+
+
+def test_context_variables_do_not_leak_into_the_next_request(start, client):
+    import contextvars
+
+    variable = contextvars.ContextVar("variable", default="clean")
+
+    @http_only
+    async def app(scope, receive, send):
+        before = variable.get()
+        variable.set("dirty")
+        if scope["path"] == "/wait":
+            await asyncio.sleep(0.01)
+        await answer(send, before.encode())
+
+    c = client(start(app))
+    for path in ("/", "/", "/wait", "/", "/wait", "/wait"):
+        assert c.get(path).body == b"clean"
+
+
+def test_each_request_has_a_task_that_timeouts_and_groups_accept(start, client):
+    @http_only
+    async def app(scope, receive, send):
+        assert asyncio.current_task() is not None
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+        await answer(send)
+
+    c = client(start(app))
+    for _ in range(50):
+        assert c.get().status == 200
+
+
+# --- lifespan -----------------------------------------------------------------------------------------------
+
+
+def test_lifespan_state_reaches_each_request_as_a_copy(start, client):
+    log = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            assert (await receive())["type"] == "lifespan.startup"
+            scope["state"]["shared"] = ["here"]
+            await send({"type": "lifespan.startup.complete"})
+            assert (await receive())["type"] == "lifespan.shutdown"
+            log.append("down")
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await answer(send, repr(sorted(scope["state"])).encode())
+        scope["state"]["mine"] = 1
+
+    running = start(app)
+    c = client(running)
+    assert c.get().body == b"['shared']"
+    assert c.get().body == b"['shared']"
+    c.close()
+    running.check_empty()
+    running.stop()
+    assert log == ["down"]
+
+
+FAILURES = """
+async def fails(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+async def raises_after(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+    raise RuntimeError("no database")
+
+async def without(scope, receive, send):
+    assert scope["type"] == "http"
+"""
+
+
+@pytest.mark.parametrize("name", ["fails", "raises_after"])
+def test_a_failed_start_up_is_one_line_and_exit_status_2(launch, tmp_path, name):
+    (tmp_path / "app.py").write_text(FAILURES)
+    child = launch("-m", "kacore", "serve", f"app:{name}", "--port", "0")
+    assert child.wait() == 2
+    assert child.text == "kacore: the application's start-up failed: no database\n"
+
+
+def test_lifespan_on_demands_the_protocol(launch, tmp_path):
+    (tmp_path / "app.py").write_text(FAILURES)
+    child = launch("-m", "kacore", "serve", "app:without", "--port", "0", "--lifespan", "on")
+    assert child.wait() == 2
+    assert child.text == "kacore: the application has no lifespan, and lifespan=on demands one\n"

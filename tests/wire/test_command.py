@@ -1,0 +1,285 @@
+"""`kacore serve`: mistakes of the user, real clients, signals."""
+
+import asyncio
+import http.client
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+APP = """
+import asyncio, time
+
+def app(request):
+    return b"hello " + request.path.encode()
+
+async def slow(request):
+    await asyncio.sleep(0.3)
+    return b"slow"
+
+not_callable = 5
+"""
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "app.py").write_text(APP)
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere:app"], ["no module 'nowhere'"]),
+        (["app:nothing"], ["'app' has no 'nothing'"]),
+        (["app:"], ["'app:'"]),
+        ([":app"], ["':app'"]),
+        (["app:not_callable"], ["not callable"]),
+        (["app:app", "--keep-alive-timeout", "-1"], ["keep.alive.timeout", "-1"]),
+        (["app:app", "--keep-alive-timeout", "soon"], ["keep.alive.timeout", "soon"]),
+        (["app:app", "--max-connections", "0"], ["max.connections", "0"]),
+        (["app:app", "--port", "99999"], ["port", "99999"]),
+        (["app:app", "--port", "http"], ["port", "http"]),
+        (["app:app", "--host", "no.such.host.invalid"], ["no.such.host.invalid"]),
+        (["app:app", "--host", "192.0.2.1"], ["192.0.2.1"]),
+        (["app:app", "--uds", "/no/such/directory/socket"], ["/no/such/directory/socket"]),
+        (["app:app", "--config", "missing.toml"], ["missing.toml"]),
+        (["app:app", "--interface", "cgi"], ["cgi"]),
+        (["app:app", "--server-name", "a\r\nb"], ["server.name"]),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_status_2(launch, app, arguments, words):
+    import re
+
+    where = [] if "--port" in arguments else ["--port", "0"]
+    child = launch("-m", "kacore", "serve", *arguments, *where)
+    assert child.wait() == 2, child.text
+    line = child.text.rstrip("\n").rsplit("\n", 1)[-1]
+    assert "Traceback" not in child.text
+    for word in words:
+        assert re.search(word, line), child.text
+    if not line.startswith("kacore serve: error:"):  # argparse shows the usage first
+        assert child.text.count("\n") == 1, child.text
+
+
+def test_a_port_in_use_is_one_clear_line(launch, app):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        child = launch("-m", "kacore", "serve", "app:app", "--port", str(port))
+        assert child.wait() == 2
+    assert child.text == f"kacore: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+
+
+# --- real clients -------------------------------------------------------------------------------------------
+
+
+def test_curl_asks_twice_over_one_connection(serve, app, need):
+    server = serve("app:app")
+    done = subprocess.run(
+        [need("curl"), "-sv", f"{server.url}/one", f"{server.url}/two"], capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout == "hello /onehello /two"
+    assert done.stderr.count("Re-using existing connection") == 1
+    assert done.stderr.count("Connected to ") == 1
+
+
+def test_http_client_reuses_its_connection(serve, app):
+    server = serve("app:app", "--max-keep-alive-requests", "3")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    said = []
+    for _ in range(3):
+        connection.request("GET", "/x")
+        response = connection.getresponse()
+        assert response.read() == b"hello /x"
+        said.append((response.getheader("Connection"), response.getheader("Keep-Alive"), response.will_close))
+    connection.close()
+    assert said == [
+        ("keep-alive", "timeout=74, max=2", False),
+        ("keep-alive", "timeout=74, max=1", False),
+        ("close", None, True),
+    ]
+
+
+@pytest.mark.needs("module:httpx")
+def test_httpx_reuses_its_connection(serve, app):
+    import httpx
+
+    server = serve("app:app")
+    with httpx.Client(base_url=server.url) as client:
+        streams = set()
+        for _ in range(3):
+            response = client.get("/x")
+            assert response.text == "hello /x"
+            streams.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+        assert len(streams) == 1
+        assert client.post("/y", content=iter([b"a", b"b"])).text == "hello /y"
+
+
+@pytest.mark.needs("module:aiohttp")
+def test_aiohttp_reuses_its_connections(serve, app):
+    import aiohttp
+
+    server = serve("app:slow")
+
+    async def ask():
+        made = 0
+
+        async def count(*_):
+            nonlocal made
+            made += 1
+
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(count)
+        connector = aiohttp.TCPConnector(limit=4)
+        async with aiohttp.ClientSession(server.url, connector=connector, trace_configs=[trace]) as session:
+
+            async def one(path):
+                async with session.get(path) as response:
+                    return await response.text()
+
+            texts = await asyncio.gather(*(one(f"/{i}") for i in range(8)))
+        return texts, made
+
+    texts, made = asyncio.run(ask())
+    assert texts == ["slow"] * 8
+    assert made == 4
+
+
+def test_a_unix_socket_serves_and_is_removed(launch, app, tmp_path):
+    path = tmp_path / "s"
+    child = launch("-m", "kacore", "serve", "app:app", "--uds", str(path), ready="unix:")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.settimeout(10)
+        sock.sendall(b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        text = b""
+        while data := sock.recv(4096):
+            text += data
+    assert text.endswith(b"hello /u")
+    assert child.stop() == 0
+    assert not path.exists()
+
+
+# --- signals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_server_with_status_0(serve, app, number):
+    server = serve("app:app")
+    assert server.stop(number) == 0, server.text
+    assert "Traceback" not in server.text
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_drain_answers_idle_connections_within_the_grace_and_says_close(serve, app, client, loop):
+    server = serve("app:app", "--drain-grace", "5", "--loop", loop)
+    c = client(server)
+    c.get()
+    other = client(server)
+    other.get()
+    server.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    for one in (c, other):
+        response = one.get("/late")
+        assert (response.body, response.get("connection"), response.get("keep-alive")) == (b"hello /late", "close", None)
+        assert one.is_closed()
+    assert server.wait() == 0
+
+
+def test_a_drain_finishes_what_is_in_progress(serve, app, client):
+    server = serve("app:slow", "--drain-grace", "0")
+    c = client(server).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+    time.sleep(0.1)
+    server.send_signal(signal.SIGTERM)
+    response = c.response()
+    assert (response.body, response.get("connection")) == (b"slow", "close")
+    assert c.is_closed()
+    assert server.wait() == 0
+
+
+def test_a_drain_refuses_newcomers_and_closes_the_idle_after_the_grace(serve, app, client):
+    server = serve("app:app", "--drain-grace", "0.2", "--drain-spread", "0.1")
+    c = client(server)
+    c.get()
+    server.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert c.is_closed()
+    assert time.monotonic() - began >= 0.18
+    assert server.wait() == 0
+    with pytest.raises(ConnectionRefusedError):
+        client(server)
+
+
+def test_a_drain_does_not_wait_for_who_lingers(serve, app, client):
+    server = serve("app:app", "--drain-grace", "0", "--drain-spread", "0", "--linger-timeout", "30")
+    c = client(server).send("rubbish\r\n\r\n")
+    assert c.response().status == 400
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_signal_ends_at_once(serve, app, client):
+    server = serve("app:slow", "--drain-grace", "30")
+    c = client(server)
+    c.get()
+    server.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    server.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert server.wait() == 0
+    assert time.monotonic() - began < 5
+
+
+def test_a_drain_ends_at_its_deadline(serve, app, client):
+    server = serve("app:slow", "--drain-timeout", "0.1")
+    c = client(server).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    time.sleep(0.05)
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 5
+    assert b"200 OK" not in c.rest()
+
+
+def test_no_request_is_lost_while_clients_hammer_a_server_that_drains(serve, app):
+    """Each client goes on until it is told to close; whatever was asked on a kept connection is answered."""
+    import threading
+
+    server = serve("app:app", "--drain-grace", "1")
+    lost, answered = [], []
+    stop = threading.Event()
+
+    def hammer():
+        while not stop.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+            try:
+                connection.connect()
+            except OSError:
+                return
+            try:
+                while True:
+                    connection.request("GET", "/h")
+                    response = connection.getresponse()
+                    response.read()
+                    answered.append(1)
+                    if response.will_close:
+                        break
+            except (OSError, http.client.HTTPException) as error:
+                lost.append(error)
+            finally:
+                connection.close()
+
+    threads = [threading.Thread(target=hammer) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    assert server.stop() == 0
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert answered
+    assert not lost

@@ -1,0 +1,113 @@
+"""Requests that meet the close of their idle connection: served when they were in time, else seen, counted and told."""
+
+import contextlib
+import logging
+import re
+import socket
+import time
+
+import pytest
+
+import kacore
+from kacore.server.races import MOST_NETWORKS, RaceLog
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+BLOCKING = """
+import time
+
+def app(request):
+    if request.path == "/block":
+        time.sleep(0.6)
+    return b"ok"
+"""
+
+
+@contextlib.contextmanager
+def clients(port, n):
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=5)))
+            for _ in range(n)
+        ]
+
+
+def answer(sock):
+    data = b""
+    while not data.endswith(b"ok"):
+        more = sock.recv(4096)
+        assert more, f"closed after {data!r}"
+        data += more
+    return data
+
+
+def test_requests_that_reached_the_kernel_in_time_are_served_by_a_server_that_was_late(serve, tmp_path):
+    (tmp_path / "app.py").write_text(BLOCKING)
+    server = serve("app:app", "--keep-alive-timeout", "0.3")
+    with clients(server.port, 200) as idle, clients(server.port, 1) as (blocker,):
+        for sock in idle:
+            sock.sendall(REQUEST)
+        for sock in idle:
+            answer(sock)
+        blocker.sendall(REQUEST.replace(b"/ ", b"/block "))
+        time.sleep(0.05)
+        for sock in idle:
+            sock.sendall(REQUEST)
+        for sock in idle:  # their time was up 0.3 s before the server came to look
+            answer(sock)
+    assert "crossed" not in server.text
+
+
+def test_request_that_crosses_the_idle_close_is_counted_and_told_once_for_its_network(serve, tmp_path):
+    (tmp_path / "app.py").write_text("""
+def app(request):
+    return str(server_stats()["races"]) + " ok"
+
+def server_stats():
+    import gc, kacore
+    return next(x for x in gc.get_objects() if isinstance(x, kacore.Server)).stats()
+""")
+    server = serve("app:app", "--keep-alive-timeout", "0.2")
+    with clients(server.port, 4) as (one, two, quiet, last):
+        for sock in (one, two, quiet):
+            sock.sendall(REQUEST)
+            answer(sock)
+        for sock in (one, two, quiet):
+            assert sock.recv(1) == b""  # the server's FIN: for a client far away it would still be under way
+        one.sendall(REQUEST)
+        two.sendall(REQUEST)
+        two.sendall(REQUEST)
+        server.wait_for("crossed our close")
+        time.sleep(0.05)
+        last.sendall(REQUEST)
+        assert answer(last).endswith(b"\r\n2 ok")
+    told = re.findall(r"a request from (\S+) crossed our close .*raise keep_alive_timeout \(0\.2 s\)", server.text)
+    assert told == ["127.0.0.1"]
+
+
+@pytest.fixture
+def told(caplog):
+    caplog.set_level(logging.WARNING, "race-test")
+    policy = kacore.Policy(client_prefix_v4=24, client_prefix_v6=64, drain_grace=3)
+    return RaceLog(policy, logging.getLogger("race-test")), caplog
+
+
+def test_network_is_told_once_and_the_memory_of_them_is_bounded(told):
+    log, caplog = told
+    for last in range(10):
+        log(bytes([10, 0, 0, last]), "idle_timeout")
+        log(b"\0" * 10 + b"\xff\xff" + bytes([10, 0, 0, last]), "idle_timeout")
+    assert len(caplog.records) == 1
+    assert "10.0.0.0/24" in caplog.text
+    for k in range(2 * MOST_NETWORKS):
+        log(bytes([11, k >> 8, k & 255, 1]), "idle_timeout")
+    assert len(log._told) == MOST_NETWORKS
+
+
+def test_advice_names_the_timeout_that_would_have_helped(told):
+    log, caplog = told
+    log(bytes.fromhex("20010db8000000000000000000000001"), "drain")
+    log(None, "idle_timeout")
+    assert "2001:db8::/64" in caplog.text
+    assert "raise drain_grace (3 s)" in caplog.text
+    assert "a unix socket" in caplog.text
+    assert "raise keep_alive_timeout (75 s)" in caplog.text

@@ -1,0 +1,287 @@
+"""Several worker processes: nobody waits in a queue that nobody serves, and a worker's end costs its own requests only."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import time
+import urllib.request
+
+import pytest
+from hammering import Hammer
+
+APPLICATION = """
+import os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            await send({"type": (await receive())["type"] + ".complete"})
+    if scope["path"] == "/die":
+        os._exit(9)
+    body = str(os.getpid()).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.fixture
+def run(serve, tmp_path):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    return lambda *arguments, **options: serve("app:app", *arguments, **options)
+
+
+def ask(server, path="/"):
+    with urllib.request.urlopen(server.url + path, timeout=5) as response:
+        return response.read().decode()
+
+
+def pids(server, n_asked=40):
+    return {int(ask(server)) for _ in range(n_asked)}
+
+
+def parent(server):
+    return int(re.search(r"\(pid (\d+), \d+ worker", server.text)[1])
+
+
+def wait_until(condition, timeout=10):
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return value
+
+
+def test_all_workers_serve_and_the_parent_is_none_of_them(run):
+    server = run("--workers", "2")
+    assert len(pids(server)) == 2
+    assert server.pid == parent(server)
+    assert server.pid not in pids(server)
+    assert server.stop() == 0
+
+
+def test_start_up_line_shows_the_product_of_the_limits(run):
+    server = run("--workers", "2", "--max-connections", "150")
+    assert "2 workers of at most 150 connections: 300" in server.text
+
+
+def test_too_few_descriptors_are_told_and_a_low_soft_limit_is_raised(run, launch, tmp_path):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])));"
+    start = limit + "sys.argv[1:3] = ['serve', 'app:app', '--port', '0']; from kacore.cli import main; sys.exit(main())"
+    short = launch("-c", start, "300", "300", "--max-connections", "1000", ready="serves")
+    assert "max_connections=1000 needs 1064 descriptors, and this process may have 300" in short.text
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 2000:
+        enough = launch("-c", start, "300", "2000", "--max-connections", "1000", ready="serves")
+        assert "needs" not in enough.text
+
+
+def test_killed_worker_is_replaced_and_nobody_hangs_meanwhile(run):
+    server = run("--workers", "2")
+    before = pids(server)
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+    for _ in range(40):  # half of these come into the dead worker's queue
+        ask(server)
+    assert time.monotonic() - began < 3
+    wait_until(lambda: len(pids(server) - {victim}) == 2)
+    assert victim not in pids(server)
+    assert f"(pid {victim}) ended with status -9" in server.text
+
+
+def test_workers_that_die_at_once_are_restarted_ever_later_and_the_others_serve_their_clients(run):
+    server = run("--workers", "2")
+    survivor = max(pids(server))
+    for _ in range(3):
+        victim = wait_until(lambda: pids(server) - {survivor}).pop()
+        os.kill(victim, signal.SIGKILL)
+    server.wait_for(r"the next one starts in 0\.25 s")
+    server.wait_for(r"the next one starts in 0\.5 s")
+    for _ in range(20):  # nobody but the survivor is there for both queues
+        assert int(ask(server)) == survivor
+
+
+def test_no_request_is_lost_while_all_workers_are_replaced_twice_under_load(run):
+    server = run("--workers", "2", "--drain-grace", "0.3", "--drain-spread", "0.1")
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port)) as hammer:
+        hammer.answered(300)
+        first = {int(body) for body in hammer.bodies}
+        for n in (1, 2):
+            server.send_signal(signal.SIGHUP)
+            wait_until(lambda n=n: len(re.findall(r"worker \d \(pid \d+\) serves", server.text)) == 2 * n)
+            hammer.answered(300)
+        wait_until(lambda: len({int(body) for body in hammer.bodies} - first) >= 3)
+    assert hammer.lost == hammer.refused == []
+    assert server.stop() == 0
+    assert "Traceback" not in server.text
+
+
+def test_replaced_workers_run_what_the_files_say_by_now(run, tmp_path):
+    server = run("--workers", "1")
+    (tmp_path / "app.py").write_text("def app(request): return b'new'")
+    server.send_signal(signal.SIGHUP)
+    wait_until(lambda: ask(server) == "new")
+
+
+def test_worker_whose_new_code_does_not_start_leaves_the_old_one_serving(run, tmp_path):
+    server = run("--workers", "1")
+    old = pids(server)
+    (tmp_path / "app.py").write_text("syntax error")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for("did not start: status 3; the old one goes on")
+    assert pids(server) == old
+    (tmp_path / "app.py").write_text("def app(request): return b'new'")
+    server.send_signal(signal.SIGHUP)
+    wait_until(lambda: ask(server) == "new")
+
+
+def test_application_that_does_not_start_ends_the_whole_with_its_status(launch, tmp_path):
+    (tmp_path / "app.py").write_text("x = 1")
+    server = launch("-m", "kacore", "serve", "app:app", "--workers", "2", "--port", "0")
+    assert server.wait() == 2
+    assert "'app' has no 'app'" in server.text
+
+
+def test_reload_serves_an_edit_and_goes_on_with_the_old_code_while_the_new_one_is_broken(run, tmp_path):
+    server = run("--reload")
+    for text, wanted in (("def app(request): return b'one'", "one"), ("broken(", "one"), ("app = lambda r: b'2'", "2")):
+        (tmp_path / "app.py").write_text(text)
+        if "broken" in text:
+            server.wait_for("did not start: status 3; the old one goes on")
+        wait_until(lambda wanted=wanted: ask(server) == wanted)
+    assert server.stop() == 0
+
+
+def test_worker_is_replaced_after_its_number_of_requests_and_none_is_lost(run):
+    server = run("--workers", "1", "--max-requests-per-worker", "200", "--drain-grace", "0.2", "--drain-spread", "0.1")
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        wait_until(lambda: len(hammer.bodies) >= 3)
+    assert hammer.lost == hammer.refused == []
+    assert server.stop() == 0
+
+
+def test_sigterm_to_one_worker_has_it_replaced_first(run):
+    server = run("--workers", "1", "--drain-grace", "0.1", "--drain-spread", "0.1")
+    (old,) = pids(server)
+    os.kill(old, signal.SIGTERM)
+    for _ in range(50):
+        ask(server)
+    wait_until(lambda: pids(server, 3) != {old})
+    assert server.process.poll() is None
+
+
+def test_workers_drain_and_end_when_their_parent_is_killed(run):
+    server = run("--workers", "2", "--drain-grace", "0.1", "--drain-spread", "0.1")
+    workers = pids(server)
+    server.process.kill()
+    server.wait_for("the parent process is gone")
+    wait_until(lambda: not any(is_running(pid) for pid in workers))
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_any_worker_answers_for_all_and_no_counter_falls_with_a_restart(launch, tmp_path):
+    (tmp_path / "run.py").write_text("""
+import json, os, sys
+import kacore
+from kacore.server.workers import Supervisor
+
+def make_server(worker):
+    def app(request):
+        if request.path == "/die":
+            os._exit(9)
+        stats = server.stats()["workers"]
+        return json.dumps([stats["total"], [slot["requests"] for slot in stats["slots"]]])
+    server = kacore.Server(app, worker=worker)
+    return server
+
+import logging; logging.basicConfig(level="INFO")
+sys.exit(Supervisor(make_server, n_workers=2, bind=["127.0.0.1:0"], policy=kacore.Policy()).run())
+""")
+    server = launch("run.py", ready=r"http://[^\s/]+:\d+")
+    server.url = server.wait_for(r"http://[^\s/]+:[1-9][0-9]*")[0]
+    for n in range(1, 21):
+        total, slots = json.loads(ask(server))
+        assert total["requests"] == sum(slots) == n
+        assert total["open"] == total["accepted"] - sum(total["closed"].values())
+    assert min(slots) > 0
+    with pytest.raises(OSError):
+        ask(server, "/die")
+    wait_until(lambda: server.text.count(") serves") == 1)
+    total, slots = json.loads(ask(server))
+    assert total["requests"] == sum(slots) == 22
+    assert total["closed"]["error"] == 1  # what the dead worker had open
+    assert total["open"] == 1
+
+
+def test_engine_of_the_parent_is_refused_in_a_forked_child(launch, tmp_path):
+    (tmp_path / "run.py").write_text("""
+import asyncio, os
+import kacore
+from kacore import _core
+
+server = kacore.Server(lambda request: b"")
+engine = _core.Engine(server.table, _core.HandlerApplication(lambda request: b"", None, server.logger))
+engine.step()
+pid = os.fork()
+if pid == 0:
+    try:
+        engine.step()
+    except kacore.LocalError as error:
+        print("refused:", error)
+    engine.close()
+    _core.Engine(kacore.ConnectionTable(), _core.HandlerApplication(lambda r: b"", None, server.logger)).step()
+    print("its own works")
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+engine.step()
+print("still here")
+""")
+    child = launch("run.py")
+    assert child.wait() == 0, child.text
+    for words in ("refused: the engine was made before a fork", "its own works", "still here"):
+        assert words in child.text
+
+
+def test_second_server_on_the_port_is_refused(run, launch):
+    server = run("--workers", "2")
+    second = launch("-m", "kacore", "serve", "app:app", "--workers", "2", "--port", str(server.port))
+    assert second.wait() == 2
+    assert "Address already in use" in second.text
+
+
+@pytest.mark.parametrize("processes", [(), ("--workers", "2")], ids=["alone", "2"])
+def test_several_listeners_are_served_ipv6_and_unix_among_them(run, tmp_path, processes):
+    path = tmp_path / "app.sock"
+    server = run("--port", "0", "--bind", "[::1]:0", "--bind", f"unix:{path}", *processes)
+    found = re.search(r"http://\[::1\]:(\d+)", server.text)
+    for family, address in (
+        (socket.AF_INET, ("127.0.0.1", server.port)),
+        (socket.AF_INET6, ("::1", int(found[1]))),
+        (socket.AF_UNIX, str(path)),
+    ):
+        with contextlib.closing(socket.socket(family)) as sock:
+            sock.settimeout(5)
+            sock.connect(address)
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("address", ["8000", "::1:80", "host:99999", "unix:", "[::1]"])
+def test_address_that_is_none_is_refused_by_name(launch, tmp_path, address):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    child = launch("-m", "kacore", "serve", "app:app", "--bind", address)
+    assert child.wait() == 2
+    assert address in child.text

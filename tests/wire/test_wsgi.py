@@ -1,0 +1,317 @@
+"""WSGI, PEP 3333 to the letter, in threads and in the engine's own."""
+
+import sys
+import threading
+import time
+import wsgiref.validate
+
+import pytest
+
+
+def wait_until(condition):
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture(params=[0, 1, 4])
+def wsgi(request, start):
+    def run(app, **options):
+        return start(app, interface="wsgi", threads=request.param, **options)
+
+    return run
+
+
+def test_the_validator_finds_nothing(wsgi, client, caplog):
+    def app(environ, start_response):
+        body = environ["wsgi.input"].read(environ.get("CONTENT_LENGTH") and int(environ["CONTENT_LENGTH"]))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"%d" % len(body)]
+
+    c = client(wsgi(wsgiref.validate.validator(app)))
+    assert c.get("/a%20b?c=d", "X-Y: z").body == b"0"
+    c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\nContent-Length: 5\r\n\r\nhello")
+    assert c.response().body == b"5"
+    c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    assert c.response().body == b"3"
+    assert not caplog.records or all(record.levelname == "INFO" for record in caplog.records)
+
+
+def test_the_environ_says_what_was_asked(wsgi, client):
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [])
+        return [b""]
+
+    running = wsgi(app)
+    c = client(running)
+    c.send(
+        "POST /caf%C3%A9/a%20b?q=%20 HTTP/1.1\r\nHost: h\r\nContent-Type: t/p\r\nContent-Length: 2\r\nX-A: 1\r\nX-A: 2\r\n"
+        "X_A: 3\r\nCookie: a=1\r\nCookie: b=2\r\nX-Latin: \xe9\r\n\r\nhi"
+    )
+    assert c.response().status == 200
+    expected = {
+        "REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": "/caf\xc3\xa9/a b", "QUERY_STRING": "q=%20",
+        "CONTENT_TYPE": "t/p", "CONTENT_LENGTH": "2", "SERVER_NAME": "127.0.0.1", "SERVER_PORT": str(running.port),
+        "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "h", "HTTP_X_A": "1,2",
+        "HTTP_COOKIE": "a=1; b=2", "HTTP_X_LATIN": "\xe9", "wsgi.url_scheme": "http", "wsgi.version": (1, 0),
+        "wsgi.run_once": False,
+    }  # fmt: skip
+    assert {key: seen.get(key) for key in expected} == expected
+    assert "HTTP_CONTENT_LENGTH" not in seen
+    assert type(seen) is dict
+
+
+def test_a_field_cannot_take_the_place_of_a_variable(wsgi, client):
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [])
+        return []
+
+    c = client(wsgi(app))
+    c.get("/", "Content-Length: 0", "Content_Length: 5", "Remote-Addr: 1.2.3.4", "Proxy: http://evil")
+    assert seen["REMOTE_ADDR"] == "127.0.0.1"
+    assert seen["CONTENT_LENGTH"] == "0"
+    assert seen["HTTP_REMOTE_ADDR"] == "1.2.3.4"
+
+
+def test_an_upload_over_the_memory_limit_comes_as_a_file(wsgi, client):
+    def app(environ, start_response):
+        body = environ["wsgi.input"]
+        start_response("200 OK", [])
+        lines = [body.readline(), body.read(3), *body.readlines()[:1]]
+        return [b"|".join(lines)]
+
+    c = client(wsgi(app))
+    content = b"first\nabcdef\n" + b"x" * 3_000_000
+    for _ in range(2):
+        c.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
+        assert c.response().body == b"first\n|abc|def\n"
+
+
+def test_a_request_without_its_content_holds_no_thread(start, client):
+    called = []
+
+    def app(environ, start_response):
+        called.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    running = start(app, threads=1)
+    stuck = [client(running).send("POST /stuck HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n") for _ in range(5)]
+    assert client(running).get("/free").body == b"ok"
+    assert called == ["/free"]
+    for c in stuck:
+        c.send("12345")
+        assert c.response().body == b"ok"
+
+
+def test_as_many_threads_as_allowed_work_at_once(start, client):
+    barrier = threading.Barrier(3)
+
+    def app(environ, start_response):
+        barrier.wait(5)
+        start_response("200 OK", [])
+        return [b"together"]
+
+    running = start(app, threads=3)
+    clients = [client(running).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(3)]
+    assert [c.response().body for c in clients] == [b"together"] * 3
+
+
+def test_exc_info_replaces_the_head_until_it_is_sent(wsgi, client):
+    def app(environ, start_response):
+        start_response("200 OK", [("X-First", "1")])
+        try:
+            raise KeyError("x")
+        except KeyError:
+            start_response("503 Sorry", [("X-Second", "2")], sys.exc_info())
+        return [b"sorry"]
+
+    response = client(wsgi(app)).get()
+    assert (response.status, response.get("x-first"), response.get("x-second")) == (503, None, "2")
+
+
+def test_exc_info_raises_once_the_head_is_sent(wsgi, client):
+    seen = []
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        yield b"sent"
+        time.sleep(0.02)
+        try:
+            raise KeyError("late")
+        except KeyError:
+            try:
+                start_response("500 Oops", [], sys.exc_info())
+            except KeyError as error:
+                seen.append(error)
+                raise
+
+    c = client(wsgi(app))
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    c.head()
+    assert c.rest() == b"4\r\nsent\r\n"
+    assert len(seen) == 1
+
+
+def test_start_response_twice_without_exc_info_is_an_error(wsgi, client):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        start_response("201 Created", [])
+        return [b""]
+
+    assert client(wsgi(app)).get().status == 500
+
+
+@pytest.mark.parametrize("status", ["OK", "20 OK", "2000", 200, "", "100 Continue"])
+def test_a_status_that_is_none_is_a_500(wsgi, client, status):
+    def app(environ, start_response):
+        start_response(status, [])
+        return [b"x"]
+
+    response = client(wsgi(app)).get()
+    assert response.status == (200 if status == "2000" else 500)
+
+
+def test_content_before_start_response_is_an_error(wsgi, client):
+    assert client(wsgi(lambda environ, start_response: [b"x"])).get().status == 500
+
+
+@pytest.mark.parametrize("pieces", [["text"], [b"a", "text"], [5], None, 5])
+def test_what_is_no_bytes_is_an_error(wsgi, client, pieces):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return pieces
+
+    assert client(wsgi(app)).get().status == 500
+
+
+def test_the_legacy_write_and_what_is_returned_follow_each_other(wsgi, client):
+    def app(environ, start_response):
+        write = start_response("200 OK", [])
+        write(b"one ")
+        write(b"")
+        write(b"two ")
+        return [b"three ", b"four"]
+
+    c = client(wsgi(app))
+    for _ in range(3):
+        assert c.get().body == b"one two three four"
+
+
+def test_an_empty_result_is_an_empty_content(wsgi, client):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return {"/list": [], "/iter": iter([]), "/empties": iter([b"", b""])}[environ["PATH_INFO"]]
+
+    c = client(wsgi(app))
+    for path in ("/list", "/iter", "/empties"):
+        assert c.get(path).body == b""
+
+
+def test_start_response_may_come_with_the_first_piece(wsgi, client):
+    def app(environ, start_response):
+        start_response("201 Created", [("X-Late", "1")])
+        yield b"a"
+        yield b"b"
+
+    response = client(wsgi(app)).get()
+    assert (response.status, response.body, response.get("x-late")) == (201, b"ab", "1")
+
+
+class Result:
+    def __init__(self, pieces, fails=False):
+        self.pieces = iter(pieces)
+        self.n_closed = 0
+        self.fails = fails
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.pieces)
+
+    def close(self):
+        self.n_closed += 1
+        if self.fails:
+            raise RuntimeError("in close")
+
+
+def breaks():
+    yield b"a"
+    raise RuntimeError("in the middle")
+
+
+def test_close_is_called_once_however_it_ends(wsgi, client):
+    results = {"/good": Result([b"a", b"b"]), "/broken": Result(breaks()), "/fails": Result([b"a"], fails=True)}
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return results[environ["PATH_INFO"]]
+
+    running = wsgi(app)
+    assert client(running).get("/good").body == b"ab"
+    assert client(running).get("/fails").body == b"a"
+    c = client(running).send("GET /broken HTTP/1.1\r\nHost: a\r\n\r\n")
+    c.head()
+    assert c.rest() == b"1\r\na\r\n"
+    wait_until(lambda: [result.n_closed for result in results.values()] == [1, 1, 1])
+
+
+def test_an_application_that_exits_does_not_cost_its_thread(start, client):
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/exit":
+            sys.exit("enough")
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    running = start(app, threads=1)
+    assert client(running).get("/exit").status == 500
+    assert client(running).get("/").body == b"ok"
+
+
+def test_a_slow_reader_holds_back_what_the_thread_makes(start, client):
+    made = 0
+
+    def app(environ, start_response):
+        nonlocal made
+        start_response("200 OK", [])
+        for _ in range(1000):
+            made += 100_000
+            yield b"x" * 100_000
+
+    running = start(app, threads=1)
+    c = client(running, receive_buffer=4096)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    c.head()
+    before = -1
+    while before != made:
+        before = made
+        time.sleep(0.1)
+    assert made < 20_000_000
+    c.reset()
+
+
+def test_work_that_outlives_its_client_ends_quietly(start, client, caplog):
+    go_on = threading.Event()
+
+    def app(environ, start_response):
+        go_on.wait(5)
+        start_response("200 OK", [])
+        return [b"late"]
+
+    running = start(app, threads=1)
+    c = client(running)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: running.phase_count("busy") == 1)
+    c.reset()
+    running.check_empty()
+    go_on.set()
+    assert client(running).get().body == b"late"
+    assert all(record.levelname == "INFO" for record in caplog.records)
