@@ -110,7 +110,7 @@ portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as o
 COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
 CORE_C := $(wildcard src/ka_*.c)
-CORE_H := $(wildcard src/ka_*.h)
+CORE_H := $(filter-out %_lines.h,$(wildcard src/ka_*.h)) # ka_head_lines.h is a part of ka_head.c
 HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c)
 
 lint: $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C

@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 
 # In the order of the house: each may use those before it.
 CORE = ["ka_scan", "ka_head", "ka_body", "ka_reply", "ka_table", "ka_conn", "ka_buf", "ka_talk"]
-EPOLL = ["ka_proxy", "ka_engine", "ka_accept"]
+EPOLL = ["ka_wire", "ka_proxy", "ka_engine", "ka_accept"]
 
 
 def switch(name: str) -> bool:

@@ -50,10 +50,10 @@ def kacore_attributes(pieces):
 
 
 def kacore_attributes_pipelined(pieces):
-    parser = kacore.RequestParser()
+    parser, head_type = kacore.RequestParser(), kacore.Head
     for piece in pieces:
         for event in parser.feed(piece):
-            if type(event) is kacore.Head:
+            if type(event) is head_type:
                 event.method, event.target, event.version, event.headers, event.keep_alive  # noqa: B018
 
 
@@ -64,10 +64,10 @@ def kacore_lazy(pieces):
 
 
 def kacore_lazy_pipelined(pieces):
-    parser = kacore.RequestParser()
+    parser, head_type = kacore.RequestParser(), kacore.Head
     for piece in pieces:
         for event in parser.feed(piece):
-            if type(event) is kacore.Head:
+            if type(event) is head_type:
                 event.keep_alive  # noqa: B018
 
 

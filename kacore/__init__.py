@@ -14,6 +14,8 @@ from kacore._core import (
     Request,
     RequestParser,
     Response,
+    Stream,
+    Upgrade,
     parse_head,
     parse_parts,
 )
@@ -21,10 +23,12 @@ from kacore._version import __version__
 from kacore.policy import Policy, PolicyError, PolicySet, Rule, strip_connection_fields
 
 if TYPE_CHECKING:
+    from kacore.server import TLS as TLS
     from kacore.server import Server as Server
     from kacore.server import UsageError as UsageError
 
 __all__ = [
+    "TLS",
     "ClientGone",
     "ConnectionTable",
     "EndOfMessage",
@@ -41,6 +45,8 @@ __all__ = [
     "Response",
     "Rule",
     "Server",
+    "Stream",
+    "Upgrade",
     "UsageError",
     "__version__",
     "parse_head",
@@ -51,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Server is imported when it is asked for: who embeds the parser or the table need not load asyncio."""
-    if name in ("Server", "UsageError"):
+    if name in ("TLS", "Server", "UsageError"):
         from kacore import server
 
         return getattr(server, name)

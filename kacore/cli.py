@@ -96,7 +96,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--proxy-protocol", action="store_true", help="connections of these proxies begin with a PROXY header"
     )
     parser.add_argument(
-        "--admin", metavar="[HOST:]PORT", help="/healthz, /readyz, /metrics, /connections; loopback unless said otherwise"
+        "--admin",
+        metavar="[HOST:]PORT",
+        help="/healthz, /readyz, /metrics, /connections; on loopback unless HOST is given",
     )
     parser.add_argument(
         "--admin-host",
@@ -108,8 +110,29 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--app-dir", default=".", help="put first on the import path (default: .)")
     parser.add_argument("--factory", action="store_true", help="MODULE:NAME makes the application when called")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
+    add_tls_arguments(parser)
     policy_command.add_source_flags(parser)
     policy_command.add_policy_flags(parser)
+
+
+def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    tls = parser.add_argument_group("TLS", "SIGHUP reads the files again; open connections stay.")
+    tls.add_argument("--ssl-certfile", metavar="FILE", help="certificate chain, PEM")
+    tls.add_argument("--ssl-keyfile", metavar="FILE", help="its private key (default: in --ssl-certfile)")
+    tls.add_argument("--ssl-keyfile-password", metavar="TEXT", help="what the key is locked with")
+    tls.add_argument("--ssl-ca-certs", metavar="FILE", help="roots that client certificates are checked against")
+    tls.add_argument(
+        "--ssl-client-certs",
+        choices=("none", "optional", "required"),
+        help="ask clients for certificates (default: required with --ssl-ca-certs, else none)",
+    )
+    tls.add_argument(
+        "--ssl-sni",
+        action="append",
+        default=[],
+        metavar="HOST=CERTFILE[,KEYFILE]",
+        help="another certificate for clients that name HOST; may be repeated",
+    )
 
 
 def add_listening_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,8 +218,17 @@ def find_policy(args: argparse.Namespace) -> PolicySet:
 def make_server(args: argparse.Namespace, **where: Any) -> Server:
     """In a worker too, which reads policy and application anew."""
     from kacore.server import Server, load
+    from kacore.server.tls import from_options as tls_from_options
 
     policies = find_policy(args)
+    tls = tls_from_options(
+        args.ssl_certfile,
+        args.ssl_keyfile,
+        args.ssl_keyfile_password,
+        args.ssl_ca_certs,
+        args.ssl_client_certs,
+        args.ssl_sni,
+    )
     return Server(
         load(args.app, app_dir=args.app_dir, factory=args.factory),
         policy=policies,
@@ -207,6 +239,7 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         root_path=args.root_path,
         server_name=args.server_name,
         io=args.io,
+        tls=tls,
         access_log=args.access_log,
         forwarded_allow_ips=args.forwarded_allow_ips,
         proxy_protocol=args.proxy_protocol,

@@ -12,6 +12,7 @@ include "talk.pxi"
 include "request.pxi"
 include "proxies.pxi"
 include "carrier.pxi"
+include "tunnel.pxi"
 include "handler.pxi"
 include "asgi.pxi"
 include "wsgi.pxi"
@@ -23,10 +24,10 @@ include "engine_here.pxi"
 
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
-    "AccessEntry",
-    "AsgiApplication", "ClientGone", "ConnectionTable", "EndOfMessage", "Engine", "Head", "HandlerApplication",
-    "KacoreError", "Limits", "LocalError", "PeerError", "Request", "RequestParser", "Response", "Runner", "Verdict",
-    "WsgiApplication", "parse_head", "parse_parts", "set_simd_variant", "simd_variant", "simd_variants",
-    "HostedAsgiApplication", "ProtocolApplication", "TransportProtocol", "Transports", "has_epoll",
-    "COUNTERS_BYTES", "refuse_new_connections", "settle_counters", "sum_counters",
+    "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
+    "Engine", "HandlerApplication", "Head", "HostedAsgiApplication", "KacoreError", "Limits", "LocalError", "PeerError",
+    "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
+    "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",
+    "refuse_new_connections", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
+    "sum_counters",
 ]

@@ -136,7 +136,8 @@ cdef class AsgiExchange(Exchange):
             raise LocalError("http.response.body before http.response.start")
         if self.talk == NULL:
             raise ClientGone("the client is gone")
-        body = content_of(body)
+        if not isinstance(body, OpenFile):
+            body = content_of(body)
         if self.start is not None:
             start = self.start
             self.write_head(start["status"], start.get("headers", ()), -1 if more else len(body))
@@ -216,19 +217,22 @@ cdef inline int wake(list waiters) except -1:
 
 
 cdef class AsgiApplication(Application):
-    """app: an ASGI 3 application; state: the lifespan's state dict, copied for each request."""
+    """app: an ASGI 3 application; state: the lifespan's state dict, copied for each request; websocket: called with
+    (app, scope, Tunnel) for an upgrade to websocket; false = answer it as HTTP."""
     cdef readonly object app, loop, state
+    cdef object websocket
     cdef readonly Runner runner
     cdef readonly str root_path
     cdef bytes raw_root      # in front of raw_path, for a host that does so
     cdef dict template
 
-    def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http"):
+    def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
         self.app = app
         self.loop = loop
         self.logger = logger
         self.state = state
         self.runner = Runner(loop)
+        self.websocket = websocket
         self.root_path = root_path
         self.template = {
             "type": "http",
@@ -264,6 +268,8 @@ cdef class AsgiApplication(Application):
         scope["server"] = port.server_of(talk)
         if self.state is not None:
             scope["state"] = self.state.copy()
+        if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
+            return 0
         exchange.app = self
         exchange.attach(port, talk)
         try:
@@ -276,6 +282,27 @@ cdef class AsgiApplication(Application):
             return exchange.completed(None)
         exchange.task.add_done_callback(exchange.finished)
         return 0
+
+    cdef bint open_websocket(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields,
+                             dict scope) except -1:
+        """Hand the request to `websocket`, if it is one for it. Else it is answered as HTTP, RFC 9110 7.8."""
+        cdef Tunnel tunnel
+        if self.websocket is None or not ka_talk_body_is_over(talk) or scope["method"] != "GET":
+            return False
+        offer = forwarded_value(ka_talk_head_bytes(talk), head, fields, b"upgrade", 7)
+        if offer is None or offer.lower() != "websocket":
+            return False
+        tunnel = Tunnel.__new__(Tunnel)
+        tunnel.attach(port, talk)
+        asked = scope.copy()
+        del asked["method"]
+        asked["type"] = "websocket"
+        asked["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+        if self.websocket(self.app, asked, tunnel):
+            return True
+        port.entry = tunnel.entry
+        tunnel.detach()
+        return False
 
     cdef int leave(self) except -1:
         return self.runner.leave()

@@ -2,6 +2,8 @@
 from libc.stdlib cimport free, malloc
 import os
 
+include "tls.pxi"
+
 cdef extern from "arpa/inet.h" nogil:
     const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
 
@@ -140,6 +142,7 @@ cdef class Engine(Port):
     cdef object on_race
     cdef uint64_t process        # that it was made in
     cdef list servers            # (host, port) or (path, None) of each listener
+    cdef list tls                # TlsListener of listeners with TLS: the engine points to them
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
 
@@ -181,6 +184,7 @@ cdef class Engine(Port):
         self.on_race = on_race
         self.servers = []
         self.sockets = []
+        self.tls = []
         self.peers = <peer_entry *>malloc(PEERS * sizeof(peer_entry))
         if self.peers == NULL:
             raise MemoryError("no memory for the engine")
@@ -324,9 +328,11 @@ cdef class Engine(Port):
         self.check_process()
         return ka_engine_fileno(self.engine)
 
-    def listen(self, sock, *, klass=0, knows_clients=None):
+    def listen(self, sock, *, klass=0, knows_clients=None, tls=None):
         """Serve a listening, non-blocking socket; kept until stop_listening(). klass: class of its connections in the
-        table. knows_clients: whether its addresses name clients; default: not for unix sockets. OSError."""
+        table. knows_clients: whether its addresses name clients; default: not for unix sockets. tls: an object whose
+        `context` is the ssl.SSLContext for connections from now on. OSError."""
+        cdef TlsListener listener
         self.check_process()
         is_unix = sock.family == AF_UNIX
         name = sock.getsockname()
@@ -339,6 +345,14 @@ cdef class Engine(Port):
             raise LocalError("an engine has at most 64 listeners")
         if got < 0:
             raise os_error(got)
+        if tls is not None:
+            import_ssl()
+            listener = TlsListener.__new__(TlsListener)
+            listener.source = tls
+            listener.logger = self.application.logger
+            self.tls.append(listener)
+            if ka_engine_set_filter(self.engine, got, &tls_filter, <void *>listener) < 0:
+                raise MemoryError("no memory for TLS sessions")
         self.sockets.append(sock)
         if got == len(self.servers):
             self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])

@@ -70,7 +70,7 @@ cdef class Request:
     @property
     def scheme(self):
         """"http" or "https", as the client used it: of a trusted proxy, what it says."""
-        return self._scheme or "http"
+        return self._scheme
 
     def get(self, name, default=None):
         """The value (str, Latin-1) of a field by its name in any case, or `default`."""
@@ -146,6 +146,8 @@ cdef class HandlerExchange(CollectedExchange):
         cdef unsigned status = 200
         cdef object headers = ()
         cdef object body = result
+        if isinstance(result, Upgrade):
+            return (<Upgrade>result).begin(self, self.app.runner.loop, self.app.logger)
         if isinstance(result, Response):
             status = (<Response>result).status
             headers = (<Response>result).headers
@@ -216,9 +218,11 @@ cdef class HandlerApplication(Application):
     """handler(Request) -> bytes | str | Response, or an awaitable of one. loop: for awaitables."""
     cdef readonly object handler
     cdef readonly Runner runner
+    cdef str scheme
 
-    def __init__(self, handler, loop, logger):
+    def __init__(self, handler, loop, logger, *, scheme="http"):
         self.handler = handler
+        self.scheme = scheme
         self.logger = logger
         self.runner = Runner(loop)
 
@@ -233,10 +237,12 @@ cdef class HandlerApplication(Application):
         cdef Request request = Request.__new__(Request)
         request._head = make_head(ka_talk_head_bytes(talk), head, fields)
         request._client = port.client_of(talk)
+        request._scheme = self.scheme
         if port.has_proxies:
             origin = port.origin_of(talk, head, fields)
             if origin is not None:
-                request._client, request._scheme = origin
+                request._client = origin[0]
+                request._scheme = origin[1] or self.scheme
         request._server = port.server_of(talk)
         exchange.app = self
         exchange.request = request

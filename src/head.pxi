@@ -23,7 +23,6 @@ if ka_names_init() != KA_OK:
 cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())])
 
 
-
 def simd_variants() -> list[str]:
     """The ways of scanning that this machine has, plainest first: "scalar", "sse4.2", "avx2", "neon"."""
     cdef list names = []

@@ -301,6 +301,7 @@ cdef extern from "ka_talk.h" nogil:
         KA_OUT_HIGH
         KA_OUT_LOW
         KA_COPY_MAX
+        KA_WHOLE_TUNNEL
 
     ctypedef struct ka_service:
         ka_table *table
@@ -332,6 +333,7 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t has_response
         uint8_t is_held
         uint8_t is_eof
+        uint8_t is_tunnel
 
     int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                         ka_release release)
@@ -356,10 +358,35 @@ cdef extern from "ka_talk.h" nogil:
     const char *ka_talk_head_bytes(const ka_talk *talk)
 
 
+cdef extern from "sys/uio.h" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef extern from "ka_wire.h" nogil:
+    ctypedef struct ka_session:
+        const ka_filter *filter
+        void *owner
+        const char *out
+        size_t out_len
+
+    ctypedef struct ka_filter:
+        ka_session *(*open)(void *ctx) noexcept
+        int (*feed)(ka_session *session, const char *bytes, size_t len) noexcept
+        int (*shake)(ka_session *session) noexcept
+        ptrdiff_t (*read)(ka_session *session, char *to, size_t room) noexcept
+        int (*write)(ka_session *session, const iovec *iov, int n) noexcept
+        void (*sent)(ka_session *session, size_t nbytes) noexcept
+        void (*shut)(ka_session *session) noexcept
+        void (*close)(ka_session *session) noexcept
+
+
 cdef extern from "ka_turn.h" nogil:
     ctypedef enum ka_news:
         KA_NEWS_BODY
         KA_NEWS_LOW
+        KA_NEWS_DRAIN
         KA_NEWS_EOF
 
     ctypedef enum ka_turned:
@@ -373,7 +400,8 @@ cdef extern from "ka_turn.h" nogil:
         ka_turned (*read)(void *port, void *peer, ka_talk *talk) noexcept
         ka_cause (*flush)(void *port, void *peer, ka_talk *talk) noexcept
         void (*look_for_fin)(void *port, void *peer, ka_talk *talk) noexcept
-        bint (*has_unread)(void *port, void *peer) noexcept
+        bint (*can_read)(void *port, void *peer) noexcept
+        bint (*has_unread)(void *port, void *peer, ka_talk *talk) noexcept
         bint (*can_send)(void *port, void *peer) noexcept
         void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
         void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
@@ -429,6 +457,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_service *ka_engine_service(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
     void ka_engine_unlisten(ka_engine *e, int fd, bint is_last)
     void ka_engine_stop_listening(ka_engine *e)
     int ka_listener_refuse(int fd)
@@ -448,11 +477,3 @@ cdef extern from "ka_engine.h" nogil:
     void ka_engine_ask_classes(ka_engine *e, bint of_clients, bint of_requests)
     int ka_engine_fd(ka_engine *e, ka_handle conn)
     const ka_engine_counters *ka_engine_stats(const ka_engine *e)
-cdef extern from "ka_scan.h" nogil:
-    bint ka_equals_lower(const char *p, const char *lower, size_t n)
-    void ka_lower_copy(char *to, const char *from_, size_t n)
-    int ka_names_init()
-    uint32_t ka_name_count()
-    const char *ka_name_at(uint32_t i)
-    uint32_t ka_name_len(uint32_t i)
-    int ka_name_find(const char *name, uint32_t n)

@@ -32,8 +32,10 @@ static int watch_listener(ka_engine *e, uint32_t i, int op)
 
 static void listener_pause(ka_engine *e, uint32_t i)
 {
-    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0)
-        e->listeners[i].is_paused = e->has_paused = 1;
+    if (!e->listeners[i].is_paused && watch_listener(e, i, EPOLL_CTL_DEL) == 0) {
+        e->listeners[i].is_paused = 1;
+        e->has_paused = 1;
+    }
     if (e->has_paused && e->retry_ns == INT64_MAX)
         e->retry_ns = e->now + RETRY_NS;
 }
@@ -249,7 +251,7 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     int is_trusted = ka_engine_trusts(e, client->family, client->addr), has_client = listener->knows_clients && !is_trusted;
     unsigned klass = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->klass;
     ka_handle h;
-    int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, 0, &h);
+    int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, listener->filter != NULL, &h);
     if (got < 0) {
         if (got == KA_ECLIENT) {
             turn_away(e, fd, KA_CAUSE_CLIENT_LIMIT);

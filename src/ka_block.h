@@ -15,16 +15,18 @@
 
 /* In memory and not known to the compiler, each twice over: it would build every one of them in registers anew for
  * each line, with two or three instructions instead of one load. */
-extern const uint8_t ka_token_rows[32], ka_target_rows[32], ka_host_rows[32], ka_row_bits[32];
-extern const uint8_t ka_ones[32], ka_low_halves[32], ka_bound[32], ka_queries[32], ka_percents[32], ka_dots[32];
+#define KA_ALIGNED __attribute__((aligned(32)))
+extern const uint8_t ka_token_rows[32] KA_ALIGNED, ka_target_rows[32] KA_ALIGNED, ka_path_rows[32] KA_ALIGNED;
+extern const uint8_t ka_host_rows[32] KA_ALIGNED, ka_digit_rows[32] KA_ALIGNED, ka_row_bits[32] KA_ALIGNED;
+extern const uint8_t ka_ones[32] KA_ALIGNED, ka_low_halves[32] KA_ALIGNED, ka_bound[32] KA_ALIGNED, ka_dots[32] KA_ALIGNED;
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define KA_HAS_X86 1
 
 /* ---- AVX2 ---- */
-#define KA_AVX2 __attribute__((target("avx2,bmi")))
-#define KA_AVX2_INLINE static inline __attribute__((always_inline, target("avx2,bmi")))
+#define KA_AVX2 __attribute__((target("avx2,bmi,bmi2")))
+#define KA_AVX2_INLINE static inline __attribute__((always_inline, target("avx2,bmi,bmi2")))
 
 typedef __m256i ka_block_avx2;
 

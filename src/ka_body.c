@@ -188,13 +188,9 @@ static int trailers(ka_body *body, const char *buf, size_t len, const ka_limits 
     return KA_BODY_END;
 }
 
-int ka_body_next(ka_body *body, const char *buf, size_t len, const ka_limits *limits, size_t *nbytes, ka_span *piece,
-                 ka_fault *fault) {
+static __attribute__((noinline)) int next_of_chunks(ka_body *body, const char *buf, size_t len, const ka_limits *limits,
+                                                    size_t *nbytes, ka_span *piece, ka_fault *fault) {
     size_t i = 0;
-    *nbytes = 0;
-    *piece = (ka_span){0, 0};
-    if (body->state == OVER) return KA_BODY_END;
-    if (body->state == LENGTH) return len > 0 ? content(body, 0, len, OVER, nbytes, piece) : KA_BODY_NEEDS;
     for (; i < len && body->state != TRAILERS; i++) {
         if (body->state == CHUNK) return content(body, i, len, CHUNK_CR, nbytes, piece);
         int code = framing_byte(body, buf[i], limits);
@@ -207,6 +203,15 @@ int ka_body_next(ka_body *body, const char *buf, size_t len, const ka_limits *li
     *nbytes += i;
     piece->off += (uint32_t)i;
     return rc;
+}
+
+int ka_body_next(ka_body *body, const char *buf, size_t len, const ka_limits *limits, size_t *nbytes, ka_span *piece,
+                 ka_fault *fault) {
+    *nbytes = 0;
+    *piece = (ka_span){0, 0};
+    if (body->state == OVER) return KA_BODY_END;
+    if (body->state == LENGTH) return len > 0 ? content(body, 0, len, OVER, nbytes, piece) : KA_BODY_NEEDS;
+    return next_of_chunks(body, buf, len, limits, nbytes, piece, fault);
 }
 
 int ka_body_trailers(const char *buf, size_t len, const ka_limits *limits, ka_field *fields) {

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define NEVER INT64_MAX
+#define ALONE static __attribute__((noinline)) /* kept out of its caller, whose usual path then saves no registers */
 #define UNKNOWN INT64_MIN
 #define LONGEST ((int64_t)1 << 60) /* limits are cut to it, so that since + limit cannot overflow */
 #define SECOND ((int64_t)1000000000)
@@ -18,7 +19,7 @@
 struct ka_table {
     ka_store     store;
     ka_counters *counters;   /* the caller's */
-    int64_t      due;        /* nothing is due before; UNKNOWN when it must be found again */
+    int64_t      due;        /* nothing is due before; UNKNOWN when it must be found again, and all through a drain */
     double       relief;     /* 1: no pressure, 0: timeouts at their minimum */
     double       start_n, full_n; /* connections between which relief falls from 1 to 0 */
     uint64_t     jitter_seed;
@@ -28,6 +29,7 @@ struct ka_table {
     ka_capacity  capacity;
     ka_policy    policy[KA_N_CLASSES];
     int64_t      age_span[KA_N_CLASSES]; /* what age_jitter_permille makes of max_age_ns */
+    int64_t      surely_young[KA_N_CLASSES]; /* below it no connection is over its age, whatever its draw */
 };
 
 const ka_policy ka_policy_default = {
@@ -74,16 +76,19 @@ static const uint8_t next_phase[KA_N_EVENTS][KA_N_PHASES] = {
     ROW(BLOCKED, HEAD, WRITE)
     ROW(BLOCKED, BUSY, WRITE)
     ROW(BLOCKED, BODY, WRITE)
+    ROW(BLOCKED, TUNNEL, WRITE)
     ROW(UNBLOCKED, WRITE, BUSY)
     ROW(RESPONDED, BUSY, IDLE)
     ROW(RESPONDED, BODY, IDLE)
     ROW(RESPONDED, WRITE, IDLE)
+    ROW(LINGERING, HANDSHAKE, LINGER)
     ROW(LINGERING, NEW, LINGER)
     ROW(LINGERING, HEAD, LINGER)
     ROW(LINGERING, BODY, LINGER)
     ROW(LINGERING, BUSY, LINGER)
     ROW(LINGERING, WRITE, LINGER)
     ROW(LINGERING, IDLE, LINGER)
+    ROW(LINGERING, TUNNEL, LINGER)
     ROW(TUNNELLED, BUSY, TUNNEL)
     ROW(TUNNELLED, BODY, TUNNEL)
     ROW(TUNNELLED, WRITE, TUNNEL)
@@ -111,27 +116,36 @@ static const struct {
 
 /* ---- time ---- */
 
-static inline int64_t clock_of(ka_table *t, int64_t now)
+ALONE int64_t clock_slowly(ka_table *t, int64_t now)
 {
     now = ka_store_clock(&t->store, now);
-    if (ka_unlikely(t->is_draining) && t->ramp_from == 0 && now >= t->grace_end) {
+    if (t->is_draining && t->ramp_from == 0 && now >= t->grace_end) {
         uint32_t n_idle = t->store.n_in[KA_IDLE];
         t->ramp_from = n_idle ? n_idle : 1;
-        t->due = UNKNOWN;
+        t->store.clock_end = (uint64_t)1 << KA_CLOCK_BITS;
     }
     return now;
 }
 
-/* The limit of a phase, 0 = none. Under pressure an idle timeout lies between itself and the minimum. */
-static int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase)
+static inline int64_t clock_of(ka_table *t, int64_t now)
+{
+    return ka_likely(ka_store_clock_goes_on(&t->store, now)) ? t->store.now : clock_slowly(t, now);
+}
+
+/* An idle timeout under pressure: it lies between itself and the minimum. */
+ALONE int64_t relieved(const ka_table *t, int64_t limit)
+{
+    int64_t least = t->capacity.pressure_min_timeout_ns;
+    if (limit <= least) return limit;
+    int64_t left = least + (int64_t)((double)(limit - least) * t->relief);
+    return left ? left : 1;
+}
+
+/* The limit of a phase, 0 = none. */
+static inline int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase)
 {
     int64_t limit = t->policy[klass].timeout_ns[phase];
-    if (phase == KA_IDLE && t->relief < 1.0) {
-        int64_t least = t->capacity.pressure_min_timeout_ns;
-        if (limit > least) limit = least + (int64_t)((double)(limit - least) * t->relief);
-        if (limit == 0 && t->policy[klass].timeout_ns[phase]) limit = 1;
-    }
-    return limit;
+    return ka_unlikely(phase == KA_IDLE && t->relief < 1.0) ? relieved(t, limit) : limit;
 }
 
 /* When the drain ends a phase. Of n idle ones left the next goes when as many of the spread's share are gone. */
@@ -182,15 +196,20 @@ static int64_t earliest(ka_table *t, uint32_t *which)
     return best;
 }
 
-/* A slot has just come into a queue: only a new head can bring the earliest deadline. */
-static inline void note_due(ka_table *t, const ka_slot *slot, int is_head)
+/* Find it again. In a drain every close moves it, so there it is not kept. */
+static int64_t find_due(ka_table *t, uint32_t *which)
 {
-    if (ka_unlikely(t->is_draining)) {
-        t->due = UNKNOWN;
-    } else if (is_head) {
-        int64_t due = head_due(t, ka_slot_class(slot), ka_slot_phase(slot), ka_slot_since(slot));
-        if (due < t->due) t->due = due;
-    }
+    int64_t due = earliest(t, which);
+    t->due = t->is_draining ? UNKNOWN : due;
+    t->store.head_left = 0;
+    return due;
+}
+
+/* A slot has just come into a queue as its head: only that can bring the earliest deadline. */
+static inline void note_head(ka_table *t, unsigned klass, unsigned phase, int64_t since)
+{
+    int64_t limit = limit_of(t, klass, phase), due = since + limit;
+    if (limit && due < t->due) t->due = due;
 }
 
 static void update_pressure(ka_table *t)
@@ -241,6 +260,7 @@ int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
     own->timeout_ns[KA_FREE] = own->timeout_ns[KA_TUNNEL] = 0; /* a tunnel's time is its owner's */
     if (own->max_age_ns > LONGEST) own->max_age_ns = LONGEST;
     t->age_span[klass] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
+    t->surely_young[klass] = own->max_age_ns ? own->max_age_ns - t->age_span[klass] : NEVER;
     t->due = UNKNOWN;
     return KA_OK;
 }
@@ -294,31 +314,25 @@ uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
 
 /* ---- moving between phases ---- */
 
-static inline void set_ending(ka_table *t, uint32_t i, unsigned cause)
+static inline void set_ending(ka_mark *mark, unsigned cause)
 {
-    uint8_t *ending = ka_store_ending(&t->store, i);
-    *ending = (uint8_t)((*ending & ~(unsigned)KA_ENDING_MASK) | (cause < KA_N_CAUSES ? cause + 1 : 0));
+    mark->ending = (uint8_t)((mark->ending & ~(unsigned)KA_ENDING_MASK) | (cause < KA_N_CAUSES ? cause + 1 : 0));
 }
 
-/* Out of its queue, and out of its client's ring. The phase is still there to be read. */
-static inline void leave(ka_table *t, ka_slot *slot, uint32_t i)
+/* Out of its queue, and out of its client's ring. `phase` is the slot's own, which the caller may know beforehand. */
+static inline void leave(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase)
 {
-    unsigned phase = ka_slot_phase(slot);
-    uint32_t client = ka_slot_client(slot);
-    ka_queue_remove(&t->store, slot, i);
+    ka_queue_remove(&t->store, slot, i, phase);
     t->store.n_in[phase]--;
-    if (ka_unlikely(t->is_draining)) t->store.head_left = 1; /* fewer idle ones: the next of them goes later */
-    if (phase == KA_IDLE && client) ka_store_ring_remove(&t->store, client, i);
+    if (phase == KA_IDLE && ka_slot_client(slot)) ka_store_ring_remove(&t->store, ka_slot_client(slot), i);
 }
 
 static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase, int64_t now)
 {
-    uint32_t client = ka_slot_client(slot);
     ka_slot_set(slot, now, phase);
-    int is_head = ka_queue_push(&t->store, slot, i);
     t->store.n_in[phase]++;
-    if (phase == KA_IDLE && client) ka_store_ring_add(&t->store, client, i);
-    note_due(t, slot, is_head);
+    if (ka_queue_push(&t->store, slot, i, phase)) note_head(t, ka_slot_class(slot), phase, now);
+    if (phase == KA_IDLE && ka_slot_client(slot)) ka_store_ring_add(&t->store, ka_slot_client(slot), i);
 }
 
 static inline void set_class(ka_slot *slot, unsigned klass)
@@ -327,70 +341,102 @@ static inline void set_class(ka_slot *slot, unsigned klass)
 }
 
 /* What a request's beginning means beside the move: the gap it ends, the class it starts under, its count. */
-static inline void begin_request(ka_table *t, ka_slot *slot, uint32_t i, unsigned from, ka_event event, int64_t now)
+static inline void begin_request(ka_table *t, ka_chunk *chunk, uint32_t at, unsigned from, ka_event event, int64_t now)
 {
+    ka_slot *slot = &chunk->slot[at];
     if (from == KA_IDLE) {
         uint64_t gap_ms = (uint64_t)(now - ka_slot_since(slot)) / 1000000;
-        t->counters->idle_gap[ka_table_bucket(gap_ms)]++;
-        set_class(slot, ka_store_chunk(&t->store, i)->home[i & (KA_CHUNK - 1)]);
+        t->counters->idle_gap[ka_bucket(gap_ms)]++;
+        set_class(slot, chunk->mark[at].home);
     }
-    set_ending(t, i, KA_N_CAUSES);
+    set_ending(&chunk->mark[at], KA_N_CAUSES);
     if (event == KA_EV_RECEIVED) return;
     t->counters->requests++;
-    uint32_t *requests = ka_store_requests(&t->store, i);
-    if (*requests) t->counters->reused++;
-    if (*requests < UINT32_MAX) ++*requests;
+    uint32_t n = chunk->rest[at].requests;
+    t->counters->reused += n != 0;
+    chunk->rest[at].requests = n + (n != UINT32_MAX);
 }
 
-int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
+/* The events of a connection that carries many requests at once, or is about to. */
+ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
 {
-    ka_store *s = &t->store;
-    uint32_t  i = ka_store_find(s, h);
-    if (ka_unlikely(i == 0)) return KA_ESTALE;
-    if (ka_unlikely((unsigned)event >= KA_N_EVENTS)) return KA_EINVAL;
-    ka_slot *slot = ka_store_slot(s, i);
-    ka_extra *extra = ka_store_extra(s, i);
-    uint8_t *ending = ka_store_ending(s, i);
-    unsigned from = ka_slot_phase(slot), to = next_phase[event][from];
-    int      streams = event == KA_EV_STREAM_OPENED || event == KA_EV_STREAM_CLOSED;
-    int      was_multiplexed = *ending & KA_IS_MULTIPLEXED;
-    if (ka_unlikely(to == KA_FREE)) return KA_EINVAL;
-    if (ka_unlikely(streams || was_multiplexed)) {
-        if (!streams && event != KA_EV_LINGERING) return KA_EINVAL;
-        if (streams && !was_multiplexed && (event == KA_EV_STREAM_CLOSED || *ka_store_requests(s, i))) return KA_EINVAL;
-        if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX) return KA_EINVAL;
-    }
+    uint32_t  i = (uint32_t)h, at = i & (KA_CHUNK - 1);
+    ka_chunk *chunk = ka_store_chunk(&t->store, i);
+    ka_slot  *slot = &chunk->slot[at];
+    ka_extra *extra = &chunk->rest[at].extra;
+    unsigned  from = ka_slot_phase(slot), to = next_phase[event][from];
+    int       streams = event == KA_EV_STREAM_OPENED || event == KA_EV_STREAM_CLOSED;
+    int       was_multiplexed = chunk->mark[at].ending & KA_IS_MULTIPLEXED;
+    if (!streams && event != KA_EV_LINGERING) return KA_EINVAL;
+    if (streams && !was_multiplexed && (event == KA_EV_STREAM_CLOSED || chunk->rest[at].requests)) return KA_EINVAL;
+    if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX) return KA_EINVAL;
     now = clock_of(t, now);
-
     uint32_t n_streams = from == KA_BUSY && was_multiplexed ? extra->rate.nbytes : 0;
-    leave(t, slot, i);
-    switch (event) {
-    case KA_EV_RECEIVED:
-    case KA_EV_HEAD_DONE:
-        begin_request(t, slot, i, from, event, now);
-        extra->rate.spent = extra->rate.nbytes = 0;
-        break;
-    case KA_EV_STREAM_OPENED:
-        begin_request(t, slot, i, from, event, now);
-        *ending |= KA_IS_MULTIPLEXED;
+    leave(t, slot, i, from);
+    if (event == KA_EV_STREAM_OPENED) {
+        begin_request(t, chunk, at, from, event, now);
+        chunk->mark[at].ending |= KA_IS_MULTIPLEXED;
         extra->rate.nbytes = n_streams + 1;
-        break;
-    case KA_EV_STREAM_CLOSED:
+    } else if (event == KA_EV_STREAM_CLOSED) {
         extra->rate.nbytes = n_streams - 1;
         if (n_streams > 1) to = KA_BUSY;
-        break;
-    case KA_EV_RESPONDED:
-        set_ending(t, i, KA_N_CAUSES);
-        break;
-    case KA_EV_LINGERING:
+    } else {
         extra->rate.nbytes = 0;
-        if (from == KA_IDLE && !was_multiplexed) *ending |= KA_WAS_IDLE;
-        break;
-    default:
-        break;
     }
     enter(t, slot, i, to, now);
     return (int)to;
+}
+
+/* What the other events do, by the clock of the table. Inlined, so that what is known beforehand costs nothing. */
+static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, ka_event event, unsigned from)
+{
+    uint32_t  at = i & (KA_CHUNK - 1);
+    unsigned  to = next_phase[event][from];
+    ka_chunk *chunk = ka_store_chunk(&t->store, i);
+    ka_slot  *slot = &chunk->slot[at];
+    int64_t   now = t->store.now;
+    leave(t, slot, i, from);
+    if (event == KA_EV_RECEIVED || event == KA_EV_HEAD_DONE) {
+        begin_request(t, chunk, at, from, event, now);
+        chunk->rest[at].extra.rate.spent = chunk->rest[at].extra.rate.nbytes = 0;
+    } else if (event == KA_EV_RESPONDED) {
+        set_ending(&chunk->mark[at], KA_N_CAUSES);
+    } else if (event == KA_EV_LINGERING) {
+        chunk->rest[at].extra.rate.nbytes = 0;
+        if (from == KA_IDLE) chunk->mark[at].ending |= KA_WAS_IDLE;
+    }
+    enter(t, slot, i, to, now);
+    return (int)to;
+}
+
+/* The way of most requests, each step compiled for itself. */
+ALONE int idle_received(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RECEIVED, KA_IDLE); }
+ALONE int head_done(ka_table *t, uint32_t i) { return move(t, i, KA_EV_HEAD_DONE, KA_HEAD); }
+ALONE int busy_responded(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RESPONDED, KA_BUSY); }
+
+ALONE int any_event(ka_table *t, uint32_t i, ka_event event, int64_t now)
+{
+    (void)clock_of(t, now);
+    return move(t, i, event, ka_slot_phase(ka_store_slot(&t->store, i)));
+}
+
+/* Every call ends this one, so that the usual path saves no registers. */
+int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
+{
+    if (ka_unlikely(!ka_store_knows(&t->store, h))) return KA_ESTALE;
+    if (ka_unlikely((unsigned)event >= KA_N_EVENTS)) return KA_EINVAL;
+    uint32_t        i = (uint32_t)h, at = i & (KA_CHUNK - 1);
+    const ka_chunk *chunk = ka_store_chunk(&t->store, i);
+    unsigned        from = ka_slot_phase(&chunk->slot[at]);
+    if (ka_unlikely(next_phase[event][from] == KA_FREE)) return KA_EINVAL;
+    if (ka_unlikely(event >= KA_EV_STREAM_OPENED || chunk->mark[at].ending & KA_IS_MULTIPLEXED))
+        return event_of_many(t, h, event, now);
+    if (ka_likely(ka_store_clock_goes_on(&t->store, now))) {
+        if (event == KA_EV_RECEIVED && from == KA_IDLE) return idle_received(t, i);
+        if (event == KA_EV_HEAD_DONE && from == KA_HEAD) return head_done(t, i);
+        if (event == KA_EV_RESPONDED && from == KA_BUSY) return busy_responded(t, i);
+    }
+    return any_event(t, i, event, now);
 }
 
 /* ---- coming and going ---- */
@@ -429,11 +475,11 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *clie
     ka_chunk *chunk = ka_store_chunk(s, i);
     uint32_t  at = i & (KA_CHUNK - 1);
     slot->client_class = c << KA_CLASS_BITS | klass;
-    chunk->requests[at] = 0;
-    chunk->opened[at] = (uint32_t)((now + (1 << 24) - 1) >> 24);
-    chunk->home[at] = (uint8_t)klass;
-    chunk->ending[at] = 0;
-    chunk->extra[at].rate.spent = chunk->extra[at].rate.nbytes = 0;
+    chunk->rest[at].requests = 0;
+    chunk->rest[at].opened = (uint32_t)((now + (1 << 24) - 1) >> 24);
+    chunk->mark[at].home = (uint8_t)klass;
+    chunk->mark[at].ending = 0;
+    chunk->rest[at].extra.rate.spent = chunk->rest[at].extra.rate.nbytes = 0;
     if (c) ka_store_client(s, c)->n_open++;
     s->n_open++;
     t->counters->accepted++;
@@ -458,10 +504,10 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
     if (i == 0) return KA_ESTALE;
     if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
-    leave(t, slot, i);
+    leave(t, slot, i, ka_slot_phase(slot));
     if (ka_slot_client(slot)) ka_store_client_drop(s, ka_slot_client(slot));
     t->counters->closed[cause]++;
-    t->counters->requests_per_connection[ka_table_bucket(*ka_store_requests(s, i))]++;
+    t->counters->requests_per_connection[ka_bucket(*ka_store_requests(s, i))]++;
     ka_store_give(s, i);
     s->n_open--;
     if (t->relief < 1.0) update_pressure(t);
@@ -473,34 +519,43 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
     uint32_t i = ka_store_find(&t->store, h);
     if (i == 0) return KA_ESTALE;
     if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
-    set_ending(t, i, cause);
+    set_ending(ka_store_mark(&t->store, i), cause);
     return KA_OK;
 }
 
 /* ---- while it lasts ---- */
 
-static inline int restart(ka_table *t, ka_slot *slot, uint32_t i, int64_t now)
+ALONE int restart_in_ring(ka_store *s, uint32_t i)
+{
+    const ka_slot *slot = ka_store_slot(s, i);
+    ka_queue_renew(s, ka_slot_anchor(slot), i);
+    return ka_store_ring_renew(s, ka_slot_client(slot), i);
+}
+
+/* Start the clock of its phase again: the table's time now. What is written first frees registers for the rest. */
+static inline int restart(ka_store *s, ka_slot *slot, uint32_t i)
 {
     unsigned phase = ka_slot_phase(slot);
-    ka_queue_renew(&t->store, slot, i);
-    ka_slot_set(slot, now, phase);
-    if (phase == KA_IDLE && ka_slot_client(slot)) return ka_store_ring_renew(&t->store, ka_slot_client(slot), i);
+    uint32_t anchor = ka_slot_anchor(slot);
+    ka_slot_set(slot, s->now, phase);
+    if (phase == KA_IDLE && ka_slot_client(slot)) return restart_in_ring(s, i);
+    ka_queue_renew(s, anchor, i);
     return KA_OK;
 }
 
-static __attribute__((noinline)) int touch_slowly(ka_table *t, ka_handle h, int64_t now)
+ALONE int touch_slowly(ka_table *t, uint32_t i, int64_t now)
 {
-    uint32_t i = ka_store_find(&t->store, h);
-    return i ? restart(t, ka_store_slot(&t->store, i), i, clock_of(t, now)) : KA_ESTALE;
+    (void)clock_of(t, now);
+    return restart(&t->store, ka_store_slot(&t->store, i), i);
 }
 
 /* Every call ends this one, so that the usual path saves no registers. */
 int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
 {
-    uint32_t i = ka_store_find(&t->store, h);
-    if (ka_unlikely(i == 0)) return KA_ESTALE;
-    if (ka_unlikely(t->is_draining || !ka_store_clock_goes_on(&t->store, now))) return touch_slowly(t, h, now);
-    return restart(t, ka_store_slot(&t->store, i), i, t->store.now);
+    uint32_t i = (uint32_t)h;
+    if (ka_unlikely(!ka_store_knows(&t->store, h))) return KA_ESTALE;
+    if (ka_unlikely(!ka_store_clock_goes_on(&t->store, now))) return touch_slowly(t, i, now);
+    return restart(&t->store, ka_store_slot(&t->store, i), i);
 }
 
 static inline uint32_t add_saturating(uint32_t a, uint64_t b)
@@ -534,7 +589,7 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
     unsigned         phase = ka_slot_phase(slot);
     int              is_kept = 1;
     if (phase == KA_BODY || phase == KA_WRITE) {
-        uint8_t *ending = ka_store_ending(&t->store, i);
+        uint8_t *ending = &ka_store_mark(&t->store, i)->ending;
         int      was_sending = (*ending & KA_RATE_IS_SENDING) != 0;
         if (was_sending != (phase == KA_WRITE)) {
             extra->rate.spent = extra->rate.nbytes = 0;
@@ -543,22 +598,22 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
         *cause = phase == KA_BODY ? KA_CAUSE_BODY_RATE : KA_CAUSE_SEND_RATE;
         is_kept = feed_rate(policy, extra, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate, nbytes,
                             now - ka_slot_since(slot));
-        (void)restart(t, slot, i, now);
+        (void)restart(&t->store, slot, i);
     } else if (phase == KA_LINGER) {
-        unsigned ending = *ka_store_ending(&t->store, i) & KA_ENDING_MASK;
+        unsigned ending = ka_store_mark(&t->store, i)->ending & KA_ENDING_MASK;
         extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
         is_kept = extra->rate.nbytes <= policy->linger_bytes;
         *cause = ending ? (ka_cause)(ending - 1) : at_limit[KA_LINGER].cause;
     }
     if (is_kept) return KA_OK;
-    if (phase != KA_LINGER) set_ending(t, i, *cause);
+    if (phase != KA_LINGER) set_ending(ka_store_mark(&t->store, i), *cause);
     return KA_ESLOW;
 }
 
 int ka_conn_crossed(ka_table *t, ka_handle h)
 {
     uint32_t i = ka_store_find(&t->store, h);
-    uint8_t *ending = i ? ka_store_ending(&t->store, i) : NULL;
+    uint8_t *ending = i ? &ka_store_mark(&t->store, i)->ending : NULL;
     if (i == 0 || !(*ending & KA_WAS_IDLE)) return 0;
     *ending &= (uint8_t)~KA_WAS_IDLE; /* once a connection */
     t->counters->races++;
@@ -573,7 +628,8 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
     if (klass >= KA_N_CLASSES) return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
     if (ka_slot_class(slot) == klass) return KA_OK;
-    ka_queue_remove(s, slot, i);
+    unsigned phase = ka_slot_phase(slot);
+    ka_queue_remove(s, slot, i, phase);
     set_class(slot, klass);
     uint32_t after = ka_slot_anchor(slot), before = ka_store_link(s, after)->prev;
     while (before >= KA_N_ANCHORS && ka_slot_since(ka_store_slot(s, before)) > ka_slot_since(slot)) {
@@ -581,8 +637,8 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
         before = ka_store_link(s, before)->prev;
     }
     ka_link_between(s, i, before, after);
-    s->classes_in[ka_slot_phase(slot)] |= (uint64_t)1 << klass;
-    note_due(t, slot, before < KA_N_ANCHORS);
+    s->classes_in[phase] |= (uint64_t)1 << klass;
+    if (before < KA_N_ANCHORS) note_head(t, klass, phase, ka_slot_since(slot));
     return KA_OK;
 }
 
@@ -607,47 +663,39 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
 /* ---- kept or not ---- */
 
 /* Its age limit: max_age_ns plus or minus the jitter, the same whenever it is asked. */
-static int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
+ALONE int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
 {
     uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
     int64_t  span = t->age_span[klass];
     return t->policy[klass].max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
 }
 
-static int is_over_age(const ka_table *t, unsigned klass, ka_handle h, int64_t now)
+static int is_over_age(const ka_table *t, unsigned klass, ka_handle h, uint32_t opened, int64_t now)
 {
-    const ka_policy *policy = &t->policy[klass];
-    if (policy->max_age_ns == 0) return 0;
-    uint32_t i = (uint32_t)h;
-    uint32_t opened = ka_store_chunk(&t->store, i)->opened[i & (KA_CHUNK - 1)];
     /* Modulo 2^32 of 2^24 ns: 2.3 years. The start was rounded up, so it can lie just after `now`. */
     uint32_t ticks = (uint32_t)(now >> 24) - opened;
     int64_t  age = ticks == UINT32_MAX ? 0 : ((int64_t)ticks << 24) + (now & ((1 << 24) - 1));
-    if (age < policy->max_age_ns - t->age_span[klass]) return 0; /* too young whatever its draw */
+    if (ka_likely(age < t->surely_young[klass])) return 0;
     return age >= age_limit(t, klass, h);
 }
 
-static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, int client_persists, unsigned must_close,
-                             int64_t now)
+static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, const ka_rest *rest, int client_persists)
 {
     const ka_policy *policy = &t->policy[klass];
-    if (must_close < KA_N_CAUSES) return must_close;
     if (!client_persists) return KA_CAUSE_CLIENT;
     if (!policy->keep_alive) return KA_CAUSE_POLICY;
     if (t->is_draining) return KA_CAUSE_DRAIN;
-    if (policy->max_requests && *ka_store_requests(&t->store, (uint32_t)h) >= policy->max_requests)
-        return KA_CAUSE_MAX_REQUESTS;
-    if (is_over_age(t, klass, h, now)) return KA_CAUSE_MAX_AGE;
-    return KA_N_CAUSES;
+    if (policy->max_requests && rest->requests >= policy->max_requests) return KA_CAUSE_MAX_REQUESTS;
+    return is_over_age(t, klass, h, rest->opened, t->store.now) ? KA_CAUSE_MAX_AGE : KA_N_CAUSES;
 }
 
 /* The Keep-Alive field, for a connection that is kept. The promise is shorter than the truth by the margin, so that a
  * client that obeys never meets our close; a promise under a second is not worth making. */
-static void advertise(const ka_table *t, const ka_policy *policy, unsigned klass, uint32_t requests, ka_verdict *out)
+static inline void advertise(const ka_table *t, unsigned klass, uint32_t requests, ka_verdict *out)
 {
-    int64_t limit = limit_of(t, klass, KA_IDLE);
-    int64_t promise = (limit - policy->advertise_margin_ns) / SECOND;
-    if (limit && limit - policy->advertise_margin_ns < SECOND) return;
+    const ka_policy *policy = &t->policy[klass];
+    int64_t          limit = limit_of(t, klass, KA_IDLE), promise = (limit - policy->advertise_margin_ns) / SECOND;
+    if (limit && promise <= 0) return;
     if (limit) out->timeout_s = promise < UINT32_MAX ? (uint32_t)promise : UINT32_MAX;
     if (policy->max_requests) out->max = policy->max_requests - requests;
     if (out->timeout_s || out->max) out->sends_keep_alive = 1;
@@ -656,24 +704,26 @@ static void advertise(const ka_table *t, const ka_policy *policy, unsigned klass
 int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
                    ka_verdict *out)
 {
-    uint32_t i = ka_store_find(&t->store, h);
-    if (i == 0) return KA_ESTALE;
-    const ka_slot *slot = ka_store_slot(&t->store, i);
-    unsigned       phase = ka_slot_phase(slot), klass = ka_slot_class(slot);
-    if (phase != KA_HEAD && phase != KA_BODY && phase != KA_BUSY && phase != KA_WRITE) return KA_EINVAL;
-    now = clock_of(t, now);
-    const ka_policy *policy = &t->policy[klass];
-    unsigned         cause = why_not_kept(t, klass, h, client_persists, must_close, now);
-    int              is_multiplexed = *ka_store_ending(&t->store, i) & KA_IS_MULTIPLEXED;
+    const unsigned in_request = 1u << KA_HEAD | 1u << KA_BODY | 1u << KA_BUSY | 1u << KA_WRITE;
+    if (ka_unlikely(!ka_store_knows(&t->store, h))) return KA_ESTALE;
+    uint32_t       at = (uint32_t)h & (KA_CHUNK - 1);
+    ka_chunk      *chunk = ka_store_chunk(&t->store, (uint32_t)h);
+    const ka_slot *slot = &chunk->slot[at];
+    unsigned       klass = ka_slot_class(slot);
+    if (!(in_request >> ka_slot_phase(slot) & 1)) return KA_EINVAL;
+    (void)clock_of(t, now);
+    const ka_rest *rest = &chunk->rest[at];
+    unsigned       cause = must_close;
+    if (cause >= KA_N_CAUSES) cause = why_not_kept(t, klass, h, rest, client_persists);
     *out = (ka_verdict){.keeps = cause == KA_N_CAUSES, .cause = (uint8_t)cause};
-    set_ending(t, i, cause);
-    if (is_multiplexed) return KA_OK; /* RFC 9113 8.2.2: connection-specific fields are malformed there */
-    if (!out->keeps) {
+    set_ending(&chunk->mark[at], cause);
+    if (chunk->mark[at].ending & KA_IS_MULTIPLEXED) return KA_OK; /* RFC 9113 8.2.2: such fields are malformed there */
+    if (cause != KA_N_CAUSES) {
         out->sends_close = 1;
         return KA_OK;
     }
     if (minor == 0) out->sends_keep_alive = 1; /* RFC 9112 9.3: 1.0 persists only when told so */
-    if (policy->advertise) advertise(t, policy, klass, *ka_store_requests(&t->store, i), out);
+    if (t->policy[klass].advertise) advertise(t, klass, rest->requests, out);
     return KA_OK;
 }
 
@@ -682,7 +732,7 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
 static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
 {
     const ka_slot *slot = ka_store_slot(&t->store, i);
-    unsigned       phase = ka_slot_phase(slot), ending = *ka_store_ending(&t->store, i);
+    unsigned       phase = ka_slot_phase(slot), ending = ka_store_mark(&t->store, i)->ending;
     int64_t        now = t->store.now, limit = limit_of(t, ka_slot_class(slot), phase);
     int            is_over = limit && ka_slot_since(slot) + limit <= now;
     ka_action      action = (ka_action)at_limit[phase].action;
@@ -695,7 +745,7 @@ static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
         if (now >= t->deadline) action = phase == KA_BODY || phase == KA_BUSY ? KA_DO_ANSWER_503 : KA_DO_CLOSE;
     }
     if (ending & KA_IS_MULTIPLEXED && (phase == KA_IDLE || phase == KA_BUSY)) action = KA_DO_GOAWAY;
-    if (action != KA_DO_CLOSE) set_ending(t, i, *cause);
+    if (action != KA_DO_CLOSE) set_ending(ka_store_mark(&t->store, i), *cause);
     return action;
 }
 
@@ -704,22 +754,17 @@ ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
     now = clock_of(t, now);
     if (ka_likely(now < t->due)) return KA_DO_NOTHING;
     uint32_t i;
-    t->due = earliest(t, &i);
-    t->store.head_left = 0;
-    if (now < t->due || i == 0) return KA_DO_NOTHING;
+    if (now < find_due(t, &i) || i == 0) return KA_DO_NOTHING;
     *h = ka_store_handle(&t->store, i);
     return what_to_do(t, i, cause);
 }
 
 int64_t ka_conn_next_due(ka_table *t)
 {
-    if (t->store.head_left || t->due == UNKNOWN) {
-        uint32_t i;
-        t->due = earliest(t, &i);
-        t->store.head_left = 0;
-    }
-    if (t->due == NEVER || t->due > INT64_MAX - (t->store.base > 0 ? t->store.base : 0)) return INT64_MAX;
-    return t->store.base + t->due;
+    uint32_t i;
+    int64_t  due = t->due == UNKNOWN || t->store.head_left ? find_due(t, &i) : t->due;
+    if (due == NEVER || due > INT64_MAX - (t->store.base > 0 ? t->store.base : 0)) return INT64_MAX;
+    return t->store.base + due;
 }
 
 /* ---- who goes first ---- */
@@ -783,6 +828,7 @@ void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns
     t->spread = spread_end - t->grace_end;
     t->ramp_from = 0;
     t->is_draining = 1;
+    t->store.clock_end = (uint64_t)t->grace_end;
     t->due = UNKNOWN;
 }
 
@@ -803,7 +849,7 @@ const char *ka_table_check(const ka_table *t)
         }
     for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {
         int is_busy = ka_slot_phase(ka_store_slot(s, i)) == KA_BUSY;
-        if (is_busy && *ka_store_ending(s, i) & KA_IS_MULTIPLEXED && ka_store_extra(s, i)->rate.nbytes == 0)
+        if (is_busy && ka_store_mark(s, i)->ending & KA_IS_MULTIPLEXED && ka_store_extra(s, i)->rate.nbytes == 0)
             return "a multiplexed connection is busy without a stream";
     }
     return NULL;

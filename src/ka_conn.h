@@ -70,10 +70,10 @@ typedef enum {
     KA_EV_HEAD_DONE,      /* a whole head is here: NEW, HEAD, IDLE -> BUSY; counts the request */
     KA_EV_BODY_WANTED,    /* BUSY -> BODY */
     KA_EV_BODY_ARRIVED,   /* BODY -> BUSY */
-    KA_EV_BLOCKED,        /* HEAD, BUSY, BODY -> WRITE */
+    KA_EV_BLOCKED,        /* HEAD, BUSY, BODY -> WRITE; TUNNEL, when its owner is through with it */
     KA_EV_UNBLOCKED,      /* WRITE -> BUSY */
     KA_EV_RESPONDED,      /* whole response with the kernel and the connection kept: BUSY, BODY, WRITE -> IDLE */
-    KA_EV_LINGERING,      /* we sent FIN: NEW, HEAD, BODY, BUSY, WRITE, IDLE -> LINGER */
+    KA_EV_LINGERING,      /* we sent FIN: any but LINGER -> LINGER */
     KA_EV_TUNNELLED,      /* BUSY, BODY, WRITE -> TUNNEL */
     /* A connection that carries many requests at once (HTTP/2): IDLE = no open stream. After the first of these it
      * takes no other event but KA_EV_LINGERING. Its BUSY clock restarts whenever a stream opens or ends. */
@@ -147,7 +147,8 @@ typedef enum {
 
 /* One connection whose time is up, the longest due first, or KA_DO_NOTHING. It stays where it is: the caller looks
  * for bytes in the kernel once more (before it closes NEW, IDLE, HEAD, BODY; SIOCOUTQ for WRITE) and reports either
- * what it found or the close. The same one is named until then. O(classes * phases) at worst, O(1) when nothing is due. */
+ * what it found or the close. The same one is named until then. O(classes * phases) at worst; O(1) when nothing is due
+ * and no drain is on. */
 ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause);
 
 /* When ka_conn_due would next name one, INT64_MAX for never. Never later than the truth; under pressure and while

@@ -1,5 +1,5 @@
 /* ka_engine.c: see ka_engine.h. In order: socks, sending and receiving, one connection's turn, the ends of a
- * connection, expiry, the step. Accepting stands in ka_accept.c. */
+ * connection, handshakes, expiry, the step. Accepting stands in ka_accept.c. */
 #include "ka_engine_parts.h"
 
 #include <fcntl.h>
@@ -10,10 +10,8 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 enum {
@@ -21,13 +19,13 @@ enum {
     EXPIRIES = 64,           /* a step */
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 4 << 20,   /* the same */
-    FILE_BYTES = 512 * 1024, /* a sendfile */
-    READ_BEHIND = 4096,      /* room for a read behind bytes that wait */
-    IOVECS = 16
+    SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
+    TLS_ALERT_MAX = 32,      /* bytes of a record with an alert; one with a request has more */
+    READ_BEHIND = 4096       /* room for a read behind bytes that wait */
 };
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
-static void again(void *port, void *peer, ka_talk *talk);
+static void again(ka_engine *e, ka_handle h, ka_sock *s);
 static const ka_moves moves;
 static void arm(ka_engine *e);
 
@@ -40,6 +38,32 @@ ka_sock *ka_sock_of(ka_engine *e, ka_handle h)
     return ka_conn_phase(e->table, h) < 0 || ka_slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL : sock_at(e, ka_slot_of(h));
 }
 
+static ka_session *session_of(const ka_engine *e, ka_handle h)
+{
+    return ka_likely(e->sessions == NULL) ? NULL : e->sessions[ka_slot_of(h)];
+}
+
+static void session_end(ka_engine *e, ka_handle h)
+{
+    ka_session *session = session_of(e, h);
+    if (session == NULL)
+        return;
+    e->sessions[ka_slot_of(h)] = NULL;
+    session->filter->close(session);
+}
+
+/* Room for the sessions of one chunk more than there are, so that there is room as soon as there is an array. */
+static int sessions_grow(ka_engine *e, uint32_t from_chunk)
+{
+    size_t from = (size_t)from_chunk * KA_CHUNK, to = ((size_t)e->n_chunks + 1) * KA_CHUNK;
+    ka_session **sessions = realloc(e->sessions, to * sizeof *sessions);
+    if (sessions == NULL)
+        return KA_ENOMEM;
+    e->sessions = sessions;
+    memset(sessions + from, 0, (to - from) * sizeof *sessions);
+    return KA_OK;
+}
+
 static int socks_grow(ka_engine *e, uint32_t slot)
 {
     while (slot / KA_CHUNK >= e->n_chunks) {
@@ -47,6 +71,8 @@ static int socks_grow(ka_engine *e, uint32_t slot)
         if (chunks == NULL)
             return KA_ENOMEM;
         e->chunks = chunks;
+        if (e->sessions && sessions_grow(e, e->n_chunks) < 0)
+            return KA_ENOMEM;
         ka_sock *chunk = malloc(KA_CHUNK * sizeof *chunk);
         if (chunk == NULL)
             return KA_ENOMEM;
@@ -64,10 +90,9 @@ ka_sock *ka_sock_make(ka_engine *e, ka_handle h)
 
 /* --- receiving --- */
 
-/* Read and parse in the shared scratch; only when bytes wait already, behind them. Edge-triggered: a short read means
- * the kernel is empty, unless FIN was announced, which can come with data.
- * Return: n > 0, 0 at FIN, KA_PARTIAL when nothing is there, KA_ENOMEM, KA_EPEER when the connection is broken. */
-static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
+/* Read and parse in the shared scratch; only when bytes wait already, behind them.
+ * Return: as ka_wire_receive, and KA_ENOMEM. */
+static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
     char *to = e->scratch;
     size_t room = KA_SCRATCH;
@@ -75,17 +100,11 @@ static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
         (void)ka_talk_park(talk); /* gives back a buffer that is used up */
     else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
         return KA_ENOMEM;
-    ssize_t n;
-    do
-        n = recv(s->fd, to, room, 0);
-    while (n < 0 && errno == EINTR);
-    e->counters.receives++;
-    if (n < 0) {
-        s->can_read = 0;
-        return errno == EAGAIN ? KA_PARTIAL : KA_EPEER;
-    }
-    if ((size_t)n < room && !s->saw_fin)
-        s->can_read = 0;
+    ssize_t n = ka_wire_receive(s, session_of(e, h), e->scratch, to, room, &e->counters.receives);
+    /* FIN without the word that it is complete (TLS): between requests many clients leave so. Inside content it is a
+     * truncation, RFC 8446 6.1. */
+    if (n == KA_ESTALE)
+        n = talk->has_exchange && !ka_talk_body_is_over(talk) ? KA_EPEER : 0;
     if (n > 0) {
         if (to == e->scratch)
             ka_talk_arrived(talk, to, (size_t)n);
@@ -97,55 +116,20 @@ static ssize_t receive(ka_engine *e, ka_sock *s, ka_talk *talk)
 
 /* --- sending --- */
 
-/* The kernel sends the file from its own pages. At most FILE_BYTES a call, since a file on a slow disk holds up
- * everybody. Where the bytes must pass through user space (TLS), whoever seals them reads the file instead. */
-static ssize_t send_file(ka_engine *e, ka_sock *s, const ka_buf *buf)
-{
-    off_t at = buf->file_off + (off_t)buf->start;
-    size_t len = ka_buf_len(buf);
-    e->counters.sends++;
-    return sendfile(s->fd, buf->fd, &at, len < FILE_BYTES ? len : FILE_BYTES);
-}
-
-static ssize_t send_some(ka_engine *e, ka_sock *s, ka_talk *talk, size_t *asked)
-{
-    struct iovec iov[IOVECS];
-    struct msghdr message = {.msg_iov = iov};
-    size_t total = 0;
-    int n_iov = 0;
-    ka_buf *buf = talk->out;
-    if (buf->fd >= 0) {
-        *asked = 0; /* a short count says nothing here: ask until the kernel says EAGAIN, or 0 at the file's end */
-        return send_file(e, s, buf);
-    }
-    for (; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
-        iov[n_iov].iov_base = (void *)(uintptr_t)(buf->ptr + buf->start);
-        iov[n_iov].iov_len = ka_buf_len(buf);
-        total += ka_buf_len(buf);
-    }
-    *asked = total;
-    e->counters.sends++;
-    /* A head does not leave in a packet of its own when a file follows. */
-    int flags = MSG_NOSIGNAL | (buf && buf->fd >= 0 ? MSG_MORE : 0);
-    if (n_iov == 1)
-        return send(s->fd, iov[0].iov_base, iov[0].iov_len, flags);
-    message.msg_iovlen = (size_t)n_iov;
-    return sendmsg(s->fd, &message, flags);
-}
-
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
 static ka_cause flush(void *port, void *peer, ka_talk *talk)
 {
     ka_engine *e = port;
     ka_sock *s = peer;
-    size_t total = 0;
-    while (talk->unsent && s->can_write) {
-        size_t asked;
+    ka_session *session = session_of(e, talk->conn);
+    size_t total = 0, n_done;
+    while (s->can_write && ka_wire_is_pending(session, talk)) {
         if (ka_unlikely(total >= TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
-            again(e, s, talk);
+            again(e, talk->conn, s);
             break;
         }
-        ssize_t n = send_some(e, s, talk, &asked);
+        ssize_t n = ka_wire_send(s, session, talk, &n_done);
+        e->counters.sends++;
         if (n < 0) {
             if (errno == EINTR)
                 continue;
@@ -157,9 +141,7 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
         if (n == 0)
             return KA_CAUSE_APPLICATION; /* a file that became shorter than promised */
         total += (size_t)n;
-        ka_talk_sent(talk, (size_t)n);
-        if ((size_t)n < asked)
-            s->can_write = 0;
+        ka_talk_sent(talk, n_done);
     }
     if (total == 0)
         return KA_N_CAUSES;
@@ -170,17 +152,27 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
 
 /* --- the ends of a connection --- */
 
+/* The filter's last word; not behind a response that was cut off, which would pass for whole then. */
+static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    ka_session *session = session_of(e, h);
+    if (session && !(s->talk && (s->talk->is_cut || s->talk->unsent)))
+        ka_wire_shut(s, session);
+}
+
 /* The one way out: descriptor, talk, slot, in every phase. */
 void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
     ka_talk *talk = s->talk;
     int fd = s->fd;
+    shut_session(e, h, s);
     if (e->calls.on_closed)
         e->calls.on_closed(e->calls.ctx, h, cause);
     s->talk = NULL;
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
     close(fd);
+    session_end(e, h);
     if (talk)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
@@ -191,6 +183,8 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
+    /* The answer to a close_notify is no request that crossed our close: at most an alert, RFC 8446 6.1. */
+    ssize_t least = e->listeners[s->listener].filter ? TLS_ALERT_MAX : 0;
     while (s->can_read) {
         ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
         e->counters.receives++;
@@ -200,7 +194,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             s->can_read = 0;
             return;
         }
-        if (n > 0 && ka_conn_crossed(e->table, h) && e->calls.on_race)
+        if (n > least && ka_conn_crossed(e->table, h) && e->calls.on_race)
             e->calls.on_race(e->calls.ctx, h, (ka_cause)s->cause);
         if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
             ka_sock_end(e, h, s, (ka_cause)s->cause);
@@ -212,6 +206,8 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 /* FIN, then wait for the client's, so that no RST eats what we sent last. */
 static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
+    shut_session(e, h, s);
+    session_end(e, h); /* what lingers is thrown away as it comes */
     if (shutdown(s->fd, SHUT_WR) < 0 || ka_conn_event(e->table, h, KA_EV_LINGERING, e->now) < 0) {
         ka_sock_end(e, h, s, cause);
         return;
@@ -229,45 +225,49 @@ static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 /* --- one connection's turn --- */
 
 /* Have it reported ready again: a socket that can be written to is ready at once. */
-static void again(void *port, void *peer, ka_talk *talk)
+static void again(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    const ka_sock *s = peer;
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = talk->conn};
-    (void)epoll_ctl(((ka_engine *)port)->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
+    (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
 }
 
 /* FIN was announced while the application is busy with a request whose content is complete: is it FIN, or are there
  * bytes before it? FIN means "no further request", nothing more. */
 static void look_for_fin(void *port, void *peer, ka_talk *talk)
 {
-    const ka_sock *s = peer;
+    ka_sock *s = peer;
     char byte;
     if (ka_likely(!s->saw_fin) || !ka_talk_body_is_over(talk) || talk->window_len)
         return;
-    if (recv(s->fd, &byte, 1, MSG_PEEK) == 0)
+    /* Through a filter there is no peeking: what comes before FIN is taken in, one read of it. */
+    ka_engine *e = port;
+    if (session_of(e, talk->conn) ? receive(e, talk->conn, s, talk) == 0 : recv(s->fd, &byte, 1, MSG_PEEK) == 0)
         ka_turn_eof(&moves, port, talk);
+}
+
+/* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
+static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    int got = ka_sock_introduce(e, s);
+    if (got < 0 && got != KA_PARTIAL)
+        ka_sock_end(e, h, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
+    return got == KA_OK;
 }
 
 static ka_turned read_more(void *port, void *peer, ka_talk *talk)
 {
     ka_engine *e = port;
     ka_sock *s = peer;
+    ka_handle h = talk->conn;
     if (!s->can_read)
         return KA_TURN_PAUSE;
-    if (ka_unlikely(s->awaits_proxy)) {
-        int got = ka_sock_introduce(e, s);
-        if (got == KA_PARTIAL)
-            return KA_TURN_PAUSE;
-        if (got < 0) {
-            ka_sock_end(e, talk->conn, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
-            return KA_TURN_ENDED;
-        }
-    }
+    if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
+        return ka_sock_of(e, h) ? KA_TURN_PAUSE : KA_TURN_ENDED;
     if (e->turn_bytes >= TURN_BYTES) {
-        again(e, s, talk);
+        again(e, h, s);
         return KA_TURN_PAUSE;
     }
-    ssize_t n = receive(e, s, talk);
+    ssize_t n = receive(e, h, s, talk);
     if (n == KA_PARTIAL)
         return KA_TURN_PAUSE;
     if (n < 0) {
@@ -283,10 +283,16 @@ static ka_turned read_more(void *port, void *peer, ka_talk *talk)
     return ka_turn_arrived(&moves, e, s, talk, (size_t)n, e->now);
 }
 
-static int has_unread(void *port, void *peer)
+static int can_read(void *port, void *peer)
 {
     (void)port;
     return ((const ka_sock *)peer)->can_read;
+}
+
+/* With a filter always: the client's own last word is on its way. */
+static int has_unread(void *port, void *peer, ka_talk *talk)
+{
+    return can_read(port, peer) || session_of(port, talk->conn);
 }
 
 static int can_send(void *port, void *peer)
@@ -326,8 +332,13 @@ static void settled(void *port, void *peer, ka_talk *talk)
         ka_listeners_resume(e); /* it can be closed now for somebody who waits */
 }
 
-static const ka_moves moves = {on_request, on_news,  read_more,       flush,    look_for_fin, has_unread,
-                               can_send,   settled, move_half_close, move_end, again};
+static void move_again(void *port, void *peer, ka_talk *talk) { again(port, talk->conn, peer); }
+
+static const ka_moves moves = {
+    .on_request = on_request, .on_news = on_news,       .read = read_more,              .flush = flush,
+    .can_read = can_read,     .has_unread = has_unread, .look_for_fin = look_for_fin,   .can_send = can_send,
+    .settled = settled,       .end = move_end,          .half_close = move_half_close,  .again = move_again,
+};
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s)
 {
@@ -337,6 +348,47 @@ static void turn(ka_engine *e, ka_handle h, ka_sock *s)
     }
     e->turn_bytes = 0;
     ka_turn(&moves, e, s, s->talk, e->now);
+}
+
+/* --- handshakes --- */
+
+/* Until the handshake is done, all that goes on is between the filter and the socket. */
+static void shake(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    ka_session *session = session_of(e, h);
+    const ka_listener *listener = &e->listeners[s->listener];
+    if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
+        return;
+    if (e->n_shakes++ >= SHAKES) {
+        again(e, h, s);
+        return;
+    }
+    if (session == NULL && (session = listener->filter->open(listener->filter_ctx)) == NULL) {
+        ka_sock_end(e, h, s, KA_CAUSE_ERROR);
+        return;
+    }
+    e->sessions[ka_slot_of(h)] = session;
+    ssize_t fed = ka_wire_feed(s, session, e->scratch, &e->counters.receives);
+    int got = fed == KA_PARTIAL ? KA_PARTIAL : fed < 0 ? KA_EPEER : session->filter->shake(session);
+    while (session->out_len && s->can_write) {
+        e->counters.sends++;
+        if (ka_wire_send_session(s, session) < 0) {
+            if (errno == EAGAIN)
+                s->can_write = 0;
+            else if (errno != EINTR)
+                break; /* its next event says so */
+        }
+    }
+    if (got == KA_OK) {
+        (void)ka_conn_event(e->table, h, KA_EV_HANDSHAKE_DONE, e->now);
+        turn(e, h, s); /* the first request may have come with the last of the handshake */
+    } else if (fed == 0) {
+        ka_sock_end(e, h, s, KA_CAUSE_CLIENT);
+    } else if (got != KA_PARTIAL) {
+        half_close(e, h, s, KA_CAUSE_ERROR); /* so that the alert, which says why, is not eaten by RST */
+    } else if (!session->is_drained) {
+        again(e, h, s);
+    }
 }
 
 /* --- turns outside a step --- */
@@ -398,6 +450,8 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
     int phase = ka_conn_phase(e->table, h);
     if (phase == KA_NEW || phase == KA_IDLE || phase == KA_HEAD || phase == KA_BODY) {
         s->can_read = 1;
+        if (session_of(e, h))
+            session_of(e, h)->is_drained = 0;
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
@@ -468,18 +522,27 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
             discard(e, h, s); /* before the end there may be a request that crossed our close */
             return;
         }
-        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT : KA_CAUSE_ERROR);
+        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
+                             : phase == KA_TUNNEL                ? KA_CAUSE_UPGRADED
+                                                                 : KA_CAUSE_ERROR);
         return;
     }
-    if (events & (EPOLLIN | EPOLLRDHUP))
+    ka_session *session = session_of(e, h);
+    if (events & (EPOLLIN | EPOLLRDHUP)) {
         s->can_read = 1;
+        if (session)
+            session->is_drained = 0;
+    }
     if (events & EPOLLRDHUP)
         s->saw_fin = 1;
     if (events & EPOLLOUT)
         s->can_write = 1;
-    if (ka_conn_phase(e->table, h) == KA_LINGER)
+    int phase = ka_conn_phase(e->table, h);
+    if (phase == KA_LINGER)
         discard(e, h, s);
-    else if (s->talk || s->can_read)
+    else if (phase == KA_HANDSHAKE && (s->can_read || session))
+        shake(e, h, s);
+    else if (phase != KA_HANDSHAKE && (s->talk || s->can_read || (session && session->out_len)))
         turn(e, h, s);
 }
 
@@ -512,6 +575,7 @@ int ka_engine_step(ka_engine *e)
     e->is_stepping = 1;
     e->now = ka_clock();
     e->counters.steps++;
+    e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
     for (int i = 0; i < n; i++) {
@@ -617,6 +681,7 @@ void ka_engine_free(ka_engine *e)
     for (uint32_t i = 0; i < e->n_chunks; i++)
         free(e->chunks[i]);
     free(e->chunks);
+    free(e->sessions);
     free(e->noted);
     free(e->networks);
     ka_service_free(&e->service);
@@ -624,6 +689,17 @@ void ka_engine_free(ka_engine *e)
         if (fds[i] >= 0)
             close(fds[i]);
     free(e);
+}
+
+int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
+{
+    if (listener >= e->n_listeners)
+        return KA_EINVAL;
+    if (e->sessions == NULL && sessions_grow(e, 0) < 0)
+        return KA_ENOMEM;
+    e->listeners[listener].filter = filter;
+    e->listeners[listener].filter_ctx = ctx;
+    return KA_OK;
 }
 
 uint64_t ka_process(void)
@@ -672,6 +748,11 @@ void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
 {
     ka_conn_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_talk *talk = sock_at(e, slot)->talk;
+        if (talk && talk->is_tunnel && talk->has_exchange)
+            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
+    }
     arm(e);
 }
 

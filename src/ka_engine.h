@@ -9,6 +9,7 @@
 #define KA_ENGINE_H
 
 #include "ka_turn.h"
+#include "ka_wire.h"
 
 typedef struct ka_engine ka_engine;
 
@@ -51,6 +52,10 @@ void ka_engine_free(ka_engine *e);  /* closes everything that is open, listeners
 
 int  ka_engine_fileno(const ka_engine *e);
 ka_service *ka_engine_service(ka_engine *e);
+
+/* Pass the bytes of this listener's connections through a filter, with a handshake before the first request. `ctx` is
+ * the argument of its `open` and outlives the engine. 0, KA_EINVAL (no such listener), KA_ENOMEM. */
+int  ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
 
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */

@@ -10,24 +10,6 @@
 #include <errno.h>
 #include <time.h>
 
-enum { KA_SCRATCH = 64 * 1024 };
-
-/* What an open connection owns while idle, beside its slot. */
-typedef struct {
-    int32_t fd;             /* owned; -1 = none */
-    uint8_t can_read : 1;   /* readiness was announced and not used up: edge-triggered events come once */
-    uint8_t can_write : 1;
-    uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
-    uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
-    uint8_t listener : 6;
-    uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
-    uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
-    uint16_t port;          /* of the client, host order */
-    ka_talk *talk;          /* owned; NULL when nothing is pending */
-    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: zeros */
-} ka_sock;
-_Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
-_Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
 _Static_assert((int)KA_MAX_LISTENERS <= 64, "a listener fits its six bits");
 
 typedef struct {
@@ -36,6 +18,8 @@ typedef struct {
     uint8_t knows_clients;
     uint8_t is_paused : 1; /* taken out of epoll while the table is full: level-triggered, it would spin */
     uint8_t is_off : 1;    /* not listened on; connections that came through it may still be open */
+    const ka_filter *filter; /* NULL: none */
+    void *filter_ctx;      /* not owned */
 } ka_listener;
 
 struct ka_engine {
@@ -47,7 +31,8 @@ struct ka_engine {
     int64_t date_s;
     size_t turn_bytes;       /* of input, in the turn that is being taken */
     ka_sock **chunks;        /* by slot index; owned */
-    uint32_t n_chunks;
+    ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
+    uint32_t n_chunks, n_shakes;
     uint8_t is_stepping, is_attending, has_paused, expects_proxy, asks_class;
     int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
     int64_t notice_ns;       /* no further notice of missing descriptors before */

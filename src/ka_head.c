@@ -59,6 +59,7 @@ typedef struct {
         uint32_t te_offset, cl_offset;
         uint16_t n_host, n_codings, n_chunked;
         uint8_t last_is_chunked, says_close, says_keep_alive, says_upgrade, has_upgrade;
+        uint8_t more_than_host; /* any field with a meaning but Host, or a fault of meaning */
     } seen;
 } parse;
 
@@ -73,6 +74,7 @@ static int fail(parse *s, ka_fault_code code, const char *where) {
 }
 
 static void note(parse *s, ka_fault_code code, uint32_t offset, uint64_t limit) {
+    s->seen.more_than_host = 1;
     if (s->meaning.code == KA_FAULT_NONE) (void)ka_fault_set(&s->meaning, code, offset, limit);
 }
 
@@ -231,19 +233,27 @@ static const char *skip_scheme(const char *p, const char *end) {
     return NULL;
 }
 
-/* Split path and query, and judge the path's escapes: "%" and two hex digits, not %00 (as nginx does). The query
- * is the application's: browsers send it with stray "%" signs. */
-static int split_path(parse *s, const char *p, const char *end, ka_head *head) {
+static const char *path_end(const char *p, const char *end) {
     const char *query = memchr(p, '?', (size_t)(end - p));
-    const char *path_end = query ? query : end;
-    head->path = span(s, p, path_end);
-    if (query) head->query = span(s, query + 1, end);
-    while ((p = memchr(p, '%', (size_t)(path_end - p))) != NULL) {
-        if (!is_escape(p, path_end) || (p[1] == '0' && p[2] == '0'))
-            return fail(s, KA_FAULT_BAD_ESCAPE, p);
+    return query ? query : end;
+}
+
+/* The first escape of a path that is not "%" and two hex digits, or is %00 (as nginx judges), or NULL. */
+static const char *bad_escape(const char *p, const char *end) {
+    while ((p = memchr(p, '%', (size_t)(end - p))) != NULL) {
+        if (!is_escape(p, end) || (p[1] == '0' && p[2] == '0')) return p;
         p += 3;
     }
-    return KA_OK;
+    return NULL;
+}
+
+/* Split path and query, and judge the path's escapes. The query is the application's: browsers send it with stray
+ * "%" signs. */
+static int split_path(parse *s, const char *p, const char *end, ka_head *head) {
+    const char *query = path_end(p, end), *bad = bad_escape(p, query);
+    head->path = span(s, p, query);
+    if (query < end) head->query = span(s, query + 1, end);
+    return bad ? fail(s, KA_FAULT_BAD_ESCAPE, bad) : KA_OK;
 }
 
 static int judge_target(parse *s, ka_head *head) {
@@ -295,7 +305,8 @@ static int bad_name(parse *s, const char *line, const char *q) {
     case '\t': break;
     default: return fail(s, KA_FAULT_BAD_NAME, q);
     }
-    return q == line ? fail(s, KA_FAULT_OBS_FOLD, q) : fail(s, KA_FAULT_SPACE_BEFORE_COLON, q);
+    if (q != line) return fail(s, KA_FAULT_SPACE_BEFORE_COLON, q);
+    return fail(s, line == s->first_line ? KA_FAULT_SPACE_BEFORE_FIELD : KA_FAULT_OBS_FOLD, q);
 }
 
 static int line_too_long(parse *s, const char *line) {
@@ -408,12 +419,13 @@ static void mean_expect(parse *s, const ka_field *f, ka_head *head) {
 
 /* Can it be a name that `mean` knows? By its length and first letter. */
 static inline int may_mean(const char *name, uint32_t len) {
-    static const char first[18] = {[4] = 'h', [6] = 'e', [7] = 'u', [10] = 'c', [14] = 'c', [17] = 't'};
-    return len < sizeof first && (*name | 0x20) == first[len];
+    static const char first[32] = {[4] = 'h', [6] = 'e', [7] = 'u', [10] = 'c', [14] = 'c', [17] = 't'};
+    return (*name | 0x20) == first[len % sizeof first];
 }
 
 static __attribute__((noinline)) void mean(parse *s, const ka_field *f, ka_head *head) {
     const char *name = s->buf + f->name.off;
+    s->seen.more_than_host = 1;
     switch (f->name.len) {
     case 4: if (ka_equals_lower(name, "host", 4)) mean_host(s, f, head); break;
     case 6: if (ka_equals_lower(name, "expect", 6)) mean_expect(s, f, head); break;
@@ -443,7 +455,7 @@ static __attribute__((noinline)) void judge_odd_head(parse *s, const ka_head *he
              s->seen.te_offset > s->seen.cl_offset ? s->seen.te_offset : s->seen.cl_offset, 0);
 }
 
-static inline int judge_head(parse *s, ka_head *head) {
+static __attribute__((noinline)) int judge_any_head(parse *s, ka_head *head) {
     unsigned is_new = head->minor > 0;
     if (ka_unlikely(s->seen.n_host < is_new || (head->flags & (KA_HEAD_CHUNKED | KA_HEAD_IS_CONNECT))))
         judge_odd_head(s, head);
@@ -458,6 +470,48 @@ static inline int judge_head(parse *s, ka_head *head) {
     unsigned upgrades = s->seen.has_upgrade & s->seen.says_upgrade & is_new;
     head->flags = (uint16_t)(head->flags | persists * KA_HEAD_KEEP_ALIVE | upgrades * KA_HEAD_UPGRADE);
     return KA_OK;
+}
+
+static inline int judge_head(parse *s, ka_head *head) {
+    if (ka_unlikely(s->seen.more_than_host || s->seen.n_host == 0 || head->minor == 0)) return judge_any_head(s, head);
+    /* A Host in HTTP/1.1 and nothing else that means anything; a CONNECT's Host is not a plain one. */
+    head->flags |= KA_HEAD_KEEP_ALIVE;
+    return KA_OK;
+}
+
+static inline void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault) {
+    s->buf = buf;
+    s->end = buf + len;
+    s->limits = limits;
+    s->fault = fault;
+    s->first_line = NULL;
+    s->meaning.code = KA_FAULT_NONE;
+    memset(&s->seen, 0, sizeof s->seen);
+}
+
+/* Any request line. What the plain way set before it gave up is not of use. */
+static __attribute__((noinline)) int odd_request_line(parse *s, ka_head *head) {
+    const char *p = s->buf;
+    *head = (ka_head){.content_length = -1};
+    int rc = request_line(s, &p, head);
+    if (rc == KA_OK) s->first_line = p;
+    return rc;
+}
+
+/* Where the name of a field line and its value end. */
+typedef struct {
+    const char *name, *value;
+} ends;
+
+/* The head is not whole, or faulty. Return: rc, or KA_EPEER because no byte is to follow.
+ * *checked is set to p, where the first line begins that is not whole. */
+static __attribute__((noinline)) int unfinished(parse *s, int rc, const char *p, uint32_t *checked) {
+    uint32_t max = s->limits->max_head_bytes;
+    if (rc == KA_EPEER) return rc;
+    if ((size_t)(s->end - s->buf) >= max) return ka_fault_set(s->fault, KA_FAULT_HEAD_TOO_LARGE, max, max);
+    /* The first field line is judged as such, so an unfinished one is read again with the request line. */
+    if (checked != NULL && s->first_line != NULL && p != s->first_line) *checked = at(s, p);
+    return rc;
 }
 
 /* ---- the ways of scanning ---- */
@@ -513,7 +567,8 @@ enum { KA_LAST_BYTE = 0 };
 #endif
 
 typedef struct {
-    int (*head_section)(parse *s, const char **p, ka_field *fields, ka_head *head);
+    int (*whole_head)(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
+                      ka_field *fields, ka_fault *fault);
     int (*field_section)(parse *s, const char **p, ka_field *fields, uint32_t *n_fields);
 } way;
 
@@ -523,7 +578,7 @@ typedef struct {
     way by_size[3];
 } variant;
 
-#define WAY(suffix) {head_section_##suffix, field_section_##suffix}
+#define WAY(suffix) {whole_head_##suffix, field_section_##suffix}
 
 /* Best last. */
 static const variant variants[] = {
@@ -540,12 +595,17 @@ enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 static const variant *chosen = &variants[0];
 
-static inline const way *way_for(size_t len) { return &chosen->by_size[(len >= 16) + (len >= 32)]; }
+static inline const way *way_for(size_t len) {
+    const variant *v = chosen;
+    if (ka_likely(len >= 32)) return &v->by_size[2];
+    return len >= 16 ? &v->by_size[1] : &v->by_size[0];
+}
 
 static int is_supported(unsigned i) {
 #ifdef KA_HAS_X86
     if (i == 1) return __builtin_cpu_supports("sse4.2") > 0;
-    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0;
+    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0 &&
+                      __builtin_cpu_supports("bmi2") > 0;
 #endif
     return i < N_VARIANTS;
 }
@@ -569,16 +629,6 @@ const char *ka_simd_at(unsigned i) {
 
 /* ---- entry ---- */
 
-static inline void begin(parse *s, const char *buf, size_t len, const ka_limits *limits, ka_fault *fault) {
-    s->buf = buf;
-    s->end = buf + len;
-    s->limits = limits;
-    s->fault = fault;
-    s->first_line = NULL;
-    s->meaning.code = KA_FAULT_NONE;
-    memset(&s->seen, 0, sizeof s->seen);
-}
-
 int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *limits, ka_field *fields,
                     uint32_t *n_fields, uint32_t *nbytes, ka_fault *fault) {
     const char *p = buf + start;
@@ -589,31 +639,12 @@ int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *
     return rc;
 }
 
-/* The whole head, from its first byte. `checked` may be NULL. */
-static inline int parse_all(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
-                            ka_field *fields, ka_fault *fault) {
-    const char *p = buf;
-    parse s;
-    begin(&s, buf, len, limits, fault);
-    *head = (ka_head){.content_length = -1};
-    int rc = way_for(len)->head_section(&s, &p, fields, head);
-    if (ka_likely(rc == KA_OK)) {
-        head->nbytes = at(&s, p);
-        return judge_head(&s, head);
-    }
-    if (rc == KA_EPEER) return rc;
-    if (len >= limits->max_head_bytes)
-        return ka_fault_set(fault, KA_FAULT_HEAD_TOO_LARGE, limits->max_head_bytes, limits->max_head_bytes);
-    /* The first field line is judged as such, so an unfinished one is read again with the request line. */
-    if (checked != NULL && s.first_line != NULL && p != s.first_line) *checked = at(&s, p);
-    return rc;
-}
-
-/* Lines that come in pieces are only judged by themselves. Return: KA_OK when the empty line is here. */
+/* Lines that came in pieces are judged by themselves first, and the whole when the empty line is here. */
 static __attribute__((noinline)) int read_on(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits,
-                                             ka_field *fields, ka_fault *fault) {
+                                             ka_head *head, ka_field *fields, ka_fault *fault) {
     uint32_t n_fields, line;
     int rc = ka_fields_parse(buf, len, *checked, limits, fields, &n_fields, &line, fault);
+    if (rc == KA_OK) return way_for(len)->whole_head(buf, len, checked, limits, head, fields, fault);
     if (rc != KA_PARTIAL) return rc;
     *checked = line;
     if (len < limits->max_head_bytes) return rc;
@@ -623,9 +654,6 @@ static __attribute__((noinline)) int read_on(const char *buf, size_t len, uint32
 int ka_head_parse(const char *buf, size_t len, uint32_t *checked, const ka_limits *limits, ka_head *head,
                   ka_field *fields, ka_fault *fault) {
     if (ka_unlikely(len > limits->max_head_bytes)) len = limits->max_head_bytes;
-    if (checked != NULL && ka_unlikely(*checked > 0)) {
-        int rc = read_on(buf, len, checked, limits, fields, fault);
-        if (rc != KA_OK) return rc;
-    }
-    return parse_all(buf, len, checked, limits, head, fields, fault);
+    if (ka_unlikely(checked != NULL && *checked > 0)) return read_on(buf, len, checked, limits, head, fields, fault);
+    return way_for(len)->whole_head(buf, len, checked, limits, head, fields, fault);
 }

@@ -26,17 +26,18 @@ const uint8_t ka_class[256] = {
 
 /* ---- what ka_block.h loads ---- */
 
-#define ALIGNED __attribute__((aligned(32)))
 #define TWICE(...) {__VA_ARGS__, __VA_ARGS__}
 #define X8(c) c, c, c, c, c, c, c, c
 #define ALL(c) {X8(c), X8(c), X8(c), X8(c)}
 
-ALIGNED const uint8_t ka_token_rows[32] = TWICE(58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28);
-ALIGNED const uint8_t ka_target_rows[32] = TWICE(62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31);
-ALIGNED const uint8_t ka_host_rows[32] = TWICE(42, 63, 62, 62, 63, 62, 63, 63, 63, 63, 61, 23, 21, 23, 53, 28);
-ALIGNED const uint8_t ka_row_bits[32] = TWICE(0, 0, 1, 2, 4, 8, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0);
-ALIGNED const uint8_t ka_ones[32] = ALL(1), ka_low_halves[32] = ALL(0x0f), ka_bound[32] = ALL(0x21);
-ALIGNED const uint8_t ka_queries[32] = ALL('?'), ka_percents[32] = ALL('%'), ka_dots[32] = ALL('.');
+KA_ALIGNED const uint8_t ka_token_rows[32] = TWICE(58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28);
+KA_ALIGNED const uint8_t ka_target_rows[32] = TWICE(62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31);
+KA_ALIGNED const uint8_t ka_path_rows[32] = TWICE(62, 63, 62, 62, 63, 62, 63, 63, 63, 63, 63, 63, 61, 63, 61, 29);
+KA_ALIGNED const uint8_t ka_digit_rows[32] = TWICE(2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0);
+KA_ALIGNED const uint8_t ka_host_rows[32] = TWICE(42, 63, 62, 62, 63, 62, 63, 63, 63, 63, 61, 23, 21, 23, 53, 28);
+KA_ALIGNED const uint8_t ka_row_bits[32] = TWICE(0, 0, 1, 2, 4, 8, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0);
+KA_ALIGNED const uint8_t ka_ones[32] = ALL(1), ka_low_halves[32] = ALL(0x0f), ka_bound[32] = ALL(0x21);
+KA_ALIGNED const uint8_t ka_dots[32] = ALL('.');
 
 /* ---- names ---- */
 
@@ -75,11 +76,12 @@ static const struct {
 enum { N_NAMES = sizeof names / sizeof *names, N_SLOTS = 1024 };
 _Static_assert(N_NAMES < 255, "a slot is a byte");
 
-/* A hash table without collisions: slot -> index + 1. `multiplier` was searched for by ka_names_init. */
+/* A hash table without collisions: slot -> index + 1, which is the place of its key. An empty slot leads to keys[0],
+ * which equals none. `multiplier` was searched for by ka_names_init. */
 static uint8_t slots[N_SLOTS];
 static struct name_key {
-    uint64_t head, tail;
-} keys[N_NAMES];
+    uint64_t head, tail, len;
+} keys[N_NAMES + 1];
 static uint64_t multiplier;
 
 uint32_t ka_name_count(void) { return N_NAMES; }
@@ -104,23 +106,23 @@ static inline uint64_t load4(const char *p) {
  * fold for what else is in our names: among tchars only "-" becomes "-" and only a digit a digit. */
 static inline struct name_key key_of(const char *p, uint32_t n) {
     struct name_key k;
-    if (n >= 8) k = (struct name_key){load8(p), load8(p + n - 8)};
-    else if (n >= 4) k = (struct name_key){load4(p), load4(p + n - 4)};
-    else k = (struct name_key){(uint8_t)p[0] | (uint64_t)(uint8_t)p[n / 2] << 8, (uint8_t)p[n - 1]};
+    if (n >= 8) k = (struct name_key){load8(p), load8(p + n - 8), n};
+    else if (n >= 4) k = (struct name_key){load4(p), load4(p + n - 4), n};
+    else k = (struct name_key){(uint8_t)p[0] | (uint64_t)(uint8_t)p[n / 2] << 8, (uint8_t)p[n - 1], n};
     k.head |= EVERY(0x20);
     k.tail |= EVERY(0x20);
     return k;
 }
 
-static inline uint32_t slot_of(struct name_key k, uint32_t n, uint64_t m) {
-    uint64_t h = (k.head ^ (k.tail << 23 | k.tail >> 41) ^ n) * m;
+static inline uint32_t slot_of(struct name_key k, uint64_t m) {
+    uint64_t h = (k.head ^ (k.tail << 23 | k.tail >> 41) ^ k.len) * m;
     return (uint32_t)((h ^ h >> 32) * m >> 54);
 }
 
 static int fits(uint64_t m) {
     memset(slots, 0, sizeof slots);
     for (uint32_t i = 0; i < N_NAMES; i++) {
-        uint8_t *slot = &slots[slot_of(keys[i], names[i].len, m)];
+        uint8_t *slot = &slots[slot_of(keys[i + 1], m)];
         if (*slot != 0) return 0;
         *slot = (uint8_t)(i + 1);
     }
@@ -129,7 +131,7 @@ static int fits(uint64_t m) {
 
 int ka_names_init(void) {
     if (multiplier != 0) return KA_OK;
-    for (uint32_t i = 0; i < N_NAMES; i++) keys[i] = key_of(names[i].name, names[i].len);
+    for (uint32_t i = 0; i < N_NAMES; i++) keys[i + 1] = key_of(names[i].name, names[i].len);
     uint64_t m = 0x1350c31867671dcbu /* fits the list above; after a change of it the search goes on from here */;
     for (int tries = 0; tries < 1 << 20; tries++, m = m * 6364136223846793005u + 2)
         if (fits(m | 1)) {
@@ -141,9 +143,9 @@ int ka_names_init(void) {
 
 int ka_name_find(const char *p, uint32_t n) {
     struct name_key k = key_of(p, n);
-    int i = slots[slot_of(k, n, multiplier)] - 1;
-    if (i < 0 || names[i].len != n || keys[i].head != k.head || keys[i].tail != k.tail) return -1;
-    for (uint32_t at = 8; at + 8 < n; at += 8)
-        if ((load8(p + at) | EVERY(0x20)) != load8(names[i].name + at)) return -1;
-    return i;
+    int i = slots[slot_of(k, multiplier)];
+    if (((keys[i].head ^ k.head) | (keys[i].tail ^ k.tail) | (keys[i].len ^ k.len)) != 0) return -1;
+    for (uint32_t at = 8; ka_unlikely(at + 8 < n); at += 8)
+        if ((load8(p + at) | EVERY(0x20)) != load8(names[i - 1].name + at)) return -1;
+    return i - 1;
 }

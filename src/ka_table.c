@@ -19,13 +19,7 @@ static const char *const cause_names[KA_N_CAUSES] = {
 const char *ka_phase_name(unsigned phase) { return phase < KA_N_PHASES ? phase_names[phase] : "?"; }
 const char *ka_cause_name(unsigned cause) { return cause < KA_N_CAUSES ? cause_names[cause] : "?"; }
 
-unsigned ka_table_bucket(uint64_t value)
-{
-    if (value < 2) return (unsigned)value;
-    if (value >> 32) return KA_N_BUCKETS - 1;
-    unsigned octave = 63u - (unsigned)__builtin_clzll(value);
-    return 2 * octave + ((value >> (octave - 1)) & 1);
-}
+unsigned ka_table_bucket(uint64_t value) { return ka_bucket(value); }
 
 uint64_t ka_table_bucket_edge(unsigned bucket)
 {
@@ -285,14 +279,16 @@ void ka_store_set_share(ka_store *s, uint32_t share)
 
 /* ---- the whole ---- */
 
-int64_t ka_store_clock_slowly(ka_store *s, int64_t now)
+int64_t ka_store_clock(ka_store *s, int64_t now)
 {
-    const int64_t most = ((int64_t)1 << 60) - 1;
+    const uint64_t most = ((uint64_t)1 << KA_CLOCK_BITS) - 1;
     if (s->now == INT64_MAX) {
         s->base = now;
         return s->now = 0;
     }
-    if (now > s->base && (uint64_t)now - (uint64_t)s->base > (uint64_t)most) s->now = most;
+    uint64_t since_base = now > s->base ? (uint64_t)now - (uint64_t)s->base : 0;
+    if (since_base > most) since_base = most;
+    if ((int64_t)since_base > s->now) s->now = (int64_t)since_base;
     return s->now;
 }
 
@@ -302,11 +298,15 @@ int ka_store_init(ka_store *s, uint64_t seed)
     s->n_used = KA_N_ANCHORS;
     s->n_clients_used = 1;
     s->now = INT64_MAX;
+    s->clock_end = (uint64_t)1 << KA_CLOCK_BITS;
     s->share = UINT32_MAX - 1;
     s->key[0] = ka_store_mix(seed);
     s->key[1] = ka_store_mix(~seed);
     if (!bucket_part_add(s) || parts_grow(&s->slots, sizeof(ka_chunk)) == NULL) return KA_ENOMEM;
-    for (uint32_t i = 0; i < KA_N_ANCHORS; i++) *ka_store_link(s, i) = (ka_link){i, i};
+    for (uint32_t i = 0; i < KA_N_ANCHORS; i++) {
+        *ka_store_link(s, i) = (ka_link){i, i};
+        *ka_store_slot(s, i) = (ka_slot){.since_phase = KA_FREE};
+    }
     s->n_buckets = 1u << KA_BUCKET_CHUNK_BITS;
     return KA_OK;
 }

@@ -111,14 +111,23 @@ typedef union {
     } rate;
 } ka_extra;
 
+/* What a request needs and a touch does not. */
 typedef struct {
-    ka_link  link[KA_CHUNK];
-    ka_slot  slot[KA_CHUNK];
-    ka_extra extra[KA_CHUNK];
-    uint32_t requests[KA_CHUNK];
-    uint32_t opened[KA_CHUNK];  /* in 2^24 ns, rounded up, modulo 2^32 */
-    uint8_t  home[KA_CHUNK];    /* the class it was accepted under */
-    uint8_t  ending[KA_CHUNK];  /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
+    ka_extra extra;
+    uint32_t requests;
+    uint32_t opened;        /* in 2^24 ns, rounded up, modulo 2^32 */
+} ka_rest;
+
+typedef struct {
+    uint8_t home;           /* the class it was accepted under */
+    uint8_t ending;         /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
+} ka_mark;
+
+typedef struct {
+    ka_link link[KA_CHUNK];
+    ka_slot slot[KA_CHUNK];
+    ka_rest rest[KA_CHUNK];
+    ka_mark mark[KA_CHUNK];
 } ka_chunk;
 _Static_assert(sizeof(ka_chunk) == (size_t)42 * KA_CHUNK, "42 bytes a connection");
 
@@ -128,6 +137,7 @@ enum {
     KA_CHUNK_BITS = 12,
     KA_CLIENT_CHUNK_BITS = 10,
     KA_BUCKET_CHUNK_BITS = 10,
+    KA_CLOCK_BITS = 60,
     KA_MAX_CONNECTIONS = (1 << 26) - 2,  /* what is left for a client's index beside a class */
     KA_IS_MULTIPLEXED = 0x80,
     KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
@@ -177,6 +187,7 @@ typedef struct {
 
     int64_t  base;           /* the first `now`; everything below and in slots counts from it */
     int64_t  now;            /* the latest `now`; INT64_MAX before the first */
+    uint64_t clock_end;      /* from here on a `now` needs a second look: 60 bits are over, or the owner wants to know */
     uint8_t  head_left;      /* a queue lost its head since the owner last cleared this: its earliest due may be later */
 } ka_store;
 
@@ -198,6 +209,14 @@ uint64_t ka_store_mix(uint64_t x);
 size_t   ka_store_bytes(const ka_store *s);
 const char *ka_store_check(const ka_store *s); /* NULL, or the first broken invariant */
 
+static inline unsigned ka_bucket(uint64_t value) /* ka_table_bucket */
+{
+    if (value < 2) return (unsigned)value;
+    if (value >> 32) return KA_N_BUCKETS - 1;
+    unsigned octave = 63u - (unsigned)__builtin_clzll(value);
+    return 2 * octave + ((value >> (octave - 1)) & 1);
+}
+
 static inline ka_chunk *ka_store_chunk(const ka_store *s, uint32_t i)
 {
     return (ka_chunk *)s->slots.part[i >> KA_CHUNK_BITS];
@@ -213,19 +232,25 @@ static inline ka_link *ka_store_link(const ka_store *s, uint32_t i)
     return &ka_store_chunk(s, i)->link[i & (KA_CHUNK - 1)];
 }
 
+/* The link of an anchor: they lie in the first chunk. */
+static inline ka_link *ka_store_anchor(const ka_store *s, uint32_t anchor)
+{
+    return &((ka_chunk *)s->slots.part[0])->link[anchor];
+}
+
 static inline ka_extra *ka_store_extra(const ka_store *s, uint32_t i)
 {
-    return &ka_store_chunk(s, i)->extra[i & (KA_CHUNK - 1)];
+    return &ka_store_chunk(s, i)->rest[i & (KA_CHUNK - 1)].extra;
 }
 
 static inline uint32_t *ka_store_requests(const ka_store *s, uint32_t i)
 {
-    return &ka_store_chunk(s, i)->requests[i & (KA_CHUNK - 1)];
+    return &ka_store_chunk(s, i)->rest[i & (KA_CHUNK - 1)].requests;
 }
 
-static inline uint8_t *ka_store_ending(const ka_store *s, uint32_t i)
+static inline ka_mark *ka_store_mark(const ka_store *s, uint32_t i)
 {
-    return &ka_store_chunk(s, i)->ending[i & (KA_CHUNK - 1)];
+    return &ka_store_chunk(s, i)->mark[i & (KA_CHUNK - 1)];
 }
 
 static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t client)
@@ -244,13 +269,19 @@ static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase)
     slot->since_phase = (uint64_t)since << KA_PHASE_BITS | phase;
 }
 
+/* Whether a handle names a connection that is open. The slot of an anchor looks free. */
+static inline int ka_store_knows(const ka_store *s, ka_handle h)
+{
+    uint32_t i = (uint32_t)h;
+    if (ka_unlikely(i >= s->n_used)) return 0;
+    const ka_slot *slot = ka_store_slot(s, i);
+    return ka_likely(slot->gen == h >> 32) && ka_likely(ka_slot_phase(slot) != KA_FREE);
+}
+
 /* The slot a handle names, or 0 when it is stale or never was one. */
 static inline uint32_t ka_store_find(const ka_store *s, ka_handle h)
 {
-    uint32_t i = (uint32_t)h;
-    if (ka_unlikely(i - KA_N_ANCHORS >= s->n_used - KA_N_ANCHORS)) return 0; /* anchors wrap round */
-    const ka_slot *slot = ka_store_slot(s, i);
-    return ka_likely(slot->gen == h >> 32 && ka_slot_phase(slot) != KA_FREE) ? i : 0;
+    return ka_store_knows(s, h) ? (uint32_t)h : 0;
 }
 
 static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
@@ -258,21 +289,16 @@ static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
     return i == 0 ? 0 : (ka_handle)ka_store_slot(s, i)->gen << 32 | i;
 }
 
-int64_t ka_store_clock_slowly(ka_store *s, int64_t now);
+/* `now` as the table counts it: from its first `now` on, never backward, at most 60 bits. Right for any `now`. */
+int64_t ka_store_clock(ka_store *s, int64_t now);
 
-/* Take a `now` that is neither the first nor behind nor beyond 60 bits. Return: whether it is such a one. */
+/* Take a `now` that goes on from the latest and needs no second look. Return: whether it is such a one. */
 static inline int ka_store_clock_goes_on(ka_store *s, int64_t now)
 {
     uint64_t since_base = (uint64_t)now - (uint64_t)s->base;
-    if (ka_unlikely(since_base < (uint64_t)s->now || since_base >> 60)) return 0;
+    if (ka_unlikely(since_base < (uint64_t)s->now || since_base >= s->clock_end)) return 0;
     s->now = (int64_t)since_base;
     return 1;
-}
-
-/* `now` as the table counts it: from its first `now` on, never backward, at most 60 bits. */
-static inline int64_t ka_store_clock(ka_store *s, int64_t now)
-{
-    return ka_store_clock_goes_on(s, now) ? s->now : ka_store_clock_slowly(s, now);
 }
 
 /* ---- queues ---- */
@@ -297,43 +323,56 @@ static inline void ka_link_between(ka_store *s, uint32_t i, uint32_t before, uin
     ka_store_link(s, after)->prev = i;
 }
 
-/* Take a slot out of its queue. Its phase and class still say which one that is. */
-static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i)
+/* Take a slot out of its queue: that of its class and `phase`. */
+static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i, unsigned phase)
 {
-    ka_link link = *ka_store_link(s, i);
-    ka_store_link(s, link.next)->prev = link.prev;
-    ka_store_link(s, link.prev)->next = link.next;
-    if (link.prev < KA_N_ANCHORS) {
+    ka_link *own = ka_store_link(s, i);
+    uint32_t next = own->next, prev = own->prev;
+    if (next == prev) { /* both are the anchor: the queue is empty now */
+        ka_link *ends = ka_store_anchor(s, next);
+        ends->next = ends->prev = next;
+        s->classes_in[phase] &= ~((uint64_t)1 << ka_slot_class(slot));
         s->head_left = 1;
-        if (link.next == link.prev) s->classes_in[ka_slot_phase(slot)] &= ~((uint64_t)1 << ka_slot_class(slot));
+        return;
     }
+    ka_store_link(s, next)->prev = prev;
+    ka_store_link(s, prev)->next = next;
+    if (prev < KA_N_ANCHORS) s->head_left = 1;
 }
 
-/* Put a slot at the tail of the queue its phase and class name, where its `since` belongs: it is `now`.
+/* Put a slot at the tail of the queue of its class and `phase`, where its `since` belongs: it is `now`.
  * Return: whether it is the head. */
-static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i)
+static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, unsigned phase)
 {
-    uint32_t anchor = ka_slot_anchor(slot), tail = ka_store_link(s, anchor)->prev;
-    ka_link_between(s, i, tail, anchor);
-    if (tail != anchor) return 0;
-    s->classes_in[ka_slot_phase(slot)] |= (uint64_t)1 << ka_slot_class(slot);
+    uint32_t anchor = ka_queue_anchor(phase, ka_slot_class(slot));
+    ka_link *ends = ka_store_anchor(s, anchor);
+    uint32_t tail = ends->prev;
+    *ka_store_link(s, i) = (ka_link){.next = anchor, .prev = tail};
+    ends->prev = i;
+    if (tail != anchor) {
+        ka_store_link(s, tail)->next = i;
+        return 0;
+    }
+    ends->next = i;
+    s->classes_in[phase] |= (uint64_t)1 << ka_slot_class(slot);
     return 1;
 }
 
-/* The same queue, from wherever it was to the tail. */
-static inline void ka_queue_renew(ka_store *s, const ka_slot *slot, uint32_t i)
+/* In the queue of this anchor, from wherever it was to the tail. */
+static inline void ka_queue_renew(ka_store *s, uint32_t anchor, uint32_t i)
 {
-    ka_link link = *ka_store_link(s, i);
-    if (link.prev < KA_N_ANCHORS) s->head_left = 1;
-    if (link.next < KA_N_ANCHORS) return; /* it is the tail */
-    uint32_t anchor = ka_slot_anchor(slot);
-    ka_store_link(s, link.next)->prev = link.prev;
-    ka_store_link(s, link.prev)->next = link.next;
-    ka_store_link(s, i)->next = anchor;
-    uint32_t tail = ka_store_link(s, anchor)->prev;
+    ka_link *own = ka_store_link(s, i);
+    uint32_t next = own->next, prev = own->prev;
+    if (prev < KA_N_ANCHORS) s->head_left = 1;
+    if (next < KA_N_ANCHORS) return; /* it is the tail */
+    ka_store_link(s, next)->prev = prev;
+    ka_store_link(s, prev)->next = next;
+    ka_link *ends = ka_store_anchor(s, anchor);
+    uint32_t tail = ends->prev;
+    ends->prev = i;
     ka_store_link(s, tail)->next = i;
-    ka_store_link(s, i)->prev = tail;
-    ka_store_link(s, anchor)->prev = i;
+    own->next = anchor;
+    own->prev = tail;
 }
 
 #endif

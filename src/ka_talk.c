@@ -148,10 +148,15 @@ static void end_with(ka_talk *talk, ka_cause cause)
 
 /* --- request bodies --- */
 
-int ka_talk_body_is_over(const ka_talk *talk) { return ka_body_is_over(&talk->body); }
+int ka_talk_body_is_over(const ka_talk *talk)
+{
+    return talk->is_tunnel ? talk->is_eof && talk->window_len == 0 : ka_body_is_over(&talk->body);
+}
 
 size_t ka_talk_readable(const ka_talk *talk)
 {
+    if (talk->is_tunnel)
+        return talk->window_len;
     if (ka_body_is_over(&talk->body))
         return 0;
     size_t here = talk->window_len;
@@ -168,7 +173,7 @@ static void fail(ka_talk *talk, int64_t now)
     talk->is_failed = 1;
     if (ka_talk_refuse(talk, talk->fault.status, ka_fault_text(talk->fault.code), KA_CAUSE_BAD_REQUEST, now) < 0) {
         end_with(talk, KA_CAUSE_BAD_REQUEST);
-        talk->has_response = 1; /* cut short: nothing more can be sent in step */
+        talk->has_response = talk->is_cut = 1; /* nothing more can be sent in step */
     }
 }
 
@@ -232,10 +237,26 @@ static int is_drainable(const ka_talk *talk)
     return 0;
 }
 
+static ptrdiff_t read_tunnel(ka_talk *talk, char *to, size_t cap)
+{
+    size_t n = talk->window_len < cap ? talk->window_len : cap;
+    if (n == 0 && !talk->is_eof) {
+        talk->wants_body = 1;
+        attend(talk);
+        return KA_PARTIAL;
+    }
+    if (n)
+        memcpy(to, talk->window, n);
+    consume(talk, n);
+    return (ptrdiff_t)n;
+}
+
 ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 {
     size_t n = 0;
     talk->wants_body = 0;
+    if (talk->is_tunnel)
+        return read_tunnel(talk, to, cap);
     if (talk->is_failed)
         return KA_EPEER; /* the state of the framing says nothing any more */
     while (n < cap) {
@@ -281,7 +302,10 @@ static int has_part_of_head(const ka_talk *talk)
 static void end_exchange(ka_talk *talk)
 {
     lose_exchange(talk);
-    if (!ka_body_is_over(&talk->body)) {
+    if (talk->is_tunnel) {
+        end_with(talk, KA_CAUSE_UPGRADED);
+        talk->needs_linger = 1;
+    } else if (!ka_body_is_over(&talk->body)) {
         if (!talk->is_last && !is_drainable(talk))
             end_with(talk, KA_CAUSE_APPLICATION); /* the body grew past what was foreseen */
         talk->is_draining = !talk->is_last;
@@ -359,12 +383,12 @@ ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head)
         ka_talk_step step = KA_TALK_WAIT;
         if (talk->has_response)
             end_exchange(talk);
-        if (talk->unsent > KA_OUT_HIGH)
+        if (talk->unsent > KA_OUT_HIGH && !talk->is_tunnel) /* whose directions do not wait for each other */
             return KA_TALK_WAIT;
         if (talk->has_exchange) {
             if (!talk->wants_body)
                 return KA_TALK_WAIT;
-            return ka_talk_readable(talk) || ka_body_is_over(&talk->body) || talk->is_eof ? KA_TALK_BODY : KA_TALK_READ;
+            return ka_talk_readable(talk) || ka_talk_body_is_over(talk) || talk->is_eof ? KA_TALK_BODY : KA_TALK_READ;
         }
         if (talk->is_draining)
             step = drain(talk, now);
@@ -387,6 +411,8 @@ int ka_talk_is_idle(const ka_talk *talk)
 static ka_phase phase_of(const ka_talk *talk)
 {
     int is_answering = talk->has_exchange && !talk->has_response;
+    if (talk->is_tunnel && is_answering)
+        return KA_TUNNEL;
     if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->is_held || !is_answering)))
         return KA_WRITE;
     if (is_answering)
@@ -414,7 +440,12 @@ int ka_talk_settle(ka_talk *talk, int64_t now)
         case KA_BUSY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BODY ? KA_EV_BODY_WANTED : KA_EV_RESPONDED; break;
         case KA_BODY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BUSY ? KA_EV_BODY_ARRIVED : KA_EV_RESPONDED; break;
         case KA_WRITE: event = to == KA_BUSY || to == KA_BODY ? KA_EV_UNBLOCKED : KA_EV_RESPONDED; break;
-        default: return at; /* LINGER and TUNNEL are left by closing only */
+        case KA_TUNNEL:
+            if (to != KA_WRITE)
+                return at; /* it will be closed now */
+            event = KA_EV_BLOCKED;
+            break;
+        default: return at; /* LINGER is left by closing only */
         }
         at = ka_conn_event(table, h, event, now);
     }
@@ -511,12 +542,44 @@ static unsigned reason_to_close(const ka_talk *talk)
     /* RFC 9110 10.1.1: the client may or may not send the content now; no way to stay in step. */
     if (talk->owes_continue || !is_drainable(talk))
         return KA_CAUSE_APPLICATION;
+    /* RFC 9110 9.3.6: to the client what follows is a tunnel, which the application does not mean. */
+    if (talk->reply.is_connect && talk->reply.status / 100 == 2)
+        return KA_CAUSE_APPLICATION;
     return KA_N_CAUSES;
+}
+
+static int tunnel_begin(ka_talk *talk, char *at, int64_t now)
+{
+    static const ka_verdict says_nothing;
+    ka_reply *reply = &talk->reply;
+    int is_agreed = reply->status == 101 ? (talk->head_flags & KA_HEAD_UPGRADE) != 0
+                                         : reply->is_connect && reply->status / 100 == 2;
+    if (!is_agreed)
+        reply->why = "a tunnel begins with 101 to a request with Upgrade, or 2xx to CONNECT (RFC 9110 7.8, 9.3.6)";
+    else if (!ka_body_is_over(&talk->body))
+        reply->why = "the request's content is to be read before the protocol is switched (RFC 9110 7.8)";
+    if (!is_agreed || !ka_body_is_over(&talk->body))
+        return KA_EINVAL;
+    int got = ka_conn_event(talk->service->table, talk->conn, KA_EV_TUNNELLED, now);
+    if (got < 0)
+        return got;
+    (void)ka_reply_choose_frame(reply, KA_WHOLE_UNKNOWN);
+    ka_reply_finish_head(reply, &at, &says_nothing, &talk->service->common);
+    wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
+    talk->is_tunnel = 1;
+    attend(talk);
+    return KA_OK;
 }
 
 int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
 {
     ka_verdict verdict;
+    if (whole == KA_WHOLE_TUNNEL)
+        return tunnel_begin(talk, at, now);
+    if (talk->reply.status == 101) {
+        talk->reply.why = "101 is only for what becomes a tunnel (RFC 9110 15.2.2)";
+        return KA_EINVAL;
+    }
     int frame = ka_reply_choose_frame(&talk->reply, whole);
     if (frame < 0)
         return frame;
@@ -543,6 +606,10 @@ static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, si
     if (!talk->has_exchange || talk->has_response) {
         talk->reply.why = "the response is complete already";
         error = KA_EINVAL;
+    } else if (talk->is_tunnel) {
+        before_len = after_len = 0;
+        sends = len > 0;
+        error = KA_OK;
     } else {
         error = ka_reply_piece(&talk->reply, len, more, before, &before_len, after, &after_len, &sends);
     }
@@ -589,8 +656,8 @@ void ka_talk_done(ka_talk *talk)
     if (!talk->has_exchange || talk->has_response)
         return;
     talk->has_response = 1;
-    end_with(talk, KA_CAUSE_APPLICATION);
-    /* Cut off in the middle: what the client has is incomplete and must look so. */
+    talk->is_cut = talk->reply.is_started && !talk->is_tunnel; /* what the client has must look incomplete */
+    end_with(talk, talk->is_tunnel ? KA_CAUSE_UPGRADED : KA_CAUSE_APPLICATION);
     attend(talk);
 }
 

@@ -86,10 +86,18 @@ struct ka_talk {
     uint8_t is_eof;         /* the peer sent FIN: no byte will come */
     uint8_t is_draining;    /* the rest of an unread body is being thrown away */
     uint8_t is_failed;      /* the peer broke a rule in the body: `fault` says which */
+    uint8_t is_tunnel;      /* 101 or 2xx to CONNECT is sent: both directions are the application's bytes, until it ends */
+    uint8_t is_cut;         /* a response was broken off: its end must not look like one */
     uint8_t is_held;        /* the application is held back until `unsent` is low */
     uint8_t needs_linger;   /* input is unread or expected when we close */
     uint8_t is_driven;      /* the driver is inside its turn for this talk */
     uint8_t is_noted;       /* the driver's: on the list of those to attend to */
+};
+
+/* For ka_talk_head_end: how long is the content? */
+enum {
+    KA_WHOLE_UNKNOWN = -1,
+    KA_WHOLE_TUNNEL = -2   /* no content: the connection is a byte stream from here on */
 };
 
 typedef enum {
@@ -127,13 +135,15 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
  * KA_EPEER: talk->fault; KA_ESTALE: the client is gone. */
 ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now);
 size_t    ka_talk_readable(const ka_talk *talk);       /* upper bound of what ka_talk_read would give now */
-int       ka_talk_body_is_over(const ka_talk *talk);
+int       ka_talk_body_is_over(const ka_talk *talk);   /* of a tunnel: the client will send nothing more */
 
 /* A response: head_begin, ka_reply_field(&talk->reply, &at, ...)*, head_end, content*.
  * head_begin: reserves `field_bytes` for the fields. KA_ENOMEM, KA_EINVAL (reply.why). The head can be given up
  * before head_end by beginning anew. */
 int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at);
-/* whole: content length if it is complete and known, else -1. Decides about the connection. */
+/* whole: content length if it is complete and known, else KA_WHOLE_*. Decides about the connection. KA_WHOLE_TUNNEL
+ * with 101 to a request with Upgrade, or 2xx to CONNECT: ka_talk_read and ka_talk_content then move bare bytes, and
+ * the end of the content closes the connection. The request's own content must have been read (RFC 9110 7.8). */
 int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now);
 /* One piece of content. owner: NULL = copy; else the bytes are referred to and `owner` released when they are sent
  * (the hold passes to the talk in every case). Ends the exchange's response when !more. */

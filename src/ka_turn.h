@@ -14,6 +14,7 @@ enum { KA_TURN_REQUESTS = 32 }; /* handed over in one turn; then others come fir
 typedef enum {
     KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
     KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
+    KA_NEWS_DRAIN, /* the server is about to stop: a tunnel has until the drain's deadline to end well */
     KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
 } ka_news;
 
@@ -30,7 +31,8 @@ typedef struct {
     ka_turned (*read)(void *port, void *peer, ka_talk *talk);        /* more bytes, reported by ka_turn_arrived, or FIN */
     ka_cause (*flush)(void *port, void *peer, ka_talk *talk);        /* send what can be sent; KA_N_CAUSES or why to end */
     void (*look_for_fin)(void *port, void *peer, ka_talk *talk);     /* the application is busy: has the client gone? */
-    int (*has_unread)(void *port, void *peer);                       /* may input lie unread where close() would see it? */
+    int (*can_read)(void *port, void *peer);                         /* may input be at hand that a turn would read? */
+    int (*has_unread)(void *port, void *peer, ka_talk *talk);        /* would close() make a RST of what the client sends? */
     int (*can_send)(void *port, void *peer);                         /* would the way out take more now? */
     void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
     void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause); /* FIN and LINGER, or end at once */
@@ -90,7 +92,7 @@ static inline ka_turned ka_turn_finish(const ka_moves *moves, void *port, void *
     if (talk->unsent)
         return KA_TURN_PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (lingers || (!talk->is_eof && moves->has_unread(port, peer)))
+    if (lingers || (!talk->is_eof && moves->has_unread(port, peer, talk)))
         moves->half_close(port, peer, talk, (ka_cause)talk->cause);
     else
         moves->end(port, peer, talk, (ka_cause)talk->cause);
@@ -160,7 +162,7 @@ static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer,
 {
     int is_answering = talk->has_exchange && !talk->has_response;
     talk->is_noted = 0;
-    if (is_answering || (talk->window_len == 0 && !(talk->has_response && moves->has_unread(port, peer)))) {
+    if (is_answering || (talk->window_len == 0 && !(talk->has_response && moves->can_read(port, peer)))) {
         ka_turn(moves, port, peer, talk, now);
         return;
     }

@@ -26,7 +26,10 @@ cdef class Application
 cdef class Port:
     """Whoever moves the bytes of an Exchange, and hands requests to an application."""
     cdef Application application
-    cdef object pending      # an exception that means to end the process, for whoever drives the port
+    cdef object pending          # an exception that means to end the process, for whoever drives the port
+    cdef object access_log       # called with an AccessEntry for each request, or None
+    cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
+    cdef bint has_proxies        # some peers may name the client: ask origin_of
 
     cdef int failed(self, object error) except -1:
         """An exception out of the application's side. Only what means to end the process goes on from here."""
@@ -42,10 +45,6 @@ cdef class Port:
             self.pending = None
             raise error
         return 0
-
-    cdef object access_log       # called with an AccessEntry for each request, or None
-    cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
-    cdef bint has_proxies        # some peers may name the client: ask origin_of
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
@@ -301,10 +300,10 @@ cdef object as_bytes(object value):
     raise LocalError(f"a header is bytes or str, not {type(value).__name__}")
 
 
-cdef inline bytes content_of(object content):
-    """A piece of content as bytes, before anything of it is promised. LocalError for what has no bytes."""
-    if PyBytes_Check(content):
-        return <bytes>content
+cdef inline object content_of(object content):
+    """A piece of content as bytes or OpenFile, before anything of it is promised. LocalError for what is neither."""
+    if PyBytes_Check(content) or isinstance(content, OpenFile):
+        return content
     try:
         return bytes(memoryview(content))
     except TypeError:

@@ -306,7 +306,11 @@ cdef void move_look_for_fin(void *port, void *peer, ka_talk *talk) noexcept:
     pass  # the loop tells
 
 
-cdef bint move_has_unread(void *port, void *peer) noexcept:
+cdef bint move_can_read(void *port, void *peer) noexcept:
+    return (<TransportProtocol>peer).is_read_paused
+
+
+cdef bint move_has_unread(void *port, void *peer, ka_talk *talk) noexcept:
     return (<TransportProtocol>peer).is_read_paused
 
 
@@ -349,6 +353,7 @@ transport_moves.on_news = port_on_news
 transport_moves.read = move_read
 transport_moves.flush = move_flush
 transport_moves.look_for_fin = move_look_for_fin
+transport_moves.can_read = move_can_read
 transport_moves.has_unread = move_has_unread
 transport_moves.can_send = move_can_send
 transport_moves.half_close = move_half_close
@@ -391,8 +396,8 @@ cdef class Transports(Port):
         self.trusts_timer = not hasattr(loop, "time")
         self.clock = monotonic_seconds if self.trusts_timer else loop.time
         self.call_soon = getattr(loop, "call_soon", None)
-        self.on_timer = self.timer_fired
-        self.on_round = self.next_round
+        self.on_timer = self._timer_fired
+        self.on_round = self._next_round
         self.noted = []
         self.again = []
         self.armed_ns = INT64_MAX
@@ -444,20 +449,20 @@ cdef class Transports(Port):
         self.timer = self.loop.call_later(max(0.0, <double>(due - self.moment) / 1e9), self.on_timer)
         return 0
 
-    def timer_fired(self):
+    def _timer_fired(self):
         """The one timer. "Nothing has come" is no evidence before the loop has polled once more: let it."""
         cdef int64_t due = self.armed_ns
         self.timer = None
         self.armed_ns = INT64_MAX
         if self.call_soon is not None:
             self.is_expiring = True
-            self.call_soon(self.call_soon, self.expire)
+            self.call_soon(self.call_soon, self._expire)
         else:
             if self.trusts_timer:
                 self.moment = max(self.moment, due)
-            self.expire()
+            self._expire()
 
-    def expire(self):
+    def _expire(self):
         """Carry out what is due, a bounded number; the rest in the next round of the loop."""
         cdef TransportProtocol one
         cdef ka_handle conn
@@ -552,7 +557,7 @@ cdef class Transports(Port):
             self.call_soon(self.on_round)
         return 0
 
-    def next_round(self):
+    def _next_round(self):
         """In the loop's next round: whoever had more to do than a turn allows, and responses in progress."""
         self.is_round_coming = False
         self.enter()
@@ -569,9 +574,9 @@ cdef class Transports(Port):
 
     def wake(self):
         """Have the application's threads heard soon. May be called from any thread."""
-        self.loop.call_soon_threadsafe(self.woken)
+        self.loop.call_soon_threadsafe(self._woken)
 
-    def woken(self):
+    def _woken(self):
         """In the loop's thread, after wake()."""
         self.enter()
         try:

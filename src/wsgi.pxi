@@ -151,7 +151,8 @@ cdef class WsgiExchange(CollectedExchange):
     cdef int deliver(self, object piece, bint is_last) except -1:
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
-        piece = content_of(piece)
+        if not isinstance(piece, OpenFile):
+            piece = content_of(piece)
         if self.app.threads == 0:
             return self.put(piece, is_last)
         if self.is_gone:

@@ -83,6 +83,12 @@ def lacks() -> Callable[[str], NoReturn]:
 
 
 @pytest.fixture(scope="session")
+def python_environment() -> dict[str, str]:
+    """The environment for a child that runs kacore and that `launch` cannot start."""
+    return {**os.environ, **({"LD_PRELOAD": SANITIZER_RUNTIME} if SANITIZER_RUNTIME else {})}
+
+
+@pytest.fixture(scope="session")
 def sanitized() -> bool:
     """Is this the run under the sanitizers (`make asan`)? Everything takes some times longer then."""
     return bool(SANITIZER_RUNTIME)

@@ -41,6 +41,8 @@ class Connections(_core.Transports):
     Raises RuntimeError without a loop, ValueError for a policy out of range. Source: docs/embedding.md.
     """
 
+    policy: Policy  # of the server as a whole
+
     def __new__(
         cls,
         policy: Policy | PolicySet | None = None,
@@ -55,7 +57,7 @@ class Connections(_core.Transports):
             application = _core.ProtocolApplication(loop, logging.getLogger("kacore.error"))
         policy = policy or Policy()
         default = policy if isinstance(policy, Policy) else policy.default
-        return super().__new__(
+        self = super().__new__(
             cls,
             ConnectionTable(policy),
             application,
@@ -64,16 +66,17 @@ class Connections(_core.Transports):
             max_buffer_bytes=default.max_buffer_bytes,
             server_name=server_name,
         )
+        self.policy = default
+        return self
 
     async def drain_and_close(self) -> None:
         """Answer what can be answered, as the policy's drain_* fields say, then close what is left.
 
         Stop accepting first: `server.close()`.
         """
-        policy = self.table.policy
-        default = policy if isinstance(policy, Policy) else policy.default
-        self.drain(grace=default.drain_grace, spread=default.drain_spread, timeout=default.drain_timeout)
-        deadline = self.loop.time() + default.drain_timeout
+        policy = self.policy
+        self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
+        deadline = self.loop.time() + policy.drain_timeout
         while len(self.table) and self.loop.time() < deadline:
             await asyncio.sleep(DRAIN_POLL)
         self.close()

@@ -158,9 +158,8 @@ class Collector:
             closed.add_metric([cause], n)
         yield closed
         yield histogram("kacore_idle_gap_seconds", "Idle time before a connection's reuse.", whole["idle_gap"], 0.001)
-        yield histogram(
-            "kacore_requests_per_connection", "Requests of a connection that ended.", whole["requests_per_connection"], 1
-        )
+        ended = whole["requests_per_connection"]
+        yield histogram("kacore_requests_per_connection", "Requests of a connection that ended.", ended, 1)
         if "workers" not in stats:
             yield from self.of_one(stats)
 
@@ -177,15 +176,14 @@ class Collector:
         yield GaugeMetricFamily("kacore_ready", "Whether new connections are wanted.", float(self.server.is_ready))
         if "engine" in stats:
             engine = stats["engine"]
-            yield GaugeMetricFamily("kacore_buffer_bytes", "Bytes that wait to be parsed or sent.", engine["buffer_bytes"])
-            yield CounterMetricFamily(
-                "kacore_out_of_descriptors", "Times that accept() had no descriptor left.", engine["out_of_descriptors"]
-            )
+            lent, lacking = engine["buffer_bytes"], engine["out_of_descriptors"]
+            yield GaugeMetricFamily("kacore_buffer_bytes", "Bytes that wait to be parsed or sent.", lent)
+            yield CounterMetricFamily("kacore_out_of_descriptors", "Times accept() had no descriptor left.", lacking)
 
 
 def histogram(name: str, text: str, counted: dict[str, Any], unit: float) -> Any:
-    """counted: `edges`, the smallest value of each bucket, and `counts`. Prometheus wants the largest value of each, and
-    running sums. Values are whole multiples of `unit`. Empty buckets at the end are left out."""
+    """counted: `edges`, the smallest value of each bucket, and `counts`. Prometheus wants the largest value of each,
+    and running sums. Values are whole multiples of `unit`. Empty buckets at the end are left out."""
     from prometheus_client.core import HistogramMetricFamily
 
     edges, counts = counted["edges"], counted["counts"]

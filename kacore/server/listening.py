@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import socket
 import stat
 from collections.abc import Iterable
@@ -40,7 +39,7 @@ class Listener:
         self._inode = inode(self._path) if self._path else None
 
     def refuse(self) -> None:
-        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. More than once: no harm."""
+        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. Idempotent."""
         if not self.is_own or self.sock.fileno() < 0:
             return
         if self._path is not None:
@@ -80,8 +79,10 @@ def parse_address(text: str) -> tuple[str, int] | str:
             raise UsageError(f"bind {text!r}: there is no path")
         return text.removeprefix("unix:")
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not colon or not (port.isascii() and port.isdigit()):
         raise UsageError(f"bind {text!r}: must be HOST:PORT, [HOST]:PORT, :PORT or unix:PATH")
+    if int(port) > 65535:
+        raise UsageError(f"bind {text!r}: port {port} must be between 0 and 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -198,7 +199,9 @@ def inherited_socket(fd: int) -> socket.socket:
 
 
 def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
-    """Every connection is a descriptor. Raise the soft limit as far as the hard one lets us; say so when it is short."""
+    """Every connection is a descriptor. Raise the soft limit as far as the hard one lets us; say when it is short."""
+    import resource
+
     needed = n_connections + DESCRIPTORS_ELSE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

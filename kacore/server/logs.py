@@ -43,16 +43,17 @@ def address_text(client: tuple[str, int] | None) -> str:
 
 
 class Clock:
-    """The time as Apache writes it, made once a second."""
+    """The time in some format, made once a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, style: str, broken_down: Callable[[float], time.struct_time]) -> None:
+        self._style, self._broken_down = style, broken_down
         self._second = -1
         self._text = ""
 
     def __call__(self, second: int) -> str:
         if second != self._second:
             self._second = second
-            self._text = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(second))
+            self._text = time.strftime(self._style, self._broken_down(second))
         return self._text
 
 
@@ -68,11 +69,14 @@ def combined_line(entry: Any, clock: Clock) -> str:
     return f'{common_line(entry, clock)} "{escaped(entry.referer)}" "{escaped(entry.user_agent)}"'
 
 
-def json_line(entry: Any) -> str:
+to_json = json.JSONEncoder(check_circular=False).encode
+
+
+def json_line(entry: Any, clock: Clock) -> str:
     """One object a line. Bytes above ASCII are given as the code points of Latin-1, escaped."""
-    return json.dumps(
+    text = to_json(
         {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.unix_time)),
+            "time": clock(entry.unix_time),
             "client": entry.client[0] if entry.client else None,
             "method": entry.method,
             "target": latin1(entry.target),
@@ -83,7 +87,8 @@ def json_line(entry: Any) -> str:
             "referer": latin1(entry.referer),
             "user_agent": latin1(entry.user_agent),
         }
-    ).replace("\x7f", "\\u007f")
+    )
+    return text.replace("\x7f", "\\u007f")
 
 
 def latin1(sent: bytes | None) -> str | None:
@@ -95,16 +100,15 @@ def access_log(style: str) -> AccessLog | None:
     logger = logging.getLogger("kacore.access")
     if style == "off" or not logger.isEnabledFor(logging.INFO):
         return None
-    clock = Clock()
-    line: Callable[[Any], str] = json_line
-    if style != "json":
-        of_style = common_line if style == "common" else combined_line
-
-        def line(entry: Any) -> str:
-            return of_style(entry, clock)
+    if style == "json":
+        line, clock = json_line, Clock("%Y-%m-%dT%H:%M:%SZ", time.gmtime)
+    else:
+        line = common_line if style == "common" else combined_line
+        clock = Clock("%d/%b/%Y:%H:%M:%S %z", time.localtime)
 
     def log(entry: Any) -> None:
-        logger.info("%s", line(entry))
+        # By hand: Logger.info would walk the stack for the place in the source, which says nothing here.
+        logger.handle(logging.LogRecord("kacore.access", logging.INFO, "", 0, line(entry, clock), None, None))
 
     return log
 
@@ -138,7 +142,12 @@ def notice_log(logger: logging.Logger) -> Callable[[str], None]:
 
 # -- for programs that have not set up logging ------------------------------------------------------------------
 
-COLOURS = {logging.DEBUG: "\x1b[2m", logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
+COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[31m",
+}
 
 
 class LineFormatter(logging.Formatter):

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -27,6 +28,7 @@ from kacore.server.listening import Listener, open_listeners, raise_descriptor_l
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
 from kacore.server.races import RaceLog
 from kacore.server.systemd import Notifier
+from kacore.server.tls import TLS, FixedTLS
 from kacore.server.transports import TransportsServer
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Server:
     lifespan:  ASGI only: "auto", "on" or "off".
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
     server_name: value of the Server field; "" = none.
+    tls:       TLS, or a ready ssl.SSLContext: speak TLS on every socket; see reload_certificates().
     worker:    the process's place among others, for a server that a Supervisor started.
     access_log: "off", "common", "combined" or "json", on the logger kacore.access.
     forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
@@ -85,6 +88,7 @@ class Server:
         lifespan: Mode = "auto",
         root_path: str = "",
         server_name: str = "kacore",
+        tls: TLS | ssl.SSLContext | None = None,
         worker: Worker | None = None,
         access_log: str = "off",
         forwarded_allow_ips: str | Iterable[str] = (),
@@ -117,6 +121,7 @@ class Server:
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
         self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
+        self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
         self.worker = worker
         self.table = ConnectionTable(policy, counters=worker.counters if worker is not None else None)
@@ -163,7 +168,13 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """What is listened on: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-        return list(dict.fromkeys(listener.address for listener in self._listeners))
+        found = dict.fromkeys(listener.address for listener in self._listeners)
+        return [address.replace("http://", f"{self.scheme}://", 1) for address in found]
+
+    @property
+    def scheme(self) -> str:
+        """What URLs of this server begin with: "https" with TLS, else "http"."""
+        return "http" if self.tls is None else "https"
 
     @property
     def is_ending(self) -> bool:
@@ -211,6 +222,18 @@ class Server:
         if self._engine is not None:
             self._engine.set_classes(policy)
 
+    def reload_certificates(self) -> None:
+        """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
+        used is logged, and the old ones stay in use."""
+        if self.tls is not None:
+            try:
+                self.tls.reload()
+                if isinstance(self._engine, TransportsServer):
+                    self._engine.renew()
+                self.logger.info("the certificates were read again")
+            except UsageError as error:
+                self.logger.error("the old certificates stay in use: %s", error)
+
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From the loop's thread; a second call ends at once.
 
@@ -250,7 +273,7 @@ class Server:
 
     def listen(self, listener: Listener) -> None:
         """Serve one of the listeners from now on."""
-        self._engine.listen(listener.sock)
+        self._engine.listen(listener.sock, tls=self.tls)
 
     def unlisten(self, listener: Listener) -> None:
         """Leave it to another process, which serves it already."""
@@ -307,7 +330,9 @@ class Server:
             "server_name": self.server_name,
         }
         if self.io == "transports":
-            return TransportsServer(self.table, application, loop, **options)
+            return TransportsServer(
+                self.table, application, loop, handshake_timeout=self.policy.handshake_timeout, **options
+            )
         engine = _core.Engine(
             self.table,
             application,
@@ -325,18 +350,40 @@ class Server:
     def _application(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> Any:
         if self.interface == "asgi":
             return _core.AsgiApplication(
-                self.app, loop, self.logger, state=lifespan.state or None, root_path=self.root_path
+                self.app,
+                loop,
+                self.logger,
+                state=lifespan.state or None,
+                root_path=self.root_path,
+                scheme=self.scheme,
+                websocket=self._websocket(loop),
             )
         if self.interface == "handler":
-            return _core.HandlerApplication(self.app, loop, self.logger)
+            return _core.HandlerApplication(self.app, loop, self.logger, scheme=self.scheme)
         return _core.WsgiApplication(
             self.app,
             self.logger,
             self._wake,
             threads=self.threads,
+            scheme=self.scheme,
             multiprocess=self.worker is not None,
             script_name=self.root_path,
         )
+
+    def _websocket(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
+        """What takes a request for a websocket; without the library it says so once, and the request is plain HTTP."""
+        try:
+            from kacore.server.websocket import WebSockets
+        except ImportError:
+            once = iter((True,))
+
+            def refuse(*_: Any) -> bool:
+                if next(once, False):
+                    self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
+                return False
+
+            return refuse
+        return WebSockets(loop, self.logger)
 
     async def _probed(self, runner: Any) -> Any:
         """Requests run without a Task of their own where this interpreter and loop allow it."""
@@ -347,12 +394,9 @@ class Server:
 
     def _limits(self) -> Limits:
         # The widest of all classes: each request is judged by its own once it is known.
-        bodies = [policy.max_body_bytes for policy in getattr(self._policy, "policies", (self._policy,))]
-        names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
-        return Limits(
-            max_body_bytes=max(bodies) if all(bodies) else None,
-            **{f"max_{name}": getattr(self.policy, f"max_{name}") for name in names},
-        )
+        policies = (self._policy,) if isinstance(self._policy, Policy) else self._policy.policies
+        bodies = [policy.max_body_bytes for policy in policies]
+        return self.policy.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()
 
     def _wake(self) -> None:
         engine = self._engine
@@ -366,7 +410,10 @@ class Server:
             return self.worker.handle_signals(loop)
         loop.add_signal_handler(signal.SIGTERM, self.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
-        return [signal.SIGTERM, signal.SIGINT]
+        if self.tls is None:
+            return [signal.SIGTERM, signal.SIGINT]
+        loop.add_signal_handler(signal.SIGHUP, self.reload_certificates)
+        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.is_quiet:

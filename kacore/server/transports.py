@@ -28,21 +28,42 @@ class TransportsServer:
         limits: Limits,
         max_buffer_bytes: int,
         server_name: str,
+        handshake_timeout: float,
     ) -> None:
         self.loop = loop
         self.transports = _core.Transports(
             table, application, loop, limits=limits, max_buffer_bytes=max_buffer_bytes, server_name=server_name
         )
+        self.handshake_timeout = handshake_timeout or None
+        self._tls: dict[socket.socket, Any] = {}
         self._servers: dict[socket.socket, asyncio.Task[asyncio.AbstractServer]] = {}
 
-    def listen(self, sock: socket.socket) -> None:
+    def listen(self, sock: socket.socket, *, tls: Any = None) -> None:
         """Serve a listening socket, soon. It is duplicated, since the loop closes what it is given."""
 
-        def make() -> asyncio.Protocol:
+        def make() -> Any:
             return _core.TransportProtocol(self.transports)
 
-        serving = self.loop.create_server(make, sock=sock.dup(), backlog=BACKLOG)
-        self._servers[sock] = self.loop.create_task(serving)
+        serving = (
+            self.loop.create_unix_server if sock.family == getattr(socket, "AF_UNIX", None) else self.loop.create_server
+        )
+        self._tls[sock] = tls
+        self._servers[sock] = self.loop.create_task(
+            serving(
+                make,
+                sock=sock.dup(),
+                backlog=BACKLOG,
+                ssl=tls.context if tls is not None else None,
+                ssl_handshake_timeout=self.handshake_timeout if tls is not None else None,
+            )
+        )
+
+    def renew(self) -> None:
+        """Have connections made from now on use the certificates as they are now."""
+        for sock, tls in list(self._tls.items()):
+            if tls is not None:
+                self.unlisten(sock, is_last=False)
+                self.listen(sock, tls=tls)
 
     async def started(self) -> None:
         """Wait until every socket is served. OSError."""
@@ -51,6 +72,7 @@ class TransportsServer:
     def unlisten(self, sock: socket.socket, *, is_last: bool) -> None:
         """Accept no more from it."""
         task = self._servers.pop(sock, None)
+        self._tls.pop(sock, None)
         if task is None:
             return
         if task.done() and not task.cancelled() and task.exception() is None:

@@ -1,10 +1,10 @@
 """Several processes that serve one application: `Supervisor` in the parent, `Worker` in each child.
 
-The parent opens the listening sockets and keeps them, starts workers by fork and never imports the application, so that
-a new worker runs what the files say by then. A TCP address has one SO_REUSEPORT socket for each worker slot. Every
-worker inherits them all and watches its own slot's; while a slot has nobody, the parent has a neighbour watch it too. So
-no client is ever in a queue that nobody serves, and none is lost with a worker. Sockets that cannot be had once for each
-slot, unix or inherited, are watched by all workers.
+The parent opens the listening sockets and keeps them, starts workers by fork and never imports the application, so
+that a new worker runs what the files say by then. A TCP address has a SO_REUSEPORT socket for each worker slot. Every
+worker inherits them all and watches its own slot's; while a slot has nobody, the parent has a neighbour watch it too.
+So no client is in a queue that nobody serves, and none in a queue is lost with a worker. Sockets that cannot be had
+once for each slot, unix or inherited, are watched by all workers, and a newcomer wakes all that have nothing to do.
 
 Parent and worker talk over a socket pair, a word or two a message. To the worker: "watch I" and "unwatch I" (a
 listener), "leave" (a successor serves: drain), "hurry" (the same, without grace), "stop" (nobody comes after us),
@@ -171,6 +171,7 @@ class Slot:
         self.serving: Process | None = None
         self.starting: Process | None = None
         self.n_failures = 0
+        self.is_retiring = False  # its worker asked for a successor
         self.start_at = float("inf")  # when to start a worker; inf: no need to
 
 
@@ -187,7 +188,7 @@ class Supervisor:
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
     bind, fds:    see open_listeners.
     policy:       as the parent knows it, for the drain's timeout and what is said at the start.
-    max_requests: a worker is replaced after so many requests, give or take a tenth, so that not all go at once. 0: never.
+    max_requests: a worker is replaced after so many requests, give or take a tenth: not all at once. 0: never.
     reload_dirs:  replace the workers whenever a source below one of these changes.
     Raises UsageError for addresses that cannot be had.
     """
@@ -217,11 +218,11 @@ class Supervisor:
         self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * n_workers)]
         self._slots = [Slot() for _ in range(n_workers)]
         self._processes: list[Process] = []
-        self._rolling: list[int] = []      # slots whose workers are still to be replaced
-        self._is_reloading = False         # replace in a hurry: somebody waits for the result of an edit
+        self._rolling: list[int] = []  # slots whose workers are still to be replaced
+        self._is_reloading = False  # replace in a hurry: somebody waits for the result of an edit
         self._helpers: dict[int, Process] = {}  # listener's index -> the neighbour that watches it
         self._was_ready = False
-        self._stopping = ""                # the word the workers were told
+        self._stopping = ""  # the word the workers were told
         self._status = 0
         self._watcher = Watcher(reload_dirs) if reload_dirs else None
         self._next_look = self._next_ping = 0.0
@@ -362,6 +363,7 @@ class Supervisor:
                 process.has_closed = True
             elif word == "retire" and process.state == "serving" and not self._slots[process.slot].starting:
                 self._slots[process.slot].start_at = 0.0
+                self._slots[process.slot].is_retiring = True
 
     def _on_serving(self, process: Process) -> None:
         if process.state == "outdated":
@@ -369,13 +371,15 @@ class Supervisor:
         slot = self._slots[process.slot]
         predecessor, slot.serving, slot.starting = slot.serving, process, None
         process.state = "serving"
+        slot.is_retiring = False
         if self._stopping:
             process.say(self._stopping)
             return
         if predecessor is not None:
             self._dismiss(predecessor, "hurry" if self._is_reloading else "leave")
-        self.logger.log(logging.INFO if self._was_ready else logging.DEBUG,
-                        "worker %d (pid %d) serves", process.slot, process.pid)
+        self.logger.log(
+            logging.INFO if self._was_ready else logging.DEBUG, "worker %d (pid %d) serves", process.slot, process.pid
+        )
         if not self._was_ready and all(slot.serving for slot in self._slots):
             self._was_ready = True
             self._announce()
@@ -431,17 +435,27 @@ class Supervisor:
             self.logger.error("worker %d (pid %d) did not start: status %d", process.slot, process.pid, status)
             self._status = MISTAKE if status == MISTAKE else CRASH
             self._stop("now")
-        elif was_starting and (slot.serving is not None or self._watcher is not None):
+        elif was_starting and not slot.is_retiring and (slot.serving is not None or self._watcher is not None):
             # What was to be replaced goes on; another attempt is worth while when something has changed.
-            self.logger.error("the new worker %d (pid %d) did not start: status %d%s", process.slot, process.pid, status,
-                              "; the old one goes on" if slot.serving else "; waiting for a change")
+            self.logger.error(
+                "the new worker %d (pid %d) did not start: status %d%s",
+                process.slot,
+                process.pid,
+                status,
+                "; the old one goes on" if slot.serving else "; waiting for a change",
+            )
             self._rolling.clear()
             self.notifier.ready()
         else:
             slot.n_failures = 0 if was_serving and now - process.since > SETTLED_AFTER else slot.n_failures + 1
             wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
-            self.logger.error("worker %d (pid %d) ended with status %d; the next one starts %s", process.slot,
-                              process.pid, status, f"in {wait:g} s" if wait else "at once")
+            self.logger.error(
+                "worker %d (pid %d) ended with status %d; the next one starts %s",
+                process.slot,
+                process.pid,
+                status,
+                f"in {wait:g} s" if wait else "at once",
+            )
             slot.start_at = now + wait
 
     def _kill_overdue(self, now: float) -> None:

@@ -5,10 +5,15 @@
 #include "ka_block.h"
 #include "ka_scan.h"
 
-enum { BLOCK = 32, PRINTABLE = 1 << 10 };
+enum { BLOCK = 32, PRINTABLE = 1 << 10, PATH = 1 << 11, DIGIT = 1 << 12 };
 
 static int is_in(char b, unsigned classes) {
-    return classes == PRINTABLE ? b >= ' ' && b <= '~' : (int)ka_is(b, classes);
+    switch (classes) {
+    case PRINTABLE: return b >= ' ' && b <= '~';
+    case PATH: return ka_is(b, KA_IS_TARGET) && b != '?' && b != '%';
+    case DIGIT: return b >= '0' && b <= '9';
+    default: return (int)ka_is(b, classes);
+    }
 }
 
 static uint32_t expected(const char *block, int n, unsigned classes, int c) {
@@ -28,6 +33,8 @@ static const uint8_t *all(int c) {
         ka_block_##suffix b = ka_load_##suffix(at);                                                                   \
         CHECK(ka_outside_##suffix(b, ka_token_rows) == expected(at, n, KA_IS_TOKEN, 0), #suffix " token %d", c);      \
         CHECK(ka_outside_##suffix(b, ka_target_rows) == expected(at, n, KA_IS_TARGET, 0), #suffix " target %d", c);   \
+        CHECK(ka_outside_##suffix(b, ka_path_rows) == expected(at, n, PATH, 0), #suffix " path %d", c);               \
+        CHECK(ka_outside_##suffix(b, ka_digit_rows) == expected(at, n, DIGIT, 0), #suffix " digit %d", c);            \
         CHECK(ka_outside_##suffix(b, ka_host_rows) == expected(at, n, KA_IS_HOST, 0), #suffix " host %d", c);         \
         CHECK(ka_controls_##suffix(b) == expected(at, n, KA_IS_VALUE, 0), #suffix " value %d", c);                    \
         CHECK(ka_unusual_##suffix(b) == expected(at, n, PRINTABLE, 0), #suffix " unusual %d", c);                     \
@@ -50,7 +57,7 @@ static void all_ways(const char *block, int c) {
         blocks_of_sse42_half(block, c);
         blocks_of_sse42_half(block + 16, c);
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")) blocks_of_avx2(block, c);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) blocks_of_avx2(block, c);
 #endif
 #ifdef KA_HAS_NEON
     blocks_of_neon(block, c);

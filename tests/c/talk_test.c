@@ -142,7 +142,7 @@ static void stray_empty_lines_leave_idle_alone(void)
     EXPECT(wire_phase(w) == KA_IDLE);
     wire_text(w, "G");
     EXPECT(wire_phase(w) == KA_HEAD);
-    wire_text(w, GET + 1);
+    wire_text(w, &(GET)[1]);
     EXPECT(w->n_requests == 2 && w->talk == NULL);
     wire_close(w);
 }

@@ -52,7 +52,7 @@ async def until(condition):
 
 def test_client_that_takes_nothing_is_in_write_and_closed_by_its_deadline():
     async def scenario(connections, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: connections.table.stats()["phases"]["write"] == 1)
         await until(lambda: connections.table.stats()["closed"]["send_timeout"] == 1)

@@ -31,6 +31,7 @@ class Served:
             app, port=0, http=http, loop=loop, lifespan="off", log_config=None, access_log=False, **options
         )
         self.server = uvicorn.Server(config)
+        self.socks = []  # closed at the end, also of a test that fails as it must
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         wait_until(lambda: self.server.started)
@@ -41,12 +42,14 @@ class Served:
         return self.server.server_state.kacore_host.table
 
     def connect(self):
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
-        return sock
+        self.socks.append(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE))
+        return self.socks[-1]
 
     def stop(self):
         self.server.should_exit = self.server.force_exit = True
         self.thread.join(PATIENCE)
+        for sock in self.socks:
+            sock.close()
         assert not self.thread.is_alive()
 
 

@@ -51,6 +51,7 @@ PIECES = [
 LAX = {
     "httptools": {
         *(
+            "empty_lines",
             "missing_host",
             "bad_host",
             "repeated_host",

@@ -1,7 +1,6 @@
 """Head, Limits, PeerError and parse_head: what each attribute gives, and what any bytes give."""
 
 import itertools
-import os
 import pickle
 import subprocess
 import sys
@@ -154,9 +153,9 @@ def test_the_way_of_scanning_can_be_asked_and_set():
         set_simd_variant("avx9")
 
 
-def test_the_environment_chooses_the_way_of_scanning():
+def test_the_environment_chooses_the_way_of_scanning(python_environment):
     code = "from kacore._core import simd_variant; print(simd_variant())"
-    asked = {**os.environ, "KACORE_SIMD": "scalar"}
+    asked = {**python_environment, "KACORE_SIMD": "scalar"}
     told = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=True)
     assert told.stdout == "scalar\n"
 

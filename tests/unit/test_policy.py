@@ -48,8 +48,8 @@ def test_the_limits_of_a_request_are_those_of_the_parser():
         Policy(**values, max_buffer_bytes=1 << 30).limits()
 
 
-def test_max_connections_leaves_descriptors_for_the_rest(monkeypatch):
-    resource = pytest.importorskip("resource")
+def test_max_connections_leaves_descriptors_for_the_rest(need, monkeypatch):
+    resource = need("module:resource")
     for soft, expected in ((1024, 960), (1_048_576, 10_000), (resource.RLIM_INFINITY, 10_000), (20, 1)):
         monkeypatch.setattr(resource, "getrlimit", lambda _which, soft=soft: (soft, resource.RLIM_INFINITY))
         assert default_max_connections() == expected

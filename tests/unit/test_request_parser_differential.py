@@ -9,8 +9,8 @@ PATH = Path(__file__).parents[1] / "fuzz" / "differential.py"
 
 
 @pytest.mark.parametrize("peer", ["httptools", "h11"])
-def test_every_disagreement_with_a_peer_has_a_name(peer):
-    pytest.importorskip(peer, reason=f"{peer} is not installed")
+def test_every_disagreement_with_a_peer_has_a_name(need, peer):
+    need(f"module:{peer}")
     spec = importlib.util.spec_from_file_location("differential", PATH)
     differential = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(differential)

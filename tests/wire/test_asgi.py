@@ -5,12 +5,7 @@ import time
 
 import pytest
 
-
-def wait_until(condition):
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
+from tests.wire.conftest import wait_until
 
 
 async def answer(send, body=b"ok", status=200):

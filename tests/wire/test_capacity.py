@@ -1,4 +1,4 @@
-"""A server that is full: who makes room, who waits, who is turned away; no descriptors left; handlers that take too long."""
+"""A server that is full: who makes room, who waits, who is turned away; no descriptors; handlers over their time."""
 
 import asyncio
 import socket
@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from tests.wire.conftest import wait_until
 
 from kacore import Policy
+from tests.wire.conftest import wait_until
 
 # A server in a process of its own, with few descriptors, whose application can take them all and give them back.
 HOARDER = """
@@ -254,7 +254,7 @@ def test_a_handler_over_its_timeout_is_cancelled_answered_503_and_closed(start, 
     assert c.is_closed()
     c.close()
     wait_until(lambda: running.closed("handler_timeout") == 1, "the end is counted")
-    wait_until(lambda: ["/late"] == CANCELLED, "the handler saw it")
+    wait_until(lambda: CANCELLED == ["/late"], "the handler saw it")
     said = [record.levelname for record in caplog.records if "handler_timeout" in record.getMessage()]
     assert said == ["WARNING"]
     assert "ERROR" not in [record.levelname for record in caplog.records]

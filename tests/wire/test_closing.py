@@ -8,6 +8,7 @@ import time
 import pytest
 
 from kacore import Policy, Response
+from tests.wire.conftest import wait_until
 
 BIG = b"x" * 5_000_000
 
@@ -46,13 +47,6 @@ def test_a_malformed_request_is_refused_and_never_reaches_the_application(start,
     c.close()
     wait_until(lambda: running.closed("bad_request") == 1)
     assert not caplog.records or all(record.levelno <= logging.INFO for record in caplog.records)
-
-
-def wait_until(condition):
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_a_malformed_chunk_is_refused_and_the_application_is_not_called(start, client):

@@ -42,7 +42,7 @@ def app(tmp_path):
         (["app:app", "--keep-alive-timeout", "-1"], ["keep.alive.timeout", "-1"]),
         (["app:app", "--keep-alive-timeout", "soon"], ["keep.alive.timeout", "soon"]),
         (["app:app", "--max-connections", "0"], ["max.connections", "0"]),
-        (["app:app", "--port", "99999"], ["port", "99999"]),
+        (["app:app", "--port", "99999"], ["99999"]),
         (["app:app", "--port", "http"], ["port", "http"]),
         (["app:app", "--host", "no.such.host.invalid"], ["no.such.host.invalid"]),
         (["app:app", "--host", "192.0.2.1"], ["192.0.2.1"]),
@@ -185,7 +185,8 @@ def test_a_drain_answers_idle_connections_within_the_grace_and_says_close(serve,
     time.sleep(0.1)
     for one in (c, other):
         response = one.get("/late")
-        assert (response.body, response.get("connection"), response.get("keep-alive")) == (b"hello /late", "close", None)
+        assert response.body == b"hello /late"
+        assert (response.get("connection"), response.get("keep-alive")) == ("close", None)
         assert one.is_closed()
     assert server.wait() == 0
 

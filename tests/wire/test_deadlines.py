@@ -1,4 +1,4 @@
-"""Every phase has its deadline: met on the wire, never early, and 408 only where the client can take it for its answer."""
+"""Every phase has its deadline: never early, and 408 only where the client can take it for its answer."""
 
 import asyncio
 import time
@@ -6,15 +6,9 @@ import time
 import pytest
 
 from kacore import Policy, Response
+from tests.wire.conftest import wait_until
 
 LATE = 2.0  # seconds that a busy machine may add; early is never right
-
-
-def wait_until(condition):
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def ok(request):

@@ -6,26 +6,7 @@ import socket
 import time
 
 import pytest
-from hammering import Hammer
-
-APPLICATION = """
-import asyncio, os
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            event = (await receive())["type"]
-            if event == "lifespan.shutdown" and os.environ.get("STUBBORN"):
-                await asyncio.sleep(60)
-            await send({"type": event + ".complete"})
-            if event == "lifespan.shutdown":
-                return
-    if scope["path"].startswith("/slow"):
-        await asyncio.sleep(float(scope["query_string"] or b"0.3"))
-    body = str(os.getpid()).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-"""
+from hammering import APPLICATION, Hammer
 
 
 @pytest.fixture

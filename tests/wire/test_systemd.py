@@ -110,14 +110,17 @@ def test_stuck_worker_is_killed_and_replaced_while_the_watchdog_goes_on(serve, a
 
 @pytest.mark.parametrize("processes", [(), ("--workers", "2")], ids=["alone", "2"])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
-def test_passed_socket_is_served_and_outlives_the_server(application, tmp_path, family, processes):
+def test_passed_socket_is_served_and_outlives_the_server(application, python_environment, tmp_path, family, processes):
     with contextlib.closing(socket.socket(family)) as listener:
         listener.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "s"))
         listener.listen(16)
         os.set_inheritable(listener.fileno(), True)
         for _ in range(2):  # the second finds it as the first did
             child = subprocess.Popen(
-                [sys.executable, "-c", ACTIVATED, str(listener.fileno()), *processes], cwd=tmp_path, close_fds=False
+                [sys.executable, "-c", ACTIVATED, str(listener.fileno()), *processes],
+                cwd=tmp_path,
+                close_fds=False,
+                env=python_environment,
             )
             try:
                 assert ask(listener.getsockname(), family) > 0

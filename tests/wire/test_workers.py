@@ -1,4 +1,4 @@
-"""Several worker processes: nobody waits in a queue that nobody serves, and a worker's end costs its own requests only."""
+"""Several worker processes: nobody waits where nobody serves, and the end of a worker costs its own requests only."""
 
 import contextlib
 import json
@@ -11,21 +11,7 @@ import time
 import urllib.request
 
 import pytest
-from hammering import Hammer
-
-APPLICATION = """
-import os
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            await send({"type": (await receive())["type"] + ".complete"})
-    if scope["path"] == "/die":
-        os._exit(9)
-    body = str(os.getpid()).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-"""
+from hammering import APPLICATION, Hammer
 
 
 @pytest.fixture

@@ -7,12 +7,7 @@ import wsgiref.validate
 
 import pytest
 
-
-def wait_until(condition):
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
+from tests.wire.conftest import wait_until
 
 
 @pytest.fixture(params=[0, 1, 4])
@@ -49,8 +44,8 @@ def test_the_environ_says_what_was_asked(wsgi, client):
     running = wsgi(app)
     c = client(running)
     c.send(
-        "POST /caf%C3%A9/a%20b?q=%20 HTTP/1.1\r\nHost: h\r\nContent-Type: t/p\r\nContent-Length: 2\r\nX-A: 1\r\nX-A: 2\r\n"
-        "X_A: 3\r\nCookie: a=1\r\nCookie: b=2\r\nX-Latin: \xe9\r\n\r\nhi"
+        "POST /caf%C3%A9/a%20b?q=%20 HTTP/1.1\r\nHost: h\r\nContent-Type: t/p\r\nContent-Length: 2\r\nX-A: 1\r\n"
+        "X-A: 2\r\nX_A: 3\r\nCookie: a=1\r\nCookie: b=2\r\nX-Latin: \xe9\r\n\r\nhi"
     )
     assert c.response().status == 200
     expected = {

@@ -1,0 +1,134 @@
+"""TLS settings of a server: certificates in, one ssl.SSLContext out, made anew when the files have changed.
+
+A connection keeps the context it was opened with: reloading changes what the next ones get and closes none.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from kacore.server.loading import UsageError
+
+ClientCertificates = Literal["none", "optional", "required"]
+CLIENT_CERTIFICATES: dict[str, ssl.VerifyMode] = {
+    "none": ssl.CERT_NONE,
+    "optional": ssl.CERT_OPTIONAL,
+    "required": ssl.CERT_REQUIRED,
+}
+Path = str | os.PathLike[str]
+
+
+class TLS:
+    """What a server needs to speak TLS.
+
+    certfile:     PEM file with the certificate and those that lead from it to a root.
+    keyfile:      PEM file with its private key; default: in certfile. password: of the key, if it has one.
+    ca_certs:     PEM file with the roots that client certificates are checked against.
+    client_certs: "none", "optional" or "required"; default: "required" with ca_certs, else "none".
+    names:        by server name (SNI, any case, "*.example.org" for one label), (certfile, keyfile or None) of its own.
+                  A client that names none of them gets certfile.
+    Raises UsageError for files that cannot be read or do not fit together.
+    """
+
+    def __init__(
+        self,
+        certfile: Path,
+        keyfile: Path | None = None,
+        *,
+        password: str | None = None,
+        ca_certs: Path | None = None,
+        client_certs: ClientCertificates | None = None,
+        names: Mapping[str, tuple[Path, Path | None]] | None = None,
+    ) -> None:
+        if client_certs is not None and client_certs not in CLIENT_CERTIFICATES:
+            raise UsageError(f"client_certs={client_certs!r}: must be none, optional or required")
+        if client_certs in ("optional", "required") and ca_certs is None:
+            raise UsageError(f"client_certs={client_certs!r}: ca_certs must say whom to trust")
+        self.certfile, self.keyfile, self.password, self.ca_certs = certfile, keyfile, password, ca_certs
+        self.client_certs = client_certs or ("none" if ca_certs is None else "required")
+        self.names = {name.lower().rstrip("."): files for name, files in (names or {}).items()}
+        self.context = self._make()
+
+    def reload(self) -> None:
+        """Read the files again; connections made from now on get what they say. UsageError, and nothing changed,
+        when they cannot be used."""
+        self.context = self._make()
+
+    def _make(self) -> ssl.SSLContext:
+        context = self._context_for(self.certfile, self.keyfile)
+        if self.names:
+            contexts = {name: self._context_for(*files) for name, files in self.names.items()}
+            context.sni_callback = chooser(contexts)
+        return context
+
+    def _context_for(self, certfile: Path, keyfile: Path | None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            # Without a password a locked key is an error, never a question at the terminal.
+            context.load_cert_chain(certfile, keyfile, password=self.password or "")
+            if self.ca_certs is not None:
+                context.load_verify_locations(self.ca_certs)
+        except ssl.SSLError as error:
+            raise UsageError(f"TLS with {self._files(certfile, keyfile)}: {error.reason or error}") from None
+        except OSError as error:
+            raise UsageError(f"TLS with {self._files(certfile, keyfile)}: {error.strerror or error}") from None
+        context.verify_mode = CLIENT_CERTIFICATES[self.client_certs]
+        return context
+
+    def _files(self, certfile: Path, keyfile: Path | None) -> str:
+        return ", ".join(os.fspath(file) for file in (certfile, keyfile, self.ca_certs) if file is not None)
+
+
+class FixedTLS:
+    """A context that somebody else made, as it is."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+
+    def reload(self) -> None:
+        """Nothing: whoever made the context loads certificates into it."""
+
+
+def chooser(contexts: dict[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+    """An sni_callback: the context of the name, or of "*." and what follows its first label (RFC 9525 6.3)."""
+
+    def choose(tls: ssl.SSLObject, name: str | None, _default: ssl.SSLContext) -> None:
+        if name is None:
+            return
+        name = name.lower().rstrip(".")
+        chosen = contexts.get(name) or contexts.get("*." + name.partition(".")[2])
+        if chosen is not None:
+            tls.context = chosen
+
+    return choose
+
+
+def from_options(
+    certfile: str | None,
+    keyfile: str | None,
+    password: str | None,
+    ca_certs: str | None,
+    client_certs: ClientCertificates | None,
+    names: list[str],
+) -> TLS | None:
+    """From the command line. names: "HOST=CERTFILE" or "HOST=CERTFILE,KEYFILE". None: no TLS is asked for."""
+    if certfile is None:
+        if keyfile or ca_certs or names:
+            raise UsageError("--ssl-certfile is missing")
+        return None
+    by_name: dict[str, tuple[Path, Path | None]] = {}
+    for text in names:
+        host, _, files = text.partition("=")
+        cert, _, key = files.partition(",")
+        if not host or not cert:
+            raise UsageError(f"--ssl-sni {text!r}: is not of the form HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
+        by_name[host] = (cert, key or None)
+    return TLS(
+        certfile, keyfile, password=password, ca_certs=ca_certs, client_certs=client_certs, names=by_name
+    )

@@ -1,0 +1,87 @@
+/* ka_wire.h: the bytes of one connection on their way between its socket and its talk.
+ *
+ * They travel straight, or through a filter: TLS is one. A connection that has a filter has a session of it, made when
+ * its first byte arrives; a plain one costs nothing for that. The filter never touches the socket and this file never
+ * touches a key. What a talk has to send counts as sent when its ciphertext is with the kernel, so that everything
+ * built on "sent" (phases, idle timers, closing) means the same with and without TLS. */
+#ifndef KA_WIRE_H
+#define KA_WIRE_H
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "ka_talk.h"
+
+enum {
+    KA_SCRATCH = 64 * 1024,
+    KA_WIRE_RECORD = 16 * 1024,        /* plaintext of one TLS record, RFC 8446 5.1 */
+    KA_WIRE_AHEAD = 4 * KA_WIRE_RECORD /* plaintext whose ciphertext waits for the kernel, at most */
+};
+
+/* What an open connection owns while idle, beside its slot. */
+typedef struct {
+    int32_t fd;             /* owned; -1 = none */
+    uint8_t can_read : 1;   /* readiness was announced and not used up: edge-triggered events come once */
+    uint8_t can_write : 1;
+    uint8_t saw_fin : 1;    /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
+    uint8_t cause : 5;      /* ka_cause of a connection in LINGER */
+    uint8_t listener : 6;
+    uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
+    uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
+    uint16_t port;          /* of the client, host order */
+    ka_talk *talk;          /* owned; NULL when nothing is pending */
+    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: zeros */
+} ka_sock;
+_Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
+_Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
+
+typedef struct ka_session ka_session;
+
+/* Codes: KA_OK; KA_PARTIAL: bytes of the peer are needed first; KA_EPEER: over, by an error; KA_ENOMEM. After each
+ * call, also one that failed, session->out is what must be sent. None of them may call back into the engine. */
+typedef struct {
+    ka_session *(*open)(void *ctx);                                     /* NULL: out of memory, no context */
+    int (*feed)(ka_session *session, const char *bytes, size_t len);    /* from the socket; len 0 = FIN */
+    int (*shake)(ka_session *session);                                  /* go on with the handshake; KA_OK = done */
+    ptrdiff_t (*read)(ka_session *session, char *to, size_t room);      /* n > 0; 0 = the peer said that it is done;
+                                                                           KA_ESTALE = FIN without a word */
+    int (*write)(ka_session *session, const struct iovec *iov, int n);  /* each at most KA_WIRE_RECORD */
+    void (*sent)(ka_session *session, size_t nbytes);                   /* of out */
+    void (*shut)(ka_session *session);                                  /* tell the peer that no more will come */
+    void (*close)(ka_session *session);                                 /* free it */
+} ka_filter;
+
+struct ka_session {
+    const ka_filter *filter; /* not owned */
+    void *owner;             /* the filter's */
+    const char *out;         /* bytes for the socket; the filter's */
+    size_t out_len;
+    size_t n_covered;        /* bytes of the talk's output that `out` stands for */
+    uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
+};
+
+/* Receive up to `room` bytes. scratch: KA_SCRATCH bytes that may be overwritten; `to` may be in it.
+ * Return: n > 0; 0 at FIN (and the filter's word for it); KA_PARTIAL when nothing is there; KA_EPEER when the
+ * connection is broken; KA_ESTALE: FIN, but a filter missed the peer's word that it is complete. */
+ssize_t ka_wire_receive(ka_sock *s, ka_session *session, char *scratch, char *to, size_t room, uint64_t *n_calls);
+
+/* From the socket into the filter. n > 0, 0 at FIN, KA_PARTIAL, KA_EPEER, KA_ENOMEM. */
+ssize_t ka_wire_feed(ka_sock *s, ka_session *session, char *scratch, uint64_t *n_calls);
+
+/* Something for the socket is there. */
+static inline int ka_wire_is_pending(const ka_session *session, const ka_talk *talk)
+{
+    return talk->unsent || (session && session->out_len);
+}
+
+/* Send some of it, by one system call. Return the bytes the kernel took, 0 for a file that became shorter, or -1 with
+ * errno. *n_done: how many bytes of the talk's output are sent now. Clears s->can_write when the kernel is full. */
+ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_done);
+
+/* What the filter itself has to say (handshake, alerts). As ka_wire_send, and 0 when there is nothing. */
+ssize_t ka_wire_send_session(ka_sock *s, ka_session *session);
+
+/* The filter's last word, if the peer can still take it for one: nothing waits before it. Never blocks. */
+void ka_wire_shut(ka_sock *s, ka_session *session);
+
+#endif

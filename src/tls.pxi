@@ -1,0 +1,221 @@
+# TLS: the filter of ka_wire.h by the standard library's ssl.SSLObject over two MemoryBIO.
+#
+# A TlsSession holds one connection's SSLObject and what it wants sent. Knows no socket and no engine. After every call
+# of the SSLObject, also one that raised, the outgoing BIO is emptied into `out`: alerts, tickets and answers to a key
+# update come without being asked for.
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+
+cdef object ssl   # the module, from the first TLS listener on: who embeds parser or table need not load it
+
+
+cdef int import_ssl() except -1:
+    global ssl
+    if ssl is None:
+        import ssl as module
+        ssl = module
+    return 0
+
+# nginx has a status of its own for this, 497, which no RFC knows.
+cdef bytes PLAIN_ON_TLS_TEXT = b"plain HTTP on a port that speaks TLS: use https\n"
+cdef bytes PLAIN_ON_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+    b"connection: close\r\n\r\n%s" % (len(PLAIN_ON_TLS_TEXT), PLAIN_ON_TLS_TEXT)
+)
+
+
+cdef class TlsSession:
+    cdef ka_session c
+    cdef TlsListener listener
+    cdef object tls, incoming, outgoing
+    cdef bytes out           # what c.out points into
+    cdef bint is_fed         # a byte has come
+    cdef bint is_over        # it failed, or said its last word
+    cdef bint saw_fin
+    cdef bint is_ready       # the handshake is done
+
+    cdef int collect(self) except -1:
+        """Take over what the SSLObject wants sent."""
+        if self.outgoing.pending:
+            self.append(self.outgoing.read())
+        return 0
+
+    cdef int append(self, bytes more) except -1:
+        if self.c.out_len:
+            more = PyBytes_FromStringAndSize(self.c.out, self.c.out_len) + more
+        self.out = more
+        self.c.out = PyBytes_AS_STRING(more)
+        self.c.out_len = PyBytes_GET_SIZE(more)
+        return 0
+
+    cdef int feed(self, const char *bytes, size_t size) except? -99:
+        if size == 0:
+            self.saw_fin = True
+            self.incoming.write_eof()
+            return KA_OK
+        if not self.is_fed:
+            self.is_fed = True
+            if b"A"[0] <= bytes[0] <= b"Z"[0]:  # no TLS record begins so, and every request of HTTP does
+                self.listener.note("plain HTTP on a TLS port", None)
+                self.append(PLAIN_ON_TLS)
+                self.is_over = True
+                return KA_OK
+        self.incoming.write(PyMemoryView_FromMemory(<char *>bytes, <Py_ssize_t>size, PyBUF_READ))
+        return KA_OK
+
+    cdef int shake(self) except? -99:
+        if self.is_over:
+            return KA_EPEER
+        try:
+            self.tls.do_handshake()
+            self.is_ready = True
+            return KA_OK
+        except ssl.SSLWantReadError:
+            return KA_PARTIAL
+        except ssl.SSLError as error:
+            self.is_over = True
+            if not self.saw_fin:
+                self.listener.note("a TLS handshake failed", error)
+            return KA_EPEER
+        finally:
+            self.collect()
+
+    cdef ptrdiff_t read(self, char *to, size_t room) except? -99:
+        if self.is_over:
+            return KA_EPEER
+        if not self.saw_fin and self.incoming.pending == 0 and self.tls.pending() == 0:
+            return KA_PARTIAL
+        try:
+            return self.tls.read(<Py_ssize_t>room, PyMemoryView_FromMemory(to, <Py_ssize_t>room, PyBUF_WRITE))
+        except ssl.SSLWantReadError:
+            return KA_PARTIAL
+        except ssl.SSLZeroReturnError:
+            return 0
+        except ssl.SSLEOFError:
+            return KA_ESTALE
+        except ssl.SSLError as error:
+            self.is_over = True
+            self.listener.note("a TLS connection broke", error)
+            return KA_EPEER
+        finally:
+            self.collect()
+
+    cdef int write(self, const iovec *iov, int n) except? -99:
+        cdef int i
+        cdef Py_ssize_t size
+        cdef list pieces = []
+        if self.is_over:
+            return KA_EPEER
+        try:
+            for i in range(n):
+                size = <Py_ssize_t>iov[i].iov_len
+                # A MemoryBIO takes everything: a write is whole, or it raises.
+                self.tls.write(PyMemoryView_FromMemory(<char *>iov[i].iov_base, size, PyBUF_READ))
+                pieces.append(self.outgoing.read())  # each by itself: the BIO stays as large as one record
+        except ssl.SSLError as error:
+            self.is_over = True
+            self.listener.note("a TLS connection broke", error)
+            return KA_EPEER
+        self.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        return KA_OK
+
+    cdef int shut(self) except? -99:
+        if self.is_over or not self.is_ready:
+            return KA_OK
+        self.is_over = True
+        try:
+            self.tls.unwrap()
+        except ssl.SSLError:
+            pass  # it waits for the peer's word, which we do not
+        finally:
+            self.collect()
+        return KA_OK
+
+
+cdef int tls_code(object error) noexcept:
+    """For what no TLS session should raise: out of memory, or a callback of the context that failed."""
+    return KA_ENOMEM if isinstance(error, MemoryError) else KA_EPEER
+
+
+cdef ka_session *tls_open(void *ctx) noexcept:
+    cdef TlsListener listener = <TlsListener>ctx
+    cdef TlsSession session
+    try:
+        session = TlsSession.__new__(TlsSession)
+        session.listener = listener
+        session.incoming = ssl.MemoryBIO()
+        session.outgoing = ssl.MemoryBIO()
+        session.tls = listener.source.context.wrap_bio(session.incoming, session.outgoing, server_side=True)
+        session.c.filter = &tls_filter
+        session.c.owner = <void *>session
+        Py_INCREF(session)
+        return &session.c
+    except Exception as error:
+        listener.note("no TLS session could be made", error)
+        return NULL
+
+
+cdef int tls_feed(ka_session *c, const char *bytes, size_t size) noexcept:
+    try:
+        return (<TlsSession>c.owner).feed(bytes, size)
+    except Exception as error:
+        return tls_code(error)
+
+
+cdef int tls_shake(ka_session *c) noexcept:
+    try:
+        return (<TlsSession>c.owner).shake()
+    except Exception as error:
+        return tls_code(error)
+
+
+cdef ptrdiff_t tls_read(ka_session *c, char *to, size_t room) noexcept:
+    try:
+        return (<TlsSession>c.owner).read(to, room)
+    except Exception as error:
+        return tls_code(error)
+
+
+cdef int tls_write(ka_session *c, const iovec *iov, int n) noexcept:
+    try:
+        return (<TlsSession>c.owner).write(iov, n)
+    except Exception as error:
+        return tls_code(error)
+
+
+cdef void tls_sent(ka_session *c, size_t size) noexcept:
+    c.out += size
+    c.out_len -= size
+    if c.out_len == 0:
+        (<TlsSession>c.owner).out = None
+
+
+cdef void tls_shut(ka_session *c) noexcept:
+    try:
+        (<TlsSession>c.owner).shut()
+    except Exception as error:
+        tls_code(error)
+
+
+cdef void tls_close(ka_session *c) noexcept:
+    Py_DECREF(<TlsSession>c.owner)
+
+
+cdef ka_filter tls_filter
+tls_filter.open = tls_open
+tls_filter.feed = tls_feed
+tls_filter.shake = tls_shake
+tls_filter.read = tls_read
+tls_filter.write = tls_write
+tls_filter.sent = tls_sent
+tls_filter.shut = tls_shut
+tls_filter.close = tls_close
+
+
+cdef class TlsListener:
+    """What the TLS sessions of one listener share. source.context: the ssl.SSLContext of connections from now on."""
+    cdef object source, logger
+
+    cdef int note(self, str what, object error) except -1:
+        self.logger.debug("%s%s", what, f": {error}" if error is not None else "")
+        return 0

@@ -1,0 +1,178 @@
+# Connections that stop speaking HTTP: 101 to an Upgrade, 2xx to CONNECT. The engine goes on moving the bytes, through
+# TLS as without, and the table goes on counting the connection; what the bytes mean is the owner's.
+#
+# Tunnel calls its owner, for protocols without I/O such as websockets. Stream is what coroutines read and write.
+
+
+cdef inline int wake_one(object future) except -1:
+    if future is not None and not future.done():
+        future.set_result(None)
+    return 0
+
+
+cdef class Tunnel(Exchange):
+    """A request that may become a byte stream, and that stream.
+
+    owner: told what happens, from inside the engine, by calls without arguments: readable() when `receive` has
+    something, writable() when a held-back writer may go on, draining() when the server is about to stop, lost() when
+    the client is gone. None of them may raise.
+    """
+    cdef public object owner
+
+    def open(self, status, headers):
+        """Answer 101 or 2xx: the connection is a byte stream from here on. LocalError when the request does not allow
+        that, ClientGone."""
+        self.write_head(status, headers, KA_WHOLE_TUNNEL)
+        self.port.attend(True)
+
+    def begin(self, status, headers, length=-1):
+        """Answer as HTTP after all; `send` gives the content, `length` bytes or -1 = not known yet."""
+        self.write_head(status, headers, length)
+
+    def send(self, data, more=True):
+        """Send bytes; the last (`more` false) end the stream or the response. ClientGone."""
+        self.write(content_of(data), more)
+
+    def receive(self):
+        """bytes that are here; b"" when the client will send nothing more; None = later, readable() will be called."""
+        try:
+            return self.read()
+        except ClientGone:
+            return b""
+
+    def close(self):
+        """Send what is pending, then end the connection. Idempotent."""
+        if self.talk != NULL:
+            self.write(b"", False)
+
+    def abort(self):
+        """Break off a response in the middle, so that it looks so."""
+        self.refuse(500, b"Internal Server Error")
+
+    @property
+    def is_full(self):
+        """Whether the client takes more slowly than we write; if so, writable() will be called."""
+        return self.is_held()
+
+    @property
+    def is_gone(self):
+        """Whether nothing can be sent any more."""
+        return self.talk == NULL
+
+    @property
+    def has_fin(self):
+        """Whether the client will send nothing more than what is here."""
+        return self.talk == NULL or self.talk.is_eof
+
+    @property
+    def is_draining(self):
+        """Whether the server is about to stop."""
+        return self.talk != NULL and ka_conn_is_draining(self.talk.service.table)
+
+    cdef int news(self, ka_news news) except -1:
+        if self.owner is None:
+            return 0
+        if news == KA_NEWS_LOW:
+            self.owner.writable()
+        elif news == KA_NEWS_DRAIN:
+            self.owner.draining()
+        else:
+            self.owner.readable()
+        return 0
+
+    cdef int lost(self) except -1:
+        owner = self.owner
+        self.owner = None
+        if owner is not None:
+            owner.lost()
+        return 0
+
+
+cdef class Stream(Tunnel):
+    """The bytes of a connection after an Upgrade, for one coroutine that reads and one that writes.
+
+    It is closed when the coroutine that got it ends, and at the latest at `drain_timeout` when the server stops.
+    """
+    cdef object loop, logger, reader, writer, _drains
+
+    async def read(self):
+        """bytes, as they come; b"" when the client will send nothing more."""
+        while True:
+            data = self.receive()
+            if data is not None:
+                return data
+            self.reader = self.loop.create_future()
+            await self.reader
+
+    def write(self, data):
+        """Send bytes. ClientGone (an OSError) when the client is gone."""
+        self.send(data)
+
+    async def drain(self):
+        """Wait while the client takes more slowly than was written."""
+        while self.is_held():
+            self.writer = self.loop.create_future()
+            await self.writer
+
+    async def wait_for_shutdown(self):
+        """Wait until the server is about to stop, or the client is gone."""
+        if self.talk != NULL and not self.is_draining:
+            if self._drains is None:
+                self._drains = self.loop.create_future()
+            await self._drains
+
+    def readable(self):
+        wake_one(self.reader)
+
+    def writable(self):
+        wake_one(self.writer)
+
+    def draining(self):
+        wake_one(self._drains)
+
+    def lost(self):
+        wake_one(self.reader)
+        wake_one(self.writer)
+        wake_one(self._drains)
+
+    def finished(self, task):
+        """The coroutine that had the stream is done."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ClientGone):
+            self.logger.error("the handler of an upgraded connection failed", exc_info=error)
+        self.close()
+
+
+cdef class Upgrade:
+    """What a handler returns to go on with bare bytes: `await serve(stream)` is run with the connection's Stream.
+
+    headers: pairs of str or bytes; `Connection: upgrade` is added to 101. status: 101, but 200 for CONNECT.
+    The request must have asked for it: Upgrade (Request.head.upgrade) or CONNECT.
+    """
+    cdef readonly object serve, headers, status
+
+    def __init__(self, serve, headers=(), status=None):
+        self.serve = serve
+        self.headers = headers
+        self.status = status
+
+    cdef int begin(self, Exchange exchange, object loop, object logger) except -1:
+        cdef Stream stream = Stream.__new__(Stream)
+        cdef ka_talk *talk = exchange.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        status = self.status or (200 if talk.head_flags & KA_HEAD_IS_CONNECT else 101)
+        headers = list(self.headers)
+        if status == 101:
+            headers.append((b"connection", b"upgrade"))
+        exchange.write_head(status, headers, KA_WHOLE_TUNNEL)
+        exchange.detach()
+        stream.entry = exchange.entry
+        exchange.entry = None
+        stream.loop = loop
+        stream.logger = logger
+        stream.owner = stream
+        stream.attach(exchange.port, talk)
+        stream.port.attend(True)
+        loop.create_task(self.serve(stream)).add_done_callback(stream.finished)
+        return 0
