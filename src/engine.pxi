@@ -331,7 +331,7 @@ cdef class Engine(Port):
     def listen(self, sock, *, klass=0, knows_clients=None, tls=None):
         """Serve a listening, non-blocking socket; kept until stop_listening(). klass: class of its connections in the
         table. knows_clients: whether its addresses name clients; default: not for unix sockets. tls: an object whose
-        `context` is the ssl.SSLContext for connections from now on. OSError."""
+        `context` is the ssl.SSLContext for connections from now on, with `describe` as kacore.TLS has it. OSError."""
         cdef TlsListener listener
         self.check_process()
         is_unix = sock.family == AF_UNIX
@@ -353,6 +353,7 @@ cdef class Engine(Port):
             self.tls.append(listener)
             if ka_engine_set_filter(self.engine, got, &tls_filter, <void *>listener) < 0:
                 raise MemoryError("no memory for TLS sessions")
+            self.has_tls = True
         self.sockets.append(sock)
         if got == len(self.servers):
             self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
@@ -401,13 +402,14 @@ cdef class Engine(Port):
                 self.call_soon(self.attend_later)
             return 0
         ka_engine_attend(self.engine)
-        return 0
+        return self.application.leave()
 
     def attend_now(self):
         """Send what responses in progress have produced."""
         self.is_attending = False
         if self.engine != NULL:
             ka_engine_attend(self.engine)
+            self.application.leave()
 
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
@@ -434,6 +436,10 @@ cdef class Engine(Port):
             entry.client = <PyObject *>client
             entry.conn = talk.conn
         return <object>entry.client
+
+    cdef dict tls_of(self, ka_talk *talk):
+        cdef ka_session *session = ka_engine_session(self.engine, talk.conn)
+        return tls_description(session).copy() if session != NULL else None
 
     cdef object server_of(self, ka_talk *talk):
         cdef uint8_t addr[16]

@@ -12,7 +12,7 @@
 #include "ka_conn.h"
 
 typedef enum {
-    KA_FRAME_NONE,    /* no content by definition: HEAD, 1xx, 204, 304, 2xx to CONNECT */
+    KA_FRAME_NONE,    /* no content by definition: HEAD, 1xx, 204, 205, 304, 2xx to CONNECT */
     KA_FRAME_LENGTH,  /* Content-Length */
     KA_FRAME_CHUNKED, /* Transfer-Encoding: chunked */
     KA_FRAME_CLOSE    /* until the connection closes (HTTP/1.0 without a length) */
@@ -54,6 +54,9 @@ int ka_reply_start(ka_reply *reply, char **at, unsigned status);
 
 /* One field of the application; needs name_len + value_len + 4 bytes of room. */
 int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len);
+
+/* A field line as it is, for trailers and interim responses; the same room. */
+int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len);
 
 /* Choose the framing. whole: length of the content when it is complete and known now, else -1.
  * Return the ka_frame; KA_FRAME_CLOSE means the connection cannot be kept. KA_EINVAL when `whole` breaks a promise. */

@@ -591,6 +591,7 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
         end_with(talk, verdict.cause);
         talk->needs_linger |= !ka_body_is_over(&talk->body);
     }
+    talk->ends_by_close = frame == KA_FRAME_CLOSE;
     ka_reply_finish_head(&talk->reply, &at, &verdict, &talk->service->common);
     wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
     return KA_OK;
@@ -651,6 +652,25 @@ int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void 
     return put_content(talk, NULL, fd, off, len, more, owner);
 }
 
+int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len)
+{
+    static const char last_chunk[] = "0\r\n";
+    if (!talk->has_exchange || talk->has_response || len == 0 || talk->reply.frame != KA_FRAME_CHUNKED)
+        return put_content(talk, NULL, -1, 0, 0, 0, NULL);
+    int error = put_copy(talk, last_chunk, sizeof last_chunk - 1);
+    if (error == KA_OK)
+        error = put_copy(talk, lines, len);
+    if (error == KA_OK)
+        error = put_copy(talk, "\r\n", 2);
+    if (error < 0) {
+        ka_talk_done(talk);
+        return error;
+    }
+    talk->reply.is_over = talk->has_response = 1;
+    attend(talk);
+    return KA_OK;
+}
+
 void ka_talk_done(ka_talk *talk)
 {
     if (!talk->has_exchange || talk->has_response)
@@ -663,8 +683,10 @@ void ka_talk_done(ka_talk *talk)
 
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
 {
-    if (talk->reply.is_started || talk->has_response)
+    if (talk->reply.is_started || talk->has_response) {
+        talk->reply.why = "an interim response comes before the final one (RFC 9110 15.2)";
         return KA_EINVAL;
+    }
     int error = put_copy(talk, bytes, len);
     if (error == KA_OK)
         attend(talk);

@@ -91,7 +91,8 @@ class WebSocket:
         self.subprotocols = [name.strip() for name in offered if name.strip()]
         self.version = headers.get("sec-websocket-version")
         scope["subprotocols"] = self.subprotocols
-        scope["extensions"] = {**scope["extensions"], "websocket.http.response": {}}
+        scope["extensions"] = {name: scope["extensions"][name] for name in ("tls",) if name in scope["extensions"]}
+        scope["extensions"]["websocket.http.response"] = {}
         deflate = ServerPerMessageDeflateFactory(
             server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
         )
