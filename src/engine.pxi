@@ -230,6 +230,14 @@ cdef class Engine(Port):
                 client = origin[0]
         return access_entry(client, buf, head, fields, self.now())
 
+    def set_fields(self, bytes lines not None, *, date=True):
+        """Fields of every response besides the application's, in place of those of before.
+
+        lines: what field_lines() made. date: whether responses have Date. MemoryError."""
+        self.check_process()
+        if ka_service_set_fields(ka_engine_service(self.engine), lines, <uint32_t>len(lines), date) < 0:
+            raise MemoryError("no memory for fields")
+
     # -- rules ------------------------------------------------------------------------------------------
 
     def set_classes(self, policies):

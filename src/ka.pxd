@@ -348,6 +348,7 @@ cdef extern from "ka_talk.h" nogil:
     void ka_talk_filled(ka_talk *talk, size_t nbytes)
     void ka_talk_sent(ka_talk *talk, size_t nbytes)
     int ka_talk_park(ka_talk *talk)
+    int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, bint sends_date)
     ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     size_t ka_talk_readable(const ka_talk *talk)
     bint ka_talk_body_is_over(const ka_talk *talk)

@@ -176,6 +176,8 @@ cdef class Exchange:
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
+        if self.entry is not None:
+            self.entry.fields = headers
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:
@@ -379,6 +381,30 @@ cdef class Application:
     cdef int wake(self) except -1:
         """Port.wake was called from another thread."""
         return 0
+
+
+cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
+                                       b"transfer-encoding", b"upgrade"))
+
+
+def field_lines(headers):
+    """bytes: field lines for set_fields of Engine and Transports, of pairs (name, value) of str or bytes; 8 KiB at most.
+
+    Raises ValueError for a field that may not be one, or that is the server's own to write."""
+    cdef ka_reply reply
+    cdef char *at
+    plain = plain_headers(headers)
+    lines = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+    at = PyBytes_AS_STRING(lines)
+    for name, value in plain:
+        text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
+        if name.lower() in OWN_FIELDS:
+            raise ValueError(f"{text!r}: this field is the server's own")
+        if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
+            raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")
+    if len(lines) > 8192:
+        raise ValueError(f"the fields of every response have {len(lines)} bytes together, and 8192 at most")
+    return lines
 
 
 # What the C core calls; ctx is the Port.

@@ -369,7 +369,7 @@ cdef class Transports(Port):
     application: AsgiApplication, WsgiApplication or HandlerApplication.
     loop:        what has call_later(); call_soon(), time() and call_soon_threadsafe() are used if it has them.
                  Without time() the monotonic clock is read, and a timer that fires is taken to fire in time.
-    limits, max_buffer_bytes, server_name: as for Engine. has_date: send the Date field.
+    limits, max_buffer_bytes, server_name: as for Engine.
     Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
     """
     cdef ka_service service
@@ -384,10 +384,10 @@ cdef class Transports(Port):
     cdef int64_t moment, armed_ns    # ns; armed_ns: what the timer is set to, INT64_MAX = off
     cdef int64_t date_s
     cdef int n_entered
-    cdef bint is_round_coming, trusts_timer, has_date, is_expiring
+    cdef bint is_round_coming, trusts_timer, is_expiring
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
-                  size_t max_buffer_bytes=64 << 20, server_name="kacore", bint has_date=True):
+                  size_t max_buffer_bytes=64 << 20, server_name="kacore"):
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef bytes name = server_name.encode("latin-1")
         self.table = table
@@ -401,7 +401,6 @@ cdef class Transports(Port):
         self.noted = []
         self.again = []
         self.armed_ns = INT64_MAX
-        self.has_date = has_date
         if ka_service_init(&self.service, table.table, c, max_buffer_bytes, release_object) < 0:
             raise MemoryError("no memory for the transports")
         self.service.port = <void *>self
@@ -423,11 +422,10 @@ cdef class Transports(Port):
         cdef double seconds = self.clock()
         cdef int64_t s
         self.moment = max(self.moment, <int64_t>(seconds * 1e9))
-        if self.has_date:
-            s = unix_time(NULL)
-            if s != self.date_s:
-                self.date_s = s
-                ka_reply_common_set_date(&self.service.common, s)
+        s = unix_time(NULL)
+        if s != self.date_s:
+            self.date_s = s
+            ka_reply_common_set_date(&self.service.common, s)
         return 0
 
     cdef int64_t now(self) noexcept:
@@ -654,6 +652,13 @@ cdef class Transports(Port):
             else:
                 one.server = (os.fsdecode(name), None) if isinstance(name, (str, bytes)) and name else False
         return one.server or None
+
+    def set_fields(self, bytes lines not None, *, date=True):
+        """As Engine.set_fields()."""
+        if ka_service_set_fields(&self.service, lines, <uint32_t>len(lines), date) < 0:
+            raise MemoryError("no memory for fields")
+        self.date_s = 0
+        self.look_at_clock()
 
     # -- steering ----------------------------------------------------------------------------------------
 

@@ -119,9 +119,9 @@ class Host(_core.Transports):
         if is_bare:
             loop = BareLoop(loop)
         policies = policy_for(config)
-        names = [(name, value) for name, value in config.encoded_headers if name == b"server"]
+        names = [value for name, value in config.encoded_headers if name == b"server"]
         application = _core.HostedAsgiApplication(
-            dressed(config.loaded_app, [pair for pair in config.encoded_headers if pair not in names[:1]]),
+            logged(config.loaded_app),
             loop,
             Words(),
             state=app_state,
@@ -139,9 +139,9 @@ class Host(_core.Transports):
             loop,
             limits=limits_of(policies.default),
             max_buffer_bytes=policies.default.max_buffer_bytes,
-            server_name=names[0][1].decode("latin-1") if names else "",
-            has_date=config.date_header,
+            server_name=names[0].decode("latin-1") if names else "",
         )
+        self.set_fields(lines_of(config), date=config.date_header)
         self.config, self.server_state, self.app_state = config, server_state, app_state
         self.policy, self.given_loop = policies.default, given_loop
         self.probing = None
@@ -229,21 +229,28 @@ def upgrade(protocol: Protocol, head: Head) -> Callable[[Any, bytes], None] | No
     return take
 
 
-def dressed(app: Any, headers: list[tuple[bytes, bytes]]) -> Any:
-    """The application with uvicorn's access log and the fields of --header, or as it is when there is neither."""
-    logs = access_logger.hasHandlers() and access_logger.isEnabledFor(logging.INFO)
-    if not logs and not headers:
+def lines_of(config: Config) -> bytes:
+    """What --header adds to every response. Fields that the framing needs are kacore's to write."""
+    lines = b""
+    for name, value in config.encoded_headers:
+        if name == b"server":
+            continue  # the first is the server's name
+        try:
+            lines += _core.field_lines([(name, value)])
+        except ValueError as error:
+            logger.warning("left out of responses: %s", error)
+    return lines
+
+
+def logged(app: Any) -> Any:
+    """The application with uvicorn's access log, or as it is when nobody reads it."""
+    if not (access_logger.hasHandlers() and access_logger.isEnabledFor(logging.INFO)):
         return app
 
-    async def dressed_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        async def send_dressed(message: dict[str, Any]) -> None:
-            if message["type"] != "http.response.start":
-                await send(message)
-                return
-            if headers:
-                message = {**message, "headers": [*headers, *message.get("headers", ())]}
+    async def logged_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def send_logged(message: dict[str, Any]) -> None:
             await send(message)
-            if logs:
+            if message["type"] == "http.response.start":
                 access_logger.info(
                     '%s - "%s %s HTTP/%s" %d',
                     get_client_addr(scope),  # type: ignore[arg-type]
@@ -253,6 +260,6 @@ def dressed(app: Any, headers: list[tuple[bytes, bytes]]) -> Any:
                     message["status"],
                 )
 
-        await app(scope, receive, send_dressed)
+        await app(scope, receive, send_logged)
 
-    return dressed_app
+    return logged_app

@@ -80,6 +80,10 @@ class TransportsServer:
         else:
             task.cancel()
 
+    def set_fields(self, lines: bytes, *, date: bool) -> None:
+        """As of Engine."""
+        self.transports.set_fields(lines, date=date)
+
     def set_classes(self, policies: object) -> None:
         """There is one policy for all here."""
 
