@@ -1,6 +1,7 @@
 """The examples of docs/examples that need no host of their own: each serves, keeps, is strict and ends gracefully."""
 
 import http.client
+import select
 import socket
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -61,11 +62,15 @@ def test_example_answers_pipelined_requests_in_order_and_refuses_a_bad_one(start
     assert [line[9:12] for line in said.splitlines() if line.startswith(b"HTTP/1.1 ")] == [b"200", b"404", b"400"]
 
 
-def test_full_server_of_threads_closes_the_longest_idle_connection_for_the_next_client(start):
+def test_full_server_of_threads_closes_an_idle_connection_for_the_next_client(start):
     server = start("threads", 3)
     with ExitStack() as stack:
-        connections = [stack.enter_context(connect(server)) for _ in range(4)]
-        for connection in connections:
+        first = [stack.enter_context(connect(server)) for _ in range(3)]
+        for connection in first:
             assert ask(connection)[0] == 200
-        assert connections[0].sock.recv(1) == b""
-        assert ask(connections[1])[0] == 200
+        # A thread may have sent its answer and not yet said so; then nobody is idle and the next one gets a 503.
+        while ask(stack.enter_context(connect(server)))[0] != 200:
+            pass
+        closed = select.select([connection.sock for connection in first], [], [], 10)[0]
+        assert [sock.recv(1) for sock in closed] == [b""]
+        assert [ask(connection)[0] for connection in first if connection.sock not in closed] == [200, 200]
