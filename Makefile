@@ -111,7 +111,7 @@ COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
 CORE_C := $(wildcard src/ka_*.c)
 CORE_H := $(filter-out %_lines.h,$(wildcard src/ka_*.h)) # ka_head_lines.h is a part of ka_head.c
-HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c)
+HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
 
 lint: $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
