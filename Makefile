@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-idle bench-parse bench-instructions fuzz clean
+.PHONY: help demo build test hosts-aiohttp asan coverage portable lint types dist bench bench-table bench-server bench-idle bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -64,6 +64,15 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(ARGS)
+
+# aiohttp's own tests of its server, with kacore's classes in place; `make test` runs them, too, once they are here.
+hosts-aiohttp: build $(VENV)/.for-test  ## fetch aiohttp's sdist and run its own tests on kacore.embed.aiohttp
+	@mkdir -p build/hosts
+	$(PIP_INSTALL) pytest-mock
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-build-isolation --no-binary aiohttp \
+	    --dest build/hosts "$$($(BIN)/python -c 'import aiohttp; print("aiohttp==" + aiohttp.__version__)')"
+	cd build/hosts && tar -xzf aiohttp-*.tar.gz
+	$(BIN)/pytest tests/embed/test_aiohttp_suite.py
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
