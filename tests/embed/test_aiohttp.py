@@ -515,14 +515,14 @@ def test_rules_are_refused():
     asyncio.run(main())
 
 
-def test_importing_kacore_imports_no_host():
+def test_importing_kacore_imports_no_host(python_environment):
     hosts = ("aiohttp", "gunicorn", "h2", "uvicorn")
     code = f"import sys, kacore, kacore.embed, kacore.server; print([m for m in {hosts} if m in sys.modules])"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    child = subprocess.run([sys.executable, "-c", code], env=python_environment, capture_output=True, text=True, timeout=30)
     assert child.stdout == "[]\n", child.stderr
 
 
-def test_unknown_version_is_one_sentence():
+def test_unknown_version_is_one_sentence(python_environment):
     code = "import aiohttp; aiohttp.__version__ = '4.0.1'; import kacore.embed.aiohttp"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    child = subprocess.run([sys.executable, "-c", code], env=python_environment, capture_output=True, text=True, timeout=30)
     assert "ImportError: kacore.embed.aiohttp is tested with aiohttp 3.14, and this is 4.0.1: install" in child.stderr
