@@ -292,7 +292,8 @@ class RequestHandler(HostHandler):
         is_content = exchange is not None and not exchange[1].is_eof()
         super().data_received(data)
         if not is_content and data and exchange is not None:
-            # Without a whole request in it, it is part of one, which HEAD will be about.
+            # Without a whole request in it, it is part of one, which HEAD will be about. (What came in one piece with
+            # whole requests is not known: aiohttp's parser does not say. Its next byte begins HEAD.)
             self._stage = self._stage | TAIL if len(self._messages) == n_messages else self._stage & ~TAIL
 
     def _begun(self, now: float) -> None:
@@ -380,7 +381,7 @@ class RequestHandler(HostHandler):
     def pause_writing(self) -> None:
         """As of asyncio.Protocol."""
         super().pause_writing()
-        if self._conn and self._manager is not None and self._stage & (HEAD | REQUEST | TUNNEL):
+        if self._conn and self._manager is not None and self._stage & (REQUEST | TUNNEL):
             self._stage |= WRITE
             self._unsent = self._count_unsent()
             self._manager.table.blocked(self._conn, self._loop.time())

@@ -75,7 +75,10 @@ class House:
         await until(lambda: self.is_stock or self.table.stats()["phases"][phase] == n)
 
     async def connect(self, **options):
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.runner.addresses[0][1], **options)
+        return await self.adopt(host="127.0.0.1", port=self.runner.addresses[0][1], **options)
+
+    async def adopt(self, **options):
+        reader, writer = await asyncio.open_connection(**options)
         self.clients.append(Client(reader, writer, 1.5 if self.is_stock else PATIENCE))
         return self.clients[-1]
 
@@ -234,6 +237,59 @@ def test_client_that_takes_nothing_is_closed_by_its_deadline(visit):
         assert len(await client.rest()) < 20_000_000
 
     visit(scenario, big, send_timeout=0.2)
+
+
+async def narrow(request):
+    """More than the kernel takes here, and less than what aiohttp waits for."""
+    request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return web.Response(body=b"y" * 60_000)
+
+
+async def connect_narrow(house):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, house.runner.addresses[0])
+    return await house.adopt(sock=sock, limit=1024)
+
+
+def test_complete_response_that_the_kernel_has_not_taken_is_no_idle_connection(visit_kacore):
+    async def scenario(house):
+        client = await connect_narrow(house)
+        client.writer.write(GET + GET)
+        await house.has("write")
+        client.writer.write(GET[:9])
+        for _ in range(2):
+            assert len((await client.answer())[2]) == 60_000
+        await house.has("head")
+        assert len((await client.ask(GET[9:]))[2]) == 60_000
+        await house.has("idle")
+        assert house.table.stats()["requests"] == 3
+
+    visit_kacore(scenario, narrow)
+
+
+def test_last_response_is_taken_whole_before_the_connection_lingers(visit_kacore):
+    async def scenario(house):
+        client = await connect_narrow(house)
+        client.writer.write(GET)
+        await house.has("write")
+        await asyncio.sleep(0.3)
+        assert (await client.rest()).endswith(b"y" * 60_000)
+        client.writer.close()
+        await house.closes_one("max_requests")
+
+    visit_kacore(scenario, narrow, max_keep_alive_requests=1, linger_timeout=0.1)
+
+
+def test_last_response_that_is_not_taken_ends_by_its_deadline(visit_kacore):
+    async def scenario(house):
+        client = await connect_narrow(house)
+        client.writer.write(GET)
+        await house.has("write")
+        await house.closes_one("send_timeout")
+
+    visit_kacore(scenario, narrow, max_keep_alive_requests=1, send_timeout=0.2)
 
 
 def test_idle_connection_is_half_closed_by_its_deadline_and_a_crossing_request_counted(visit):
