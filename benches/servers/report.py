@@ -23,6 +23,7 @@ UNITS = {
 UNCOMPARED = ("percent", "kept_mb", "wait_ms")
 # Below this share of its core the server waited for the client: then requests per second are the client's.
 BUSY = 0.9
+ALONE = " alone"  # ends the name of a server that has no idle connections, beside its like that has
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 Results = dict[str, dict]
@@ -69,10 +70,10 @@ def ratio(record: dict, peer: str, server: str) -> float:
 
 
 def ratios(record: dict, server: str) -> str:
-    if not is_ours(server) or record["first"] in UNCOMPARED:
+    if not is_ours(server) or server.endswith(ALONE) or record["first"] in UNCOMPARED:
         return ""
-    peers = [name for name in record["figures"] if not is_ours(name)]
-    own = [name for name in record["figures"] if name == f"{server} alone"]
+    peers = [name for name in record["figures"] if not is_ours(name) and not name.endswith(ALONE)]
+    own = [name for name in record["figures"] if name == f"{server}{ALONE}"]
     return ", ".join(f"{ratio(record, peer, server):.2f} {peer}" for peer in [*peers, *own])
 
 
@@ -137,7 +138,7 @@ def markdown_table(results: Results) -> str:
     ]
     for name, record in results.items():
         for server in record["figures"]:
-            if is_ours(server) and not server.endswith(" alone"):
+            if is_ours(server) and not server.endswith(ALONE):
                 cells = row(record, server)
                 speed = f"{cells['responses/s']}, {cells['p99 us']}" if cells["responses/s"] else ""
                 what = f"{record['what']} (`{name}`)"

@@ -105,6 +105,9 @@ SCENARIOS = {
     ),
     "idle": Scenario("an idle connection's memory", IDLERS, run=special.idle, in_quick=False),
     "idle-tls": Scenario("an idle TLS connection's memory", (*BOTH, "uvicorn"), run=special.idle_tls, in_quick=False),
+    "kernel": Scenario(
+        "the kernel's memory for an idle connection", ("kacore-asgi",), run=special.kernel, in_quick=False
+    ),
     "full": Scenario("one more client of a full server", ("kacore-asgi",), run=special.full, in_quick=False),
     "big": Scenario(
         "memory after 1,000 responses of 20 MB", ("kacore-asgi", "kacore-wsgi", "uvicorn"), app="big",
