@@ -89,7 +89,7 @@ void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     put_two(at - 14, second / 3600);
     put_two(at - 11, second / 60 % 60);
     put_two(at - 8, second % 60);
-    common->date_len = (uint8_t)(at - common->date);
+    common->date_len = common->hides_date ? 0 : (uint8_t)(at - common->date);
 }
 
 /* A field value goes out as it is but for what would end the line: refused, RFC 9110 5.5. */
@@ -298,6 +298,8 @@ void ka_reply_finish_head(ka_reply *reply, char **at, const ka_verdict *verdict,
         put(at, common->date, common->date_len);
     if (!reply->has_server)
         put(at, common->server, common->server_len);
+    if (ka_unlikely(common->extra_len))
+        put(at, common->extra, common->extra_len);
     if (verdict->sends_close) {
         PUT_LITERAL(at, "connection: close\r\n");
     } else if (verdict->sends_keep_alive) {

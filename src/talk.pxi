@@ -157,6 +157,8 @@ cdef class Exchange:
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
+        if self.entry is not None:
+            self.entry.fields = headers
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:
@@ -165,7 +167,8 @@ cdef class Exchange:
         n = PySequence_Fast_GET_SIZE(fast)
         self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
         for i in range(n):
-            pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value)
+            if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
+                break  # never: bytes_in has seen them all
             self.check(ka_reply_field(&talk.reply, &at, name.at, name.n, value.at, value.n))
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
