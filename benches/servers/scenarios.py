@@ -79,6 +79,10 @@ SCENARIOS = {
         "1,024 connections", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "bjoern", "uvicorn"),
         load=Load(1024),
     ),
+    "close": Scenario(
+        "a connection for each request", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "bjoern", "uvicorn"),
+        load=Load(fields={"Connection": "close"}, closes=True),
+    ),
     "post": Scenario(
         "POST of 1 KiB, content read", ("kacore-asgi", "granian-asgi", "uvicorn"), app="post", load=Load(script=POST)
     ),
