@@ -93,7 +93,8 @@ def row(record: dict, server: str) -> dict[str, str]:
     if "rps" in metrics:
         rate = number(statistics.median(metrics["rps"]), 0)
         rate += "*" if statistics.median(metrics["busy"]) < BUSY else ""
-        p99 = number(statistics.median(metrics["p99_us"]), 0)
+        # wrk's correction for what it did not send in time makes nothing of pipelined answers.
+        p99 = number(statistics.median(metrics["p99_us"]), 0) if all(metrics["p99_us"]) else ""
     return {
         "server": server, "figure": f"{figure} {unit}", "times as good": ratios(record, server),
         "responses/s": rate, "p99 us": p99,
@@ -140,7 +141,7 @@ def markdown_table(results: Results) -> str:
         for server in record["figures"]:
             if is_ours(server) and not server.endswith(ALONE):
                 cells = row(record, server)
-                speed = f"{cells['responses/s']}, {cells['p99 us']}" if cells["responses/s"] else ""
+                speed = ", ".join(filter(None, (cells["responses/s"], cells["p99 us"])))
                 what = f"{record['what']} (`{name}`)"
                 lines.append(f"| {what} | {server} | {cells['figure']} | {cells['times as good']} | {speed} |")
     return "\n".join(lines)
