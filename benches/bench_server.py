@@ -69,6 +69,7 @@ def machine() -> dict[str, str]:
         "processor": model[1] if model else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "Linux": platform.release(),
+        "TCP": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "CPython": platform.python_version(),
         "uvloop": importlib.metadata.version("uvloop"),
         "kacore": build_of(),
