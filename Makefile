@@ -151,7 +151,7 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 	$(BIN)/python -m venv .venv-bench
 	$(BIN)/python .ci/requirements.py servers > $@.txt
 	while read -r peer; do \
-	    .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet "$$peer" > $@.log 2>&1 || \
+	    .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet "$$peer" < /dev/null > $@.log 2>&1 || \
 	        { tail -n 1 $@.log; echo "not installed, and so not measured: $$peer"; }; \
 	done < $@.txt
 	@touch $@

@@ -91,7 +91,7 @@ class Running:
         self.path = path
         if tls and self.peer.tls is None:
             raise NotMeasured("no TLS of its own")
-        self.directory = place.scratch / f"{self.name}-{app}-{time.monotonic_ns()}"
+        self.directory = place.scratch / f"{name}-{app}-{time.monotonic_ns()}"
         self.directory.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
