@@ -139,6 +139,29 @@ cdef object os_error(int code):
     return OSError(-code - 1000, os.strerror(-code - 1000))
 
 
+cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
+                                       b"transfer-encoding", b"upgrade"))
+
+def field_lines(headers):
+    """bytes: field lines for Engine.set_fields, of pairs (name, value) of str or bytes; 8 KiB at most.
+
+    Raises ValueError for a field that may not be one, or that is the server's own to write."""
+    cdef ka_reply reply
+    cdef char *at
+    plain = plain_headers(headers)
+    lines = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+    at = PyBytes_AS_STRING(lines)
+    for name, value in plain:
+        text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
+        if name.lower() in OWN_FIELDS:
+            raise ValueError(f"{text!r}: this field is the server's own")
+        if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
+            raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")
+    if len(lines) > 8192:
+        raise ValueError(f"the fields of every response have {len(lines)} bytes together, and 8192 at most")
+    return lines
+
+
 cdef enum:
     PEERS = 1024   # remembered (host, port) tuples; a power of two
 
@@ -268,6 +291,14 @@ cdef class Engine(Port):
             if origin is not None:
                 client = origin[0]
         return access_entry(client, buf, head, fields, self.now())
+
+    def set_fields(self, bytes lines not None, *, date=True):
+        """Fields of every response besides the application's, in place of those of before.
+
+        lines: what field_lines() made. date: whether responses have Date. MemoryError."""
+        self.check_process()
+        if ka_service_set_fields(ka_engine_service(self.engine), lines, <uint32_t>len(lines), date) < 0:
+            raise MemoryError("no memory for fields")
 
     # -- rules ------------------------------------------------------------------------------------------
 

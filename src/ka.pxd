@@ -313,6 +313,7 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t is_eof
         uint8_t is_tunnel
 
+    int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, bint sends_date)
     ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     size_t ka_talk_readable(const ka_talk *talk)
     bint ka_talk_body_is_over(const ka_talk *talk)

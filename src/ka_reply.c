@@ -87,8 +87,8 @@ void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     put_two(at - 14, second / 3600);
     put_two(at - 11, second / 60 % 60);
     put_two(at - 8, second % 60);
-    common->date_len = KA_DATE_BYTES;
     ka_assert(at - common->date == KA_DATE_BYTES);
+    common->date_len = common->hides_date ? 0 : KA_DATE_BYTES;
 }
 
 /* --- copying with a check, eight bytes at a time: a field is short, and libc's memcpy is a call --- */
@@ -345,6 +345,8 @@ void ka_reply_finish_head(ka_reply *reply, char **at, const ka_verdict *verdict,
         put(at, common->date, KA_DATE_BYTES);
     if (!reply->has_server)
         put(at, common->server, common->server_len);
+    if (ka_unlikely(common->extra_len))
+        put(at, common->extra, common->extra_len);
     if (verdict->sends_close) {
         PUT_LITERAL(at, "connection: close\r\n");
     } else if (verdict->sends_keep_alive) {

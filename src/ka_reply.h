@@ -44,7 +44,9 @@ enum {
 typedef struct {
     char    date[48];    /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
     char    server[128]; /* "server: kacore\r\n" */
-    uint8_t date_len, server_len;
+    uint8_t date_len, server_len, hides_date;
+    uint32_t extra_len;
+    char    *extra;      /* the operator's field lines, "a: b\r\n"*; owned by the ka_service */
 } ka_reply_common;
 
 void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds);

@@ -28,7 +28,24 @@ void ka_service_free(ka_service *service)
     }
     free(service->fields);
     service->fields = NULL;
+    free(service->common.extra);
     ka_pool_free(&service->pool);
+}
+
+int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date)
+{
+    ka_reply_common *common = &service->common;
+    char *copy = malloc(len + 1);
+    if (copy == NULL)
+        return KA_ENOMEM;
+    memcpy(copy, lines, len);
+    free(common->extra);
+    common->extra = copy;
+    common->extra_len = len;
+    common->hides_date = !sends_date;
+    if (common->hides_date)
+        common->date_len = 0;
+    return KA_OK;
 }
 
 ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
@@ -523,7 +540,7 @@ int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char 
         talk->reply.why = "an interim status is no response (RFC 9110 15.2)";
         return KA_EINVAL;
     }
-    *at = reserve(talk, field_bytes + KA_REPLY_FIXED);
+    *at = reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
     if (*at == NULL)
         return KA_ENOMEM;
     talk->reply = (ka_reply){.minor = minor, .is_head = is_head, .is_connect = is_connect};
@@ -703,7 +720,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
         return KA_EINVAL;
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
-    char *at = reserve(talk, KA_REPLY_FIXED + len);
+    char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
     char *start = at;
     if (at == NULL)
         return KA_ENOMEM;

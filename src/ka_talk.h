@@ -109,6 +109,8 @@ typedef enum {
 int  ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                      void (*release)(void *owner));
 void ka_service_free(ka_service *service);
+/* Fields of every response besides the application's: whole lines, copied. sends_date: 0 = no Date. 0 or KA_ENOMEM. */
+int  ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date);
 
 ka_talk *ka_talk_new(ka_service *service, ka_handle conn);  /* NULL: out of memory */
 void     ka_talk_free(ka_talk *talk);                       /* gives everything back */

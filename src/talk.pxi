@@ -157,6 +157,8 @@ cdef class Exchange:
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
+        if self.entry is not None:
+            self.entry.fields = headers
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:

@@ -29,6 +29,7 @@ class TLS:
     keyfile:      PEM file with its private key; default: in certfile. password: of the key, if it has one.
     ca_certs:     PEM file with the roots that client certificates are checked against.
     client_certs: "none", "optional" or "required"; default: "required" with ca_certs, else "none".
+    ciphers:      suites of TLS 1.2, as OpenSSL writes them (`openssl ciphers`); default: the library's.
     names:        by server name (SNI, any case, "*.example.org" for one label), (certfile, keyfile or None) of its own.
                   A client that names none of them gets certfile.
     Raises UsageError for files that cannot be read or do not fit together.
@@ -42,6 +43,7 @@ class TLS:
         password: str | None = None,
         ca_certs: Path | None = None,
         client_certs: ClientCertificates | None = None,
+        ciphers: str | None = None,
         names: Mapping[str, tuple[Path, Path | None]] | None = None,
     ) -> None:
         if client_certs is not None and client_certs not in CLIENT_CERTIFICATES:
@@ -49,6 +51,7 @@ class TLS:
         if client_certs in ("optional", "required") and ca_certs is None:
             raise UsageError(f"client_certs={client_certs!r}: ca_certs must say whom to trust")
         self.certfile, self.keyfile, self.password, self.ca_certs = certfile, keyfile, password, ca_certs
+        self.ciphers = ciphers
         self.client_certs = client_certs or ("none" if ca_certs is None else "required")
         self.names = {name.lower().rstrip("."): files for name, files in (names or {}).items()}
         self.context = self._make()
@@ -74,6 +77,11 @@ class TLS:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
+        if self.ciphers is not None:
+            try:
+                context.set_ciphers(self.ciphers)
+            except ssl.SSLError:
+                raise UsageError(f"ciphers={self.ciphers!r}: OpenSSL finds no suite by that name") from None
         try:
             # Without a password a locked key is an error, never a question at the terminal.
             context.load_cert_chain(certfile, keyfile, password=self.password or "")
@@ -168,7 +176,7 @@ def attribute(name: str, value: str) -> str:
 
 
 
-def chooser(contexts: dict[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+def chooser(contexts: Mapping[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
     """An sni_callback: the context of the name, or of "*." and what follows its first label (RFC 9525 6.3)."""
 
     def choose(tls: ssl.SSLObject, name: str | None, _default: ssl.SSLContext) -> None:
@@ -188,6 +196,7 @@ def from_options(
     password: str | None,
     ca_certs: str | None,
     client_certs: ClientCertificates | None,
+    ciphers: str | None,
     names: list[str],
 ) -> TLS | None:
     """From the command line. names: "HOST=CERTFILE" or "HOST=CERTFILE,KEYFILE". None: no TLS is asked for."""
@@ -203,5 +212,11 @@ def from_options(
             raise UsageError(f"--ssl-sni {text!r}: is not of the form HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
         by_name[host] = (cert, key or None)
     return TLS(
-        certfile, keyfile, password=password, ca_certs=ca_certs, client_certs=client_certs, names=by_name
+        certfile,
+        keyfile,
+        password=password,
+        ca_certs=ca_certs,
+        client_certs=client_certs,
+        ciphers=ciphers,
+        names=by_name,
     )
