@@ -142,6 +142,7 @@ cdef object os_error(int code):
 cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
                                        b"transfer-encoding", b"upgrade"))
 
+
 def field_lines(headers):
     """bytes: field lines for Engine.set_fields, of pairs (name, value) of str or bytes; 8 KiB at most.
 

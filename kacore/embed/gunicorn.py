@@ -40,7 +40,7 @@ from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import raise_descriptor_limit, set_inherited_options
 from kacore.server.loading import Interface, UsageError, detect_interface
 from kacore.server.races import RaceLog
-from kacore.server.server import DRAIN_POLL, LAST_CALL, SHUTDOWN_AT_ONCE, loop_factory
+from kacore.server.server import DRAIN_POLL, LAST_CALL, SHUTDOWN_AT_ONCE, WebSocketOptions, loop_factory
 from kacore.server.tls import FixedTLS
 
 __all__ = ["ASGIWorker", "Worker"]
@@ -548,7 +548,7 @@ class ASGIWorker(Worker):
         except ImportError:
             self.log.info("websockets are not served: install kacore[websockets] for them")
             return None
-        return WebSockets(loop, self.log, max_message_bytes=self.cfg.websocket_max_message_size)
+        return WebSockets(loop, self.log, WebSocketOptions(max_size=self.cfg.websocket_max_message_size))
 
 
 def failing(text: str) -> Callable[..., Any]:

@@ -54,10 +54,10 @@ class WebSocketOptions:
     Raises UsageError for what cannot be.
     """
 
-    max_size: int
-    ping_interval: float
-    ping_timeout: float
-    per_message_deflate: bool
+    max_size: int = 16 * 1024 * 1024
+    ping_interval: float = 20.0
+    ping_timeout: float = 20.0
+    per_message_deflate: bool = True
 
     def __post_init__(self) -> None:
         if self.max_size < 1:
@@ -125,10 +125,10 @@ class Server:
         proxy_protocol: bool = False,
         admin: str | None = None,
         admin_hosts: Iterable[str] = (),
-        ws_max_size: int = 16 * 1024 * 1024,
-        ws_ping_interval: float = 20.0,
-        ws_ping_timeout: float = 20.0,
-        ws_per_message_deflate: bool = True,
+        ws_max_size: int = WebSocketOptions.max_size,
+        ws_ping_interval: float = WebSocketOptions.ping_interval,
+        ws_ping_timeout: float = WebSocketOptions.ping_timeout,
+        ws_per_message_deflate: bool = WebSocketOptions.per_message_deflate,
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
