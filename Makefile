@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: help demo build test hosts asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -64,6 +64,13 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(ARGS)
+
+# The hosts' own tests, which tests/embed runs with kacore's classes in place of theirs when they are here.
+hosts: $(VENV)/.for-test  ## fetch the sdists of the hosts whose own tests tests/embed runs
+	@mkdir -p build/hosts
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary uvicorn \
+	    --dest build/hosts "$$($(BIN)/python -c 'import uvicorn; print("uvicorn==" + uvicorn.__version__)')"
+	cd build/hosts && for file in *.tar.gz; do tar -xzf $$file; done
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
