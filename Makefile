@@ -166,7 +166,7 @@ SECONDS ?= 60
 fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
-bench-instructions: build  ## compare the parser's instruction counts with those kept (needs valgrind)
+bench-instructions: build  ## compare instruction counts of parser and conversation with those kept (needs valgrind)
 	$(BIN)/python benches/bench_instructions.py
 
 bench-parse: .venv-bench/.peers  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)
