@@ -134,6 +134,8 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
             if (errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM)
                 return KA_CAUSE_ERROR;
             s->can_write = 0;
+            if (errno != EAGAIN && e->resend_ns == INT64_MAX) /* no event will tell when there is memory again */
+                e->resend_ns = e->now + KA_RETRY_NS;
             break;
         }
         if (n == 0)
@@ -335,45 +337,52 @@ static turn_result wait(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
     return PAUSE;
 }
 
+/* The next thing that the talk asks for. */
+static turn_result go_on(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, unsigned *n_requests, size_t *input)
+{
+    ka_head head;
+    switch (ka_talk_next(talk, e->now, &head)) {
+    case KA_TALK_REQUEST:
+        e->calls.on_request(e->calls.ctx, talk, &head, e->service.fields);
+        if (++*n_requests < TURN_REQUESTS)
+            return GO_ON;
+        again(e, h, s);
+        return PAUSE;
+    case KA_TALK_BODY:
+        talk->wants_body = 0;
+        e->calls.on_news(e->calls.ctx, talk, KA_NEWS_BODY);
+        return GO_ON;
+    case KA_TALK_READ: return read_more(e, h, s, talk, input);
+    case KA_TALK_WAIT: return wait(e, h, s, talk);
+    case KA_TALK_LINGER: return finish(e, h, s, talk, 1);
+    case KA_TALK_CLOSE: return finish(e, h, s, talk, 0);
+    }
+    return PAUSE;
+}
+
 /* Everything one connection can do now, within bounds. */
 static void turn(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_talk *talk = s->talk;
-    ka_head head;
     unsigned n_requests = 0;
     size_t input = 0;
-    turn_result result = GO_ON;
+    turn_result result;
     if (talk == NULL) {
         if ((talk = s->talk = ka_talk_new(&e->service, h)) == NULL) {
             ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
             return;
         }
     }
-    talk->is_driven = 1;
-    while (result == GO_ON) {
-        switch (ka_talk_next(talk, e->now, &head)) {
-        case KA_TALK_REQUEST:
-            e->calls.on_request(e->calls.ctx, talk, &head, e->service.fields);
-            if (++n_requests == TURN_REQUESTS) {
-                again(e, h, s);
-                result = PAUSE;
-            }
-            break;
-        case KA_TALK_BODY:
-            talk->wants_body = 0;
-            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_BODY);
-            break;
-        case KA_TALK_READ: result = read_more(e, h, s, talk, &input); break;
-        case KA_TALK_WAIT: result = wait(e, h, s, talk); break;
-        case KA_TALK_LINGER: result = finish(e, h, s, talk, 1); break;
-        case KA_TALK_CLOSE: result = finish(e, h, s, talk, 0); break;
-        }
-    }
-    if (result == ENDED)
-        return;
-    if (!flush_or_end(e, h, s, talk))
-        return;
-    talk->is_driven = 0;
+    do {
+        talk->is_driven = 1;
+        do
+            result = go_on(e, h, s, talk, &n_requests, &input);
+        while (result == GO_ON);
+        if (result == ENDED || !flush_or_end(e, h, s, talk))
+            return;
+        talk->is_driven = 0;
+        /* Once more when the application, told that it may go on, completed its response: the next request may wait. */
+    } while (talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < TURN_REQUESTS);
     if (talk->unsent && s->can_write)
         again(e, h, s); /* written by the application when it was told that it may go on: no event will tell of it */
     if (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining) {
@@ -442,8 +451,10 @@ static void note(void *port, ka_talk *talk)
     if (e->n_noted == e->noted_cap) {
         uint32_t cap = e->noted_cap ? 2 * e->noted_cap : 64;
         ka_handle *noted = realloc(e->noted, cap * sizeof *noted);
-        if (noted == NULL)
-            return; /* the connection's deadline will end it */
+        if (noted == NULL) {
+            talk->is_noted = e->has_unlisted = 1; /* then all are looked at */
+            return;
+        }
         e->noted = noted;
         e->noted_cap = cap;
     }
@@ -468,6 +479,19 @@ static void attend_one(ka_engine *e, ka_handle h, ka_sock *s)
     again(e, h, s);
 }
 
+/* There was no memory to list them. O(slots). */
+static void attend_unlisted(ka_engine *e)
+{
+    e->has_unlisted = 0;
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_sock *s = sock_at(e, slot);
+        if (s->talk && s->talk->is_noted)
+            attend_one(e, s->talk->conn, s);
+    }
+    if (e->has_unlisted) /* again, by those that were attended to */
+        ka_engine_wake(e);
+}
+
 void ka_engine_attend(ka_engine *e)
 {
     if (e->is_attending)
@@ -480,6 +504,8 @@ void ka_engine_attend(ka_engine *e)
             attend_one(e, h, s);
     }
     e->n_noted = 0;
+    if (ka_unlikely(e->has_unlisted))
+        attend_unlisted(e);
     e->is_attending = 0;
     if (!e->is_stepping)
         arm(e);
@@ -494,6 +520,8 @@ static void arm(ka_engine *e)
     int64_t due = ka_conn_next_due(e->table);
     if (ka_unlikely(e->retry_ns < due))
         due = e->retry_ns;
+    if (ka_unlikely(e->resend_ns < due))
+        due = e->resend_ns;
     if (due >= e->armed_ns)
         return;
     struct itimerspec at = {.it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
@@ -623,6 +651,19 @@ static void free_buffers(ka_engine *e)
     }
 }
 
+/* The kernel had no memory for what some were to send. Which ones is not kept: it is rare. O(slots). */
+static void send_again(ka_engine *e)
+{
+    e->resend_ns = INT64_MAX;
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_sock *s = sock_at(e, slot);
+        if (s->talk == NULL || s->talk->unsent == 0 || s->can_write)
+            continue;
+        s->can_write = 1;
+        turn(e, s->talk->conn, s);
+    }
+}
+
 static void drain_counter(int fd)
 {
     uint64_t n;
@@ -660,6 +701,8 @@ int ka_engine_step(ka_engine *e)
     free_buffers(e);
     if (ka_unlikely(e->now >= e->retry_ns))
         ka_listeners_resume(e);
+    if (ka_unlikely(e->now >= e->resend_ns))
+        send_again(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
             (void)ka_accept_some(e, ready[i]);
@@ -704,7 +747,7 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
         return KA_ENOMEM;
     e->table = table;
     e->calls = *calls;
-    e->armed_ns = e->retry_ns = INT64_MAX;
+    e->armed_ns = e->retry_ns = e->resend_ns = INT64_MAX;
     e->now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
