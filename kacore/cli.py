@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kacore._version import __version__
+from kacore.elsewhere import explain
 from kacore.policy import command as policy_command
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kacore.policy import PolicyError
     from kacore.server import UsageError
 
-    args = make_parser().parse_args(argv)
+    args, unknown = make_parser().parse_known_args(argv)
     try:
+        if unknown:
+            raise UsageError(explain(unknown))
         return int(args.run(args))
     except (UsageError, PolicyError, LocalError, ImportError) as error:
         if isinstance(error, ImportError) and args.run is not policy_command.run and not is_ours(error):
@@ -42,10 +46,18 @@ def is_ours(error: ImportError) -> bool:
     return "kacore[" in str(error)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kacore", description="Serves ASGI and WSGI applications over kept-alive connections."
-    )
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line, like all others. Names in full only: an abbreviation would end with the next new option."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"kacore: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="kacore", description="Serves ASGI and WSGI applications over kept-alive connections.")
     parser.add_argument("--version", action="version", version=f"kacore {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve an application", description="Serve module:name.")
@@ -75,10 +87,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=4, help="WSGI: requests at once; 0 = no threads (default: 4)")
     parser.add_argument("--lifespan", choices=("auto", "on", "off"), default="auto", help="ASGI lifespan")
     parser.add_argument("--root-path", default="", help="what a proxy in front strips from paths")
-    parser.add_argument("--server-name", default="kacore", help='value of the Server field; "" = none')
-    parser.add_argument(
-        "--access-log", choices=("off", "common", "combined", "json"), default="off", help="to stdout (default: off)"
-    )
+    add_response_arguments(parser)
+    add_log_arguments(parser)
     parser.add_argument(
         "--forwarded-allow-ips",
         default="",
@@ -103,10 +113,73 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--app-dir", default=".", help="put first on the import path (default: .)")
     parser.add_argument("--factory", action="store_true", help="MODULE:NAME makes the application when called")
-    parser.add_argument("--log-level", choices=LEVELS, default="info", help="(default: info)")
+    add_websocket_arguments(parser)
     add_tls_arguments(parser)
     policy_command.add_source_flags(parser)
     policy_command.add_policy_flags(parser)
+
+
+def add_response_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("every response")
+    group.add_argument("--server-name", default="kacore", help='value of the Server field; "" = none')
+    group.add_argument(
+        "--no-server-header", dest="server_name", action="store_const", const="", help='the same as --server-name ""'
+    )
+    group.add_argument("--no-date-header", dest="date_header", action="store_false", help="leave out Date")
+    group.add_argument(
+        "--header",
+        metavar="NAME:VALUE",
+        dest="headers",
+        type=field,
+        action="append",
+        default=[],
+        help="a field besides those of the application; may be repeated",
+    )
+
+
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("logs")
+    group.add_argument("--log-level", choices=LEVELS, help="(default: info)")
+    group.add_argument(
+        "--log-config", metavar="FILE", help="for the logging module: a dictConfig in .json or .toml, else a fileConfig"
+    )
+    group.add_argument(
+        "--access-log", choices=("off", "common", "combined", "json"), default="off", help="to stdout (default: off)"
+    )
+
+
+def add_websocket_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("websockets", "They need kacore[websockets].")
+    group.add_argument(
+        "--ws-max-size", type=int, default=16 * 1024 * 1024, metavar="BYTES", help="of a message (default: 16 MiB)"
+    )
+    group.add_argument(
+        "--ws-ping-interval", type=float, default=20.0, metavar="SECONDS", help="0 = no pings (default: 20)"
+    )
+    group.add_argument(
+        "--ws-ping-timeout",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="who has not answered a ping by then is gone; 0 = never (default: 20)",
+    )
+    group.add_argument(
+        "--no-ws-per-message-deflate", dest="ws_per_message_deflate", action="store_false", help="compress nothing"
+    )
+
+
+def field(text: str) -> tuple[str, str]:
+    """NAME:VALUE. What may be a field is the server's to say."""
+    name, colon, value = text.partition(":")
+    if not colon or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def octal(text: str) -> int:
+    if not text or text.strip("01234567"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal number, as 660 is")
+    return int(text, 8)
 
 
 def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +193,7 @@ def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "optional", "required"),
         help="ask clients for certificates (default: required with --ssl-ca-certs, else none)",
     )
+    tls.add_argument("--ssl-ciphers", metavar="LIST", help="suites of TLS 1.2, as OpenSSL writes them")
     tls.add_argument(
         "--ssl-sni",
         action="append",
@@ -134,7 +208,9 @@ def add_listening_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--host", help='address to listen on, "" = all (default: 127.0.0.1)')
     group.add_argument("--port", type=int, help="port to listen on; 0 = a free one (default: 8000)")
     group.add_argument("--uds", metavar="PATH", help="listen on a unix socket")
+    group.add_argument("--uds-mode", metavar="OCTAL", type=octal, help="permissions of unix sockets (default: by the umask)")
     group.add_argument(
+        "-b",
         "--bind",
         metavar="ADDRESS",
         action="append",
@@ -144,11 +220,15 @@ def add_listening_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fd", metavar="N", type=int, action="append", default=[], help="an inherited descriptor that listens"
     )
+    group.add_argument(
+        "--backlog", metavar="N", type=int, default=4096, help="connections that may wait to be accepted (default: 4096)"
+    )
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("processes")
     group.add_argument(
+        "-w",
         "--workers",
         type=int,
         metavar="N",
@@ -169,6 +249,14 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="where to look for changes; may be repeated (default: --app-dir)",
     )
+    group.add_argument(
+        "--reload-include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help='names of files that count besides *.py, as "*.html"; may be repeated',
+    )
+    group.add_argument("--pid", metavar="FILE", help="write the process id there while it runs")
     group.add_argument("--lame-duck", dest="drain_lame_duck", metavar="SECONDS", help="the same as --drain-lame-duck")
 
 
@@ -184,25 +272,51 @@ def addresses(args: argparse.Namespace, has_fds: bool) -> list[str]:
 
 def run_serve(args: argparse.Namespace) -> int:
     from kacore.server import logs
+
+    if args.log_config is not None:
+        logs.configure(args.log_config)
+    if args.log_config is None or args.log_level is not None:
+        logs.set_up(getattr(logging, (args.log_level or "info").upper()))
+    with pid_file(args.pid):
+        return serve(args)
+
+
+def serve(args: argparse.Namespace) -> int:
     from kacore.server.systemd import passed_fds
 
-    logs.set_up(getattr(logging, args.log_level.upper()))
     fds = [*args.fd, *passed_fds()]
     bind = addresses(args, bool(fds))
+    listening = {"bind": bind, "fds": fds, "backlog": args.backlog, "uds_mode": args.uds_mode}
     if args.workers is None and not args.max_requests_per_worker and not args.reload:
-        make_server(args, bind=bind, fds=fds).run()
+        make_server(args, **listening).run()
         return 0
     from kacore.server.workers import Supervisor
 
     return Supervisor(
         lambda worker: make_server(args, worker=worker),
         n_workers=1 if args.workers is None else args.workers,
-        bind=bind,
-        fds=fds,
+        scheme="http" if args.ssl_certfile is None else "https",
         policy=find_policy(args).default,
         max_requests=args.max_requests_per_worker,
         reload_dirs=(args.reload_dir or [args.app_dir]) if args.reload else [],
+        reload_include=args.reload_include,
+        **listening,
     ).run()
+
+
+@contextlib.contextmanager
+def pid_file(path: str | None) -> Iterator[None]:
+    """It is ours to delete, and not a worker's, who comes out of the same call."""
+    pid = os.getpid()
+    if path is not None:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{pid}\n")
+    try:
+        yield
+    finally:
+        if path is not None and os.getpid() == pid:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def find_policy(args: argparse.Namespace) -> PolicySet:
@@ -221,6 +335,7 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         args.ssl_keyfile_password,
         args.ssl_ca_certs,
         args.ssl_client_certs,
+        args.ssl_ciphers,
         args.ssl_sni,
     )
     return Server(
@@ -232,6 +347,12 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         lifespan=args.lifespan,
         root_path=args.root_path,
         server_name=args.server_name,
+        date_header=args.date_header,
+        headers=args.headers,
+        ws_max_size=args.ws_max_size,
+        ws_ping_interval=args.ws_ping_interval,
+        ws_ping_timeout=args.ws_ping_timeout,
+        ws_per_message_deflate=args.ws_per_message_deflate,
         tls=tls,
         access_log=args.access_log,
         forwarded_allow_ips=args.forwarded_allow_ips,

@@ -2,6 +2,8 @@
 # Knows a talk and its port, never an engine or a socket.
 
 
+@cython.final
+@cython.no_gc  # only the frame that awaits it holds one, and what it holds knows nothing of it
 cdef class Ready:
     """An awaitable that is done when it is made. Counts as a coroutine, so that create_task() takes it.
 
@@ -37,6 +39,16 @@ cdef extern from "Python.h":
         PyAsyncMethods *tp_as_async
         iternextfunc tp_iternext
     void PyErr_SetObject(object kind, object value)
+    ctypedef object (*PyCFunction)(object, object)
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        PyCFunction ml_meth
+        int ml_flags
+        const char *ml_doc
+    int METH_O, METH_NOARGS
+    object PyCFunction_New(PyMethodDef *method, object self)
+    bint PyDict_CheckExact(object)
+    PyObject *PyDict_GetItemWithError(object, object) except? NULL  # borrowed
 
 
 cdef PySendResult ready_send(PyObject *self, PyObject *_, PyObject **result) noexcept:
@@ -64,7 +76,9 @@ cdef inline Ready ready(object value):
 
 
 cdef Ready SENT = ready(None)
+# Copied for each use, which costs less than to build them.
 cdef dict DISCONNECT = {"type": "http.disconnect"}
+cdef dict NO_CONTENT = {"type": "http.request", "body": b"", "more_body": False}
 
 
 cdef class AsgiExchange(Exchange):
@@ -77,10 +91,14 @@ cdef class AsgiExchange(Exchange):
     cdef bint is_begun        # http.response.start was seen
     cdef bint is_done         # the response is complete
     cdef bint is_gone         # the client is gone
+    cdef bint takes_trailers  # the extension was offered
+    cdef bint owes_trailers   # http.response.start promised trailers: they end the response
+    cdef bint is_trailing     # ... and are all that is missing
+    cdef list trailers        # gathered while more_trailers
 
     # -- receive ----------------------------------------------------------------------------------------
 
-    def receive(self):
+    cdef object receive(self):
         """ASGI receive(): an awaitable of the next event."""
         message = self.next_message()
         return ready(message) if message is not None else self.receive_later()
@@ -91,6 +109,9 @@ cdef class AsgiExchange(Exchange):
             return DISCONNECT.copy()
         if self.is_asked:
             return DISCONNECT.copy() if self.talk.is_eof else None
+        if ka_talk_body_is_over(self.talk):
+            self.is_asked = True
+            return NO_CONTENT.copy()
         try:
             content = self.read()
         except ClientGone:
@@ -111,18 +132,24 @@ cdef class AsgiExchange(Exchange):
 
     # -- send -------------------------------------------------------------------------------------------
 
-    def send(self, message):
+    cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
         cdef object kind = message["type"]
-        if kind == "http.response.start":
+        if is_word(kind, b"http.response.start", 19):
             if self.is_begun:
                 raise LocalError("http.response.start was sent already")
             self.is_begun = True
             self.start = message
-        elif kind == "http.response.body":
-            self.send_body(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.response.pathsend":
+            if self.takes_trailers:
+                self.owes_trailers = item_of(message, "trailers", False)
+        elif is_word(kind, b"http.response.body", 18):
+            self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
+        elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
+        elif is_word(kind, b"http.response.trailers", 22):
+            self.send_trailers(message.get("headers", ()), message.get("more_trailers", False))
+        elif is_word(kind, b"http.response.early_hint", 24):
+            self.send_hints(message["links"])
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
         return self.send_later() if not self.is_done and self.is_held() else SENT
@@ -138,9 +165,11 @@ cdef class AsgiExchange(Exchange):
             raise ClientGone("the client is gone")
         if not isinstance(body, OpenFile):
             body = content_of(body)
+        if self.owes_trailers:
+            more = self.trailers_follow(body, more)
         if self.start is not None:
             start = self.start
-            self.write_head(start["status"], start.get("headers", ()), -1 if more else len(body))
+            self.write_head(start["status"], item_of(start, "headers", ()), -1 if more else len(body))
             self.start = None
         if not more:
             self.is_done = True
@@ -151,6 +180,40 @@ cdef class AsgiExchange(Exchange):
         if self.is_done:
             wake(self.readers)
         return 0
+
+    cdef bint trailers_follow(self, object body, bint more) except *:
+        """Whether something still comes behind this content: more of it, or the trailers."""
+        if self.is_trailing:
+            raise LocalError("the content is complete: http.response.trailers comes next")
+        if isinstance(body, OpenFile):  # its length is told in the head, and so its end: there is no place for trailers
+            self.owes_trailers = False
+            return False
+        self.is_trailing = not more
+        return True
+
+    cdef int send_trailers(self, object headers, bint more) except -1:
+        if self.is_done and self.takes_trailers and not self.owes_trailers:
+            return 0  # behind a file
+        if not self.is_trailing:
+            raise LocalError('http.response.trailers ends a response whose start has "trailers": True, behind its content;'
+                             ' offered as an extension to clients that say "TE: trailers"')
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
+        if self.trailers is None:
+            self.trailers = []
+        self.trailers.extend(headers)
+        if more:
+            return 0
+        self.write_trailers(self.trailers)
+        self.is_done = True
+        return wake(self.readers)
+
+    cdef int send_hints(self, object links) except -1:
+        if self.is_begun:
+            raise LocalError("http.response.early_hint comes before http.response.start")
+        if self.talk != NULL and self.talk.reply.minor == 0:
+            return 0  # RFC 9110 15.2: nothing interim to HTTP/1.0; the extension was not offered
+        return self.write_interim(b"HTTP/1.1 103 Early Hints\r\n", [(b"link", link) for link in links])
 
     async def send_later(self):
         while self.is_held():
@@ -199,6 +262,52 @@ cdef class AsgiExchange(Exchange):
         return self.refuse(500, b"Internal Server Error")
 
 
+# `receive` and `send` as the application gets them: C functions bound by hand, without a look-up and a wrapper each.
+cdef object asgi_receive(object exchange, object _):
+    return (<AsgiExchange>exchange).receive()
+
+
+cdef object asgi_send(object exchange, object message):
+    return (<AsgiExchange>exchange).send(message)
+
+
+cdef PyMethodDef RECEIVE
+cdef PyMethodDef SEND
+RECEIVE.ml_name = b"receive"
+RECEIVE.ml_meth = asgi_receive
+RECEIVE.ml_flags = METH_NOARGS
+RECEIVE.ml_doc = b"ASGI receive(): an awaitable of the next event."
+SEND.ml_name = b"send"
+SEND.ml_meth = asgi_send
+SEND.ml_flags = METH_O
+SEND.ml_doc = b"ASGI send(message): what the message says is done at once; the awaitable waits while the client is slow."
+
+
+cdef inline bint is_word(object said, const char *word, size_t n) noexcept:
+    """said == word, for a str that is not this very object."""
+    cdef text t
+    return text_at(<PyObject *>said, &t) and t.n == n and memcmp(t.at, word, n) == 0
+
+
+cdef inline object item_of(object message, str key, object default):
+    """message.get(key, default), for a message that is nearly always a dict."""
+    cdef PyObject *found
+    if not PyDict_CheckExact(message):
+        return message.get(key, default)
+    found = PyDict_GetItemWithError(message, key)
+    return default if found == NULL else <object>found
+
+
+cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field *fields):
+    """RFC 9110 6.5.1: trailers are for who says "TE: trailers", and RFC 9112 7.1.2 has a place for them in chunks only."""
+    cdef uint32_t i
+    for i in range(head.n_fields):
+        if fields[i].name.len == 2:
+            te = forwarded_value(buf, head, fields, b"te", 2) if head.minor else None
+            return te is not None and "trailers" in [word.strip(" \t").lower() for word in te.split(",")]
+    return False
+
+
 cdef list waiting(list others, object waiter):
     """Those who still wait, and one more."""
     if others is None:
@@ -223,7 +332,8 @@ cdef class AsgiApplication(Application):
     cdef object websocket
     cdef readonly Runner runner
     cdef readonly str root_path
-    cdef dict template
+    cdef dict template, extensions, extensions_1_0
+    cdef object server          # the listener that the template names
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
         self.app = app
@@ -233,46 +343,39 @@ cdef class AsgiApplication(Application):
         self.runner = Runner(loop)
         self.websocket = websocket
         self.root_path = root_path
+        # Every key, in the order they are given: to fill in a copy costs less than to let a dict grow.
         self.template = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
-            "extensions": {"http.response.pathsend": {}},
+            "extensions": None,
+            "method": "GET",
+            "path": None,
+            "raw_path": None,
+            "query_string": b"",
+            "headers": None,
+            "client": None,
+            "server": None,
         }
+        if state is not None:
+            self.template["state"] = None
+        self.extensions_1_0 = {"http.response.pathsend": {}}
+        self.extensions = {"http.response.pathsend": {}, "http.response.early_hint": {}}
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
-        cdef const char *buf = ka_talk_head_bytes(talk)
-        cdef dict scope = self.template.copy()
-        cdef str path = unquoted(buf, head.path, False)
-        if head.minor == 0:
-            scope["http_version"] = "1.0"
-        scope["method"] = method_str(buf, head.method)
-        if head.path.len:
-            scope["path"] = self.root_path + path if self.root_path else path
-            scope["raw_path"] = bytes_at(buf, head.path)
-        else:  # authority-form of CONNECT, "*" of OPTIONS
-            scope["path"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
-            scope["raw_path"] = bytes_at(buf, head.target)
-        scope["query_string"] = bytes_at(buf, head.query)
-        scope["headers"] = headers_list(buf, fields, head.n_fields)
-        scope["client"] = port.client_of(talk)
-        if port.has_proxies:
-            origin = port.origin_of(talk, head, fields)
-            if origin is not None:
-                scope["client"] = origin[0]
-                scope["scheme"] = origin[1] or scope["scheme"]
-        scope["server"] = port.server_of(talk)
-        if self.state is not None:
-            scope["state"] = self.state.copy()
+        cdef dict scope = self.scope_of(exchange, port, talk, head, fields)
         if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
             return 0
         exchange.app = self
         exchange.attach(port, talk)
+        if exchange.entry is not None:
+            exchange.entry.request = scope
         try:
-            exchange.task = self.runner.start(self.app(scope, exchange.receive, exchange.send))
+            exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
+                                                       PyCFunction_New(&SEND, exchange)))
         except (Exception, CancelledError) as error:
             exchange.completed(error)
             return 0
@@ -281,6 +384,46 @@ cdef class AsgiApplication(Application):
             return exchange.completed(None)
         exchange.task.add_done_callback(exchange.finished)
         return 0
+
+    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef dict scope
+        cdef str path = path_of(buf, head, False)
+        server = port.server_of(talk)
+        if server is not self.server:
+            self.template["server"] = self.server = server
+        scope = self.template.copy()
+        if head.minor == 0:
+            scope["http_version"] = "1.0"
+        if not is_get(buf, head.method):
+            scope["method"] = method_str(buf, head.method)
+        scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
+        scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
+        if head.query.len:
+            scope["query_string"] = bytes_at(buf, head.query)
+        exchange.takes_trailers = takes_trailers_of(buf, head, fields)
+        scope["extensions"] = self.extensions_of(port, talk, exchange.takes_trailers)
+        scope["headers"] = headers_list(buf, fields, head.n_fields)
+        scope["client"] = port.client_of(talk)
+        if port.has_proxies:
+            origin = port.origin_of(talk, head, fields)
+            if origin is not None:
+                scope["client"] = origin[0]
+                scope["scheme"] = origin[1] or scope["scheme"]
+        if self.state is not None:
+            scope["state"] = self.state.copy()
+        return scope
+
+    cdef dict extensions_of(self, Port port, ka_talk *talk, bint takes_trailers):
+        """A dict of the request's own: middleware adds to it."""
+        cdef dict extensions = (self.extensions if talk.reply.minor else self.extensions_1_0).copy()
+        if takes_trailers:
+            extensions["http.response.trailers"] = {}
+        if port.has_tls:
+            tls = port.tls_of(talk)
+            if tls is not None:
+                extensions["tls"] = tls
+        return extensions
 
     cdef bint open_websocket(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields,
                              dict scope) except -1:

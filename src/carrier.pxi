@@ -7,8 +7,9 @@
 # adopts it: the task is woken, hands what the coroutine waits for to asyncio, and is that request's task from then on.
 #
 # No task may be known to two requests: somebody may have kept it, named it, cancelled it or hung a callback on it.
-# All of that shows in the bytes of the task object (its reference count, weak references and fields), so after each
-# request they must be what they were; else the carrier is retired and its task ends.
+# All of that shows in the bytes of the task object (its reference count, weak references and fields) or of the future
+# it is parked on, so after each request they must be what they were when it was entered; else the carrier is retired
+# and its task ends.
 #
 # What asyncio promises that this relies on is probed when a server starts (`probe_carriers`); where it does not hold,
 # every request gets a Task of its own.
@@ -44,6 +45,7 @@ cdef extern from *:
 
 cdef enum:
     TASK_BYTES = 512       # an asyncio.Task has about 200
+    FUTURE_BYTES = 256     # an asyncio.Future has about 130
     PARKED_MAX = 16        # carriers waiting at most
     SUSPENDERS = 32        # so many requests suspended in a row: begin with a Task of their own
     TRY_AGAIN = 64         # ... but see again, once in so many
@@ -71,8 +73,9 @@ cdef class Carrier:
     cdef object owed          # what the coroutine waits for, to be handed to asyncio at the next step
     cdef bint has_owed
     cdef bint is_over
-    cdef Py_ssize_t n_bytes, n_weakrefs
+    cdef Py_ssize_t n_bytes, n_future_bytes, n_weakrefs
     cdef char noted[TASK_BYTES]
+    cdef char noted_future[FUTURE_BYTES]
 
     # -- the coroutine -----------------------------------------------------------------------------------
 
@@ -171,16 +174,19 @@ cdef class Carrier:
         return 0
 
     cdef int note(self) except -1:
-        """Remember what the parked task looks like."""
+        """Remember what the parked task and its future look like."""
         self.n_bytes = min(ka_basicsize(self.task), TASK_BYTES)
+        self.n_future_bytes = min(ka_basicsize(self.parked), FUTURE_BYTES)
         self.n_weakrefs = ka_count_weakrefs(self.task)
         memcpy(self.noted, <void *>self.task, self.n_bytes)
+        memcpy(self.noted_future, <void *>self.parked, self.n_future_bytes)
         return 0
 
     cdef bint is_unknown(self) noexcept:
         """Nobody but this file knows the task, and nothing was done to it."""
         return (memcmp(self.noted, <void *>self.task, self.n_bytes) == 0
-                and ka_count_weakrefs(self.task) == self.n_weakrefs and not self.parked.done())
+                and memcmp(self.noted_future, <void *>self.parked, self.n_future_bytes) == 0
+                and ka_count_weakrefs(self.task) == self.n_weakrefs)
 
     cdef int retire(self) except -1:
         self.is_over = True
@@ -223,8 +229,9 @@ cdef class Runner:
     cdef readonly object loop
     cdef public bint uses_carriers
     cdef object value         # result of the last that finished at once
-    cdef list parked          # carriers that can be used; the last is the warmest
-    cdef Carrier entered      # whose task is the current one in this step of the engine
+    cdef list parked          # carriers that can be used
+    cdef Carrier entered      # whose task is the current one in this step of the engine; none of `parked`
+    cdef bint is_running      # it has a coroutine at this moment
     cdef int n_coming         # carriers whose tasks have not taken their first step
     cdef int n_suspended      # requests in a row that suspended
     cdef int n_skipped
@@ -238,35 +245,48 @@ cdef class Runner:
     cdef object start(self, object coroutine):
         """Run a coroutine up to its first suspension. Return: None if it finished (see take_value), else its task, whose
         callbacks can be added until the caller returns to the loop. Raises what the coroutine raises in that step."""
-        cdef Carrier carrier
-        if not self.uses_carriers or not self.parked or self.prefers_tasks():
-            if self.uses_carriers:
-                self.stock()
+        if (self.n_suspended >= SUSPENDERS and self.prefers_tasks()) or self.is_running:
             return self.start_task(coroutine)
-        carrier = <Carrier>self.parked.pop()
-        if self.entered is not carrier:
-            self.leave()
-            try:
-                enter_task(self.loop, carrier.task)
-            except RuntimeError:  # the host steps the engine inside a task of its own
-                self.parked.append(carrier)
-                return self.start_task(coroutine)
-            self.entered = carrier
-        return self.run(carrier, coroutine)
+        if self.entered is None and not self.enter():
+            return self.start_task(coroutine)
+        return self.run(coroutine)
 
-    cdef object run(self, Carrier carrier, object coroutine):
+    cdef bint enter(self) except -1:
+        """Make a carrier's task the current one; false when there is none, or the host's own is."""
+        cdef Carrier carrier
+        if not self.uses_carriers:
+            return False
+        while True:
+            if not self.parked:
+                self.stock()
+                return False
+            carrier = <Carrier>self.parked.pop()
+            if not carrier.parked.done():
+                break
+        try:
+            enter_task(self.loop, carrier.task)
+        except RuntimeError:  # the host steps the engine inside a task of its own
+            self.parked.append(carrier)
+            return False
+        carrier.note()
+        self.entered = carrier
+        return True
+
+    cdef object run(self, object coroutine):
+        cdef Carrier carrier = self.entered
         cdef PyObject *result = NULL
         cdef PySendResult got
         cdef object context = PyContext_CopyCurrent()
         cdef object error = None
-        carrier.note()
         PyContext_Enter(context)
+        self.is_running = True
         got = PyIter_Send(coroutine, None, &result)
+        self.is_running = False
         if got == PYGEN_ERROR:
             error = caught()
         PyContext_Exit(context)
         if got == PYGEN_NEXT:
-            self.leave()
+            self.drop()
             owed = <object>result
             Py_DECREF(owed)
             self.n_adopted += 1
@@ -279,10 +299,8 @@ cdef class Runner:
             self.value = <object>result
             Py_DECREF(self.value)
         self.n_eager += 1
-        if carrier.is_unknown():
-            self.parked.append(carrier)
-        else:
-            self.leave()
+        if not carrier.is_unknown():
+            self.drop()
             self.n_retired += 1
             carrier.retire()
             self.stock()
@@ -317,8 +335,18 @@ cdef class Runner:
         """No task is the current one any more. To be called before the engine's step ends."""
         cdef Carrier entered = self.entered
         if entered is not None:
-            self.entered = None
-            leave_task(self.loop, entered.task)
+            self.drop()
+            if self.uses_carriers:
+                self.parked.append(entered)
+            else:
+                entered.retire()
+        return 0
+
+    cdef int drop(self) except -1:
+        """The same, and its carrier is not used again."""
+        cdef Carrier entered = self.entered
+        self.entered = None
+        leave_task(self.loop, entered.task)
         return 0
 
     cdef int stock(self) except -1:
@@ -371,8 +399,10 @@ cdef class Runner:
         import asyncio
         import contextvars
         cdef Carrier carrier
-        if ka_basicsize(asyncio.current_task()) > TASK_BYTES:
-            return "a Task is larger than expected"
+        if ka_basicsize(asyncio.current_task()) > TASK_BYTES or ka_basicsize(self.loop.create_future()) > FUTURE_BYTES:
+            return "a Task or a Future is larger than expected"
+        if not Task.__module__ == type(self.loop.create_future()).__module__ == "_asyncio":
+            return "a Task or a Future is not asyncio's own in C, whose bytes say everything"
         self.add_carrier()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -402,7 +432,7 @@ cdef class Runner:
         def begin():
             try:
                 outcome.append(self.start(plain()))
-                outcome.append(self.is_parked(carrier))
+                outcome.append(self.is_ready(carrier))
                 task = self.start(suspending())
                 outcome.append(task is carrier.task)
                 self.leave()
@@ -416,5 +446,5 @@ cdef class Runner:
             return f"a probe gave {outcome!r}, {[item is True for item in seen]!r}"
         return None
 
-    cdef bint is_parked(self, Carrier carrier):
-        return carrier in self.parked
+    cdef bint is_ready(self, Carrier carrier):
+        return carrier is self.entered

@@ -139,6 +139,29 @@ cdef object os_error(int code):
     return OSError(-code - 1000, os.strerror(-code - 1000))
 
 
+cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
+                                       b"transfer-encoding", b"upgrade"))
+
+def field_lines(headers):
+    """bytes: field lines for Engine.set_fields, of pairs (name, value) of str or bytes; 8 KiB at most.
+
+    Raises ValueError for a field that may not be one, or that is the server's own to write."""
+    cdef ka_reply reply
+    cdef char *at
+    plain = plain_headers(headers)
+    lines = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+    at = PyBytes_AS_STRING(lines)
+    for name, value in plain:
+        text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
+        if name.lower() in OWN_FIELDS:
+            raise ValueError(f"{text!r}: this field is the server's own")
+        if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
+            raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")
+    if len(lines) > 8192:
+        raise ValueError(f"the fields of every response have {len(lines)} bytes together, and 8192 at most")
+    return lines
+
+
 cdef enum:
     PEERS = 1024   # remembered (host, port) tuples; a power of two
 
@@ -269,6 +292,14 @@ cdef class Engine(Port):
                 client = origin[0]
         return access_entry(client, buf, head, fields, self.now())
 
+    def set_fields(self, bytes lines not None, *, date=True):
+        """Fields of every response besides the application's, in place of those of before.
+
+        lines: what field_lines() made. date: whether responses have Date. MemoryError."""
+        self.check_process()
+        if ka_service_set_fields(ka_engine_service(self.engine), lines, <uint32_t>len(lines), date) < 0:
+            raise MemoryError("no memory for fields")
+
     # -- rules ------------------------------------------------------------------------------------------
 
     def set_classes(self, policies):
@@ -370,7 +401,7 @@ cdef class Engine(Port):
     def listen(self, sock, *, klass=0, knows_clients=None, tls=None):
         """Serve a listening, non-blocking socket; kept until stop_listening(). klass: class of its connections in the
         table. knows_clients: whether its addresses name clients; default: not for unix sockets. tls: an object whose
-        `context` is the ssl.SSLContext for connections from now on. OSError."""
+        `context` is the ssl.SSLContext for connections from now on, with `describe` as kacore.TLS has it. OSError."""
         cdef TlsListener listener
         self.check_process()
         is_unix = sock.family == AF_UNIX
@@ -392,6 +423,7 @@ cdef class Engine(Port):
             self.tls.append(listener)
             if ka_engine_set_filter(self.engine, got, &tls_filter, <void *>listener) < 0:
                 raise MemoryError("no memory for TLS sessions")
+            self.has_tls = True
         self.sockets.append(sock)
         if got == len(self.servers):
             self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
@@ -443,13 +475,14 @@ cdef class Engine(Port):
                 self.call_soon(self.attend_later)
             return 0
         ka_engine_attend(self.engine)
-        return 0
+        return self.application.leave()
 
     def attend_now(self):
         """Send what responses in progress have produced."""
         self.is_attending = False
         if self.engine != NULL:
             ka_engine_attend(self.engine)
+            self.application.leave()
 
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
@@ -476,6 +509,10 @@ cdef class Engine(Port):
             entry.client = <PyObject *>client
             entry.conn = talk.conn
         return <object>entry.client
+
+    cdef dict tls_of(self, ka_talk *talk):
+        cdef ka_session *session = ka_engine_session(self.engine, talk.conn)
+        return tls_description(session).copy() if session != NULL else None
 
     cdef object server_of(self, ka_talk *talk):
         cdef uint8_t addr[16]

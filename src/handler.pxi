@@ -33,7 +33,7 @@ cdef class Request:
     @property
     def path(self):
         """str, decoded, without the query: "/a b"."""
-        return unquoted(head_bytes(self._head), self._head.c.path, False)
+        return path_of(head_bytes(self._head), &self._head.c, False)
 
     @property
     def query(self):

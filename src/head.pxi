@@ -68,6 +68,10 @@ cdef inline int method_index(const char *m, uint32_t n) noexcept:
     return -1
 
 
+cdef inline bint is_get(const char *buf, ka_span where) noexcept:
+    return where.len == 3 and memcmp(buf + where.off, "GET", 3) == 0
+
+
 cdef inline object method_str(const char *buf, ka_span where):
     """The method as str; the registered ones of RFC 9110 are shared objects."""
     cdef int i = method_index(buf + where.off, where.len)

@@ -99,6 +99,7 @@ cdef extern from "ka_body.h" nogil:
                      size_t *nbytes, ka_span *piece, ka_fault *fault)
     int ka_body_trailers(const char *buf, size_t len, const ka_limits *limits, ka_field *fields)
     bint ka_body_is_over(const ka_body *body)
+    bint ka_trailer_is_forbidden(const char *name, size_t len)
 
 
 cdef extern from "ka_scan.h" nogil:
@@ -271,6 +272,8 @@ cdef extern from "ka_reply.h" nogil:
         pass
 
     int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
+    int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
+                      size_t value_len)
     int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
                        size_t value_len)
 
@@ -310,11 +313,14 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t is_eof
         uint8_t is_tunnel
 
+    int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, bint sends_date)
     ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     size_t ka_talk_readable(const ka_talk *talk)
     bint ka_talk_body_is_over(const ka_talk *talk)
     int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
     int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
+    int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len)
+    int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
     int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, bint more, void *owner)
     int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
     void ka_talk_done(ka_talk *talk)
@@ -394,6 +400,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_service *ka_engine_service(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
     void ka_engine_unlisten(ka_engine *e, int fd, bint is_last)
     void ka_engine_stop_listening(ka_engine *e)

@@ -134,14 +134,14 @@ static int content(ka_body *body, size_t i, size_t len, int next, size_t *nbytes
 
 /* RFC 9110 6.5.1: no field may come after the content that frames it, says how to read it, or by which the request
  * was routed, admitted or authenticated before. */
-static int is_forbidden(const char *name, uint32_t len) {
+int ka_trailer_is_forbidden(const char *name, size_t len) {
     static const char *const names[] = {
         "authorization", "connection", "content-encoding", "content-length", "content-range", "cookie", "expect",
         "host", "keep-alive", "max-forwards", "proxy-authorization", "proxy-connection", "range", "te", "trailer",
         "transfer-encoding", "upgrade",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strlen(names[i]) == len && ka_equals_lower(name, names[i], len)) return 1;
+        if (strlen(names[i]) == len && ka_equals_lower(name, names[i], (uint32_t)len)) return 1;
     return 0;
 }
 
@@ -149,7 +149,7 @@ static int is_forbidden(const char *name, uint32_t len) {
 static int forbidden_field(const char *buf, uint32_t from, uint32_t to) {
     for (uint32_t line = from; line < to;) {
         const char *colon = memchr(buf + line, ':', to - line);
-        if (is_forbidden(buf + line, (uint32_t)(colon - buf) - line)) return (int)line;
+        if (ka_trailer_is_forbidden(buf + line, (size_t)(colon - buf) - line)) return (int)line;
         line = (uint32_t)((const char *)memchr(colon, '\n', (size_t)(buf + to - colon)) - buf) + 1;
     }
     return -1;

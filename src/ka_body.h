@@ -37,6 +37,9 @@ int ka_body_next(ka_body *body, const char *buf, size_t len, const ka_limits *li
  * fields: the caller's array of at least limits->max_headers. Return: their number. */
 int ka_body_trailers(const char *buf, size_t len, const ka_limits *limits, ka_field *fields);
 
+/* Whether a field of this name must not come as a trailer, RFC 9110 6.5.1: of requests as of responses. */
+int ka_trailer_is_forbidden(const char *name, size_t len);
+
 /* No further byte belongs to the message. True from the last content byte of a Content-Length body on: the
  * KA_BODY_END that is still to be fetched needs no bytes. */
 static inline int ka_body_is_over(const ka_body *body) { return body->state == 0; }

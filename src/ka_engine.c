@@ -168,6 +168,13 @@ static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
         ka_wire_shut(s, session);
 }
 
+/* Have close() send RST, which drops what the kernel has not sent yet. */
+static void make_reset(int fd)
+{
+    const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
 /* The one way out: descriptor, talk, slot, in every phase. */
 void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
@@ -179,6 +186,8 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
     s->talk = NULL;
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
+    if (talk && ka_unlikely(ka_talk_end_would_lie(talk)))
+        make_reset(fd);
     close(fd);
     session_end(e, h);
     if (talk)
@@ -316,7 +325,7 @@ static turn_result finish(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, 
     if (talk->unsent)
         return PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (lingers || ((s->can_read || session_of(e, h)) && !talk->is_eof))
+    if (!ka_talk_end_would_lie(talk) && (lingers || ((s->can_read || session_of(e, h)) && !talk->is_eof)))
         half_close(e, h, s, (ka_cause)talk->cause);
     else
         ka_sock_end(e, h, s, (ka_cause)talk->cause);
@@ -861,6 +870,11 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
             e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
     }
     arm(e);
+}
+
+ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
+{
+    return ka_sock_of(e, conn) ? session_of(e, conn) : NULL;
 }
 
 int ka_engine_fd(ka_engine *e, ka_handle conn)

@@ -63,6 +63,7 @@ ka_service *ka_engine_service(ka_engine *e);
 /* Pass the bytes of this listener's connections through a filter, with a handshake before the first request. `ctx` is
  * the argument of its `open` and outlives the engine. 0, KA_EINVAL (no such listener), KA_ENOMEM. */
 int  ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
+ka_session *ka_engine_session(ka_engine *e, ka_handle conn); /* its session of the filter; NULL: none, stale */
 
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */

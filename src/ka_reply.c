@@ -89,7 +89,7 @@ void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     put_two(at - 14, second / 3600);
     put_two(at - 11, second / 60 % 60);
     put_two(at - 8, second % 60);
-    common->date_len = (uint8_t)(at - common->date);
+    common->date_len = common->hides_date ? 0 : (uint8_t)(at - common->date);
 }
 
 /* A field value goes out as it is but for what would end the line: refused, RFC 9110 5.5. */
@@ -212,7 +212,7 @@ static int take_own_field(ka_reply *reply, const char *name, size_t name_len, co
     return 0;
 }
 
-int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len)
+int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len)
 {
     char *to = *at;
     unsigned good = name_len > 0;
@@ -231,9 +231,6 @@ int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len
         reply->why = "CR, LF and NUL are not allowed in a field value (RFC 9110 5.5)";
         return KA_EINVAL;
     }
-    int own = take_own_field(reply, name, name_len, value, value_len);
-    if (own)
-        return own < 0 ? own : KA_OK;
     to += value_len;
     *to++ = '\r';
     *to++ = '\n';
@@ -241,11 +238,24 @@ int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len
     return KA_OK;
 }
 
-/* RFC 9110 6.4.1, 9.3.2, 9.3.6, 15.4.5: responses that have no content whatever the application sends. */
+int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len)
+{
+    char *to = *at;
+    int error = ka_reply_line(reply, &to, name, name_len, value, value_len);
+    if (error < 0)
+        return error;
+    int own = take_own_field(reply, name, name_len, value, value_len);
+    if (own)
+        return own < 0 ? own : KA_OK;
+    *at = to;
+    return KA_OK;
+}
+
+/* RFC 9110 6.4.1, 9.3.2, 9.3.6, 15.3.6, 15.4.5: responses that have no content whatever the application sends. */
 static int is_without_content(const ka_reply *reply)
 {
-    return reply->is_head || reply->status < 200 || reply->status == 204 || reply->status == 304 ||
-           (reply->is_connect && reply->status < 300);
+    return reply->is_head || reply->status < 200 || reply->status == 204 || reply->status == 205 ||
+           reply->status == 304 || (reply->is_connect && reply->status < 300);
 }
 
 int ka_reply_choose_frame(ka_reply *reply, int64_t whole)
@@ -257,6 +267,8 @@ int ka_reply_choose_frame(ka_reply *reply, int64_t whole)
             reply->declared = whole;
         if (reply->status < 200 || reply->status == 204 || (reply->is_connect && reply->status < 300))
             reply->declared = -1;
+        else if (reply->status == 205)
+            reply->declared = 0; /* its framing is that of any 200: without a length it would go on to the close */
         reply->frame = KA_FRAME_NONE;
     } else if (reply->declared >= 0) {
         if (whole >= 0 && whole != reply->declared) {
@@ -286,6 +298,8 @@ void ka_reply_finish_head(ka_reply *reply, char **at, const ka_verdict *verdict,
         put(at, common->date, common->date_len);
     if (!reply->has_server)
         put(at, common->server, common->server_len);
+    if (ka_unlikely(common->extra_len))
+        put(at, common->extra, common->extra_len);
     if (verdict->sends_close) {
         PUT_LITERAL(at, "connection: close\r\n");
     } else if (verdict->sends_keep_alive) {

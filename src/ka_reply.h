@@ -12,7 +12,7 @@
 #include "ka_conn.h"
 
 typedef enum {
-    KA_FRAME_NONE,    /* no content by definition: HEAD, 1xx, 204, 304, 2xx to CONNECT */
+    KA_FRAME_NONE,    /* no content by definition: HEAD, 1xx, 204, 205, 304, 2xx to CONNECT */
     KA_FRAME_LENGTH,  /* Content-Length */
     KA_FRAME_CHUNKED, /* Transfer-Encoding: chunked */
     KA_FRAME_CLOSE    /* until the connection closes (HTTP/1.0 without a length) */
@@ -43,7 +43,9 @@ enum {
 typedef struct {
     char    date[48];    /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
     char    server[128]; /* "server: kacore\r\n" */
-    uint8_t date_len, server_len;
+    uint8_t date_len, server_len, hides_date;
+    uint32_t extra_len;
+    char    *extra;      /* the operator's field lines, "a: b\r\n"*; owned by the ka_service */
 } ka_reply_common;
 
 void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds);
@@ -54,6 +56,9 @@ int ka_reply_start(ka_reply *reply, char **at, unsigned status);
 
 /* One field of the application; needs name_len + value_len + 4 bytes of room. */
 int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len);
+
+/* A field line as it is, for trailers and interim responses; the same room. */
+int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len);
 
 /* Choose the framing. whole: length of the content when it is complete and known now, else -1.
  * Return the ka_frame; KA_FRAME_CLOSE means the connection cannot be kept. KA_EINVAL when `whole` breaks a promise. */

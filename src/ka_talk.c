@@ -28,7 +28,24 @@ void ka_service_free(ka_service *service)
     }
     free(service->fields);
     service->fields = NULL;
+    free(service->common.extra);
     ka_pool_free(&service->pool);
+}
+
+int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date)
+{
+    ka_reply_common *common = &service->common;
+    char *copy = malloc(len + 1);
+    if (copy == NULL)
+        return KA_ENOMEM;
+    memcpy(copy, lines, len);
+    free(common->extra);
+    common->extra = copy;
+    common->extra_len = len;
+    common->hides_date = !sends_date;
+    if (common->hides_date)
+        common->date_len = 0;
+    return KA_OK;
 }
 
 ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
@@ -529,7 +546,7 @@ int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char 
         talk->reply.why = "an interim status is no response (RFC 9110 15.2)";
         return KA_EINVAL;
     }
-    *at = reserve(talk, field_bytes + KA_REPLY_FIXED);
+    *at = reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
     if (*at == NULL)
         return KA_ENOMEM;
     talk->reply = (ka_reply){.minor = minor, .is_head = is_head, .is_connect = is_connect};
@@ -597,6 +614,7 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
         end_with(talk, verdict.cause);
         talk->needs_linger |= !ka_body_is_over(&talk->body);
     }
+    talk->ends_by_close = frame == KA_FRAME_CLOSE;
     ka_reply_finish_head(&talk->reply, &at, &verdict, &talk->service->common);
     wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
     return KA_OK;
@@ -657,6 +675,25 @@ int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void 
     return put_content(talk, NULL, fd, off, len, more, owner);
 }
 
+int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len)
+{
+    static const char last_chunk[] = "0\r\n";
+    if (!talk->has_exchange || talk->has_response || len == 0 || talk->reply.frame != KA_FRAME_CHUNKED)
+        return put_content(talk, NULL, -1, 0, 0, 0, NULL);
+    int error = put_copy(talk, last_chunk, sizeof last_chunk - 1);
+    if (error == KA_OK)
+        error = put_copy(talk, lines, len);
+    if (error == KA_OK)
+        error = put_copy(talk, "\r\n", 2);
+    if (error < 0) {
+        ka_talk_done(talk);
+        return error;
+    }
+    talk->reply.is_over = talk->has_response = 1;
+    attend(talk);
+    return KA_OK;
+}
+
 void ka_talk_done(ka_talk *talk)
 {
     if (!talk->has_exchange || talk->has_response)
@@ -669,8 +706,10 @@ void ka_talk_done(ka_talk *talk)
 
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
 {
-    if (talk->reply.is_started || talk->has_response)
+    if (talk->reply.is_started || talk->has_response) {
+        talk->reply.why = "an interim response comes before the final one (RFC 9110 15.2)";
         return KA_EINVAL;
+    }
     int error = put_copy(talk, bytes, len);
     if (error == KA_OK)
         attend(talk);
@@ -687,7 +726,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
         return KA_EINVAL;
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
-    char *at = reserve(talk, KA_REPLY_FIXED + len);
+    char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
     char *start = at;
     if (at == NULL)
         return KA_ENOMEM;

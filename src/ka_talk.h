@@ -88,6 +88,7 @@ struct ka_talk {
     uint8_t is_failed;      /* the peer broke a rule in the body: `fault` says which */
     uint8_t is_tunnel;      /* 101 or 2xx to CONNECT is sent: both directions are the application's bytes, until it ends */
     uint8_t is_cut;         /* a response was broken off: its end must not look like one */
+    uint8_t ends_by_close;  /* only the end of the connection tells where the response ends (HTTP/1.0) */
     uint8_t is_held;        /* the application is held back until `unsent` is low */
     uint8_t needs_linger;   /* input is unread or expected when we close */
     uint8_t is_driven;      /* the driver is inside its turn for this talk */
@@ -108,6 +109,8 @@ typedef enum {
 int  ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                      void (*release)(void *owner));
 void ka_service_free(ka_service *service);
+/* Fields of every response besides the application's: whole lines, copied. sends_date: 0 = no Date. 0 or KA_ENOMEM. */
+int  ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date);
 
 ka_talk *ka_talk_new(ka_service *service, ka_handle conn);  /* NULL: out of memory */
 void     ka_talk_free(ka_talk *talk);                       /* gives everything back */
@@ -151,6 +154,9 @@ int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void
 /* The same for `len` bytes of an open file from `off` on, sent by the kernel from there: `owner` keeps it open. A file
  * that turns out shorter ends the connection, since the promise cannot be kept. */
 int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void *owner);
+/* End a response with trailer fields, as lines that ka_reply_line wrote; without them where the framing has no place
+ * for any (RFC 9112 7.1.2). */
+int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len);
 /* The application is through with the request: nothing more will be read or written for it. An unfinished response
  * cuts the connection off. */
 void ka_talk_done(ka_talk *talk);
@@ -159,6 +165,12 @@ int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
 
 /* Right after KA_TALK_REQUEST: the bytes that the head's offsets count from. */
 static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk->window - talk->head_bytes; }
+
+/* Closed now, would the client take what it has for the whole response? Then it is to be a reset, RFC 9112 8. */
+static inline int ka_talk_end_would_lie(const ka_talk *talk)
+{
+    return talk->ends_by_close && (talk->is_cut || talk->unsent || (talk->has_exchange && !talk->has_response));
+}
 
 static inline int ka_talk_is_started(const ka_talk *talk) { return talk->reply.is_started; }
 

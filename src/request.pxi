@@ -42,6 +42,20 @@ cdef str unquoted(const char *buf, ka_span where, bint as_latin1):
     return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(decoded), n, b"replace")
 
 
+cdef bytes path_instead(const char *buf, const ka_head *head):
+    """Of a target that has no path: the authority of CONNECT, "*" of OPTIONS. An absolute form without one means "/",
+    with OPTIONS "*" (RFC 9112 3.2.1, 3.2.4)."""
+    if head.target_form != KA_TARGET_ABSOLUTE:
+        return bytes_at(buf, head.target)
+    if head.query.len == 0 and head.method.len == 7 and memcmp(buf + head.method.off, b"OPTIONS", 7) == 0:
+        return b"*"
+    return b"/"
+
+
+cdef str path_of(const char *buf, const ka_head *head, bint as_latin1):
+    return unquoted(buf, head.path, as_latin1) if head.path.len else path_instead(buf, head).decode("ascii")
+
+
 cdef class Collector:
     """The content of a request, gathered until it is complete: in memory, then in a temporary file."""
     cdef list pieces

@@ -14,6 +14,11 @@ from cpython.tuple cimport PyTuple_CheckExact
 cdef extern from "Python.h":
     PyObject *PySequence_Fast_GET_ITEM(object sequence, Py_ssize_t i) noexcept   # borrowed
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+    bint PyUnicode_CheckExact(object) noexcept
+    bint PyUnicode_IS_COMPACT(object) noexcept
+    int PyUnicode_KIND(object) noexcept
+    void *PyUnicode_DATA(object) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object) noexcept
 
 
 class ClientGone(KacoreError, OSError):
@@ -26,6 +31,7 @@ cdef class Port:
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
     cdef bint has_proxies        # some peers may name the client: ask origin_of
+    cdef bint has_tls            # some connections are over TLS: ask tls_of
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
@@ -52,6 +58,10 @@ cdef class Port:
         if self.access_log is not None:
             self.access_log(entry)
         return 0
+
+    cdef dict tls_of(self, ka_talk *talk):
+        """What ASGI's extension "tls" says of the connection, or None. Ask only if `has_tls`."""
+        return None
 
     cdef object server_of(self, ka_talk *talk):
         """(host, port) or (path, None) of the listener."""
@@ -143,11 +153,12 @@ cdef class Exchange:
         LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
         cdef Py_ssize_t i, n, size
-        cdef PyObject *name
-        cdef PyObject *value
+        cdef text name, value
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
+        if self.entry is not None:
+            self.entry.fields = headers
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:
@@ -156,10 +167,9 @@ cdef class Exchange:
         n = PySequence_Fast_GET_SIZE(fast)
         self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
         for i in range(n):
-            pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value)
-            self.check(ka_reply_field(&talk.reply, &at, PyBytes_AS_STRING(<object>name),
-                                      <size_t>PyBytes_GET_SIZE(<object>name), PyBytes_AS_STRING(<object>value),
-                                      <size_t>PyBytes_GET_SIZE(<object>value)))
+            if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
+                break  # never: bytes_in has seen them all
+            self.check(ka_reply_field(&talk.reply, &at, name.at, name.n, value.at, value.n))
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
 
@@ -188,6 +198,36 @@ cdef class Exchange:
         Py_INCREF(content)
         return self.written(talk, ka_talk_file(talk, content.fd, content.offset, <size_t>content.n, False,
                                                <void *>content), False)
+
+    cdef int write_trailers(self, object headers) except -1:
+        """End the response with trailer fields. Where they cannot be sent it ends without; LocalError for a field that
+        may be none, and then nothing is sent."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        lines = self.lines_of(headers, True)
+        self.detach()
+        return self.written(talk, ka_talk_trailers(talk, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)), False)
+
+    cdef int write_interim(self, bytes status_line, object headers) except -1:
+        """A response before the response, as 103 (Early Hints)."""
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
+        whole = status_line + self.lines_of(headers, False) + b"\r\n"
+        self.check(ka_talk_interim(self.talk, PyBytes_AS_STRING(whole), <size_t>PyBytes_GET_SIZE(whole)))
+        self.port.attend(True)
+        return 0
+
+    cdef bytes lines_of(self, object headers, bint are_trailers):
+        cdef char *at
+        plain = plain_headers(headers)
+        room = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+        at = PyBytes_AS_STRING(room)
+        for name, value in plain:
+            if are_trailers and ka_trailer_is_forbidden(name, <size_t>len(name)):
+                raise LocalError(f"{name.decode('latin-1')} cannot be a trailer (RFC 9110 6.5.1)")
+            self.check(ka_reply_line(&self.talk.reply, &at, name, <size_t>len(name), value, <size_t>len(value)))
+        return room
 
     cdef int written(self, ka_talk *talk, int got, bint more) except -1:
         if got < 0:
@@ -233,25 +273,42 @@ cdef class Exchange:
         return 0
 
 
-cdef inline bint pair_at(PyObject *item, PyObject **name, PyObject **value) noexcept:
-    """Borrow both halves of a tuple or list of two bytes; false when it is something else."""
-    if not ((PyTuple_CheckExact(<object>item) or PyList_CheckExact(<object>item))
-            and PySequence_Fast_GET_SIZE(<object>item) == 2):
-        return False
-    name[0] = PySequence_Fast_GET_ITEM(<object>item, 0)
-    value[0] = PySequence_Fast_GET_ITEM(<object>item, 1)
-    return PyBytes_CheckExact(<object>name[0]) and PyBytes_CheckExact(<object>value[0])
+# The bytes of a name or a value, borrowed.
+cdef struct text:
+    const char *at
+    size_t n
+
+
+cdef inline bint text_at(PyObject *item, text *to) noexcept:
+    """Borrow the bytes of a bytes object, or of a str whose characters all fit Latin-1, which is stored as such; false
+    for anything else."""
+    if PyBytes_CheckExact(<object>item):
+        to.at = PyBytes_AS_STRING(<object>item)
+        to.n = <size_t>PyBytes_GET_SIZE(<object>item)
+        return True
+    if PyUnicode_CheckExact(<object>item) and PyUnicode_IS_COMPACT(<object>item) and PyUnicode_KIND(<object>item) == 1:
+        to.at = <const char *>PyUnicode_DATA(<object>item)
+        to.n = <size_t>PyUnicode_GET_LENGTH(<object>item)
+        return True
+    return False
+
+
+cdef inline bint pair_at(PyObject *item, text *name, text *value) noexcept:
+    """Borrow both halves of a tuple or list of two; false when it is something else."""
+    return ((PyTuple_CheckExact(<object>item) or PyList_CheckExact(<object>item))
+            and PySequence_Fast_GET_SIZE(<object>item) == 2
+            and text_at(PySequence_Fast_GET_ITEM(<object>item, 0), name)
+            and text_at(PySequence_Fast_GET_ITEM(<object>item, 1), value))
 
 
 cdef Py_ssize_t bytes_in(object headers) noexcept:
-    """Sum of the lengths in a list or tuple of pairs of bytes; -1 when it is not that."""
+    """Sum of the lengths in a list or tuple of pairs of bytes or str; -1 when it is not that."""
     cdef Py_ssize_t i, size = 0
-    cdef PyObject *name
-    cdef PyObject *value
+    cdef text name, value
     for i in range(PySequence_Fast_GET_SIZE(headers)):
         if not pair_at(PySequence_Fast_GET_ITEM(headers, i), &name, &value):
             return -1
-        size += PyBytes_GET_SIZE(<object>name) + PyBytes_GET_SIZE(<object>value)
+        size += <Py_ssize_t>(name.n + value.n)
     return size
 
 

@@ -33,6 +33,7 @@ cdef class TlsSession:
     cdef bint is_over        # it failed, or said its last word
     cdef bint saw_fin
     cdef bint is_ready       # the handshake is done
+    cdef dict described      # what the listener's source says of it, once asked
 
     cdef int collect(self) except -1:
         """Take over what the SSLObject wants sent."""
@@ -132,6 +133,14 @@ cdef class TlsSession:
         return KA_OK
 
 
+cdef dict tls_description(ka_session *c):
+    """The same dict for all requests of a connection, which costs it once."""
+    cdef TlsSession session = <TlsSession>c.owner
+    if session.described is None:
+        session.described = session.listener.source.describe(session.tls)
+    return session.described
+
+
 cdef int tls_code(object error) noexcept:
     """For what no TLS session should raise: out of memory, or a callback of the context that failed."""
     return KA_ENOMEM if isinstance(error, MemoryError) else KA_EPEER
@@ -213,7 +222,8 @@ tls_filter.close = tls_close
 
 
 cdef class TlsListener:
-    """What the TLS sessions of one listener share. source.context: the ssl.SSLContext of connections from now on."""
+    """What the TLS sessions of one listener share. source.context: the ssl.SSLContext of connections from now on;
+    source.describe(SSLObject): a dict, the "tls" extension of ASGI."""
     cdef object source, logger
 
     cdef int note(self, str what, object error) except -1:

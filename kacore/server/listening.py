@@ -72,6 +72,11 @@ def address_of(sock: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
+def addresses(listeners: Iterable[Listener], scheme: str) -> list[str]:
+    """As they are told to people: each once, http and https apart."""
+    return [text.replace("http://", f"{scheme}://", 1) for text in dict.fromkeys(one.address for one in listeners)]
+
+
 def parse_address(text: str) -> tuple[str, int] | str:
     """HOST:PORT, [HOST]:PORT, :PORT (all addresses) or unix:PATH -> (host, port) or the path. UsageError."""
     if text.startswith("unix:"):
@@ -90,19 +95,31 @@ def parse_address(text: str) -> tuple[str, int] | str:
     return host, int(port)
 
 
-def open_listeners(bind: Iterable[str], fds: Iterable[int] = (), n_slots: int = 0) -> list[Listener]:
+def open_listeners(
+    bind: Iterable[str],
+    fds: Iterable[int] = (),
+    n_slots: int = 0,
+    *,
+    backlog: int = BACKLOG,
+    uds_mode: int | None = None,
+) -> list[Listener]:
     """Listen on all of them. UsageError when one cannot be had, and then none is kept.
 
-    bind:    see parse_address. fds: descriptors that listen already.
-    n_slots: TCP addresses get a socket for each of so many worker slots; 0: one socket.
+    bind:     see parse_address. fds: descriptors that listen already.
+    n_slots:  TCP addresses get a socket for each of so many worker slots; 0: one socket.
+    backlog:  connections that may wait to be accepted. uds_mode: permissions of unix sockets; None: by the umask.
     """
+    if not 1 <= backlog <= 1 << 20:
+        raise UsageError(f"backlog={backlog}: must be between 1 and {1 << 20}")
+    if uds_mode is not None and not 0 <= uds_mode <= 0o777:
+        raise UsageError(f"uds_mode={uds_mode:o}: must be between 0 and 777 (octal)")
     listeners: list[Listener] = []
     try:
         for address in map(parse_address, dict.fromkeys(bind)):
             if isinstance(address, str):
-                listeners.append(Listener(unix_socket(address), is_own=True))
+                listeners.append(Listener(unix_socket(address, backlog, uds_mode), is_own=True))
             else:
-                listeners += tcp_listeners(*address, n_slots)
+                listeners += tcp_listeners(*address, n_slots, backlog)
         listeners += [Listener(inherited_socket(fd), is_own=False) for fd in dict.fromkeys(fds)]
     except BaseException:
         for listener in listeners:
@@ -112,7 +129,7 @@ def open_listeners(bind: Iterable[str], fds: Iterable[int] = (), n_slots: int = 
     return listeners
 
 
-def tcp_listeners(host: str, port: int, n_slots: int) -> list[Listener]:
+def tcp_listeners(host: str, port: int, n_slots: int, backlog: int) -> list[Listener]:
     """On every address of `host`; with port 0 one free port for all of them."""
     try:
         found = socket.getaddrinfo(
@@ -130,7 +147,7 @@ def tcp_listeners(host: str, port: int, n_slots: int) -> list[Listener]:
                 probe.close()
             for slot in slots:
                 address = (address[0], port, *address[2:]) if port else address
-                sock = tcp_socket(family, address, is_shared=n_slots > 0)
+                sock = tcp_socket(family, address, backlog=backlog, is_shared=n_slots > 0)
                 listeners.append(Listener(sock, is_own=True, slot=slot))
                 port = listeners[-1].port
     except OSError as error:
@@ -140,7 +157,7 @@ def tcp_listeners(host: str, port: int, n_slots: int) -> list[Listener]:
     return listeners
 
 
-def tcp_socket(family: int, address: Any, *, is_shared: bool = False, backlog: int | None = BACKLOG) -> socket.socket:
+def tcp_socket(family: int, address: Any, *, backlog: int | None, is_shared: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -164,7 +181,7 @@ def set_inherited_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def unix_socket(path: str) -> socket.socket:
+def unix_socket(path: str, backlog: int, mode: int | None) -> socket.socket:
     """A socket file that nobody listens on any more is replaced; one in use, or another kind of file, is not."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -175,7 +192,9 @@ def unix_socket(path: str) -> socket.socket:
         sock.close()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(path)
-        sock.listen(BACKLOG)
+        if mode is not None:
+            os.chmod(path, mode)  # before it listens, so that nobody gets in by other permissions
+        sock.listen(backlog)
     except OSError as error:
         sock.close()
         raise UsageError(f"cannot listen on unix socket {path!r}: {os.strerror(error.errno or 0)}") from None

@@ -33,21 +33,34 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
     if where not in sys.path:
         sys.path.insert(0, where)
     try:
+        if module_name.startswith("."):
+            raise ModuleNotFoundError(name=module_name)
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise  # the module is there, and imports something that is not
-        raise UsageError(f"no module {error.name!r} (looked for {target!r} in {where} first)") from None
+        raise UsageError(f"no module {error.name!r} (looked for {target!r} in {where} first){hint(target)}") from None
     app: Any = module
     for name in path.split(".") if path else [first_present(module, target)]:
         if not hasattr(app, name):
             raise UsageError(f"{module_name!r} has no {path!r} (looked for {target!r})")
         app = getattr(app, name)
     if factory:
+        try:
+            inspect.signature(app).bind()
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{target!r} is no factory, which is called without arguments: {error}") from None
         app = app()
     if not callable(app):
         raise UsageError(f"{target!r} is {type(app).__name__}, which is not callable: no application")
     return app
+
+
+def hint(target: str) -> str:
+    """For a path where a module's name is expected."""
+    module, colon, name = target.partition(":")
+    plain = module.removesuffix(".py").replace("/", ".").strip(".")
+    return f"; a module is named with dots: {plain}{colon}{name}" if plain != module else ""
 
 
 def first_present(module: Any, target: str) -> str:
@@ -79,6 +92,7 @@ def detect_interface(app: Callable[..., Any]) -> Interface:
     raise UsageError(
         f"cannot tell the interface of {app!r}: it takes neither (scope, receive, send) nor (environ, start_response) "
         "nor (request); say --interface asgi, wsgi or handler"
+        + ("; or --factory, if it makes the application" if not positional else "")
     )
 
 

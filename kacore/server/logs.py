@@ -170,6 +170,29 @@ def is_colourful(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def configure(path: str) -> None:
+    """Set up the logging module from a file: a dictConfig in .json or .toml, else a fileConfig. UsageError."""
+    import configparser
+    import logging.config
+    import tomllib
+
+    from kacore.server.loading import UsageError
+
+    try:
+        if path.endswith((".json", ".toml")):
+            with open(path, "rb") as file:
+                logging.config.dictConfig((json.load if path.endswith(".json") else tomllib.load)(file))
+        elif path.endswith((".yaml", ".yml")):
+            raise UsageError(f"log_config={path!r}: YAML is not read; write it as .json or .toml")
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, configparser.Error) as error:
+        if isinstance(error, UsageError):
+            raise
+        why = getattr(error, "strerror", None) or f"{error.__cause__ or error}".partition("\n")[0]
+        raise UsageError(f"log_config={path!r}: {why}") from None
+
+
 def set_up(level: int) -> None:
     """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare."""
     errors = logging.getLogger("kacore")

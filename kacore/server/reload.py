@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 # Seconds between two looks.
 LOOK_EVERY = 0.25
@@ -11,9 +13,13 @@ SKIPPED = {"__pycache__", "node_modules"}
 
 
 class Watcher:
-    """Remembers the time of change and the size of every .py file below some directories."""
+    """Remembers the time of change and the size of every .py file below some directories.
 
-    def __init__(self, directories: Iterable[str]) -> None:
+    include: patterns (fnmatch) for names of other files that count.
+    """
+
+    def __init__(self, directories: Iterable[str], include: Iterable[str] = ()) -> None:
+        self._is_source = re.compile("|".join(map(fnmatch.translate, ["*.py", *include]))).match
         self._directories = [os.path.abspath(directory) for directory in directories]
         self._seen = self._look()
 
@@ -24,10 +30,10 @@ class Watcher:
         return sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path))
 
     def _look(self) -> dict[str, tuple[int, int]]:
-        return {path: state for directory in self._directories for path, state in walk(directory)}
+        return {path: state for directory in self._directories for path, state in walk(directory, self._is_source)}
 
 
-def walk(directory: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def walk(directory: str, is_source: Callable[[str], object]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Sources below it, but for hidden directories, virtual environments and what SKIPPED names."""
     try:
         with os.scandir(directory) as entries:
@@ -40,8 +46,8 @@ def walk(directory: str) -> Iterator[tuple[str, tuple[int, int]]]:
         try:
             if entry.is_dir(follow_symlinks=False):
                 if not entry.name.startswith(".") and entry.name not in SKIPPED:
-                    yield from walk(entry.path)
-            elif entry.name.endswith(".py"):
+                    yield from walk(entry.path, is_source)
+            elif is_source(entry.name):
                 state = entry.stat()
                 yield entry.path, (state.st_mtime_ns, state.st_size)
         except OSError:

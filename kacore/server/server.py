@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
@@ -23,7 +24,7 @@ from kacore._version import __version__
 from kacore.policy import Policy
 from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
-from kacore.server.listening import Listener, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
 from kacore.server.races import RaceLog
 from kacore.server.systemd import Notifier
@@ -42,6 +43,30 @@ LAST_CALL = 0.1
 SHUTDOWN_AT_ONCE = 0.1
 
 
+@dataclass(frozen=True)
+class WebSocketOptions:
+    """What a websocket may take.
+
+    max_size:      bytes of one message, uncompressed; a longer one closes with 1009.
+    ping_interval: seconds between pings; 0 = none, and a client that vanished is noticed when something is sent to it.
+    ping_timeout:  seconds until a client that has answered no ping is gone (1011); 0 = never.
+    per_message_deflate: compress messages when the client offers it (RFC 7692).
+    Raises UsageError for what cannot be.
+    """
+
+    max_size: int
+    ping_interval: float
+    ping_timeout: float
+    per_message_deflate: bool
+
+    def __post_init__(self) -> None:
+        if self.max_size < 1:
+            raise UsageError(f"ws_max_size={self.max_size}: must be at least 1 byte")
+        for name in ("ping_interval", "ping_timeout"):
+            if not 0 <= getattr(self, name) <= 86400:
+                raise UsageError(f"ws_{name}={getattr(self, name)}: must be between 0 and 86400 seconds")
+
+
 class Server:
     """Serves one application until it is told to stop.
 
@@ -49,6 +74,8 @@ class Server:
     policy:    Policy or PolicySet; what connections may take. Default: Policy().
     host:      address to listen on; "" = all of IPv4 and IPv6. port: 0 = a free one, see `port` once started.
     uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
+    backlog:   connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn).
+    uds_mode:  permissions of unix sockets, as 0o660; None: by the umask.
     bind:      any number of "HOST:PORT", "[HOST]:PORT" and "unix:PATH", in place of host and port; fds: descriptors
                of sockets that listen already, to go with it. Such sockets, and `sockets`, may be other processes' too.
     interface: "asgi", "wsgi", "handler", or "auto": told apart by the arguments that app takes.
@@ -56,7 +83,8 @@ class Server:
     threads:   WSGI only: at most so many requests in the application at once; 0 = in the loop's own thread.
     lifespan:  ASGI only: "auto", "on" or "off".
     root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
-    server_name: value of the Server field; "" = none.
+    server_name: value of the Server field; "" = none. date_header: whether responses have Date.
+    headers:   more fields of every response, pairs of str; those of the application are sent besides them.
     tls:       TLS, or a ready ssl.SSLContext: speak TLS on every socket; see reload_certificates().
     worker:    the process's place among others, for a server that a Supervisor started.
     access_log: "off", "common", "combined" or "json", on the logger kacore.access.
@@ -65,6 +93,7 @@ class Server:
     proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
     admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
     admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
+    ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate: of websockets, see WebSocketOptions.
     Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
     """
 
@@ -85,6 +114,10 @@ class Server:
         lifespan: Mode = "auto",
         root_path: str = "",
         server_name: str = "kacore",
+        date_header: bool = True,
+        headers: Iterable[tuple[str, str]] = (),
+        backlog: int = BACKLOG,
+        uds_mode: int | None = None,
         tls: TLS | ssl.SSLContext | None = None,
         worker: Worker | None = None,
         access_log: str = "off",
@@ -92,6 +125,10 @@ class Server:
         proxy_protocol: bool = False,
         admin: str | None = None,
         admin_hosts: Iterable[str] = (),
+        ws_max_size: int = 16 * 1024 * 1024,
+        ws_ping_interval: float = 20.0,
+        ws_ping_timeout: float = 20.0,
+        ws_per_message_deflate: bool = True,
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -103,10 +140,19 @@ class Server:
             raise UsageError(f"threads={threads}: must be between 0 and 1024")
         if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
             raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
+        if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+            raise UsageError(f"root_path={root_path!r}: must begin with / and not end with one")
         if lifespan not in ("auto", "on", "off"):
             raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
         if access_log not in logs.ACCESS_FORMATS:
             raise UsageError(f"access_log={access_log!r}: must be one of {', '.join(logs.ACCESS_FORMATS)}")
+        self.websockets = WebSocketOptions(ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate)
+        self.date_header = date_header
+        try:
+            self._field_lines = _core.field_lines(headers)
+        except ValueError as error:
+            raise UsageError(f"headers: {error}") from None
+        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode}
         self.access_log, self.proxy_protocol = access_log, proxy_protocol
         self.trusted = trusted_networks(forwarded_allow_ips)
         if proxy_protocol and not self.trusted:
@@ -150,8 +196,7 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """What is listened on: "http://127.0.0.1:8000", "unix:/run/app.sock"."""
-        found = dict.fromkeys(listener.address for listener in self._listeners)
-        return [address.replace("http://", f"{self.scheme}://", 1) for address in found]
+        return addresses(self._listeners, self.scheme)
 
     @property
     def scheme(self) -> str:
@@ -242,7 +287,7 @@ class Server:
         if self._given is not None:
             self._listeners = [Listener(sock, is_own=False) for sock in self._given]
         else:
-            self._listeners = open_listeners(self._addresses(), self._fds)
+            self._listeners = open_listeners(self._addresses(), self._fds, **self._listening)
 
     def _addresses(self) -> list[str]:
         if self.uds is not None:
@@ -289,6 +334,7 @@ class Server:
                 on_closed=logs.closed_log(self.logger),
                 on_notice=logs.notice_log(self.logger),
             )
+            engine.set_fields(self._field_lines, date=self.date_header)
             engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
             engine.set_classes(self._policy)
             for listener in self._listeners:
@@ -348,7 +394,7 @@ class Server:
                 return False
 
             return refuse
-        return WebSockets(loop, self.logger)
+        return WebSockets(loop, self.logger, self.websockets)
 
     async def _probed(self, runner: Any) -> Any:
         """Requests run without a Task of their own where this interpreter and loop allow it."""

@@ -6,9 +6,10 @@ A connection keeps the context it was opened with: reloading changes what the ne
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from kacore.server.loading import UsageError
 
@@ -28,6 +29,7 @@ class TLS:
     keyfile:      PEM file with its private key; default: in certfile. password: of the key, if it has one.
     ca_certs:     PEM file with the roots that client certificates are checked against.
     client_certs: "none", "optional" or "required"; default: "required" with ca_certs, else "none".
+    ciphers:      suites of TLS 1.2, as OpenSSL writes them (`openssl ciphers`); default: the library's.
     names:        by server name (SNI, any case, "*.example.org" for one label), (certfile, keyfile or None) of its own.
                   A client that names none of them gets certfile.
     Raises UsageError for files that cannot be read or do not fit together.
@@ -41,6 +43,7 @@ class TLS:
         password: str | None = None,
         ca_certs: Path | None = None,
         client_certs: ClientCertificates | None = None,
+        ciphers: str | None = None,
         names: Mapping[str, tuple[Path, Path | None]] | None = None,
     ) -> None:
         if client_certs is not None and client_certs not in CLIENT_CERTIFICATES:
@@ -48,6 +51,7 @@ class TLS:
         if client_certs in ("optional", "required") and ca_certs is None:
             raise UsageError(f"client_certs={client_certs!r}: ca_certs must say whom to trust")
         self.certfile, self.keyfile, self.password, self.ca_certs = certfile, keyfile, password, ca_certs
+        self.ciphers = ciphers
         self.client_certs = client_certs or ("none" if ca_certs is None else "required")
         self.names = {name.lower().rstrip("."): files for name, files in (names or {}).items()}
         self.context = self._make()
@@ -64,14 +68,24 @@ class TLS:
             context.sni_callback = chooser(contexts)
         return context
 
-    def _context_for(self, certfile: Path, keyfile: Path | None) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    def describe(self, tls: ssl.SSLObject) -> dict[str, Any]:
+        """What ASGI's extension "tls" says of a connection whose handshake is done."""
+        return describe(tls)
+
+    def _context_for(self, certfile: Path, keyfile: Path | None) -> Context:
+        context = Context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
+        if self.ciphers is not None:
+            try:
+                context.set_ciphers(self.ciphers)
+            except ssl.SSLError:
+                raise UsageError(f"ciphers={self.ciphers!r}: OpenSSL finds no suite by that name") from None
         try:
             # Without a password a locked key is an error, never a question at the terminal.
             context.load_cert_chain(certfile, keyfile, password=self.password or "")
+            context.server_cert = first_certificate(certfile)
             if self.ca_certs is not None:
                 context.load_verify_locations(self.ca_certs)
         except ssl.SSLError as error:
@@ -94,8 +108,75 @@ class FixedTLS:
     def reload(self) -> None:
         """Nothing: whoever made the context loads certificates into it."""
 
+    def describe(self, tls: ssl.SSLObject) -> dict[str, Any]:
+        """As TLS.describe; the server's certificate only whoever made the context knows."""
+        return describe(tls)
 
-def chooser(contexts: dict[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+
+# -- the "tls" extension of ASGI: https://asgi.readthedocs.io/en/latest/specs/tls.html ----------------------------
+
+VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+# RFC 4514 section 3; other attributes are named as OpenSSL names them.
+SHORT_NAMES = {
+    "commonName": "CN",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "streetAddress": "STREET",
+    "domainComponent": "DC",
+    "userId": "UID",
+}
+# RFC 4514 section 2.4: what stands behind a backslash in a value.
+SPECIAL = re.compile(r'^[ #]|[",+;<>\\]| $')
+
+
+class Context(ssl.SSLContext):
+    """Knows the certificate that it shows (PEM), which the library does not tell."""
+
+    server_cert: str | None = None
+
+
+def first_certificate(path: Path) -> str | None:
+    """Of a PEM file: the server's own, RFC 8446 4.4.2."""
+    with open(path, encoding="latin-1") as file:
+        found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", file.read(), re.DOTALL)
+    return found[0] if found else None
+
+
+def describe(tls: ssl.SSLObject) -> dict[str, Any]:
+    """Of the client's certificates all that it sent, on Python 3.13 or newer; before, the first. A client whose
+    certificate is wrong never gets here, so there is no error to tell."""
+    leaf = tls.getpeercert(binary_form=True)
+    chain: list[bytes] = [leaf] if leaf else []
+    if leaf and hasattr(tls, "get_unverified_chain"):
+        chain = tls.get_unverified_chain()
+    name = cipher[0] if (cipher := tls.cipher()) else None
+    suites = (suite["id"] & 0xFFFF for suite in tls.context.get_ciphers() if suite["name"] == name)
+    return {
+        "server_cert": getattr(tls.context, "server_cert", None),
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate) for certificate in chain],
+        "client_cert_name": distinguished_name(tls.getpeercert()) if leaf else None,
+        "client_cert_error": None,
+        "tls_version": VERSIONS.get(tls.version() or ""),
+        "cipher_suite": next(suites, None),
+    }
+
+
+def distinguished_name(certificate: Any) -> str:
+    """The subject as RFC 4514 writes it: the last part first."""
+    parts = ["+".join(attribute(*pair) for pair in part) for part in reversed((certificate or {}).get("subject", ()))]
+    return ",".join(parts)
+
+
+def attribute(name: str, value: str) -> str:
+    escaped = SPECIAL.sub(lambda found: "\\" + found[0], value).replace("\0", "\\00")
+    return f"{SHORT_NAMES.get(name, name)}={escaped}"
+
+
+
+def chooser(contexts: Mapping[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
     """An sni_callback: the context of the name, or of "*." and what follows its first label (RFC 9525 6.3)."""
 
     def choose(tls: ssl.SSLObject, name: str | None, _default: ssl.SSLContext) -> None:
@@ -115,6 +196,7 @@ def from_options(
     password: str | None,
     ca_certs: str | None,
     client_certs: ClientCertificates | None,
+    ciphers: str | None,
     names: list[str],
 ) -> TLS | None:
     """From the command line. names: "HOST=CERTFILE" or "HOST=CERTFILE,KEYFILE". None: no TLS is asked for."""
@@ -130,5 +212,11 @@ def from_options(
             raise UsageError(f"--ssl-sni {text!r}: is not of the form HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
         by_name[host] = (cert, key or None)
     return TLS(
-        certfile, keyfile, password=password, ca_certs=ca_certs, client_certs=client_certs, names=by_name
+        certfile,
+        keyfile,
+        password=password,
+        ca_certs=ca_certs,
+        client_certs=client_certs,
+        ciphers=ciphers,
+        names=by_name,
     )

@@ -23,7 +23,10 @@ from websockets.server import ServerProtocol
 from kacore._core import ClientGone
 
 if TYPE_CHECKING:
+    from websockets.extensions import ServerExtensionFactory
+
     from kacore._core import Tunnel
+    from kacore.server.server import WebSocketOptions
 
 Message = MutableMapping[str, Any]
 # Bytes of messages that wait for the application, above which the connection is not read on.
@@ -36,22 +39,10 @@ QUIET.setLevel(logging.WARNING)
 
 
 class WebSockets:
-    """All websockets of one server.
+    """All websockets of one server. options: WebSocketOptions."""
 
-    max_message_bytes: of one message, uncompressed; a longer one closes with 1009.
-    ping_interval:     seconds between pings; who has not answered one by the next is gone (1011). 0 = no pings.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        logger: logging.Logger,
-        *,
-        max_message_bytes: int = 16 * 1024 * 1024,
-        ping_interval: float = 20.0,
-    ) -> None:
-        self.loop, self.logger = loop, logger
-        self.max_message_bytes, self.ping_interval = max_message_bytes, ping_interval
+    def __init__(self, loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: WebSocketOptions) -> None:
+        self.loop, self.logger, self.options = loop, logger, options
         self.open: set[WebSocket] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -60,18 +51,34 @@ class WebSockets:
         WebSocket(self, scope, tunnel).start(app, scope)
         return True
 
+    def extensions(self) -> list[ServerExtensionFactory]:
+        if not self.options.per_message_deflate:
+            return []
+        settings = {"memLevel": 5}
+        return [
+            ServerPerMessageDeflateFactory(
+                server_max_window_bits=12, client_max_window_bits=12, compress_settings=settings
+            )
+        ]
+
     def add(self, websocket: WebSocket) -> None:
         self.open.add(websocket)
-        if self._timer is None and self.ping_interval:
-            self._timer = self.loop.call_later(self.ping_interval, self._ping)
+        if self._timer is None and self.options.ping_interval:
+            self._timer = self.loop.call_later(self.options.ping_interval, self._ping)
 
     def _ping(self) -> None:
-        """One timer for all of them."""
+        """One timer for all of them, and one for their answers."""
         self._timer = None
-        for websocket in list(self.open):
-            websocket.ping()
+        pinged = {websocket: websocket.n_pings for websocket in self.open if websocket.ping()}
+        if self.options.ping_timeout and pinged:
+            self.loop.call_later(self.options.ping_timeout, give_up, pinged)
         if self.open:
-            self._timer = self.loop.call_later(self.ping_interval, self._ping)
+            self._timer = self.loop.call_later(self.options.ping_interval, self._ping)
+
+
+def give_up(pinged: dict[WebSocket, int]) -> None:
+    for websocket, n_pings in pinged.items():
+        websocket.give_up(n_pings)
 
 
 class Handshake(ServerProtocol):
@@ -91,15 +98,13 @@ class WebSocket:
         self.subprotocols = [name.strip() for name in offered if name.strip()]
         self.version = headers.get("sec-websocket-version")
         scope["subprotocols"] = self.subprotocols
-        scope["extensions"] = {**scope["extensions"], "websocket.http.response": {}}
-        deflate = ServerPerMessageDeflateFactory(
-            server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
-        )
-        handshake = Handshake(extensions=[deflate], logger=QUIET)
+        scope["extensions"] = {name: scope["extensions"][name] for name in ("tls",) if name in scope["extensions"]}
+        scope["extensions"]["websocket.http.response"] = {}
+        handshake = Handshake(extensions=group.extensions(), logger=QUIET)
         target = (scope.get("raw_path") or b"/").decode("latin-1")
         self.answer = handshake.accept(Request(target, headers))
         # Another one for what comes after the head: it begins with frames.
-        self.protocol = ServerProtocol(state=State.OPEN, max_size=group.max_message_bytes, logger=QUIET)
+        self.protocol = ServerProtocol(state=State.OPEN, max_size=group.options.max_size, logger=QUIET)
         self.protocol.extensions = handshake.extensions
         self.messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
         self.n_waiting = 0  # bytes in `messages`
@@ -109,6 +114,7 @@ class WebSocket:
         self.is_denied = False
         self.is_over = False  # the application was told that it ended, or ended it
         self.awaits_pong = False
+        self.n_pings = 0
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
@@ -293,18 +299,22 @@ class WebSocket:
     def lost(self) -> None:
         self._ended(1006, "")
 
-    def ping(self) -> None:
-        """Time for a ping; the last one should have been answered."""
-        if self.protocol.state is not State.OPEN:
-            return
-        if self.awaits_pong:
+    def ping(self) -> bool:
+        """Time for a ping. Return whether one was sent: not while the last one waits for its answer."""
+        if self.protocol.state is not State.OPEN or self.awaits_pong:
+            return False
+        self.awaits_pong = True
+        self.n_pings += 1
+        self.protocol.send_ping(b"")
+        self._flush()
+        return True
+
+    def give_up(self, n_pings: int) -> None:
+        """The time to answer this ping is over."""
+        if self.protocol.state is State.OPEN and self.awaits_pong and self.n_pings == n_pings:
             self.protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
             self._flush()
             self._notice_end()
-            return
-        self.awaits_pong = True
-        self.protocol.send_ping(b"")
-        self._flush()
 
     def _take(self, frame: Frame) -> None:
         self.awaits_pong = False  # whatever came: somebody is there

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from kacore import _core
 from kacore._version import __version__
 from kacore.policy import Policy, PolicyError
-from kacore.server.listening import Listener, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
 from kacore.server.loading import UsageError
 from kacore.server.reload import LOOK_EVERY, Watcher
 from kacore.server.systemd import Notifier
@@ -186,10 +186,10 @@ class Supervisor:
     """The parent of `n_workers` workers, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
 
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
-    bind, fds:    see open_listeners.
+    bind, fds, backlog, uds_mode: see open_listeners. scheme: "https" when the workers speak TLS.
     policy:       as the parent knows it, for the drain's timeout and what is said at the start.
     max_requests: a worker is replaced after so many requests, give or take a tenth: not all at once. 0: never.
-    reload_dirs:  replace the workers whenever a source below one of these changes.
+    reload_dirs:  replace the workers whenever a source below one of these changes, or a file named as reload_include.
     Raises UsageError for addresses that cannot be had.
     """
 
@@ -200,9 +200,13 @@ class Supervisor:
         n_workers: int,
         bind: Iterable[str],
         fds: Iterable[int] = (),
+        backlog: int = BACKLOG,
+        uds_mode: int | None = None,
+        scheme: str = "http",
         policy: Policy,
         max_requests: int = 0,
         reload_dirs: Iterable[str] = (),
+        reload_include: Iterable[str] = (),
     ) -> None:
         if not 1 <= n_workers <= 512:
             raise UsageError(f"workers={n_workers}: must be between 1 and 512")
@@ -210,8 +214,9 @@ class Supervisor:
             raise UsageError(f"max_requests_per_worker={max_requests}: must not be negative")
         self.make_server, self.n_workers, self.policy = make_server, n_workers, policy
         self.max_requests = max_requests
+        self.scheme = scheme
         self.logger = logging.getLogger("kacore.error")
-        self.listeners = open_listeners(bind, fds, n_slots=n_workers)
+        self.listeners = open_listeners(bind, fds, n_slots=n_workers, backlog=backlog, uds_mode=uds_mode)
         self.notifier = Notifier()
         self.beat = (self.notifier.watchdog or 0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
@@ -224,7 +229,7 @@ class Supervisor:
         self._was_ready = False
         self._stopping = ""  # the word the workers were told
         self._status = 0
-        self._watcher = Watcher(reload_dirs) if reload_dirs else None
+        self._watcher = Watcher(reload_dirs, reload_include) if reload_dirs else None
         self._next_look = self._next_ping = 0.0
 
     def page(self, number: int) -> mmap.mmap:
@@ -392,7 +397,7 @@ class Supervisor:
         self.logger.info(
             "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d)",
             __version__,
-            ", ".join(dict.fromkeys(listener.address for listener in self.listeners)),
+            ", ".join(addresses(self.listeners, self.scheme)),
             os.getpid(),
             n,
             "" if n == 1 else "s",

@@ -75,6 +75,35 @@ def test_options_asterisk_and_connect_reach_the_application(start, client):
     assert paths == [("OPTIONS", "*"), ("CONNECT", "a:443")]
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "path", "raw_path", "query"),
+    [
+        ("GET", "http://test", "/sub/", b"/", b""),
+        ("GET", "http://test?a=b", "/sub/", b"/", b"a=b"),
+        ("GET", "HTTP://test:80/a%2Fb?c", "/sub/a/b", b"/a%2Fb", b"c"),
+        ("GET", "https://test/%ff//./..", "/sub/\ufffd//./..", b"/%ff//./..", b""),
+        ("OPTIONS", "http://test", "*", b"*", b""),
+        ("OPTIONS", "http://test?a", "/sub/", b"/", b"a"),
+        ("OPTIONS", "*", "*", b"*", b""),
+        ("GET", "/?", "/sub/", b"/", b""),
+        ("GET", "//test//?a?b", "/sub//test//", b"//test//", b"a?b"),
+    ],
+)
+def test_the_path_of_every_form_of_target(start, client, method, target, path, raw_path, query):
+    seen = []
+
+    @http_only
+    async def app(scope, receive, send):
+        seen.append((scope["path"], scope["raw_path"], scope["query_string"]))
+        await answer(send)
+
+    c = client(start(app, root_path="/sub"))
+    host = "test:80" if ":80" in target else "test"
+    c.send(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+    assert c.response().status == 200
+    assert seen == [(path, raw_path, query)]
+
+
 def test_receive_after_the_content_waits_for_the_end(start, client):
     events = []
 

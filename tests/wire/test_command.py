@@ -1,13 +1,20 @@
 """`kacore serve`: mistakes of the user, real clients, signals."""
 
 import asyncio
+import contextlib
 import http.client
 import signal
 import socket
+import stat
 import subprocess
+import sys
 import time
 
 import pytest
+
+from kacore import cli
+from kacore.server import logs
+from tests.wire.conftest import wait_until
 
 APP = """
 import asyncio, time
@@ -18,6 +25,9 @@ def app(request):
 async def slow(request):
     await asyncio.sleep(0.3)
     return b"slow"
+
+def make():
+    return app
 
 not_callable = 5
 """
@@ -62,8 +72,49 @@ def test_a_mistake_is_one_clear_line_and_exit_status_2(launch, app, arguments, w
     assert "Traceback" not in child.text
     for word in words:
         assert re.search(word, line), child.text
-    if not line.startswith("kacore serve: error:"):  # argparse shows the usage first
-        assert child.text.count("\n") == 1, child.text
+    assert child.text.count("\n") == 1, child.text
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["app.py:app"], ["no module 'app.py'", "app:app"]),
+    (["./app:app"], ["no module", "app:app"]),
+    (["app:make"], ["--factory"]),
+    (["app:app", "--factory"], ["app"]),
+    (["app:app", "--timeout-keep-alive", "5"], ["--timeout-keep-alive", "--keep-alive-timeout"]),
+    (["--max-requests=5", "app:app"], ["--max-requests", "--max-requests-per-worker"]),
+    (["app:app", "-k", "sync"], ["-k", "--interface"]),
+    (["app:app", "--keep-alive", "5"], ["'5'"]),
+    (["app:app", "--keep-alive-time", "5"], ["--keep-alive-time"]),
+    (["app:app", "--nonsense"], ["--nonsense"]),
+    (["app:app", "--header", "X-A"], ["X-A", "NAME:VALUE"]),
+    (["app:app", "--header", "Connection: close"], ["Connection: close", "server's own"]),
+    (["app:app", "--header", "X A: b"], ["X A: b", "token"]),
+    (["app:app", "--header", "X-A: " + "b" * 9000], ["8192"]),
+    (["app:app", "--backlog", "0"], ["backlog=0"]),
+    (["app:app", "--uds", "s", "--uds-mode", "rw"], ["rw", "octal"]),
+    (["app:app", "--uds", "s", "--uds-mode", "7777"], ["7777"]),
+    (["app:app", "--root-path", "api"], ["root_path", "api"]),
+    (["app:app", "--root-path", "/api/"], ["root_path", "/api/"]),
+    (["app:app", "--ws-max-size", "0"], ["ws_max_size=0"]),
+    (["app:app", "--ws-ping-timeout", "-1"], ["ws_ping_timeout=-1"]),
+    (["app:app", "--log-config", "missing.toml"], ["missing.toml"]),
+    (["app:app", "--log-config", "app.py"], ["app.py"]),
+    (["app:app", "--log-config", "log.yaml"], ["log.yaml", "YAML"]),
+    (["app:app", "--pid", "/no/such/directory/pid"], ["/no/such/directory/pid"]),
+    (["app:app", "--ssl-certfile", "app.py", "--ssl-ciphers", "NONSENSE"], ["NONSENSE"]),
+])  # fmt: skip
+def test_a_mistake_names_the_value_and_the_rule(app, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(logs, "set_up", lambda level: None)
+    monkeypatch.delitem(sys.modules, "app", raising=False)
+    with contextlib.suppress(SystemExit):
+        assert cli.main(["serve", *arguments, "--port", "0"]) == 2
+    monkeypatch.delitem(sys.modules, "app", raising=False)
+    line = capsys.readouterr().err
+    assert line.startswith("kacore: ") and line.count("\n") == 1
+    for word in words:
+        assert word in line
 
 
 def test_a_port_in_use_is_one_clear_line(launch, app):
@@ -151,7 +202,8 @@ def test_aiohttp_reuses_its_connections(serve, app):
 
 def test_a_unix_socket_serves_and_is_removed(launch, app, tmp_path):
     path = tmp_path / "s"
-    child = launch("-m", "kacore", "serve", "app:app", "--uds", str(path), ready="unix:")
+    child = launch("-m", "kacore", "serve", "app:app", "--uds", str(path), "--uds-mode", "640", ready="unix:")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
         sock.settimeout(10)
@@ -162,6 +214,53 @@ def test_a_unix_socket_serves_and_is_removed(launch, app, tmp_path):
     assert text.endswith(b"hello /u")
     assert child.stop() == 0
     assert not path.exists()
+
+
+# --- what is said with every response, and where it is written --------------------------------------------------
+
+
+def test_fields_of_every_response_are_those_of_the_command_line(serve, app, client):
+    says = ("--header", "X-One: 1", "--header", "x-two:", "--no-server-header", "--no-date-header")
+    server = serve("app:make", "--factory", *says)
+    c = client(server)
+    for send, status in (("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200), ("nonsense\r\n\r\n", 400)):
+        response = c.send(send).response()
+        assert response.status == status
+        fields = [name for name, _ in response.fields]
+        assert (response.get("x-one"), response.get("x-two")) == ("1", "")
+        assert not {"date", "server"} & set(fields)
+
+
+def test_a_process_id_is_written_while_the_server_runs(serve, app, tmp_path):
+    for processes in ((), ("--workers", "2")):
+        server = serve("app:app", "--pid", "pid", *processes)
+        assert (tmp_path / "pid").read_text() == f"{server.pid}\n"
+        assert server.stop() == 0
+        assert not (tmp_path / "pid").exists()
+
+
+LOG_CONFIGS = {
+    "log.json": '{"version": 1, "handlers": {"out": {"class": "logging.FileHandler", "filename": "log"}},'
+    ' "root": {"handlers": ["out"], "level": "INFO"}}',
+    "log.toml": 'version = 1\nroot = {handlers = ["out"], level = "INFO"}\n'
+    '[handlers.out]\nclass = "logging.FileHandler"\nfilename = "log"\n',
+    "log.ini": "[loggers]\nkeys=root\n[handlers]\nkeys=out\n[formatters]\nkeys=\n[logger_root]\nhandlers=out\nlevel=INFO\n"
+    "[handler_out]\nclass=FileHandler\nargs=('log',)\n",
+}
+
+
+@pytest.mark.parametrize("name", LOG_CONFIGS)
+def test_logs_go_where_the_configuration_says(launch, app, tmp_path, name):
+    (tmp_path / name).write_text(LOG_CONFIGS[name])
+    child = launch("-m", "kacore", "serve", "app:app", "--port", "0", "--log-config", name, "--access-log", "common")
+    wait_until(lambda: (tmp_path / "log").exists() and "serves" in (tmp_path / "log").read_text(), "it serves")
+    port = (tmp_path / "log").read_text().partition("http://127.0.0.1:")[2].partition(" ")[0]
+    with socket.create_connection(("127.0.0.1", int(port)), timeout=5) as sock:
+        sock.sendall(b"GET /logged HTTP/1.0\r\n\r\n")
+        assert sock.recv(4096)
+    assert child.stop() == 0
+    assert "GET /logged" in (tmp_path / "log").read_text()
+    assert child.text == ""
 
 
 # --- signals ------------------------------------------------------------------------------------------------

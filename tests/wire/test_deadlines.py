@@ -134,6 +134,30 @@ def test_a_reader_that_stops_is_closed(start, client):
         wait_until(lambda running=running: running.closed("send_timeout") == 1)
 
 
+@pytest.mark.parametrize("cause", ["send_timeout", "handler_timeout", "drain"])
+def test_a_response_to_http_1_0_that_a_deadline_cuts_off_ends_with_a_reset(start, client, cause):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000 if cause == "send_timeout" else 1):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        await asyncio.sleep(60)
+
+    limits = {"drain_timeout": 0.1} if cause == "drain" else {cause: 0.1}
+    running = start(app, policy=Policy(**limits))
+    c = client(running, receive_buffer=4096)
+    c.send("GET / HTTP/1.0\r\n\r\n")
+    c.head()
+    if cause == "drain":
+        c.take(100_000)
+        running.stop(hurry=True)
+    else:
+        wait_until(lambda: running.closed(cause) == 1, "closed")
+    with pytest.raises(ConnectionResetError):
+        c.rest()
+
+
 def test_a_reader_that_is_slow_but_steady_is_served(start, client):
     """The kernel takes megabytes ahead: what leaves its queue counts, not what send() takes."""
     size = 6_000_000

@@ -71,6 +71,15 @@ def test_statuses_without_content_have_none_whatever_is_sent(start, client, stat
     assert c.buf == b""
 
 
+def test_reset_content_says_that_there_is_none(start, client):
+    for version in ("1.1", "1.0"):
+        c = client(start(lambda request: Response(iter([b"smug", b"gled"]), status=205, headers=[("Content-Length", "8")])))
+        for _ in range(2):
+            response = c.get("/", "Connection: keep-alive", version=version)
+            assert (response.status, response.get("content-length"), response.body) == (205, "0", b"")
+        assert c.buf == b""
+
+
 def test_head_has_the_fields_of_get_and_no_content(echo, client):
     c = client(echo())
     response = c.get("/x", method="HEAD")
@@ -255,6 +264,39 @@ def test_an_exception_in_the_middle_cuts_the_response_off(start, client, caplog)
         c.head()
         assert c.rest() == b"4\r\nsome\r\n"
         assert len(errors(caplog)) == 1
+
+
+def breaks_off():
+    yield b"some"
+    raise OSError("in the middle")
+
+
+CUT_OFF = {
+    "handler": (lambda request: Response(breaks_off()), {}),
+    "asgi": (asgi_app(head(), piece(b"some", True), after=OSError("in the middle")), {}),
+    "wsgi-0": (lambda environ, start_response: (start_response("200 OK", []), breaks_off())[1], {"threads": 0}),
+    "wsgi-4": (lambda environ, start_response: (start_response("200 OK", []), breaks_off())[1], {"threads": 4}),
+}
+
+
+@pytest.mark.parametrize("what", CUT_OFF)
+def test_a_response_to_http_1_0_that_is_cut_off_ends_with_a_reset(start, client, what):
+    """Its end is told by FIN alone: half of it must not look whole."""
+    app, options = CUT_OFF[what]
+    c = client(start(app, **options))
+    c.send("GET / HTTP/1.0\r\n\r\n")
+    with pytest.raises(ConnectionResetError):
+        c.rest()
+
+
+def test_a_whole_response_to_http_1_0_never_ends_with_a_reset(start, client):
+    app = asgi_app(head(), *[piece(b"x" * 1_000_000, True)] * 8, piece(b""))
+    running = start(app)
+    for _ in range(5):
+        c = client(running, receive_buffer=4096)
+        c.send("POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
+        c.head()
+        assert len(c.rest()) == 8_000_000
 
 
 @pytest.mark.parametrize("result", [None, 5, {"a": 1}, ["text"], [1], object()])

@@ -339,23 +339,48 @@ def test_a_draining_server_closes_websockets_with_1012_and_waits_for_the_answer(
     server.stop()
 
 
-def test_who_answers_no_ping_is_closed_with_1011(start, client, monkeypatch):
-    from kacore.server import websocket
-
-    original = websocket.WebSockets.__init__
-
-    def often(self: Any, *arguments: Any, **options: Any) -> None:
-        original(self, *arguments, **{**options, "ping_interval": 0.1})
-
-    monkeypatch.setattr(websocket.WebSockets, "__init__", often)
-    server = start(Echo())
-    one = client(server)
+def test_who_answers_no_ping_is_closed_with_1011(start, client):
+    one = client(start(Echo(), ws_ping_interval=0.05, ws_ping_timeout=0.3))
     shake(one)
-    assert read_frame(one) == (9, b"")
-    one.send(frame(10, b""))
+    for _ in range(3):  # each answer begins the time anew
+        assert read_frame(one) == (9, b"")
+        time.sleep(0.15)
+        one.send(frame(10, b""))
     assert read_frame(one) == (9, b"")
     opcode, content = read_frame(one)
     assert (opcode, content[:2]) == (8, struct.pack("!H", 1011))
+
+
+@pytest.mark.parametrize("options", [{"ws_ping_interval": 0}, {"ws_ping_interval": 0.05, "ws_ping_timeout": 0}])
+def test_pings_and_the_wait_for_their_answer_can_be_turned_off(start, client, options):
+    one = client(start(Echo(), **options))
+    shake(one)
+    time.sleep(0.2)
+    one.send(frame(1, b"here"))
+    found = read_frame(one)
+    if options["ws_ping_interval"]:
+        assert found == (9, b"")
+        found = read_frame(one)
+    assert found == (1, b"here")
+
+
+def test_the_limit_of_a_message_counts_what_was_compressed(start):
+    server = start(Echo(), ws_max_size=1000)
+    for compression in ("deflate", None):
+        with connect(url(server), compression=compression) as ws:
+            ws.send("x" * 1000)
+            assert ws.recv() == "x" * 1000
+            ws.send("x" * 1001)
+            with pytest.raises(ConnectionClosed) as closed:
+                ws.recv()
+            assert closed.value.rcvd.code == 1009
+
+
+def test_compression_can_be_turned_off(start):
+    with connect(url(start(Echo(), ws_per_message_deflate=False))) as ws:
+        assert ws.protocol.extensions == []
+        ws.send("plain")
+        assert ws.recv() == "plain"
 
 
 def test_without_the_library_the_request_is_http_and_the_log_says_so_once(start, client, monkeypatch, caplog):

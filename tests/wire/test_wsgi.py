@@ -60,6 +60,20 @@ def test_the_environ_says_what_was_asked(wsgi, client):
     assert type(seen) is dict
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "path"),
+    [("GET", "http://h", "/"), ("GET", "http://h?q", "/"), ("OPTIONS", "http://h", "*"), ("OPTIONS", "*", "*")],
+)
+def test_a_target_without_a_path_has_one_for_the_application(wsgi, client, method, target, path):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [f"{environ['PATH_INFO']} {environ['RAW_URI']}".encode()]
+
+    c = client(wsgi(app))
+    c.send(f"{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert c.response().body == f"{path} {target}".encode()
+
+
 def test_a_field_cannot_take_the_place_of_a_variable(wsgi, client):
     seen = {}
 
