@@ -194,6 +194,9 @@ static void break_off(ka_talk *talk, ka_cause cause)
 /* A rule of the protocol is broken, here or in the parser: answer it if the client can still take it for the answer. */
 static void fail(ka_talk *talk, int64_t now)
 {
+    int phase = ka_conn_phase(talk->service->table, talk->conn);
+    if (phase == KA_IDLE || phase == KA_NEW) /* it has begun, badly: what still comes did not cross an idle close */
+        (void)ka_conn_event(talk->service->table, talk->conn, KA_EV_RECEIVED, now);
     talk->is_failed = 1;
     if (ka_talk_refuse(talk, talk->fault.status, ka_fault_text(talk->fault.code), KA_CAUSE_BAD_REQUEST, now) < 0)
         break_off(talk, KA_CAUSE_BAD_REQUEST);
