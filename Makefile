@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: bench-deadlines help demo build test asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -168,6 +168,9 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 
 bench-server: build .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
+
+bench-deadlines: build  ## how late idle connections are closed; a burst of newcomers; one client more than full
+	$(BIN)/python benches/bench_deadlines.py $(ARGS)
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 
