@@ -332,6 +332,7 @@ cdef class AsgiApplication(Application):
     cdef object websocket
     cdef readonly Runner runner
     cdef readonly str root_path
+    cdef bytes raw_root         # in front of raw_path, for a host that does so
     cdef dict template, extensions, extensions_1_0
     cdef object server          # the listener that the template names
 
@@ -399,6 +400,8 @@ cdef class AsgiApplication(Application):
             scope["method"] = method_str(buf, head.method)
         scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
         scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
+        if self.raw_root and head.path.len:
+            scope["raw_path"] = self.raw_root + <bytes>scope["raw_path"]
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
         exchange.takes_trailers = takes_trailers_of(buf, head, fields)
