@@ -49,8 +49,8 @@ BLOCK = """
 ASGI = APPLICATION.replace("    body = str", BLOCK + "    body = str")
 WORKERS = {"wsgi": "Worker", "asgi": "ASGIWorker"}
 either = pytest.mark.parametrize("kind", WORKERS)
-# A drain as short as a test can wait for.
-SHORT = {"KACORE_DRAIN_GRACE": "0.2", "KACORE_DRAIN_SPREAD": "0.1"}
+# A drain that a test can wait for, and longer than a client of a busy machine is idle by accident.
+SHORT = {"KACORE_DRAIN_GRACE": "0.6", "KACORE_DRAIN_SPREAD": "0.1"}
 
 
 @pytest.fixture
@@ -128,8 +128,7 @@ def test_connection_is_kept_and_the_end_is_clean(run, kind):
         assert first.getheader("Keep-Alive") == "timeout=74"
         assert answer(connection).text == first.text
         server.send_signal(signal.SIGTERM)
-        wait_until(lambda: "Handling signal: term" in server.text)
-        assert answer(connection).getheader("Connection") == "close"
+        wait_until(lambda: answer(connection).getheader("Connection") == "close")  # once the worker has heard
     assert server.wait() == 0
     assert "Traceback" not in server.text
 
