@@ -92,8 +92,8 @@ def test_500_idle_connections_are_closed_never_early_and_soon_after_their_time(s
     wait_until(lambda: running.ask(lambda: len(running.table)) == 500)
     asked = {}
     for sock in socks:
-        sock.send(REQUEST)
         asked[sock] = time.monotonic()  # the response cannot have been handed to the kernel before it was asked for
+        sock.send(REQUEST)
     seen = ends(socks, 0.5 + LATE)
     assert len(seen) == 500
     early = [seen[sock] - asked[sock] for sock in socks if seen[sock] - asked[sock] < 0.5]
