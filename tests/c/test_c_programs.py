@@ -57,4 +57,4 @@ def test_c_program_passes_its_checks(compile_c, launch, program, build, tmp_path
     binary = tmp_path / program.stem
     compile_c(build, program, *sources, *faults, output=binary)
     child = launch(str(binary), python=False, ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1")
-    assert child.wait() == 0, child.text
+    assert child.wait(45) == 0, child.text

@@ -30,9 +30,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-from soak_app import content
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # another build of kacore is chosen with PYTHONSAFEPATH
+from soak_app import content  # noqa: E402
+
 FAULTS_C = HERE.parent / "c" / "faults.c"
 # `make soak ASAN=1` preloads the sanitizers' runtime: it is for the servers, not for this process's other children.
 SANITIZER_RUNTIME = os.environ.pop("LD_PRELOAD", "") if "libasan" in os.environ.get("LD_PRELOAD", "") else ""
