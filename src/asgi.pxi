@@ -135,20 +135,20 @@ cdef class AsgiExchange(Exchange):
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
         cdef object kind = message["type"]
-        if kind == "http.response.start":
+        if is_word(kind, b"http.response.start", 19):
             if self.is_begun:
                 raise LocalError("http.response.start was sent already")
             self.is_begun = True
             self.start = message
             if self.takes_trailers:
-                self.owes_trailers = message.get("trailers", False)
-        elif kind == "http.response.body":
+                self.owes_trailers = item_of(message, "trailers", False)
+        elif is_word(kind, b"http.response.body", 18):
             self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
-        elif kind == "http.response.pathsend":
+        elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
-        elif kind == "http.response.trailers":
+        elif is_word(kind, b"http.response.trailers", 22):
             self.send_trailers(message.get("headers", ()), message.get("more_trailers", False))
-        elif kind == "http.response.early_hint":
+        elif is_word(kind, b"http.response.early_hint", 24):
             self.send_hints(message["links"])
         else:
             raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
@@ -262,16 +262,6 @@ cdef class AsgiExchange(Exchange):
         return self.refuse(500, b"Internal Server Error")
 
 
-cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field *fields):
-    """RFC 9110 6.5.1: trailers are for who says "TE: trailers", and RFC 9112 7.1.2 has a place for them in chunks only."""
-    cdef uint32_t i
-    for i in range(head.n_fields):
-        if fields[i].name.len == 2:
-            te = forwarded_value(buf, head, fields, b"te", 2) if head.minor else None
-            return te is not None and "trailers" in [word.strip(" \t").lower() for word in te.split(",")]
-    return False
-
-
 # `receive` and `send` as the application gets them: C functions bound by hand, without a look-up and a wrapper each.
 cdef object asgi_receive(object exchange, object _):
     return (<AsgiExchange>exchange).receive()
@@ -293,6 +283,12 @@ SEND.ml_flags = METH_O
 SEND.ml_doc = b"ASGI send(message): what the message says is done at once; the awaitable waits while the client is slow."
 
 
+cdef inline bint is_word(object said, const char *word, size_t n) noexcept:
+    """said == word, for a str that is not this very object."""
+    cdef text t
+    return text_at(<PyObject *>said, &t) and t.n == n and memcmp(t.at, word, n) == 0
+
+
 cdef inline object item_of(object message, str key, object default):
     """message.get(key, default), for a message that is nearly always a dict."""
     cdef PyObject *found
@@ -300,6 +296,16 @@ cdef inline object item_of(object message, str key, object default):
         return message.get(key, default)
     found = PyDict_GetItemWithError(message, key)
     return default if found == NULL else <object>found
+
+
+cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field *fields):
+    """RFC 9110 6.5.1: trailers are for who says "TE: trailers", and RFC 9112 7.1.2 has a place for them in chunks only."""
+    cdef uint32_t i
+    for i in range(head.n_fields):
+        if fields[i].name.len == 2:
+            te = forwarded_value(buf, head, fields, b"te", 2) if head.minor else None
+            return te is not None and "trailers" in [word.strip(" \t").lower() for word in te.split(",")]
+    return False
 
 
 cdef list waiting(list others, object waiter):
@@ -327,6 +333,7 @@ cdef class AsgiApplication(Application):
     cdef readonly Runner runner
     cdef readonly str root_path
     cdef dict template, extensions, extensions_1_0
+    cdef object server          # the listener that the template names
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
         self.app = app
@@ -359,10 +366,13 @@ cdef class AsgiApplication(Application):
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
-        cdef dict scope = self.scope_of(exchange, port, talk, head, fields)
+        cdef bint takes_trailers = takes_trailers_of(ka_talk_head_bytes(talk), head, fields)
+        cdef dict scope = self.scope_of(port, talk, head, fields)
+        scope["extensions"] = self.extensions_of(port, talk, takes_trailers)
         if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
             return 0
         exchange.app = self
+        exchange.takes_trailers = takes_trailers
         exchange.attach(port, talk)
         try:
             exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
@@ -376,10 +386,14 @@ cdef class AsgiApplication(Application):
         exchange.task.add_done_callback(exchange.finished)
         return 0
 
-    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+    cdef dict scope_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
-        cdef dict scope = self.template.copy()
+        cdef dict scope
         cdef str path = path_of(buf, head, False)
+        server = port.server_of(talk)
+        if server is not self.server:
+            self.template["server"] = self.server = server
+        scope = self.template.copy()
         if head.minor == 0:
             scope["http_version"] = "1.0"
         if not is_get(buf, head.method):
@@ -388,11 +402,8 @@ cdef class AsgiApplication(Application):
         scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
-        exchange.takes_trailers = takes_trailers_of(buf, head, fields)
-        scope["extensions"] = self.extensions_of(port, talk, exchange.takes_trailers)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
         scope["client"] = port.client_of(talk)
-        scope["server"] = port.server_of(talk)
         if port.has_proxies:
             origin = port.origin_of(talk, head, fields)
             if origin is not None:

@@ -275,9 +275,14 @@ typedef enum { GO_ON, PAUSE, ENDED } turn_result;
 /* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
 static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    int got = ka_sock_introduce(e, s);
+    int got = ka_sock_introduce(e, h, s);
+    if (got == KA_ECLIENT)
+        ka_say_no(e, s->fd, s->listener);
     if (got < 0 && got != KA_PARTIAL)
-        ka_sock_end(e, h, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
+        ka_sock_end(e, h, s, got == KA_ESTALE    ? KA_CAUSE_CLIENT
+                             : got == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT
+                             : got == KA_ENOMEM  ? KA_CAUSE_BUFFER_LIMIT
+                                                 : KA_CAUSE_BAD_REQUEST);
     return got == KA_OK;
 }
 

@@ -165,7 +165,8 @@ cdef class Exchange:
         n = PySequence_Fast_GET_SIZE(fast)
         self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
         for i in range(n):
-            pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value)
+            if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
+                break  # never: bytes_in has seen them all
             self.check(ka_reply_field(&talk.reply, &at, name.at, name.n, value.at, value.n))
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
