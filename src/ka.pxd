@@ -386,13 +386,7 @@ cdef extern from "ka_engine.h" nogil:
         uint8_t addr[16]
 
     ctypedef struct ka_engine_counters:
-        uint64_t steps
-        uint64_t events
-        uint64_t receives
-        uint64_t sends
-        uint64_t accepts
-        uint64_t accept_errors
-        uint64_t out_of_descriptors
+        pass
 
     int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                       const ka_calls *calls)

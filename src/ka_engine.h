@@ -115,6 +115,7 @@ int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *por
 int ka_engine_is_trusted(ka_engine *e, ka_handle conn);  /* whether it is a trusted proxy */
 int ka_engine_fd(ka_engine *e, ka_handle conn);  /* the socket, still the engine's; -1 if stale */
 
+/* In the order of ENGINE_NAMES in table.pxi. */
 typedef struct {
     uint64_t steps, events, receives, sends, accepts, accept_errors, out_of_descriptors;
 } ka_engine_counters;

@@ -160,6 +160,8 @@ class Server:
         if proxy_protocol and not self.trusted:
             raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
         self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
+        if worker is not None and self.admin_port == 0:
+            raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -525,7 +527,8 @@ class AdminServer:
 
     async def start(self, *, is_shared: bool) -> None:
         """Listen and serve. is_shared: each of several worker processes does. UsageError."""
-        listener = open_listeners([f"[{self.host}]:{self.port}"], n_slots=1 if is_shared else 0)[0]
+        where = f"[{self.host}]:{self.port}"
+        listener = open_listeners([where], n_slots=1 if is_shared else 0, is_alone=not is_shared)[0]
         self.port = listener.port
         self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="")
         self._server.is_quiet = True
