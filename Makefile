@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test asan coverage portable lint types dist bench bench-table bench-server bench-idle bench-parse bench-instructions fuzz clean
+.PHONY: help demo build test hosts asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -64,6 +64,13 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(ARGS)
+
+# The hosts' own tests, which tests/embed runs with kacore's classes in place of theirs when they are here.
+hosts: $(VENV)/.for-test  ## fetch the sdists of the hosts whose own tests tests/embed runs
+	@mkdir -p build/hosts
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary uvicorn \
+	    --dest build/hosts "$$($(BIN)/python -c 'import uvicorn; print("uvicorn==" + uvicorn.__version__)')"
+	cd build/hosts && for file in *.tar.gz; do tar -xzf $$file; done
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
@@ -134,17 +141,18 @@ bench: build $(VENV)/.for-bench  ## micro-benches of parser and table beside the
 bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, asyncio, heapq and a lazy timer
 	$(BIN)/python benches/bench_table.py $(ARGS)
 
-# The servers that kacore is compared with live in an environment of their own.
+# The servers that kacore is compared with live in an environment of their own. bjoern needs Debian's libev-dev.
 .venv-bench/.peers: pyproject.toml .ci/requirements.py $(VENV)/.for-build
 	$(BIN)/python -m venv .venv-bench
 	$(BIN)/python .ci/requirements.py servers > $@.txt
-	.venv-bench/bin/python -m pip --disable-pip-version-check install --quiet -r $@.txt && touch $@
+	while read -r peer; do \
+	    .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet "$$peer" > $@.log 2>&1 || \
+	        { tail -n 1 $@.log; echo "not installed, and so not measured: $$peer"; }; \
+	done < $@.txt
+	@touch $@
 
-bench-server: build .venv-bench/.peers  ## wrk against kacore, other servers and nginx in turn: CPU time per request
+bench-server: build .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
-
-bench-idle: build .venv-bench/.peers  ## memory and CPU time of thousands of idle connections; the wait when full
-	.venv-bench/bin/python benches/bench_idle.py $(ARGS)
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 

@@ -8,15 +8,38 @@ Build switches, read here and nowhere else; each is on unless empty or 0:
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 # In the order of the house: each may use those before it.
 CORE = ["ka_scan", "ka_head", "ka_body", "ka_reply", "ka_table", "ka_conn", "ka_buf", "ka_talk"]
 EPOLL = ["ka_wire", "ka_proxy", "ka_engine", "ka_accept"]
+# What a C program needs of CORE besides a .c and a .h each; kacore.get_include() names where they are installed.
+HEADERS = ["ka_base.h", "ka_block.h", "ka_head_lines.h"]
+
+
+class BuildWithCore(build_py):
+    """The Python files, and the C core as kacore/include/. An editable install uses src/ itself."""
+
+    def core_files(self):
+        if self.editable_mode:
+            return {}
+        names = [f"{name}{suffix}" for name in CORE for suffix in (".c", ".h")] + HEADERS
+        return {f"src/{name}": os.path.join(self.build_lib, "kacore", "include", name) for name in names}
+
+    def run(self):
+        super().run()
+        for source, target in self.core_files().items():
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            shutil.copyfile(source, target)
+
+    def get_outputs(self, include_bytecode=1):
+        return [*super().get_outputs(include_bytecode), *self.core_files().values()]
 
 
 def switch(name: str) -> bool:
@@ -74,6 +97,7 @@ extension = Extension(
 )
 
 setup(
+    cmdclass={"build_py": BuildWithCore},
     ext_modules=cythonize(
         [extension],
         build_dir=str(generated),

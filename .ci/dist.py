@@ -2,8 +2,9 @@
 
 - The sdist holds every file of the repository, except what only git reads.
 - The wheel is built from the sdist, twice and in different directories, with the same bytes as a result.
-- It is stripped, at most 1 MB, holds all of kacore/ and no source, and asks for no other package.
-- Installed alone in a new environment, command and import work, and the unit tests of the sdist pass.
+- It is stripped, at most 1 MB, holds all of kacore/ and no source but the C core, and asks for no other package.
+- Installed alone in a new environment, command and import work, and the unit tests of the sdist pass; among them
+  the C example, compiled from what is installed.
 
 Usage: python .ci/dist.py, with `build` installed. Ends with status 1 and a line that says what is wrong.
 """
@@ -75,7 +76,9 @@ def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         text = archive.read(only([Path(n) for n in names if n.endswith("/METADATA")]).as_posix()).decode()
-    sources = [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi", ".pxd"))]
+    core = [name for name in names if name.startswith("kacore/include/ka_")]
+    expect("kacore/include/ka_talk.h" in core, "the wheel lacks the C core that kacore.get_include() promises")
+    sources = [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi", ".pxd")) and name not in core]
     expect(not sources, f"the wheel holds sources: {sources}")
     forgotten = tracked_files("kacore") - set(names)
     expect(not forgotten, f"the wheel lacks {sorted(forgotten)}; see package-data in pyproject.toml")

@@ -3,7 +3,7 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine, Iterable
 from logging import Logger
 from socket import socket
-from typing import Any, Literal, TypeVar, final, overload
+from typing import Any, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
@@ -19,19 +19,24 @@ __all__ = [
     "Engine",
     "HandlerApplication",
     "Head",
+    "HostedAsgiApplication",
     "KacoreError",
     "Limits",
     "LocalError",
     "PeerError",
+    "ProtocolApplication",
     "Request",
     "RequestParser",
     "Response",
     "Runner",
     "Stream",
+    "TransportProtocol",
+    "Transports",
     "Tunnel",
     "Upgrade",
     "Verdict",
     "WsgiApplication",
+    "has_epoll",
     "parse_head",
     "parse_parts",
     "refuse_new_connections",
@@ -302,6 +307,7 @@ class WsgiApplication(Application):
         multiprocess: bool = False,
         scheme: str = "http",
         script_name: str = "",
+        environ: dict[str, Any] | None = None,
     ) -> None: ...
     def serve(self) -> None: ...
     def stop(self) -> None: ...
@@ -337,6 +343,8 @@ class ConnectionTable:
     def is_full(self) -> bool: ...
     @property
     def nbytes(self) -> int: ...
+    @property
+    def n_requests(self) -> int: ...
     def __init__(
         self,
         policy: Policy | PolicySet | None = None,
@@ -413,6 +421,10 @@ class AccessEntry:
     @property
     def user_agent(self) -> bytes | None: ...
     @property
+    def request(self) -> dict[str, Any] | None: ...
+    @property
+    def fields(self) -> Any: ...
+    @property
     def status(self) -> int: ...
     @property
     def n_bytes(self) -> int: ...
@@ -454,6 +466,67 @@ class Engine:
     def drain(self, *, grace: float = 2.0, spread: float = 1.0, timeout: float = 30.0) -> None: ...
     def close(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
+
+# transport.pxi and hosted.pxi
+
+has_epoll: bool
+
+class TransportProtocol:
+    @property
+    def transports(self) -> Transports: ...
+    @property
+    def transport(self) -> Any: ...
+    @property
+    def conn(self) -> int: ...
+    def __init__(self, transports: Transports, klass: int = 0) -> None: ...
+    def connection_made(self, transport: Any) -> None: ...
+    def data_received(self, data: Buffer) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def connection_lost(self, error: BaseException | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def closed(self, cause: str) -> int: ...
+
+class Transports:
+    @property
+    def table(self) -> ConnectionTable: ...
+    @property
+    def loop(self) -> Any: ...
+    @property
+    def n_requests(self) -> int: ...
+    def __new__(
+        cls,
+        table: ConnectionTable,
+        application: Application,
+        loop: Any,
+        *,
+        limits: Limits | None = None,
+        max_buffer_bytes: int = 67108864,
+        server_name: str = "kacore",
+    ) -> Self: ...
+    def set_fields(self, lines: bytes, *, date: bool = True) -> None: ...
+    def passed(self) -> int: ...
+    def wake(self) -> None: ...
+    def drain(self, *, grace: float = 2.0, spread: float = 1.0, timeout: float = 30.0) -> None: ...
+    def close(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+
+class ProtocolApplication(HandlerApplication):
+    def __init__(self, loop: Any, logger: Any) -> None: ...
+
+class HostedAsgiApplication(AsgiApplication):
+    def __init__(
+        self,
+        app: Any,
+        loop: Any,
+        logger: Any,
+        *,
+        tasks: set[Any] | None = None,
+        is_bare: bool = False,
+        upgrade: Callable[[Any, Head], Callable[[Any, bytes], None] | None] | None = None,
+        scope: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None: ...
 
 # Counters in memory that several processes share, and the end of a listener.
 

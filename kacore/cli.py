@@ -84,6 +84,12 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the application is (default: auto, by the arguments it takes)",
     )
     parser.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto", help="event loop")
+    parser.add_argument(
+        "--io",
+        choices=("auto", "epoll", "transports"),
+        default="auto",
+        help="who moves the bytes: kacore's engine, or the event loop's transports (default: auto)",
+    )
     parser.add_argument("--threads", type=int, default=4, help="WSGI: requests at once; 0 = no threads (default: 4)")
     parser.add_argument("--lifespan", choices=("auto", "on", "off"), default="auto", help="ASGI lifespan")
     parser.add_argument("--root-path", default="", help="what a proxy in front strips from paths")
@@ -347,6 +353,7 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         lifespan=args.lifespan,
         root_path=args.root_path,
         server_name=args.server_name,
+        io=args.io,
         date_header=args.date_header,
         headers=args.headers,
         ws_max_size=args.ws_max_size,

@@ -16,6 +16,8 @@ include "tunnel.pxi"
 include "handler.pxi"
 include "asgi.pxi"
 include "wsgi.pxi"
+include "transport.pxi"
+include "hosted.pxi"
 
 # Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
 include "engine_here.pxi"
@@ -23,9 +25,9 @@ include "engine_here.pxi"
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
-    "Engine", "HandlerApplication", "Head", "KacoreError", "Limits", "LocalError", "PeerError", "Request",
-    "RequestParser", "Response", "Runner", "Stream", "Tunnel", "Upgrade", "Verdict", "WsgiApplication",
-    "parse_head", "parse_parts",
+    "Engine", "HandlerApplication", "Head", "HostedAsgiApplication", "KacoreError", "Limits", "LocalError", "PeerError",
+    "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
+    "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",
     "refuse_new_connections", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
     "sum_counters",
 ]

@@ -11,6 +11,8 @@ cdef class AccessEntry:
     cdef readonly bytes target
     cdef readonly str version
     cdef readonly bytes referer, user_agent  # None: not sent
+    cdef readonly object request       # what the application got: environ of WSGI, scope of ASGI; None: nothing
+    cdef readonly object fields        # of the response, as the application gave them; None: it gave none
     cdef readonly unsigned status      # 499: the client was gone before an answer began
     cdef readonly int64_t n_bytes      # content of the response
     cdef readonly int64_t unix_time    # when the head had arrived, seconds

@@ -332,6 +332,7 @@ cdef class AsgiApplication(Application):
     cdef object websocket
     cdef readonly Runner runner
     cdef readonly str root_path
+    cdef bytes raw_root         # in front of raw_path, for a host that does so
     cdef dict template, extensions, extensions_1_0
     cdef object server          # the listener that the template names
 
@@ -366,14 +367,13 @@ cdef class AsgiApplication(Application):
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
-        cdef bint takes_trailers = takes_trailers_of(ka_talk_head_bytes(talk), head, fields)
-        cdef dict scope = self.scope_of(port, talk, head, fields)
-        scope["extensions"] = self.extensions_of(port, talk, takes_trailers)
+        cdef dict scope = self.scope_of(exchange, port, talk, head, fields)
         if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
             return 0
         exchange.app = self
-        exchange.takes_trailers = takes_trailers
         exchange.attach(port, talk)
+        if exchange.entry is not None:
+            exchange.entry.request = scope
         try:
             exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
                                                        PyCFunction_New(&SEND, exchange)))
@@ -386,7 +386,7 @@ cdef class AsgiApplication(Application):
         exchange.task.add_done_callback(exchange.finished)
         return 0
 
-    cdef dict scope_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
         cdef dict scope
         cdef str path = path_of(buf, head, False)
@@ -400,8 +400,12 @@ cdef class AsgiApplication(Application):
             scope["method"] = method_str(buf, head.method)
         scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
         scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
+        if self.raw_root and head.path.len:
+            scope["raw_path"] = self.raw_root + <bytes>scope["raw_path"]
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
+        exchange.takes_trailers = takes_trailers_of(buf, head, fields)
+        scope["extensions"] = self.extensions_of(port, talk, exchange.takes_trailers)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
         scope["client"] = port.client_of(talk)
         if port.has_proxies:

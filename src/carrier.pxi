@@ -401,7 +401,7 @@ cdef class Runner:
         cdef Carrier carrier
         if ka_basicsize(asyncio.current_task()) > TASK_BYTES or ka_basicsize(self.loop.create_future()) > FUTURE_BYTES:
             return "a Task or a Future is larger than expected"
-        if not Task.__module__ == type(self.loop.create_future()).__module__ == "_asyncio":
+        if {Task.__module__, type(self.loop.create_future()).__module__} != {"_asyncio"}:
             return "a Task or a Future is not asyncio's own in C, whose bytes say everything"
         self.add_carrier()
         await asyncio.sleep(0)

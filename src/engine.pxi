@@ -12,6 +12,9 @@ cdef extern from "sys/socket.h" nogil:
         AF_UNIX
 
 
+has_epoll = True   # there is an Engine in this build
+
+
 cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
     cdef Engine engine = <Engine>ctx
     cdef Exchange exchange = None
@@ -81,34 +84,6 @@ cdef unsigned engine_class_of_request(void *ctx, ka_talk *talk, const ka_head *h
         return <unsigned>now if now >= 0 else 0
 
 
-cdef void engine_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
-    cdef Engine engine = <Engine>ctx
-    cdef Exchange exchange
-    if talk.exchange == NULL:
-        return
-    exchange = <Exchange>talk.exchange
-    try:
-        exchange.news(news)
-    except BaseException as error:
-        engine.failed(error)
-        exchange.refuse(500, b"Internal Server Error")
-
-
-cdef void engine_on_lost(void *owner) noexcept:
-    cdef Exchange exchange = <Exchange>owner
-    cdef Engine engine = exchange.port
-    cdef ka_talk *talk = exchange.talk
-    exchange.talk = NULL
-    try:
-        exchange.ended(talk)
-        if talk.cause == KA_CAUSE_HANDLER_TIMEOUT:
-            exchange.cancel()
-        exchange.lost()
-    except BaseException as error:
-        engine.failed(error)
-    Py_DECREF(exchange)
-
-
 cdef void engine_on_wake(void *ctx) noexcept:
     cdef Engine engine = <Engine>ctx
     try:
@@ -129,37 +104,10 @@ cdef void engine_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
         engine.failed(error)
 
 
-cdef void engine_release(void *owner) noexcept:
-    Py_DECREF(<object>owner)
-
-
 cdef object os_error(int code):
     if code == KA_ENOMEM:
         return MemoryError("no memory for the engine")
     return OSError(-code - 1000, os.strerror(-code - 1000))
-
-
-cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
-                                       b"transfer-encoding", b"upgrade"))
-
-def field_lines(headers):
-    """bytes: field lines for Engine.set_fields, of pairs (name, value) of str or bytes; 8 KiB at most.
-
-    Raises ValueError for a field that may not be one, or that is the server's own to write."""
-    cdef ka_reply reply
-    cdef char *at
-    plain = plain_headers(headers)
-    lines = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
-    at = PyBytes_AS_STRING(lines)
-    for name, value in plain:
-        text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
-        if name.lower() in OWN_FIELDS:
-            raise ValueError(f"{text!r}: this field is the server's own")
-        if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
-            raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")
-    if len(lines) > 8192:
-        raise ValueError(f"the fields of every response have {len(lines)} bytes together, and 8192 at most")
-    return lines
 
 
 cdef enum:
@@ -188,10 +136,8 @@ cdef class Engine(Port):
     """
     cdef ka_engine *engine
     cdef readonly ConnectionTable table
-    cdef Application application
     cdef object call_soon, attend_later, on_closed, on_notice
     cdef object policies         # the PolicySet whose rules are asked
-    cdef object pending          # an exception for the caller of step()
     cdef bint is_attending       # attend_later is on its way
     cdef object on_race
     cdef uint64_t process        # that it was made in
@@ -211,8 +157,8 @@ cdef class Engine(Port):
         cdef bytes name = server_name.encode("latin-1")
         calls.ctx = <void *>self
         calls.on_request = engine_on_request
-        calls.on_news = engine_on_news
-        calls.on_lost = engine_on_lost
+        calls.on_news = port_on_news
+        calls.on_lost = port_on_lost
         calls.on_wake = engine_on_wake
         calls.on_closed = NULL
         calls.on_race = NULL
@@ -226,7 +172,7 @@ cdef class Engine(Port):
             calls.on_notice = engine_on_notice
         if access_log is not None:
             calls.on_refused = engine_on_refused
-        calls.release = engine_release
+        calls.release = release_object
         calls.class_of_client = engine_class_of_client
         calls.class_of_request = engine_class_of_request
         self.access_log = access_log
@@ -270,14 +216,6 @@ cdef class Engine(Port):
             raise LocalError("the engine is closed")
         if self.process != ka_process():
             raise LocalError("the engine was made before a fork, in another process: make one here")
-        return 0
-
-    cdef int failed(self, object error) except -1:
-        """An exception out of the application's side. Only what means to end the process goes on from step()."""
-        if isinstance(error, Exception):
-            self.application.logger.error("an error in handling a request", exc_info=error)
-        elif self.pending is None:
-            self.pending = error
         return 0
 
     cdef int answer_500(self, ka_talk *talk, Exchange exchange) except -1:
@@ -460,10 +398,7 @@ cdef class Engine(Port):
         if self.shared != NULL:
             self.share_counters()
         self.application.leave()
-        if self.pending is not None:
-            error = self.pending
-            self.pending = None
-            raise error
+        self.raise_pending()
         if got < 0:
             raise os_error(got)
         return got

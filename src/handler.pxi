@@ -108,7 +108,7 @@ cdef class HandlerExchange(CollectedExchange):
     cdef int complete(self) except -1:
         self.request._collector = self.collector
         try:
-            result = self.app.handler(self.request)
+            result = self.app.handle(self)
             if hasattr(result, "__await__"):
                 self.task = self.app.runner.start(result if iscoroutine(result) else as_coroutine(result))
                 if self.task is not None:
@@ -228,6 +228,9 @@ cdef class HandlerApplication(Application):
 
     cdef int leave(self) except -1:
         return self.runner.leave()
+
+    cdef object handle(self, HandlerExchange exchange):
+        return self.handler(exchange.request)
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef HandlerExchange exchange = HandlerExchange.__new__(HandlerExchange)

@@ -1,6 +1,8 @@
 # The extern declarations of the C core, for the .pxi files of kacore._core. No Python object here.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+ctypedef void (*ka_release)(void *owner) noexcept  # out here, since what stands below may be called without the GIL
+
 
 cdef extern from "ka_base.h" nogil:
     enum:
@@ -132,6 +134,8 @@ cdef extern from "ka_table.h" nogil:
         KA_CAUSE_CLIENT
         KA_CAUSE_APPLICATION
         KA_CAUSE_EVICTED
+        KA_CAUSE_UPGRADED
+        KA_CAUSE_BUFFER_LIMIT
         KA_CAUSE_HANDLER_TIMEOUT
         KA_CAUSE_CLIENT_LIMIT
         KA_CAUSE_REJECTED
@@ -271,6 +275,7 @@ cdef extern from "ka_reply.h" nogil:
     ctypedef struct ka_reply_common:
         pass
 
+    void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
     int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
                       size_t value_len)
@@ -279,6 +284,15 @@ cdef extern from "ka_reply.h" nogil:
 
 
 cdef extern from "ka_buf.h" nogil:
+    ctypedef struct ka_buf:
+        ka_buf *next
+        const char *ptr
+        void *owner
+        size_t start
+        size_t end
+        int64_t file_off
+        int fd
+
     ctypedef struct ka_pool:
         size_t lent_bytes
         size_t kept_bytes
@@ -297,11 +311,22 @@ cdef extern from "ka_talk.h" nogil:
         ka_pool pool
         ka_reply_common common
         ka_limits limits
+        ka_field *fields
         uint32_t n_talks
+        void *port
+        void (*attend)(void *port, ka_talk *talk) noexcept
+        void (*lost)(void *exchange) noexcept
 
     ctypedef struct ka_talk:
         ka_service *service
         ka_handle conn
+        const char *window
+        size_t window_len
+        ka_buf *out
+        uint32_t head_bytes
+        uint8_t has_exchange
+        uint8_t is_driven
+        uint8_t is_noted
         size_t unsent
         void *exchange
         ka_body body
@@ -313,6 +338,16 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t is_eof
         uint8_t is_tunnel
 
+    int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                        ka_release release)
+    void ka_service_free(ka_service *service)
+    ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
+    void ka_talk_free(ka_talk *talk)
+    void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len)
+    char *ka_talk_room(ka_talk *talk, size_t want, size_t *room)
+    void ka_talk_filled(ka_talk *talk, size_t nbytes)
+    void ka_talk_sent(ka_talk *talk, size_t nbytes)
+    int ka_talk_park(ka_talk *talk)
     int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, bint sends_date)
     ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
     size_t ka_talk_readable(const ka_talk *talk)
@@ -353,15 +388,43 @@ cdef extern from "ka_wire.h" nogil:
         void (*close)(ka_session *session) noexcept
 
 
-cdef extern from "ka_engine.h" nogil:
-    ctypedef struct ka_engine:
-        pass
-
+cdef extern from "ka_turn.h" nogil:
     ctypedef enum ka_news:
         KA_NEWS_BODY
         KA_NEWS_LOW
         KA_NEWS_DRAIN
         KA_NEWS_EOF
+
+    ctypedef enum ka_turned:
+        KA_TURN_ON
+        KA_TURN_PAUSE
+        KA_TURN_ENDED
+
+    ctypedef struct ka_moves:
+        void (*on_request)(void *port, ka_talk *talk, const ka_head *head) noexcept
+        void (*on_news)(void *port, ka_talk *talk, ka_news news) noexcept
+        ka_turned (*read)(void *port, void *peer, ka_talk *talk) noexcept
+        ka_cause (*flush)(void *port, void *peer, ka_talk *talk) noexcept
+        void (*look_for_fin)(void *port, void *peer, ka_talk *talk) noexcept
+        bint (*can_read)(void *port, void *peer) noexcept
+        bint (*has_unread)(void *port, void *peer, ka_talk *talk) noexcept
+        bint (*can_send)(void *port, void *peer) noexcept
+        void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
+        void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
+        void (*again)(void *port, void *peer, ka_talk *talk) noexcept
+        void (*settled)(void *port, void *peer, ka_talk *talk) noexcept
+
+    ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes, int64_t now)
+    void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
+    ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
+    void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
+    void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
+    bint ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
+
+
+cdef extern from "ka_engine.h" nogil:
+    ctypedef struct ka_engine:
+        pass
 
     ctypedef enum ka_notice:
         KA_NOTICE_DESCRIPTORS

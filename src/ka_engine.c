@@ -17,8 +17,7 @@
 enum {
     EVENTS = 128,            /* a step */
     EXPIRIES = 64,           /* a step */
-    TURN_REQUESTS = 32,      /* a connection and step */
-    TURN_BYTES = 64 * 1024,  /* the same */
+    TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 4 << 20,   /* the same */
     SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
     TLS_ALERT_MAX = 32,      /* bytes of a record with an alert; one with a request has more */
@@ -27,6 +26,7 @@ enum {
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
 static void again(ka_engine *e, ka_handle h, ka_sock *s);
+static const ka_moves moves;
 static void arm(ka_engine *e);
 
 /* --- socks --- */
@@ -117,13 +117,15 @@ static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 /* --- sending --- */
 
 /* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
-static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
+static ka_cause flush(void *port, void *peer, ka_talk *talk)
 {
+    ka_engine *e = port;
+    ka_sock *s = peer;
+    ka_session *session = session_of(e, talk->conn);
     size_t total = 0, n_done;
-    ka_session *session = session_of(e, h);
     while (s->can_write && ka_wire_is_pending(session, talk)) {
         if (ka_unlikely(total >= TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
-            again(e, h, s);
+            again(e, talk->conn, s);
             break;
         }
         ssize_t n = ka_wire_send(s, session, talk, &n_done);
@@ -141,19 +143,11 @@ static ka_cause flush(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         total += (size_t)n;
         ka_talk_sent(talk, n_done);
     }
-    if (total) {
-        ka_cause cause;
-        if (ka_conn_progress(e->table, h, total, e->now, &cause) == KA_ESLOW)
-            return cause;
-        if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
-            talk->outq = 0;
-        if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
-            talk->is_held = 0;
-            if (talk->has_exchange)
-                e->calls.on_news(e->calls.ctx, talk, KA_NEWS_LOW);
-        }
-    }
-    return KA_N_CAUSES;
+    if (total == 0)
+        return KA_N_CAUSES;
+    if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
+        talk->outq = 0;
+    return ka_turn_left(&moves, e, talk, total, e->now);
 }
 
 /* --- the ends of a connection --- */
@@ -192,16 +186,6 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
         ka_talk_free(talk); /* last: it tells the application */
     if (ka_unlikely(e->has_paused))
         ka_listeners_resume(e);
-}
-
-/* Return whether the connection still stands after sending what is pending. */
-static int flush_or_end(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
-{
-    ka_cause cause = flush(e, h, s, talk);
-    if (ka_likely(cause == KA_N_CAUSES))
-        return 1;
-    ka_sock_end(e, h, s, cause);
-    return 0;
 }
 
 /* Throw away what a lingering client still sends. */
@@ -258,19 +242,17 @@ static void again(ka_engine *e, ka_handle h, ka_sock *s)
 
 /* FIN was announced while the application is busy with a request whose content is complete: is it FIN, or are there
  * bytes before it? FIN means "no further request", nothing more. */
-static void look_for_fin(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
+static void look_for_fin(void *port, void *peer, ka_talk *talk)
 {
+    ka_sock *s = peer;
     char byte;
-    if (!ka_talk_body_is_over(talk) || talk->window_len)
+    if (ka_likely(!s->saw_fin) || !ka_talk_body_is_over(talk) || talk->window_len)
         return;
     /* Through a filter there is no peeking: what comes before FIN is taken in, one read of it. */
-    if (session_of(e, h) ? receive(e, h, s, talk) == 0 : recv(s->fd, &byte, 1, MSG_PEEK) == 0) {
-        ka_talk_eof(talk);
-        e->calls.on_news(e->calls.ctx, talk, KA_NEWS_EOF);
-    }
+    ka_engine *e = port;
+    if (session_of(e, talk->conn) ? receive(e, talk->conn, s, talk) == 0 : recv(s->fd, &byte, 1, MSG_PEEK) == 0)
+        ka_turn_eof(&moves, port, talk);
 }
-
-typedef enum { GO_ON, PAUSE, ENDED } turn_result;
 
 /* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
 static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
@@ -286,123 +268,100 @@ static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
     return got == KA_OK;
 }
 
-static turn_result read_more(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, size_t *input)
+static ka_turned read_more(void *port, void *peer, ka_talk *talk)
 {
-    ka_cause cause;
+    ka_engine *e = port;
+    ka_sock *s = peer;
+    ka_handle h = talk->conn;
     if (!s->can_read)
-        return PAUSE;
+        return KA_TURN_PAUSE;
     if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
-        return ka_sock_of(e, h) ? PAUSE : ENDED;
-    if (*input >= TURN_BYTES) {
+        return ka_sock_of(e, h) ? KA_TURN_PAUSE : KA_TURN_ENDED;
+    if (e->turn_bytes >= TURN_BYTES) {
         again(e, h, s);
-        return PAUSE;
+        return KA_TURN_PAUSE;
     }
     ssize_t n = receive(e, h, s, talk);
     if (n == KA_PARTIAL)
-        return PAUSE;
+        return KA_TURN_PAUSE;
     if (n < 0) {
-        ka_sock_end(e, h, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
-        return ENDED;
+        ka_sock_end(e, talk->conn, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
+        return KA_TURN_ENDED;
     }
     if (n == 0) {
         s->can_read = 0;
-        ka_talk_eof(talk);
-        if (talk->has_exchange)
-            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_EOF);
-        return GO_ON;
+        ka_turn_eof(&moves, e, talk);
+        return KA_TURN_ON;
     }
-    *input += (size_t)n;
-    if (ka_conn_progress(e->table, h, (size_t)n, e->now, &cause) == KA_ESLOW) {
-        if (ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, e->now) < 0) {
-            ka_sock_end(e, h, s, cause);
-            return ENDED;
-        }
-    }
-    return GO_ON;
+    e->turn_bytes += (size_t)n;
+    return ka_turn_arrived(&moves, e, s, talk, (size_t)n, e->now);
 }
 
-static turn_result finish(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk, int lingers)
+static int can_read(void *port, void *peer)
 {
-    if (!flush_or_end(e, h, s, talk))
-        return ENDED;
-    if (talk->unsent)
-        return PAUSE;
-    /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (!ka_talk_end_would_lie(talk) && (lingers || ((s->can_read || session_of(e, h)) && !talk->is_eof)))
-        half_close(e, h, s, (ka_cause)talk->cause);
-    else
-        ka_sock_end(e, h, s, (ka_cause)talk->cause);
-    return ENDED;
+    (void)port;
+    return ((const ka_sock *)peer)->can_read;
 }
 
-static turn_result wait(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
+/* With a filter always: the client's own last word is on its way. */
+static int has_unread(void *port, void *peer, ka_talk *talk)
 {
-    size_t before = talk->unsent;
-    if (before > KA_OUT_HIGH) {
-        if (!flush_or_end(e, h, s, talk))
-            return ENDED;
-        if (talk->unsent <= KA_OUT_HIGH)
-            return GO_ON;
-    }
-    if (ka_unlikely(s->saw_fin) && talk->has_exchange && !talk->is_eof)
-        look_for_fin(e, h, s, talk);
-    return PAUSE;
+    return can_read(port, peer) || session_of(port, talk->conn);
 }
 
-/* Everything one connection can do now, within bounds. */
+static int can_send(void *port, void *peer)
+{
+    (void)port;
+    return ((const ka_sock *)peer)->can_write;
+}
+
+static void on_request(void *port, ka_talk *talk, const ka_head *head)
+{
+    const ka_engine *e = port;
+    e->calls.on_request(e->calls.ctx, talk, head, e->service.fields);
+}
+
+static void on_news(void *port, ka_talk *talk, ka_news news)
+{
+    const ka_engine *e = port;
+    e->calls.on_news(e->calls.ctx, talk, news);
+}
+
+static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause)
+{
+    ka_sock_end(port, talk->conn, peer, cause);
+}
+
+static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
+{
+    half_close(port, talk->conn, peer, cause);
+}
+
+static void settled(void *port, void *peer, ka_talk *talk)
+{
+    ka_engine *e = port;
+    (void)talk;
+    ((ka_sock *)peer)->talk = NULL;
+    if (ka_unlikely(e->has_paused))
+        ka_listeners_resume(e); /* it can be closed now for somebody who waits */
+}
+
+static void move_again(void *port, void *peer, ka_talk *talk) { again(port, talk->conn, peer); }
+
+static const ka_moves moves = {
+    .on_request = on_request, .on_news = on_news,       .read = read_more,              .flush = flush,
+    .can_read = can_read,     .has_unread = has_unread, .look_for_fin = look_for_fin,   .can_send = can_send,
+    .settled = settled,       .end = move_end,          .half_close = move_half_close,  .again = move_again,
+};
+
 static void turn(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    ka_talk *talk = s->talk;
-    ka_head head;
-    unsigned n_requests = 0;
-    size_t input = 0;
-    turn_result result = GO_ON;
-    if (talk == NULL) {
-        if ((talk = s->talk = ka_talk_new(&e->service, h)) == NULL) {
-            ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
-            return;
-        }
-    }
-    talk->is_driven = 1;
-    while (result == GO_ON) {
-        switch (ka_talk_next(talk, e->now, &head)) {
-        case KA_TALK_REQUEST:
-            e->calls.on_request(e->calls.ctx, talk, &head, e->service.fields);
-            if (++n_requests == TURN_REQUESTS) {
-                again(e, h, s);
-                result = PAUSE;
-            }
-            break;
-        case KA_TALK_BODY:
-            talk->wants_body = 0;
-            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_BODY);
-            break;
-        case KA_TALK_READ: result = read_more(e, h, s, talk, &input); break;
-        case KA_TALK_WAIT: result = wait(e, h, s, talk); break;
-        case KA_TALK_LINGER: result = finish(e, h, s, talk, 1); break;
-        case KA_TALK_CLOSE: result = finish(e, h, s, talk, 0); break;
-        }
-    }
-    if (result == ENDED)
-        return;
-    if (!flush_or_end(e, h, s, talk))
-        return;
-    talk->is_driven = 0;
-    if (talk->unsent && s->can_write)
-        again(e, h, s); /* written by the application when it was told that it may go on: no event will tell of it */
-    if (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining) {
-        turn(e, h, s); /* what is left to do is to close */
-        return;
-    }
-    (void)ka_talk_settle(talk, e->now);
-    if (ka_talk_is_idle(talk)) {
-        s->talk = NULL;
-        ka_talk_free(talk);
-        if (ka_unlikely(e->has_paused))
-            ka_listeners_resume(e); /* it can be closed now for somebody who waits */
-    } else if (ka_talk_park(talk) < 0) {
+    if (s->talk == NULL && (s->talk = ka_talk_new(&e->service, h)) == NULL) {
         ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
+        return;
     }
+    e->turn_bytes = 0;
+    ka_turn(&moves, e, s, s->talk, e->now);
 }
 
 /* --- handshakes --- */
@@ -465,23 +424,6 @@ static void note(void *port, ka_talk *talk)
     e->noted[e->n_noted++] = talk->conn;
 }
 
-/* Output goes out and the end of an exchange is carried out; but no request is handed over from here, where the caller
- * may be the task of another request: waiting input is left to the next step. */
-static void attend_one(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    ka_talk *talk = s->talk;
-    int may_call = (talk->has_exchange && !talk->has_response) || talk->window_len == 0;
-    talk->is_noted = 0;
-    if (may_call && !(talk->has_response && s->can_read)) {
-        turn(e, h, s);
-        return;
-    }
-    if (!flush_or_end(e, h, s, talk))
-        return;
-    (void)ka_talk_settle(talk, e->now);
-    again(e, h, s);
-}
-
 void ka_engine_attend(ka_engine *e)
 {
     if (e->is_attending)
@@ -490,8 +432,9 @@ void ka_engine_attend(ka_engine *e)
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = ka_sock_of(e, h);
+        e->turn_bytes = 0;
         if (s && s->talk && s->talk->is_noted)
-            attend_one(e, h, s);
+            ka_turn_attend(&moves, e, s, s->talk, e->now);
     }
     e->n_noted = 0;
     e->is_attending = 0;
@@ -541,23 +484,16 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
 
 static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, ka_cause cause)
 {
-    switch (action) {
-    case KA_DO_ANSWER_408:
-    case KA_DO_ANSWER_503:
-        if (s->talk && ka_talk_refuse(s->talk, action == KA_DO_ANSWER_408 ? 408 : 503,
-                                      action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
-                                                                 : "the application took too long to answer",
-                                      cause, e->now) == KA_OK) {
-            turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
-            return;
-        }
-        if (s->talk)
-            s->talk->cause = (uint8_t)cause;
-        ka_sock_end(e, h, s, cause);
+    if (ka_turn_answers_late(s->talk, action, cause, e->now)) {
+        turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
         return;
-    case KA_DO_HALF_CLOSE: half_close(e, h, s, cause); return;
-    default: ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause); return;
     }
+    if (s->talk && action != KA_DO_HALF_CLOSE)
+        s->talk->cause = (uint8_t)cause;
+    if (action == KA_DO_HALF_CLOSE)
+        half_close(e, h, s, cause);
+    else
+        ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
 }
 
 static void expire(ka_engine *e)

@@ -8,17 +8,10 @@
 #ifndef KA_ENGINE_H
 #define KA_ENGINE_H
 
+#include "ka_turn.h"
 #include "ka_wire.h"
 
 typedef struct ka_engine ka_engine;
-
-/* What happened to a request that the application has. */
-typedef enum {
-    KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
-    KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
-    KA_NEWS_DRAIN, /* the server is about to stop: a tunnel has until the drain's deadline to end well */
-    KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
-} ka_news;
 
 /* What an operator should know; at most once in ten seconds each. */
 typedef enum {

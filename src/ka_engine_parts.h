@@ -29,6 +29,7 @@ struct ka_engine {
     int epoll_fd, timer_fd, event_fd, spare_fd;
     int64_t now, armed_ns;   /* armed_ns: what the timer is set to, INT64_MAX = off */
     int64_t date_s;
+    size_t turn_bytes;       /* of input, in the turn that is being taken */
     ka_sock **chunks;        /* by slot index; owned */
     ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
     uint32_t n_chunks, n_shakes;

@@ -266,6 +266,11 @@ cdef class ConnectionTable:
         if self.has_shared:
             PyBuffer_Release(&self.shared)
 
+    @property
+    def n_requests(self):
+        """int: request heads counted so far, as in stats(), but cheap."""
+        return self.counters.requests
+
     def __len__(self):
         return ka_table_open_count(self.table)
 

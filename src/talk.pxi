@@ -25,13 +25,32 @@ class ClientGone(KacoreError, OSError):
     """The client is gone: what is sent now reaches nobody. An OSError, as ASGI asks of send()."""
 
 
-cdef class Port:
-    """Whoever moves the bytes of an Exchange."""
+cdef class Application
 
+
+cdef class Port:
+    """Whoever moves the bytes of an Exchange, and hands requests to an application."""
+    cdef Application application
+    cdef object pending          # an exception that means to end the process, for whoever drives the port
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
     cdef bint has_proxies        # some peers may name the client: ask origin_of
     cdef bint has_tls            # some connections are over TLS: ask tls_of
+
+    cdef int failed(self, object error) except -1:
+        """An exception out of the application's side. Only what means to end the process goes on from here."""
+        if isinstance(error, Exception):
+            self.application.logger.error("an error in handling a request", exc_info=error)
+        elif self.pending is None:
+            self.pending = error
+        return 0
+
+    cdef int raise_pending(self) except -1:
+        if self.pending is not None:
+            error = self.pending
+            self.pending = None
+            raise error
+        return 0
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
@@ -157,6 +176,8 @@ cdef class Exchange:
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
+        if self.entry is not None:
+            self.entry.fields = headers
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:
@@ -360,3 +381,71 @@ cdef class Application:
     cdef int wake(self) except -1:
         """Port.wake was called from another thread."""
         return 0
+
+
+cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
+                                       b"transfer-encoding", b"upgrade"))
+
+
+def field_lines(headers):
+    """bytes: field lines for set_fields of Engine and Transports, of pairs (name, value) of str or bytes; 8 KiB at most.
+
+    Raises ValueError for a field that may not be one, or that is the server's own to write."""
+    cdef ka_reply reply
+    cdef char *at
+    plain = plain_headers(headers)
+    lines = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
+    at = PyBytes_AS_STRING(lines)
+    for name, value in plain:
+        text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
+        if name.lower() in OWN_FIELDS:
+            raise ValueError(f"{text!r}: this field is the server's own")
+        if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
+            raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")
+    if len(lines) > 8192:
+        raise ValueError(f"the fields of every response have {len(lines)} bytes together, and 8192 at most")
+    return lines
+
+
+# What the C core calls; ctx is the Port.
+
+cdef void port_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    cdef Port port = <Port>ctx
+    try:
+        port.application.request(port, talk, head, fields)
+    except BaseException as error:
+        port.failed(error)
+        if talk.exchange != NULL:
+            (<Exchange>talk.exchange).detach()
+        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
+
+
+cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
+    cdef Exchange exchange
+    if talk.exchange == NULL:
+        return
+    exchange = <Exchange>talk.exchange
+    try:
+        exchange.news(news)
+    except BaseException as error:
+        (<Port>ctx).failed(error)
+        exchange.refuse(500, b"Internal Server Error")
+
+
+cdef void port_on_lost(void *owner) noexcept:
+    cdef Exchange exchange = <Exchange>owner
+    cdef Port port = exchange.port
+    cdef ka_talk *talk = exchange.talk
+    exchange.talk = NULL
+    try:
+        exchange.ended(talk)
+        if talk.cause == KA_CAUSE_HANDLER_TIMEOUT:
+            exchange.cancel()
+        exchange.lost()
+    except BaseException as error:
+        port.failed(error)
+    Py_DECREF(exchange)
+
+
+cdef void release_object(void *owner) noexcept:
+    Py_DECREF(<object>owner)

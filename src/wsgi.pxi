@@ -316,7 +316,8 @@ cdef unsigned status_of(object status) except 0:
 
 
 cdef class WsgiApplication(Application):
-    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads."""
+    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads;
+    environ: what every environ begins with besides, such as wsgi.errors."""
     cdef readonly object app
     cdef readonly int threads
     cdef object waker, work, posted  # deques: requests that wait for a thread, exchanges that wait for the engine
@@ -328,7 +329,8 @@ cdef class WsgiApplication(Application):
     cdef dict template
     cdef object server               # the listener that the template names
 
-    def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name=""):
+    def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name="",
+                 environ=None):
         from collections import deque
         global BytesIO
         from io import BytesIO
@@ -361,6 +363,7 @@ cdef class WsgiApplication(Application):
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
+            **(environ or {}),
         }
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -368,6 +371,8 @@ cdef class WsgiApplication(Application):
         exchange.app = self
         exchange.environ = self.environ_of(port, talk, head, fields)
         exchange.attach(port, talk)
+        if exchange.entry is not None:
+            exchange.entry.request = exchange.environ
         return exchange.collect()
 
     cdef int name_server(self, object server) except -1:

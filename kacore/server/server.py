@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from kacore.server.loading import INTERFACES, Interface, UsageError, detect_inte
 from kacore.server.races import RaceLog
 from kacore.server.systemd import Notifier
 from kacore.server.tls import TLS, FixedTLS
+from kacore.server.transports import TransportsServer
 
 if TYPE_CHECKING:
     from kacore.policy import PolicySet
@@ -56,10 +58,10 @@ class WebSocketOptions:
     Raises UsageError for what cannot be.
     """
 
-    max_size: int
-    ping_interval: float
-    ping_timeout: float
-    per_message_deflate: bool
+    max_size: int = 16 * 1024 * 1024
+    ping_interval: float = 20.0
+    ping_timeout: float = 20.0
+    per_message_deflate: bool = True
 
     def __post_init__(self) -> None:
         if self.max_size < 1:
@@ -96,7 +98,8 @@ class Server:
     admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
     admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
     ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate: of websockets, see WebSocketOptions.
-    Raises UsageError (a ValueError) for arguments that cannot be served; kacore.LocalError without epoll.
+    io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
+    Raises UsageError (a ValueError) for arguments that cannot be served.
     """
 
     def __init__(
@@ -127,10 +130,11 @@ class Server:
         proxy_protocol: bool = False,
         admin: str | None = None,
         admin_hosts: Iterable[str] = (),
-        ws_max_size: int = 16 * 1024 * 1024,
-        ws_ping_interval: float = 20.0,
-        ws_ping_timeout: float = 20.0,
-        ws_per_message_deflate: bool = True,
+        ws_max_size: int = WebSocketOptions.max_size,
+        ws_ping_interval: float = WebSocketOptions.ping_interval,
+        ws_ping_timeout: float = WebSocketOptions.ping_timeout,
+        ws_per_message_deflate: bool = WebSocketOptions.per_message_deflate,
+        io: str = "auto",
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
@@ -162,6 +166,7 @@ class Server:
         self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
         if worker is not None and self.admin_port == 0:
             raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
+        self.io = self._chosen_io(io, policy)
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -184,6 +189,19 @@ class Server:
         self._must_end = asyncio.Event()
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
+
+    def _chosen_io(self, io: str, policy: Policy | PolicySet | None) -> str:
+        if io not in ("auto", "epoll", "transports"):
+            raise UsageError(f"io={io!r}: must be auto, epoll or transports")
+        if io == "epoll" and not _core.has_epoll:
+            raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
+        if io == "epoll" or (io == "auto" and _core.has_epoll):
+            return "epoll"
+        if self.access_log != "off" or self.trusted:
+            raise UsageError("io=transports has no access_log, forwarded_allow_ips or proxy_protocol")
+        if getattr(policy, "rules", ()):
+            raise UsageError("io=transports has one policy for all: no rules")
+        return "transports"
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -259,6 +277,8 @@ class Server:
         if self.tls is not None:
             try:
                 self.tls.reload()
+                if isinstance(self._engine, TransportsServer):
+                    self._engine.renew()
                 self.logger.info("the certificates were read again")
             except UsageError as error:
                 self.logger.error("the old certificates stay in use: %s", error)
@@ -326,25 +346,14 @@ class Server:
             application = self._application(loop, lifespan)
             if self.interface != "wsgi":
                 self._runner = await self._probed(application.runner)
-            engine = self._engine = _core.Engine(
-                self.table,
-                application,
-                limits=self._limits(),
-                max_buffer_bytes=self.policy.max_buffer_bytes,
-                call_soon=loop.call_soon,
-                server_name=self.server_name,
-                on_race=RaceLog(self.policy, self.logger),
-                access_log=logs.access_log(self.access_log),
-                on_closed=logs.closed_log(self.logger),
-                on_notice=logs.notice_log(self.logger),
-            )
-            engine.set_fields(self._field_lines, date=self.date_header)
-            engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
-            engine.set_classes(self._policy)
+            self._engine = self._made_engine(loop, application)
             for listener in self._listeners:
                 if self.worker is None or self.worker.watches(listener):
                     self.listen(listener)
-            loop.add_reader(engine.fileno(), engine.step)
+            if self.io == "transports":
+                await self._engine.started()
+            else:
+                loop.add_reader(self._engine.fileno(), self._engine.step)
             self._announce(loop)
             self._started.set()
             await self._stop.wait()
@@ -361,6 +370,34 @@ class Server:
                 await self._admin.stop()
             for number in signals:
                 loop.remove_signal_handler(number)
+
+    def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
+        """Who moves the bytes: the engine, or the loop's transports behind the same face."""
+        options: dict[str, Any] = {
+            "limits": self._limits(),
+            "max_buffer_bytes": self.policy.max_buffer_bytes,
+            "server_name": self.server_name,
+        }
+        if self.io == "transports":
+            transports = TransportsServer(
+                self.table, application, loop, handshake_timeout=self.policy.handshake_timeout, **options
+            )
+            transports.set_fields(self._field_lines, date=self.date_header)
+            return transports
+        engine = _core.Engine(
+            self.table,
+            application,
+            call_soon=loop.call_soon,
+            on_race=RaceLog(self.policy, self.logger),
+            access_log=logs.access_log(self.access_log),
+            on_closed=logs.closed_log(self.logger),
+            on_notice=logs.notice_log(self.logger),
+            **options,
+        )
+        engine.set_fields(self._field_lines, date=self.date_header)
+        engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
+        engine.set_classes(self._policy)
+        return engine
 
     def _application(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> Any:
         if self.interface == "asgi":
@@ -441,11 +478,12 @@ class Server:
             if self._notifier.watchdog is not None:
                 repeat(loop, self._notifier.watchdog / 2, self._notifier.alive)
         self.logger.info(
-            "kacore %s serves %s on %s (%s, pid %d, at most %d connections%s)",
+            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections%s)",
             __version__,
             self.interface.upper() if self.interface != "handler" else "a handler",
             ", ".join(self.addresses),
             type(loop).__module__.partition(".")[0],
+            "" if self.io == "epoll" else "'s transports, without the memory and speed of the engine",
             os.getpid(),
             self.policy.max_connections,
             f", admin on port {self.admin_port}" if self.admin_port is not None else "",
@@ -489,7 +527,8 @@ class Server:
 
     def _end(self, loop: asyncio.AbstractEventLoop, application: Any) -> None:
         if self._engine is not None:
-            loop.remove_reader(self._engine.fileno())
+            if self.io == "epoll":
+                loop.remove_reader(self._engine.fileno())
             self._engine.close()
             self._engine = None
         if self._runner is not None:

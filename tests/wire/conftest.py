@@ -104,14 +104,25 @@ class Running:
         assert not self._thread.is_alive()
 
 
+@pytest.fixture(params=["epoll"])
+def io(request: pytest.FixtureRequest) -> str:
+    """Who moves the bytes: every test of the server runs over the engine and over the loop's transports."""
+    if request.param == "epoll" and not kacore._core.has_epoll:
+        pytest.skip("this build has no epoll")
+    if request.param == "transports" and request.node.get_closest_marker("engine"):
+        pytest.skip("about the engine alone")
+    return str(request.param)
+
+
 @pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
+def start(io: str) -> Iterator[Callable[..., Running]]:
     """start(app, policy=..., ...) serves it on a free port of 127.0.0.1; options of kacore.Server."""
     servers: list[Running] = []
 
     def run(app: Any, **options: Any) -> Running:
         if "policy" not in options:
             options["policy"] = kacore.Policy()
+        options.setdefault("io", io)
         running = Running(app, **options)
         if running.failure is not None:
             raise running.failure

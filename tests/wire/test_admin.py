@@ -92,6 +92,7 @@ def test_metrics_without_prometheus_client_say_what_to_install(served, monkeypat
     assert (status, text) == (501, b"metrics need prometheus_client: pip install kacore[metrics]\n")
 
 
+@pytest.mark.engine
 def test_connections_lists_them_and_says_when_it_is_cut(served, client, monkeypatch):
     running = served()
     clients = [client(running) for _ in range(3)]

@@ -66,6 +66,7 @@ def test_a_content_that_comes_byte_by_byte_arrives(echo, client):
     assert c.response().body == b"POST / xxx"
 
 
+@pytest.mark.engine
 def test_a_last_chunk_in_two_pieces_costs_no_time(echo, client):
     """What waits for its end must not be looked at again and again."""
     running = echo()

@@ -40,6 +40,7 @@ def ok(request):
 # -- places --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.engine
 def test_newcomers_wait_in_the_backlog_while_nobody_can_be_closed(start, client):
     entered, leave = threading.Semaphore(0), threading.Event()
 
@@ -64,6 +65,7 @@ def test_newcomers_wait_in_the_backlog_while_nobody_can_be_closed(start, client)
     assert running.closed("evicted") == 1
 
 
+@pytest.mark.engine
 def test_a_place_that_becomes_idle_is_given_to_who_waits_at_once(start, client):
     gate = asyncio.Event()
 
@@ -82,6 +84,7 @@ def test_a_place_that_becomes_idle_is_given_to_who_waits_at_once(start, client):
     assert second.response().status == 200
 
 
+@pytest.mark.engine
 def test_when_full_reject_answers_503_with_retry_after(start, client):
     gate = asyncio.Event()
 

@@ -107,6 +107,14 @@ def test_accepting_connect_ends_http_on_the_connection(start, client):
     assert c.is_closed()
 
 
+def test_an_upgrade_that_is_offered_is_named_in_connection(start, client):
+    upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade, keep-alive")]
+    c = client(start(lambda request: Response(b"", status=426, headers=upgrade)))
+    response = c.get()
+    assert (response.get("upgrade"), response.all("connection")) == ("websocket", ["upgrade", "keep-alive"])
+    assert c.get("/", "Connection: close").all("connection") == ["upgrade", "close"]
+
+
 def test_fields_that_are_ours_cannot_be_set_by_the_application(start, client):
     wrong = [
         (b"Transfer-Encoding", b"chunked"),

@@ -1,0 +1,32 @@
+"""Hello through a framework, whose own cost every server pays alike. Imported only by the servers that serve one."""
+
+import os
+
+if os.environ["BENCH_APP"] == "starlette":
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    async def hello(request):
+        return PlainTextResponse("Hello, world!")
+
+    asgi_starlette = Starlette(routes=[Route("/", hello)])
+
+elif os.environ["BENCH_APP"] == "fastapi":
+    from fastapi import FastAPI
+    from fastapi.responses import PlainTextResponse
+
+    asgi_fastapi = FastAPI()
+
+    @asgi_fastapi.get("/", response_class=PlainTextResponse)
+    async def hello():
+        return "Hello, world!"
+
+elif os.environ["BENCH_APP"] == "flask":
+    from flask import Flask
+
+    wsgi_flask = Flask(__name__)
+
+    @wsgi_flask.get("/")
+    def hello():
+        return "Hello, world!", 200, {"content-type": "text/plain"}

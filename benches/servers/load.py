@@ -1,0 +1,82 @@
+"""The client: wrk, on a core of its own. Its counts beside the server's CPU time are the figures."""
+
+import re
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from servers.process import NotMeasured, Place, Running
+
+BROWSER_FIELDS = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+    "Accept-Language": "en-GB,en;q=0.7,de;q=0.3",
+    "Accept-Encoding": "gzip, deflate, br",
+    "DNT": "1",
+    "Cookie": "session=4f1c2b7a9d8e4f60b3a2; theme=dark; seen=1718000000",
+    "Upgrade-Insecure-Requests": "1",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Site": "none",
+    "Sec-Fetch-User": "?1",
+    "Cache-Control": "max-age=0",
+}  # and wrk's own Host: 13 fields
+PIPELINE = """
+init = function(args)
+    local all = {}
+    for i = 1, 16 do all[i] = wrk.format(nil, "/") end
+    sixteen = table.concat(all)
+end
+request = function() return sixteen end
+"""
+POST = 'wrk.method = "POST"; wrk.body = string.rep("x", 1024)'
+
+
+@dataclass(frozen=True)
+class Load:
+    connections: int = 64
+    fields: dict[str, str] = field(default_factory=dict)
+    script: str = ""
+    threads: int = 1
+
+
+def to_microseconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()
+    return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
+
+
+def wrk_command(server: Running, load: Load, cores: str, seconds: int, scratch: Path) -> list[str]:
+    command = f"taskset -c {cores} wrk -t{load.threads} -c{load.connections} -d{seconds}s --latency".split()
+    for name, value in load.fields.items():
+        command += ["-H", f"{name}: {value}"]
+    if load.script:
+        (scratch / "wrk.lua").write_text(load.script)
+        command += ["-s", str(scratch / "wrk.lua")]
+    return [*command, server.url]
+
+
+def read_wrk(done: subprocess.CompletedProcess) -> dict[str, float]:
+    """Raises NotMeasured when an answer was wrong, since a figure would then mean nothing."""
+    counted = re.search(r"(\d+) requests in", done.stdout)
+    wrong = re.search(r"Non-2xx.*|Socket errors.*", done.stdout)
+    if done.returncode != 0 or not counted or int(counted[1]) == 0:
+        raise NotMeasured(f"wrk: {(done.stderr or done.stdout).strip()[-200:]}")
+    if wrong:
+        raise NotMeasured(wrong[0].strip())
+    return {
+        "n": int(counted[1]),
+        "rps": float(re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)[1]),
+        "p99_us": to_microseconds(re.search(r"^ +99%\s+(\S+)", done.stdout, re.M)[1]),
+    }
+
+
+def measure(server: Running, load: Load, place: Place, seconds: int) -> dict[str, float]:
+    """One round: CPU time of the server for each response, responses a second, p99, and how busy the server was."""
+    command = wrk_command(server, load, place.client_cores, seconds, place.scratch)
+    before, began = server.cpu(), time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20)
+    spent, took = server.cpu() - before, time.monotonic() - began
+    figures = read_wrk(done)
+    n = figures.pop("n")
+    return {"cpu_us": spent / n * 1e6, **figures, "busy": spent / took}

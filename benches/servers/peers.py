@@ -1,0 +1,163 @@
+"""Who is compared: how each server is started, with one process on one core and what its own documentation calls fast.
+
+Access logs are off everywhere. kacore runs as it is by default, apart from limits that would end a connection amid a
+measurement. nginx answers with the very fields that kacore sends.
+"""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+FRAMEWORKS = ("starlette", "fastapi", "flask")
+
+# `keepalive_timeout 75s 74s` makes nginx send Keep-Alive: timeout=74, as kacore does. worker_connections counts
+# from the start, a megabyte for each few thousand, so it is no larger than the largest bench needs.
+NGINX_CONF = """
+worker_processes 1;
+worker_rlimit_nofile 19990;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ worker_connections 19000; }}
+http {{
+    access_log off;
+    sendfile {sendfile};
+    output_buffers 2 512k;
+    tcp_nopush on;
+    open_file_cache max=16;
+    keepalive_requests 1000000000;
+    keepalive_timeout 75s 74s;
+    client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
+    uwsgi_temp_path {directory}; scgi_temp_path {directory};
+    server {{
+        listen 127.0.0.1:{port} backlog=4096{ssl};
+        {ssl_files}
+        default_type text/plain;
+        location / {{ return 200 "Hello, world!"; }}
+        location /mebibyte {{ root {files}; }}
+        location /file {{ root {files}; }}
+    }}
+}}
+"""
+NGINX_TLS = "ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`command` has {app}, {port}, {directory} and {python} in it; `tls` is added to it, and has {certificate} and {key}."""
+
+    command: list[str]
+    package: str = ""  # whose version to print; empty: ask the program
+    interface: str = ""  # which application of apps.py it serves; empty: none, it answers by itself
+    tls: list[str] | None = None  # None: it has none
+    patience: list[str] = field(default_factory=list)  # added where thousands of connections stay idle for minutes
+    sendfile: bool = True  # nginx only
+
+
+def kacore(interface: str, *arguments: str) -> Peer:
+    return Peer(
+        ["{python}", "-m", "kacore", "serve", "{app}", "--interface", interface, "--port", "{port}", *arguments],
+        package="kacore", interface=interface, tls=["--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}"],
+        patience=["--max-connections", "19500", "--keep-alive-timeout", "900"],
+    )  # fmt: skip
+
+
+def granian(interface: str) -> Peer:
+    return Peer(
+        ["{python}", "-m", "granian", "--interface", interface, "--port", "{port}", "--loop", "uvloop", "--http", "1",
+         "--no-ws", "--log-level", "error", "--backlog", "4096", "{app}"],
+        package="granian", interface=interface,
+        tls=["--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"], patience=["--backpressure", "20000"],
+    )  # fmt: skip
+
+
+def launched(package: str, interface: str) -> Peer:
+    command = ["{python}", str(HERE / "launch.py"), package, "{app}", "{port}"]
+    return Peer(command, package=package, interface=interface)
+
+
+PEERS = {
+    "nginx": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[]),
+    "nginx-copying": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[], sendfile=False),
+    "kacore-asgi": kacore("asgi"),
+    "kacore-asgi-asyncio": kacore("asgi", "--loop", "asyncio"),
+    "kacore-wsgi": kacore("wsgi", "--threads", "0"),
+    "kacore-wsgi-1": kacore("wsgi", "--threads", "1"),
+    "kacore-wsgi-4": kacore("wsgi", "--threads", "4"),
+    "kacore-handler": kacore("handler"),
+    "uvicorn": Peer(
+        ["{python}", "-m", "uvicorn", "{app}", "--port", "{port}", "--backlog", "4096", "--no-access-log",
+         "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"],
+        package="uvicorn", interface="asgi", tls=["--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}"],
+        patience=["--timeout-keep-alive", "900"],
+    ),
+    "granian-asgi": granian("asgi"),
+    "granian-wsgi": granian("wsgi"),
+    "fastpysgi-asgi": launched("fastpysgi", "asgi"),
+    "fastpysgi-wsgi": launched("fastpysgi", "wsgi"),
+    "bjoern": launched("bjoern", "wsgi"),
+    "mrhttp": launched("mrhttp", "handler"),
+    "socketify": Peer(
+        ["{python}", "-m", "socketify", "{app}", "--port", "{port}", "--disable-listen-log", "True"],
+        package="socketify", interface="asgi",
+    ),
+    "aiohttp": launched("aiohttp", "handler"),
+    "gunicorn-gthread": Peer(
+        ["{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "4",
+         "--keep-alive", "75", "--worker-connections", "4096", "--log-level", "error", "{app}"],
+        package="gunicorn", interface="wsgi",
+    ),
+    "hypercorn": Peer(
+        ["{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--backlog", "4096", "--worker-class", "uvloop",
+         "--keep-alive", "900", "{app}"],
+        package="hypercorn", interface="asgi",
+    ),
+}  # fmt: skip
+
+
+def app_of(peer: Peer, app: str) -> str:
+    return f"{'frameworks' if app in FRAMEWORKS else 'apps'}:{peer.interface}_{app}"
+
+
+def nginx_conf(peer: Peer, directory: Path, port: int, files: Path, certificate: Path | None, key: Path | None) -> str:
+    ssl_files = NGINX_TLS.format(certificate=certificate, key=key) if certificate else ""
+    return NGINX_CONF.format(
+        directory=directory,
+        port=port,
+        files=files,
+        ssl=" ssl" if certificate else "",
+        ssl_files=ssl_files,
+        sendfile="on" if peer.sendfile else "off",
+    )
+
+
+def version_of(peer: Peer) -> str:
+    if peer.package == "kacore":
+        return (ROOT / "kacore" / "_version.py").read_text().split('"')[1]
+    if peer.package:
+        return importlib.metadata.version(peer.package)
+    said = subprocess.run([peer.command[0], "-v"], capture_output=True, text=True)
+    return (said.stderr or said.stdout).strip().rpartition("/")[2]
+
+
+def build_of(program: str = "git") -> str:
+    """The commit that kacore was built from, with a plus when files differ from it; empty outside a clone."""
+    try:
+        command = [program, "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def flags(name: str) -> str:
+    """The command as a reader would type it."""
+    words = ["python" if word == "{python}" else word for word in PEERS[name].command]
+    return re.sub(r"\S*/launch\.py", "benches/servers/launch.py", " ".join(words))
+
+
+def python() -> str:
+    return sys.executable

@@ -1,0 +1,265 @@
+"""kacore's connections inside uvicorn: `uvicorn app:app --http kacore.embed.uvicorn:Protocol`.
+
+uvicorn stays the server: its listeners, workers, lifespan, logs, TLS, websockets and signals. Each connection is held
+by kacore's table: every phase has a deadline, a full server closes its least useful idle connection instead of
+answering 503, and one timer serves all. docs/embedding.md says what changes.
+
+The policy comes from configure(), or else from KACORE_* variables. uvicorn's own flags win where they differ from
+uvicorn's defaults: a 5 that the user wrote and the default 5 look alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+from kacore import _core
+from kacore._core import ConnectionTable, Head
+from kacore._limits import limits_of
+from kacore.policy import Policy, PolicySet
+from kacore.policy.sources import Sources
+
+__all__ = ["Protocol", "configure"]
+
+TESTED = ("0.51", "0.52", "0.53", "0.54")
+
+if ".".join(uvicorn.__version__.split(".")[:2]) not in TESTED:
+    raise ImportError(
+        f"kacore.embed.uvicorn is tested with uvicorn {', '.join(TESTED)}, and this is {uvicorn.__version__}:"
+        f" install one of those (pip install kacore[uvicorn])"
+    )
+
+# uvicorn's flag: its default there, and the field of the policy that it means.
+FLAGS = {
+    "timeout_keep_alive": (5, "keep_alive_timeout"),
+    "limit_concurrency": (None, "max_connections"),
+    "timeout_graceful_shutdown": (None, "drain_timeout"),
+    "h11_max_incomplete_event_size": (None, "max_head_bytes"),
+}
+WORDS = {
+    "failed": "Exception in ASGI application\n",
+    "was cancelled": "Exception in ASGI application\n",
+    "returned without completing its response": "ASGI callable returned without completing response.",
+}
+
+logger = logging.getLogger("uvicorn.error")
+access_logger = logging.getLogger("uvicorn.access")
+configured: Policy | PolicySet | None = None
+
+
+def configure(policy: Policy | PolicySet | None) -> None:
+    """The policy of servers that are started from now on in this process; None: KACORE_* variables again.
+
+    Call it in the module of the application: workers of uvicorn import that, too.
+    """
+    global configured
+    configured = policy
+
+
+def policy_for(config: Config) -> PolicySet:
+    """What is in force for a server of this configuration. PolicyError names a variable that is wrong."""
+    if configured is None:
+        sources = Sources()
+        sources.add_environment(os.environ)
+        policies = sources.policy_set()
+    else:
+        policies = configured if isinstance(configured, PolicySet) else PolicySet(configured, [])
+    fields: dict[str, Any] = {}
+    for flag, (default, field) in FLAGS.items():
+        value = getattr(config, flag, default)
+        if value != default and value is not None:
+            fields[field] = type(getattr(policies.default, field))(value)
+    return policies.replace_default(**fields) if fields else policies
+
+
+class Words:
+    """kacore's messages about an application, in uvicorn's words and its log."""
+
+    def error(self, message: str, *arguments: Any, exc_info: Any = None) -> None:
+        """As of logging.Logger."""
+        known = WORDS.get(arguments[0]) if arguments else None
+        if known is not None:
+            message, arguments = known, ()
+        logger.error(message, *arguments, exc_info=exc_info)
+
+
+class BareLoop:
+    """A loop that offers call_later() and create_task() only, with the futures of the running one."""
+
+    def __init__(self, loop: Any) -> None:
+        self.call_later = loop.call_later
+        self.create_task = loop.create_task
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """As of asyncio's loops."""
+        return asyncio.get_running_loop().create_future()
+
+
+class Host(_core.Transports):
+    """All connections of one uvicorn server: their table, their one timer."""
+
+    config: Config
+    server_state: Any
+    app_state: dict[str, Any]
+    policy: Policy
+    given_loop: Any
+    probing: asyncio.Task[Any] | None
+
+    def __new__(cls, config: Config, server_state: Any, app_state: dict[str, Any], loop: Any) -> Host:
+        """Of the compiled class, which takes its table and application when it is made."""
+        given_loop = loop
+        is_bare = not hasattr(loop, "call_soon")
+        if is_bare:
+            loop = BareLoop(loop)
+        policies = policy_for(config)
+        names = [value for name, value in config.encoded_headers if name == b"server"]
+        application = _core.HostedAsgiApplication(
+            logged(config.loaded_app),
+            loop,
+            Words(),
+            state=app_state,
+            root_path=config.root_path,
+            scheme="https" if config.is_ssl else "http",
+            tasks=server_state.tasks,
+            is_bare=is_bare,
+            upgrade=upgrade,
+            scope={"asgi": {"version": config.asgi_version, "spec_version": "2.4"}},
+        )
+        self = super().__new__(
+            cls,
+            ConnectionTable(policies),
+            application,
+            loop,
+            limits=limits_of(policies.default),
+            max_buffer_bytes=policies.default.max_buffer_bytes,
+            server_name=names[0].decode("latin-1") if names else "",
+        )
+        self.set_fields(lines_of(config), date=config.date_header)
+        self.config, self.server_state, self.app_state = config, server_state, app_state
+        self.policy, self.given_loop = policies.default, given_loop
+        self.probing = None
+        if not is_bare and not getattr(config, "reset_contextvars", False):
+            self.probing = loop.create_task(application.runner.probe())
+        return self
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def passed(self) -> int:
+        """uvicorn's --limit-max-requests looks at this."""
+        self.server_state.total_requests = self.n_requests
+        return 0
+
+    def leave_soon(self) -> None:
+        """uvicorn shuts down: idle connections stay answerable for a moment, and every response says close."""
+        if not self.table.is_draining:
+            policy = self.policy
+            self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
+
+
+class Protocol(_core.TransportProtocol):
+    """One connection, in place of uvicorn's HttpToolsProtocol or H11Protocol."""
+
+    __slots__ = ("ws_protocol_class",)
+    transports: Host
+    ws_protocol_class: Any
+
+    def __init__(self, config: Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        host = getattr(server_state, "kacore_host", None)
+        if host is None:
+            if not config.loaded:
+                config.load()
+            host = Host(config, server_state, app_state, _loop or asyncio.get_running_loop())
+            server_state.kacore_host = host
+        super().__init__(host)
+        self.ws_protocol_class = config.ws_protocol_class
+
+    @property
+    def loop(self) -> Any:
+        """The loop that uvicorn gave, or the running one."""
+        return self.transports.given_loop
+
+    def connection_made(self, transport: Any) -> None:
+        """As of asyncio.Protocol."""
+        super().connection_made(transport)
+        if self.conn:
+            self.transports.server_state.connections.add(self)
+
+    def closed(self, cause: str) -> int:
+        """It has left the table."""
+        if cause == "bad_request":
+            logger.warning("Invalid HTTP request received.")
+        self.transports.server_state.connections.discard(self)
+        return 0
+
+    def shutdown(self) -> None:
+        """Called by uvicorn for each connection when the server ends."""
+        self.transports.leave_soon()
+
+
+def upgrade(protocol: Protocol, head: Head) -> Callable[[Any, bytes], None] | None:
+    """Websockets are uvicorn's own."""
+    config = protocol.transports.config
+    wanted = head.get("upgrade")
+    if wanted is None or wanted.lower() != b"websocket" or protocol.ws_protocol_class is None:
+        logger.warning("Unsupported upgrade request.")
+        if protocol.ws_protocol_class is None:
+            logger.warning(
+                "No supported WebSocket library detected. Please use \"pip install 'uvicorn[standard]'\","
+                " or install 'websockets' or 'wsproto' manually."
+            )
+        return None
+
+    def take(transport: Any, data: bytes) -> None:
+        host = protocol.transports
+        if hasattr(transport, "set_write_buffer_limits"):
+            transport.set_write_buffer_limits()
+        taker = protocol.ws_protocol_class(config=config, server_state=host.server_state, app_state=host.app_state)
+        taker.connection_made(transport)
+        taker.data_received(data)
+        transport.set_protocol(taker)
+
+    return take
+
+
+def lines_of(config: Config) -> bytes:
+    """What --header adds to every response. Fields that the framing needs are kacore's to write."""
+    lines = b""
+    for name, value in config.encoded_headers:
+        if name == b"server":
+            continue  # the first is the server's name
+        try:
+            lines += _core.field_lines([(name, value)])
+        except ValueError as error:
+            logger.warning("left out of responses: %s", error)
+    return lines
+
+
+def logged(app: Any) -> Any:
+    """The application with uvicorn's access log, or as it is when nobody reads it."""
+    if not (access_logger.hasHandlers() and access_logger.isEnabledFor(logging.INFO)):
+        return app
+
+    async def logged_app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def send_logged(message: dict[str, Any]) -> None:
+            await send(message)
+            if message["type"] == "http.response.start":
+                access_logger.info(
+                    '%s - "%s %s HTTP/%s" %d',
+                    get_client_addr(scope),  # type: ignore[arg-type]
+                    scope["method"],
+                    get_path_with_query_string(scope),  # type: ignore[arg-type]
+                    scope["http_version"],
+                    message["status"],
+                )
+
+        await app(scope, receive, send_logged)
+
+    return logged_app

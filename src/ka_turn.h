@@ -1,0 +1,186 @@
+/* ka_turn.h: one connection's turn, the same for every driver.
+ *
+ * Asks ka_talk what comes next, has it done by whoever moves the bytes, and reports the outcome to ka_conn. Holds no
+ * state and knows no socket: the engine and the path over an event loop's transports each bring the moves below. All
+ * is inline, so that a driver's constant table of moves costs no indirect call. */
+#ifndef KA_TURN_H
+#define KA_TURN_H
+
+#include "ka_talk.h"
+
+enum { KA_TURN_REQUESTS = 32 }; /* handed over in one turn; then others come first */
+
+/* What happened to a request that the application has. */
+typedef enum {
+    KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
+    KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
+    KA_NEWS_DRAIN, /* the server is about to stop: a tunnel has until the drain's deadline to end well */
+    KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
+} ka_news;
+
+typedef enum {
+    KA_TURN_ON,    /* something changed: ask the talk again */
+    KA_TURN_PAUSE, /* nothing more can be done now */
+    KA_TURN_ENDED  /* the connection is gone, and its talk */
+} ka_turned;
+
+/* The moves of a driver. port: all of it; peer: its side of this connection, which owns the talk. */
+typedef struct {
+    void (*on_request)(void *port, ka_talk *talk, const ka_head *head);
+    void (*on_news)(void *port, ka_talk *talk, ka_news news);
+    ka_turned (*read)(void *port, void *peer, ka_talk *talk);        /* more bytes, reported by ka_turn_arrived, or FIN */
+    ka_cause (*flush)(void *port, void *peer, ka_talk *talk);        /* send what can be sent; KA_N_CAUSES or why to end */
+    void (*look_for_fin)(void *port, void *peer, ka_talk *talk);     /* the application is busy: has the client gone? */
+    int (*can_read)(void *port, void *peer);                         /* may input be at hand that a turn would read? */
+    int (*has_unread)(void *port, void *peer, ka_talk *talk);        /* would close() make a RST of what the client sends? */
+    int (*can_send)(void *port, void *peer);                         /* would the way out take more now? */
+    void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
+    void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause); /* FIN and LINGER, or end at once */
+    void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause);        /* close, and free the talk */
+    void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
+} ka_moves;
+
+/* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. */
+static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes,
+                                        int64_t now)
+{
+    ka_cause cause;
+    if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
+        ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0) {
+        moves->end(port, peer, talk, cause);
+        return KA_TURN_ENDED;
+    }
+    return KA_TURN_ON;
+}
+
+/* The client sent FIN. */
+static inline void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
+{
+    ka_talk_eof(talk);
+    if (talk->has_exchange)
+        moves->on_news(port, talk, KA_NEWS_EOF);
+}
+
+/* Bytes left, and ka_talk_sent knows. Return KA_N_CAUSES, or the cause to end for. */
+static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
+{
+    ka_cause cause;
+    if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
+        return cause;
+    if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
+        talk->is_held = 0;
+        if (talk->has_exchange)
+            moves->on_news(port, talk, KA_NEWS_LOW);
+    }
+    return KA_N_CAUSES;
+}
+
+/* Send what is pending. Return whether the connection still stands. */
+static inline int ka_turn_flush(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
+{
+    ka_cause cause = moves->flush(port, peer, talk);
+    if (ka_likely(cause == KA_N_CAUSES))
+        return 1;
+    moves->end(port, peer, talk, cause);
+    return 0;
+}
+
+static inline ka_turned ka_turn_finish(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int lingers)
+{
+    if (!ka_turn_flush(moves, port, peer, talk))
+        return KA_TURN_ENDED;
+    if (talk->unsent)
+        return KA_TURN_PAUSE;
+    /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
+    if (!ka_talk_end_would_lie(talk) && (lingers || (!talk->is_eof && moves->has_unread(port, peer, talk))))
+        moves->half_close(port, peer, talk, (ka_cause)talk->cause);
+    else
+        moves->end(port, peer, talk, (ka_cause)talk->cause);
+    return KA_TURN_ENDED;
+}
+
+static inline ka_turned ka_turn_wait(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
+{
+    if (talk->unsent > KA_OUT_HIGH) {
+        if (!ka_turn_flush(moves, port, peer, talk))
+            return KA_TURN_ENDED;
+        if (talk->unsent <= KA_OUT_HIGH)
+            return KA_TURN_ON;
+    }
+    if (talk->has_exchange && !talk->is_eof)
+        moves->look_for_fin(port, peer, talk);
+    return KA_TURN_PAUSE;
+}
+
+/* Everything one connection can do now, within bounds. The talk may be gone afterwards. */
+static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
+{
+    ka_head head;
+    unsigned n_requests = 0;
+    ka_turned turned;
+    do {
+        turned = KA_TURN_ON;
+        talk->is_driven = 1;
+        while (turned == KA_TURN_ON) {
+            switch (ka_talk_next(talk, now, &head)) {
+            case KA_TALK_REQUEST:
+                moves->on_request(port, talk, &head);
+                if (++n_requests == KA_TURN_REQUESTS) {
+                    moves->again(port, peer, talk);
+                    turned = KA_TURN_PAUSE;
+                }
+                break;
+            case KA_TALK_BODY:
+                talk->wants_body = 0;
+                moves->on_news(port, talk, KA_NEWS_BODY);
+                break;
+            case KA_TALK_READ: turned = moves->read(port, peer, talk); break;
+            case KA_TALK_WAIT: turned = ka_turn_wait(moves, port, peer, talk); break;
+            case KA_TALK_LINGER: turned = ka_turn_finish(moves, port, peer, talk, 1); break;
+            case KA_TALK_CLOSE: turned = ka_turn_finish(moves, port, peer, talk, 0); break;
+            }
+        }
+        if (turned == KA_TURN_ENDED || !ka_turn_flush(moves, port, peer, talk))
+            return;
+        talk->is_driven = 0;
+        if (talk->unsent && moves->can_send(port, peer))
+            moves->again(port, peer, talk); /* written when the application was told to go on: no event will tell */
+        /* Once more when all that is left to do is to close. */
+    } while (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining);
+    (void)ka_talk_settle(talk, now);
+    if (ka_talk_is_idle(talk)) {
+        moves->settled(port, peer, talk);
+        ka_talk_free(talk);
+    } else if (ka_talk_park(talk) < 0) {
+        moves->end(port, peer, talk, KA_CAUSE_BUFFER_LIMIT);
+    }
+}
+
+/* A turn outside the driver's own: output goes out and the end of an exchange is carried out; but no request is handed
+ * over from here, where the caller may be the task of another request: waiting input is left to a turn to come. */
+static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
+{
+    int is_answering = talk->has_exchange && !talk->has_response;
+    talk->is_noted = 0;
+    if (is_answering || (talk->window_len == 0 && !(talk->has_response && moves->can_read(port, peer)))) {
+        ka_turn(moves, port, peer, talk, now);
+        return;
+    }
+    if (!ka_turn_flush(moves, port, peer, talk))
+        return;
+    (void)ka_talk_settle(talk, now);
+    moves->again(port, peer, talk);
+}
+
+/* Time is up: answer, where ka_conn_due says so. Return whether that is under way (the talk is noted); else close. */
+static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
+{
+    if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
+        return 0;
+    int is_408 = action == KA_DO_ANSWER_408;
+    return ka_talk_refuse(talk, is_408 ? 408 : 503,
+                          is_408 ? "the request took too long to arrive" : "the application took too long to answer",
+                          cause, now) == KA_OK;
+}
+
+#endif

@@ -1,0 +1,426 @@
+"""kacore's workers under gunicorn's own arbiter, in a child process, over loopback."""
+
+import contextlib
+import functools
+import http.client
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hammering import APPLICATION, Hammer
+
+pytestmark = pytest.mark.needs("module:gunicorn")
+
+# Answers with the process id; /slow and /block wait so many seconds, the second in a way that blocks an event loop.
+WSGI = """
+import asyncio, json, os, time
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path in ("/slow", "/block"):
+        time.sleep(float(environ["QUERY_STRING"]))
+    body = str(os.getpid())
+    if path == "/about":
+        try:
+            asyncio.get_running_loop()
+            has_loop = True
+        except RuntimeError:
+            has_loop = False
+        body = json.dumps({
+            "loop": has_loop, "client": environ["REMOTE_ADDR"], "scheme": environ["wsgi.url_scheme"],
+            "threads": environ["wsgi.multithread"], "processes": environ["wsgi.multiprocess"],
+        })
+        environ["wsgi.errors"].write("said by the application\\n")
+    start_response("200 OK", [("Content-Length", str(len(body))), ("X-Answer", "yes")])
+    return [body.encode()]
+"""
+BLOCK = """
+    if scope["path"] == "/block":
+        import time
+        time.sleep(10)
+"""
+ASGI = APPLICATION.replace("    body = str", BLOCK + "    body = str")
+WORKERS = {"wsgi": "Worker", "asgi": "ASGIWorker"}
+either = pytest.mark.parametrize("kind", WORKERS)
+# A drain as short as a test can wait for.
+SHORT = {"KACORE_DRAIN_GRACE": "0.2", "KACORE_DRAIN_SPREAD": "0.1"}
+
+
+@pytest.fixture
+def run(launch, tmp_path):
+    """run("wsgi", "--keep-alive", "3", conf="text of gunicorn.conf.py") starts gunicorn on a free port."""
+
+    def start(kind, *arguments, conf="", app=None, bind="127.0.0.1:0", **environ):
+        (tmp_path / "app.py").write_text(app or {"wsgi": WSGI, "asgi": ASGI}[kind])
+        (tmp_path / "gunicorn.conf.py").write_text(conf)
+        worker = f"kacore.embed.gunicorn.{WORKERS[kind]}"
+        where = () if "-b" in arguments else ("-b", bind)
+        child = launch(
+            "-m", "gunicorn", "-k", worker, *where, "--no-control-socket", *arguments, "app:app", cwd=tmp_path, **environ
+        )
+        child.wait_for(r"Booting worker|Error: ")
+        found = re.search(r"https?://127\.0\.0\.1:[1-9]\d*", child.text)
+        child.url = found[0] if found else ""
+        return child
+
+    return start
+
+
+def wait_until(condition, timeout=10):
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return value
+
+
+@contextlib.contextmanager
+def connected(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def answer(connection, path="/", headers=None, method="GET"):
+    connection.request(method, path, headers=headers or {})
+    response = connection.getresponse()
+    response.text = response.read().decode()
+    return response
+
+
+def ask(server, path="/", **headers):
+    with connected(server) as connection:
+        return answer(connection, path, headers)
+
+
+def pid(server):
+    return int(ask(server).text)
+
+
+@either
+def test_connection_is_kept_and_the_end_is_clean(run, kind):
+    server = run(kind, **SHORT)
+    with connected(server) as connection:
+        first = answer(connection)
+        assert first.getheader("Keep-Alive") == "timeout=74"
+        assert answer(connection).text == first.text
+        server.send_signal(signal.SIGTERM)
+        wait_until(lambda: "Handling signal: term" in server.text)
+        assert answer(connection).getheader("Connection") == "close"
+    assert server.wait() == 0
+    assert "Traceback" not in server.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("wsgi", ("-w", "2")),
+        ("wsgi", ("-w", "1", "--preload")),
+        ("asgi", ("-w", "2")),
+        ("asgi", ("-w", "2", "--reuse-port")),
+    ],
+)
+def test_no_request_is_lost_while_hup_replaces_the_workers(run, kind, options, free_port):
+    bind = f"127.0.0.1:{free_port()}"
+    server = run(kind, *options, bind=bind, **SHORT)
+    server.url = f"http://{bind}"
+    wait_until(lambda: can_connect(server))
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        hammer.answered(100)
+        first = set(hammer.bodies)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(rf"(?s)(Worker exiting.*){{{options[1]}}}")
+        hammer.answered(100)
+        assert hammer.bodies - first
+    assert hammer.lost == hammer.refused == []
+    assert server.stop() == 0
+    assert "Traceback" not in server.text
+
+
+def can_connect(server):
+    with contextlib.suppress(OSError):
+        return pid(server)
+
+
+@either
+def test_worker_is_replaced_after_max_requests_and_none_is_lost(run, kind):
+    server = run(kind, "--max-requests", "150", "--max-requests-jitter", "50", **SHORT)
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        wait_until(lambda: len(hammer.bodies) >= 3)
+    assert hammer.lost == hammer.refused == []
+    counts = [int(n) for n in re.findall(r"Autorestarting worker after (\d+)", server.text)]
+    assert counts
+    assert all(150 <= n < 250 for n in counts)
+
+
+@either
+def test_blocked_worker_is_killed_and_an_idle_one_is_not(run, kind):
+    conf = "def worker_abort(worker): print('aborted', worker.pid, flush=True)"
+    server = run(kind, "-w", "2", "--timeout", "1", conf=conf, **SHORT)
+    pids = wait_until(lambda: (found := {pid(server) for _ in range(10)}) and len(found) == 2 and found)
+    try:
+        assert ask(server, "/block?10").status == 500  # on the way out
+    except (OSError, http.client.HTTPException):
+        pass
+    victim = int(server.wait_for(r"WORKER TIMEOUT \(pid:(\d+)\)")[1])
+    server.wait_for(f"aborted {victim}")
+    # What the victim had let in goes with it.
+    wait_until(lambda: len({can_connect(server) for _ in range(10)} - {victim, None}) == 2)
+    assert (pids - {victim}) < {pid(server) for _ in range(30)}
+    assert server.text.count("WORKER TIMEOUT") == 1
+
+
+def test_full_worker_closes_an_idle_connection_for_the_newcomer(run):
+    server = run("wsgi", "--worker-connections", "3")
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(connected(server)) for _ in range(3)]
+        for connection in idle:
+            answer(connection)
+        began = time.monotonic()
+        assert ask(server).status == 200
+        assert time.monotonic() - began < 1
+        assert idle[0].sock.recv(1) == b""
+        assert answer(idle[2]).status == 200
+
+
+def test_keepalive_and_limits_of_gunicorn_are_heard(run):
+    server = run(
+        "wsgi",
+        *("--keep-alive", "9", "--limit-request-line", "100"),
+        *("--limit-request-fields", "5", "--limit-request-field_size", "50", "--header-map", "dangerous"),
+        KACORE_KEEP_ALIVE_TIMEOUT="33",  # gunicorn's own flag is over it
+    )
+    assert ask(server).getheader("Keep-Alive") == "timeout=8"
+    assert ask(server, "/" + 100 * "x").status == 414
+    assert ask(server, x=100 * "x").status == 431
+    assert ask(server, **{f"x{i}": "y" for i in range(5)}).status == 431
+    assert re.findall(r"(\w+) is not heard", server.text) == ["header_map"]
+
+
+def test_keepalive_0_closes_after_every_response(run):
+    server = run("wsgi", "--keep-alive", "0")
+    assert ask(server).getheader("Connection") == "close"
+
+
+def test_policy_comes_from_the_configuration_file_and_over_it_from_the_environment(run):
+    conf = "from kacore import Policy\nkacore_policy = Policy(keep_alive_timeout=20, max_keep_alive_requests=7)"
+    server = run("wsgi", "--env", "KACORE_KEEP_ALIVE_TIMEOUT=50", conf=conf)
+    assert ask(server).getheader("Keep-Alive") == "timeout=49, max=6"
+
+
+def test_unknown_version_of_gunicorn_is_told_in_one_sentence(run):
+    server = run("wsgi", conf="import gunicorn; gunicorn.__version__ = '99.0'")
+    assert server.wait() == 1
+    (error,) = re.findall("^Error: .*", server.text, re.MULTILINE)
+    assert "is tested with gunicorn 27, and this is 99.0: install one of those" in error
+    assert "Traceback" not in server.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "policy", "sentence"),
+    [
+        ({}, {"keep_alive_timeout": -1}, "keep_alive_timeout=-1"),
+        ({}, {"keep_alive_timeot": 1}, "keep_alive_timeot"),
+        ({}, 7, "kacore_policy=7: must be a Policy, a PolicySet or a dict of fields"),
+        ({"worker_connections": 10}, {"max_connections_per_client": 20}, "max_connections from gunicorn's settings"),
+        ({"protocol": "uwsgi"}, None, "protocol='uwsgi': kacore's workers serve protocol='http' only"),
+        ({"http_protocols": "h2,h1"}, None, "HTTP/1.1 only"),
+        ({"proxy_protocol": "v1", "proxy_allow_ips": "10.0.0.1"}, None, "need the same proxy_allow_ips"),
+    ],
+)
+def test_what_cannot_be_served_is_an_error_of_one_line(need, monkeypatch, settings, policy, sentence):
+    from kacore.embed import gunicorn
+
+    config = need("module:gunicorn.config").Config()
+    monkeypatch.setitem(sys.modules, "__config__", type(sys)("__config__"))
+    sys.modules["__config__"].kacore_policy = policy
+    for name, value in settings.items():
+        config.set(name, value)
+    with pytest.raises(RuntimeError, match=re.escape(sentence)) as caught:
+        gunicorn.Worker.check_config(config, None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "app", "right"), [("wsgi", ASGI, "ASGIWorker"), ("asgi", WSGI, "Worker")])
+def test_application_of_the_other_kind_is_told_which_worker_it_needs(run, kind, app, right):
+    server = run(kind, app=app)
+    assert server.wait() == 3
+    assert f"use -k kacore.embed.gunicorn.{right}\n" in server.text
+
+
+@either
+def test_hooks_are_called_in_order_with_one_request_object(run, kind):
+    conf = """
+def say(*words): print("hook", *words, flush=True)
+def post_worker_init(worker): say("init", type(worker).__name__)
+def pre_request(worker, req):
+    req.mark = 41
+    say("pre", req.method, req.uri, req.version)
+    if req.path == "/bad": raise ValueError("before")
+def post_request(worker, req, environ, resp):
+    fields = dict((name.lower(), value) for name, value in resp.headers)
+    say("post", req.mark + 1, environ["RAW_URI"], resp.status, fields.get("content-length", 0))
+    if req.path == "/after": raise ValueError("after")
+def worker_int(worker): say("int")
+def worker_exit(server, worker): say("exit")
+def child_exit(server, worker): say("child exit")
+"""
+    server = run(kind, conf=conf, **SHORT)
+    text = ask(server, "/a?b=c").text
+    assert [ask(server, path).status for path in ("/bad", "/after")] == [500, 200]  # its own request at most
+    assert "ValueError: before" in server.text
+    server.wait_for("ValueError: after")
+    server.stop(signal.SIGINT)
+    assert re.findall("^hook (.*)", server.text, re.MULTILINE) == [
+        f"init {WORKERS[kind]}",
+        "pre GET /a?b=c (1, 1)",
+        f"post 42 /a?b=c 200 OK {len(text)}",
+        "pre GET /bad (1, 1)",
+        "post 42 /bad 500 Internal Server Error 0",
+        "pre GET /after (1, 1)",
+        f"post 42 /after 200 OK {len(text)}",
+        "int",
+        "exit",
+        "child exit",
+    ]
+
+
+@either
+def test_access_log_and_statsd_are_written_by_gunicorns_loggers(run, kind):
+    log = '%(h)s "%(r)s" %(s)s %(B)s %({x-asked}i)s %({content-length}o)s %(m)s %(U)s?%(q)s'
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(5)
+        where = f"127.0.0.1:{statsd.getsockname()[1]}"
+        server = run(kind, "--access-logfile", "-", "--access-logformat", log, "--statsd-host", where)
+        text = ask(server, "/a?b=c", **{"X-Asked": "this"}).text
+        heard = ""
+        while "gunicorn.request.status.200:1|c" not in heard:
+            heard += statsd.recv(1000).decode() + "\n"
+    assert "gunicorn.requests:1|c" in heard
+    server.wait_for(re.escape(f'127.0.0.1 "GET /a?b=c HTTP/1.1" 200 {len(text)} this {len(text)} GET /a?b=c\n'))
+
+
+@either
+def test_tls_by_gunicorns_settings_and_hook(run, need, tmp_path, kind):
+    root = need("module:trustme").CA()
+    pem = root.issue_cert("localhost")
+    pem.private_key_pem.write_to_path(str(tmp_path / "key"))
+    pem.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    conf = "def ssl_context(conf, make):\n    print('made', flush=True)\n    return make()"
+    server = run(kind, "--certfile", "cert", "--keyfile", "key", conf=conf)
+    context = ssl.create_default_context()
+    root.configure_trust(context)
+    connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=10)
+    with contextlib.closing(connection):
+        assert answer(connection).status == 200
+        if kind == "wsgi":
+            assert '"scheme": "https"' in answer(connection, "/about").text
+    assert "made" in server.text
+
+
+def test_several_binds_and_a_unix_socket_are_served(run, tmp_path):
+    path = tmp_path / "app.sock"
+    server = run("wsgi", "-b", "127.0.0.1:0", "-b", f"unix:{path}")
+    assert ask(server).status == 200
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+        sock.settimeout(5)
+        sock.connect(str(path))
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+    server.stop()
+    assert not path.exists()
+
+
+def test_reload_serves_an_edit_and_shows_why_there_is_none(run, tmp_path):
+    server = run("asgi", "--reload")
+    module = tmp_path / "app.py"
+    edited = module.read_text().replace("str(os.getpid())", "'edited'")
+    assert ask(server).text != "edited"
+    for n, text in ((1, "broken("), (2, edited)):
+        module.write_text(text)
+        # gunicorn's watcher may not have seen the file yet as it was before.
+        wait_until(lambda n=n: server.text.count("app.py modified") == n or os.utime(module))
+        answered = ask(server)
+        assert (answered.status, "SyntaxError" in answered.text) == ((500, True) if n == 1 else (200, False))
+    assert answered.text == "edited"
+
+
+def test_threads_run_requests_at_once_and_one_thread_is_the_loops_own(run):
+    server = run("wsgi", "--threads", "4")
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=1):
+        began = time.monotonic()
+        slow = [threading.Thread(target=ask, args=(server, "/slow?0.5")) for _ in range(3)]
+        for thread in slow:
+            thread.start()
+        for thread in slow:
+            thread.join()
+        assert 0.5 <= time.monotonic() - began < 1.2
+    about = ask(server, "/about").text
+    assert '"threads": true' in about
+    alone = run("wsgi", "-w", "2")
+    about = ask(alone, "/about").text
+    for words in ('"loop": false', '"threads": false', '"processes": true'):
+        assert words in about
+    alone.wait_for("said by the application")
+
+
+def test_forwarded_allow_ips_says_whose_word_is_taken(run):
+    server = run("wsgi", "--forwarded-allow-ips", "127.0.0.2")
+    said = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    assert '"client": "127.0.0.1", "scheme": "http"' in ask(server, "/about", **said).text
+    proxy = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10, source_address=("127.0.0.2", 0))
+    with contextlib.closing(proxy):
+        assert '"client": "192.0.2.7", "scheme": "https"' in answer(proxy, "/about", said).text
+
+
+def test_proxy_protocol_names_the_client(run):
+    server = run("wsgi", "--proxy-protocol", "auto")
+    with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), timeout=5)) as sock:
+        sock.sendall(b"PROXY TCP4 192.0.2.9 192.0.2.1 4711 80\r\nGET /about HTTP/1.1\r\nHost: a\r\n\r\n")
+        received = functools.reduce(lambda data, _: data if b"}" in data else data + sock.recv(4096), range(9), b"")
+    assert b'"client": "192.0.2.9"' in received
+
+
+def test_lifespan_is_run_and_one_that_fails_stops_gunicorn(run):
+    app = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        assert (await receive())["type"] == "lifespan.startup"
+        scope["state"]["word"] = b"remembered"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("shut down", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["state"]["word"]})
+"""
+    server = run("asgi", app=app, **SHORT)
+    assert ask(server).text == "remembered"
+    assert server.stop() == 0
+    assert "shut down" in server.text
+    failing = run("asgi", app=app.replace("startup.complete", "startup.failed"))
+    assert failing.wait() == 3
+    assert "the application's start-up failed" in failing.text
+
+
+def test_workers_drain_and_end_when_the_arbiter_is_killed(run):
+    server = run("asgi", "-w", "2", "--timeout", "1", **SHORT)
+    wait_until(lambda: len({pid(server) for _ in range(10)}) == 2)
+    server.process.kill()
+    server.wait_for(r"(?s)(Worker exiting.*){2}")
+
+
+def test_importing_kacore_imports_no_gunicorn():
+    code = "import sys, kacore, kacore.embed, kacore.server; sys.exit('gunicorn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, timeout=20).returncode == 0

@@ -1,0 +1,328 @@
+"""kacore's connections inside uvicorn, over loopback. What it fixes is tested twice: with kacore's class on both
+loops, and with uvicorn's own, where the test must fail."""
+
+import gc
+import socket
+import threading
+import time
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn", reason="kacore[uvicorn] is not installed")
+pytest.importorskip("httptools")
+
+from kacore import Policy  # noqa: E402
+from kacore.embed import uvicorn as adapter  # noqa: E402
+
+KACORE = "kacore.embed.uvicorn:Protocol"
+PATIENCE = 15.0
+
+
+async def hello(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+class Served:
+    """A uvicorn server in a thread."""
+
+    def __init__(self, app, http, loop, **options):
+        config = uvicorn.Config(
+            app, port=0, http=http, loop=loop, lifespan="off", log_config=None, access_log=False, **options
+        )
+        self.server = uvicorn.Server(config)
+        self.socks = []  # closed at the end, also of a test that fails as it must
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        wait_until(lambda: self.server.started)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+
+    @property
+    def table(self):
+        return self.server.server_state.kacore_host.table
+
+    def connect(self):
+        self.socks.append(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE))
+        return self.socks[-1]
+
+    def stop(self):
+        self.server.should_exit = self.server.force_exit = True
+        self.thread.join(PATIENCE)
+        for sock in self.socks:
+            sock.close()
+        assert not self.thread.is_alive()
+
+
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "did not come true"
+        time.sleep(0.005)
+
+
+def ask(sock, *lines, line="GET / HTTP/1.1", host="Host: a"):
+    """The response to a request: status, lower-case fields, content (by its length)."""
+    sock.sendall("\r\n".join([line, *([host] if host else []), *lines, "", ""]).encode())
+    return answer(sock)
+
+
+def answer(sock):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        assert more, f"closed after {data!r}"
+        data += more
+    head, _, content = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    fields = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines)}
+    while len(content) < int(fields.get("content-length", 0)):
+        content += sock.recv(65536)
+    return int(status.split()[1]), fields, content
+
+
+def is_closed(sock, within):
+    """Whether the server ends the connection in so many seconds, whatever it says before."""
+    sock.settimeout(within)
+    try:
+        while sock.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+@pytest.fixture(
+    params=[
+        pytest.param((KACORE, "asyncio"), id="kacore-asyncio"),
+        pytest.param((KACORE, "uvloop"), id="kacore-uvloop"),
+        pytest.param(("httptools", "asyncio"), id="stock", marks=pytest.mark.xfail(strict=True, reason="fixed here")),
+    ]
+)
+def serve(request):
+    """serve(app, policy=..., **options of uvicorn.Config); with uvicorn's own class the test must fail."""
+    servers = []
+    http, loop = request.param
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+
+    def start(app=hello, policy=None, **options):
+        adapter.configure(policy or Policy())
+        servers.append(Served(app, http, loop, **options))
+        return servers[-1]
+
+    yield start
+    adapter.configure(None)
+    for server in servers:
+        server.stop()
+
+
+def test_client_that_says_nothing_is_closed_by_its_deadline(serve):
+    with serve(policy=Policy(first_byte_timeout=0.2)).connect() as sock:
+        assert is_closed(sock, 1.5)
+
+
+def test_head_that_trickles_in_is_answered_408(serve):
+    with serve(policy=Policy(request_header_timeout=0.2)).connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHos")
+        sock.settimeout(1.5)
+        assert answer(sock)[0] == 408
+
+
+def test_content_that_stalls_is_closed_by_its_deadline(serve):
+    async def reads(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+
+    with serve(reads, Policy(request_body_timeout=0.2)).connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+        assert is_closed(sock, 1.5)
+
+
+def test_full_server_closes_an_idle_connection_for_a_newcomer(serve):
+    server = serve(policy=Policy(min_idle_before_evict=0), limit_concurrency=3)
+    socks = [server.connect() for _ in range(3)]
+    for sock in socks:
+        assert ask(sock)[0] == 200
+    with server.connect() as newcomer:
+        assert ask(newcomer)[0] == 200
+    assert is_closed(socks[0], 5)
+    for sock in socks:
+        sock.close()
+
+
+def test_object_of_a_reset_connection_is_freed_at_once(serve):
+    server = serve()
+    sock = server.connect()
+    assert ask(sock)[0] == 200
+    (protocol,) = server.server.server_state.connections
+    kind = type(protocol)
+    del protocol
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    sock.close()
+    wait_until(lambda: not server.server.server_state.connections)
+    end = time.monotonic() + 2  # the loop drops what it holds in its next rounds; stock's timer takes 5 s
+    while any(type(one) is kind for one in gc.get_objects()):
+        assert time.monotonic() < end, "the object is still there"
+        time.sleep(0.02)
+
+
+def test_requests_of_a_connection_are_limited(serve):
+    with serve(policy=Policy(max_keep_alive_requests=2)).connect() as sock:
+        assert ask(sock)[1].get("connection") == "keep-alive"
+        assert ask(sock)[1].get("connection") == "close"
+        assert is_closed(sock, 5)
+
+
+def test_request_on_an_idle_connection_just_after_the_shutdown_is_answered(serve):
+    server = serve()
+    with server.connect() as sock:
+        assert ask(sock)[0] == 200
+        server.server.should_exit = True
+        time.sleep(0.3)  # the server looks every 0.1 s
+        status, fields, content = ask(sock)
+        assert (status, fields.get("connection"), content) == (200, "close", b"hello")
+        assert is_closed(sock, 5)
+
+
+def test_request_without_a_host_is_refused(serve):
+    with serve().connect() as sock:
+        assert ask(sock, host="")[0] == 400
+
+
+def test_keep_alive_is_advertised(serve):
+    with serve(timeout_keep_alive=31).connect() as sock:
+        assert ask(sock)[1].get("keep-alive") == "timeout=30"
+
+
+def test_http_1_0_client_that_asks_for_keep_alive_gets_it(serve):
+    with serve().connect() as sock:
+        for _ in range(2):
+            status, fields, content = ask(sock, "Connection: keep-alive", line="GET / HTTP/1.0")
+            assert (status, fields.get("connection"), content) == (200, "keep-alive", b"hello")
+
+
+# -- what stays uvicorn's --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served():
+    servers = []
+
+    def start(app=hello, policy=None, **options):
+        adapter.configure(policy or Policy())
+        servers.append(Served(app, KACORE, "asyncio", **options))
+        return servers[-1]
+
+    yield start
+    adapter.configure(None)
+    for server in servers:
+        server.stop()
+
+
+def test_flags_win_where_they_differ_from_the_defaults_of_uvicorn():
+    def policy(**options):
+        return adapter.policy_for(uvicorn.Config(hello, **options)).default
+
+    adapter.configure(Policy(keep_alive_timeout=40, max_connections=77))
+    try:
+        assert policy().keep_alive_timeout == 40
+        assert policy(timeout_keep_alive=9).keep_alive_timeout == 9
+        assert policy(limit_concurrency=5).max_connections == 5
+        assert policy(timeout_graceful_shutdown=7).drain_timeout == 7
+        assert policy(h11_max_incomplete_event_size=20000).max_head_bytes == 20000
+    finally:
+        adapter.configure(None)
+
+
+def test_variables_of_the_environment_make_the_policy_without_configure(monkeypatch):
+    monkeypatch.setenv("KACORE_MAX_KEEP_ALIVE_REQUESTS", "3")
+    assert adapter.policy_for(uvicorn.Config(hello)).default.max_keep_alive_requests == 3
+
+
+def test_fields_of_uvicorn_are_sent_and_date_and_server_can_be_left_out(served):
+    with served(headers=[("x-from", "uvicorn")]).connect() as sock:
+        fields = ask(sock)[1]
+        assert (fields["x-from"], fields["server"]) == ("uvicorn", "uvicorn")
+        assert "date" in fields
+    with served(server_header=False, date_header=False).connect() as sock:
+        assert not {"date", "server"} & set(ask(sock)[1])
+
+
+def test_requests_are_counted_for_limit_max_requests(served):
+    server = served(limit_max_requests=2)
+    with server.connect() as sock:
+        assert ask(sock)[0] == 200
+        assert ask(sock)[0] == 200
+    server.thread.join(PATIENCE)
+    assert not server.thread.is_alive()
+
+
+def test_task_of_a_suspended_request_is_one_of_uvicorns_tasks_while_it_runs(served):
+    seen = []
+
+    async def waits(scope, receive, send):
+        import asyncio
+
+        await asyncio.sleep(0)
+        seen.append(asyncio.current_task() in server.server.server_state.tasks)
+        await hello(scope, receive, send)
+
+    server = served(waits)
+    with server.connect() as sock:
+        assert ask(sock)[0] == 200
+    assert seen == [True]
+    wait_until(lambda: not server.server.server_state.tasks)
+
+
+def test_failing_application_is_logged_in_uvicorns_words(served, caplog):
+    async def fails(scope, receive, send):
+        raise RuntimeError("as planned")
+
+    with served(fails).connect() as sock:
+        assert ask(sock)[0] == 500
+    assert [record.message for record in caplog.records if record.name == "uvicorn.error"].count(
+        "Exception in ASGI application\n"
+    ) == 1
+
+
+def test_websocket_is_handed_to_uvicorns_class(served):
+    pytest.importorskip("wsproto")
+    asked = []
+
+    async def socket_app(scope, receive, send):
+        asked.append((scope["type"], scope["path"]))
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+
+    server = served(socket_app, ws="wsproto")
+    with server.connect() as sock:
+        status, fields, _ = ask(
+            sock,
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            line="GET /chat HTTP/1.1",
+        )
+        assert (status, fields["upgrade"].lower()) == (101, "websocket")
+    assert asked == [("websocket", "/chat")]
+    assert server.table.stats()["closed"]["upgraded"] == 1
+
+
+def test_unknown_version_of_uvicorn_is_refused_in_one_sentence(launch):
+    child = launch("-c", "import uvicorn; uvicorn.__version__ = '9.9.9'\nimport kacore.embed.uvicorn")
+    assert child.wait() == 1
+    assert "ImportError: kacore.embed.uvicorn is tested with uvicorn" in child.text
+
+
+def test_importing_kacore_imports_no_host(launch):
+    child = launch(
+        "-c",
+        "import sys, kacore, kacore.embed, kacore.embed.asyncio\n"
+        "print([name for name in ('uvicorn', 'gunicorn', 'aiohttp', 'h2') if name in sys.modules])",
+    )
+    assert child.wait() == 0
+    assert child.text.strip() == "[]"
