@@ -458,6 +458,22 @@ cdef class Engine(Port):
             entry.conn = talk.conn
         return <object>entry.client
 
+    cdef object give_away(self, Exchange exchange):
+        import socket
+        cdef ka_talk *talk = exchange.talk
+        cdef ka_handle conn = talk.conn
+        cdef int got
+        if ka_engine_session(self.engine, conn) != NULL:
+            raise LocalError("over TLS the socket has other bytes than the stream: read and write the stream")
+        exchange.ended(talk)
+        exchange.detach()
+        got = ka_engine_give_away(self.engine, conn)
+        if got < 0:
+            ka_talk_done(talk)
+            self.attend(False)
+            raise os_error(got) if got <= -1000 else LocalError("the socket cannot be given away now")
+        return socket.socket(fileno=got)
+
     cdef dict tls_of(self, ka_talk *talk):
         cdef ka_session *session = ka_engine_session(self.engine, talk.conn)
         return tls_description(session).copy() if session != NULL else None

@@ -775,6 +775,21 @@ ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     return ka_sock_of(e, conn) ? session_of(e, conn) : NULL;
 }
 
+int ka_engine_give_away(ka_engine *e, ka_handle conn)
+{
+    ka_sock *s = ka_sock_of(e, conn);
+    if (s == NULL)
+        return KA_ESTALE;
+    if (session_of(e, conn) || s->talk == NULL || s->talk->is_driven || s->talk->unsent)
+        return KA_EINVAL;
+    int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return ka_os_error();
+    (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL); /* closing it would not, for the file stays open */
+    ka_sock_end(e, conn, s, KA_CAUSE_UPGRADED);
+    return fd;
+}
+
 int ka_engine_fd(ka_engine *e, ka_handle conn)
 {
     ka_sock *s = ka_sock_of(e, conn);
