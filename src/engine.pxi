@@ -145,7 +145,7 @@ cdef class Engine(Port):
     cdef list tls                # TlsListener of listeners with TLS: the engine points to them
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
-    cdef shared_counters *shared # where other processes see what is counted, or NULL
+    cdef shared_counters *shared  # where other processes see what is counted, or NULL
     cdef uint64_t shared_before[ENGINE_NUMBERS]  # by the engine that was there before
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, *, Limits limits=None,
