@@ -65,12 +65,17 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(ARGS)
 
-# The hosts' own tests, which tests/embed runs with kacore's classes in place of theirs when they are here.
-hosts: $(VENV)/.for-test  ## fetch the sdists of the hosts whose own tests tests/embed runs
+# The hosts' own tests of their servers, with kacore's classes in place of theirs. `make test` runs them, too, once they
+# are here.
+HOSTS := uvicorn aiohttp
+hosts: build $(VENV)/.for-test  ## fetch the sdists of uvicorn and aiohttp, and run their own tests on kacore's adapters
 	@mkdir -p build/hosts
-	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary uvicorn \
-	    --dest build/hosts "$$($(BIN)/python -c 'import uvicorn; print("uvicorn==" + uvicorn.__version__)')"
-	cd build/hosts && for file in *.tar.gz; do tar -xzf $$file; done
+	set -e; for host in $(HOSTS); do \
+	    $(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary $$host \
+	        --dest build/hosts "$$host==$$($(BIN)/python -c "import $$host; print($$host.__version__)")"; \
+	    tar -xzf build/hosts/$$host-*.tar.gz --directory build/hosts; \
+	done
+	$(BIN)/pytest tests/embed/test_uvicorn_suite.py tests/embed/test_aiohttp_suite.py
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
@@ -111,7 +116,7 @@ COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
 CORE_C := $(wildcard src/ka_*.c)
 CORE_H := $(filter-out %_lines.h,$(wildcard src/ka_*.h)) # ka_head_lines.h is a part of ka_head.c
-HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c)
+HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
 
 lint: $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
@@ -146,7 +151,7 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 	$(BIN)/python -m venv .venv-bench
 	$(BIN)/python .ci/requirements.py servers > $@.txt
 	while read -r peer; do \
-	    .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet "$$peer" > $@.log 2>&1 || \
+	    .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet "$$peer" < /dev/null > $@.log 2>&1 || \
 	        { tail -n 1 $@.log; echo "not installed, and so not measured: $$peer"; }; \
 	done < $@.txt
 	@touch $@
@@ -161,7 +166,7 @@ SECONDS ?= 60
 fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
-bench-instructions: build  ## compare the parser's instruction counts with those kept (needs valgrind)
+bench-instructions: build  ## compare instruction counts of parser and conversation with those kept (needs valgrind)
 	$(BIN)/python benches/bench_instructions.py
 
 bench-parse: .venv-bench/.peers  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)

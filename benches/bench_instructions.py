@@ -1,4 +1,5 @@
-"""How many instructions do the parser's C functions take for one head or body?
+"""How many instructions do the core's C functions take: the parser's for one head or body, and all of them
+for one request and its response, without sockets?
 
 callgrind counts the functions of src/ka_*.c with the intrinsics they use and nothing else, so the
 figure repeats to the instruction. The counts are kept in benches/instructions.json, keyed by compiler
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from heads import HEADS, INPUTS
+from heads import BROWSER, HEADS, INPUTS, WRK
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
@@ -30,20 +31,32 @@ BODIES = {
     ],
 }
 
+# Whole requests: what arrives in one read, how many requests that is, and pieces of content in each response.
+TALKS = {
+    "request": ([WRK], 1, 1),
+    "request, browser": ([BROWSER], 1, 1),
+    "request, 16 pipelined": ([WRK * 16], 16, 1),
+    "request, 1 KiB posted": (BODIES["length body"], 1, 1),
+    "request, 16 chunks back": ([WRK], 1, 16),
+}
+PARSER = ("scan", "head", "body")
+TALK = (*PARSER, "reply", "table", "conn", "buf", "talk")
 
-def build():
+
+def build(name, parts):
     BUILD.mkdir(parents=True, exist_ok=True)
-    binary = BUILD / "instructions"
     cc = os.environ.get("CC", "cc")
-    sources = [
-        ROOT / "benches" / "instructions.c",
-        *(ROOT / "src" / f"ka_{name}.c" for name in ("scan", "head", "body")),
-    ]
-    subprocess.run([cc, "-std=gnu11", "-O3", "-g", f"-I{ROOT / 'src'}", *sources, "-o", binary], check=True)
-    version = subprocess.run(
-        [cc, "--version"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()[0]
-    return binary, version
+    sources = [ROOT / "benches" / f"{name}.c", *(ROOT / "src" / f"ka_{part}.c" for part in parts)]
+    subprocess.run(
+        [cc, "-std=gnu11", "-O3", "-g", f"-I{ROOT / 'src'}", *sources, "-o", BUILD / name], check=True
+    )
+    return BUILD / name
+
+
+def compiler_version():
+    cc = os.environ.get("CC", "cc")
+    said = subprocess.run([cc, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[0]
 
 
 def ways(binary):
@@ -52,13 +65,13 @@ def ways(binary):
             yield way
 
 
-def count(binary, way, name, pieces):
-    """Instructions per head in the functions of src/ka_*.c."""
+def count(binary, way, pieces, n_counted, *more):
+    """Instructions in the functions of src/ka_*.c, divided by `n_counted`. more: arguments of the program."""
     data = BUILD / "input.bin"
     data.write_bytes(b"".join(struct.pack("=I", len(piece)) + piece for piece in pieces))
     out = BUILD / "callgrind.out"
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--toggle-collect=measured"]
-    subprocess.run([*command, binary, way, data], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, binary, way, data, *more], check=True, capture_output=True, timeout=120)
     total, ours = 0, False
     # "fl=", "fi=", "fe=" name the file of the cost lines behind; the line behind "calls=" is not its own.
     text = out.read_text()
@@ -71,26 +84,38 @@ def count(binary, way, name, pieces):
             next(lines)
         elif ours and re.match(r"[+*\d-]", line):
             total += int(line.split()[1])
-    return round(total / HEADS.get(name, len(pieces)), 1)
+    return round(total / n_counted, 1)
+
+
+def count_all(parser, talk, way):
+    """Every count of one way of scanning, by name."""
+    counts = {
+        name: count(parser, way, pieces, HEADS.get(name, len(pieces)))
+        for name, pieces in {**INPUTS, **BODIES}.items()
+    }
+    for name, (pieces, n_requests, n_pieces) in TALKS.items():
+        counts[name] = count(talk, way, pieces, n_requests, str(n_pieces))
+    return counts
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--keep", action="store_true", help="write the counts to benches/instructions.json")
     chosen = options.parse_args()
-    binary, compiler = build()
+    parser, talk = build("instructions", PARSER), build("instructions_talk", TALK)
+    compiler = compiler_version()
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     failed = False
-    for way in ways(binary):
+    for way in ways(parser):
         key = f"{compiler}, {way}"
-        counts = {name: count(binary, way, name, pieces) for name, pieces in {**INPUTS, **BODIES}.items()}
+        counts = count_all(parser, talk, way)
         print(key if key in kept else f"{key}: nothing kept to compare with")
         for name, now in counts.items():
             before = kept.get(key, {}).get(name, now)
             verdict = "MORE" if now > before * TOLERANCE else "fewer" if now < before / TOLERANCE else ""
             failed |= verdict == "MORE"
             print(
-                f"  {name:14}{now:10.1f} instructions, kept {before:8.1f} {now / before - 1:+7.1%} {verdict}"
+                f"  {name:24}{now:10.1f} instructions, kept {before:8.1f} {now / before - 1:+7.1%} {verdict}"
             )
         kept[key] = counts
     if chosen.keep:

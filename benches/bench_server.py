@@ -7,12 +7,13 @@ machine that others use, and where the client is the limit it says nothing about
 round, the peer's time over kacore's: 0.9 nginx is nine tenths of the capacity of nginx.
 
     make bench-server                                        # everything, about 20 minutes
-    make bench-server ARGS=--quick                           # the scenarios of capacity, fewer rounds: 3 minutes
+    make bench-server ARGS=--quick                           # a first look in a minute or two; nothing is kept
     make bench-server ARGS='hello post --rounds 5'           # some scenarios; `--list` names them
     make bench-server ARGS='hello --server kacore-asgi --server uvicorn'
     make bench-server ARGS=--report                          # the table and the charts of what is kept
 
-The last figures of every scenario are kept in benches/results/server.json, the charts beside it.
+The last figures of every scenario that was measured with all its servers are kept in benches/results/server.json, the
+charts beside it.
 """
 
 import argparse
@@ -44,9 +45,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="default: all; see --list")
     parser.add_argument("--server", action="append", choices=list(PEERS), default=[], help="nginx is always among them")
-    parser.add_argument("--quick", action="store_true", help="two rounds of one second, without the slow scenarios")
+    parser.add_argument("--quick", action="store_true", help="two rounds, few scenarios, few servers; nothing is kept")
     parser.add_argument("--rounds", type=int, default=0, help="default: 5")
-    parser.add_argument("--seconds", type=int, default=0, help="of each measurement; default: 3")
+    parser.add_argument("--seconds", type=int, default=0, help="of each measurement; default: 1")
     parser.add_argument("--lock", metavar="FILE", help="hold this lock during each scenario, for machines that are shared")
     parser.add_argument("--list", action="store_true", help="name the scenarios and the servers")
     parser.add_argument("--report", action="store_true", help="measure nothing: the table and charts of what is kept")
@@ -58,7 +59,7 @@ def arguments() -> argparse.Namespace:
     if not chosen.scenario:
         chosen.scenario = [name for name, one in SCENARIOS.items() if one.in_quick or not chosen.quick]
     chosen.rounds = chosen.rounds or (2 if chosen.quick else 5)
-    chosen.seconds = chosen.seconds or (1 if chosen.quick else 3)
+    chosen.seconds = chosen.seconds or 1
     return chosen
 
 
@@ -68,6 +69,7 @@ def machine() -> dict[str, str]:
         "processor": model[1] if model else platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "Linux": platform.release(),
+        "TCP": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "CPython": platform.python_version(),
         "uvloop": importlib.metadata.version("uvloop"),
         "kacore": build_of(),
@@ -111,7 +113,7 @@ def measure_all(chosen: argparse.Namespace, place: Place) -> report.Results:
             found = versions({server for one in records.values() for server in one.figures})
             for key, record in records.items():
                 fresh[key] = report.kept(record, SCENARIOS[name].what, machine(), found)
-            if not chosen.server:
+            if not chosen.server and not chosen.quick:
                 report.save(KEPT, in_order({**report.load(KEPT), **fresh}))
     return fresh
 

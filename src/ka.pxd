@@ -377,6 +377,7 @@ cdef extern from "ka_wire.h" nogil:
         void *owner
         const char *out
         size_t out_len
+        uint8_t is_empty
 
     ctypedef struct ka_filter:
         ka_session *(*open)(void *ctx) noexcept

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,9 +21,7 @@ enum {
     VICTIMS = 8    /* asked, before a newcomer is turned away */
 };
 
-/* How long a paused listener waits for somebody of ours to leave before it looks again by itself: what it lacks may
- * come back without us (a descriptor that the application closes, a larger max_connections). */
-static const int64_t RETRY_NS = 100 * 1000000, NOTICE_NS = (int64_t)10 * 1000000000;
+static const int64_t NOTICE_NS = (int64_t)10 * 1000000000;
 
 static int watch_listener(ka_engine *e, uint32_t i, int op)
 {
@@ -37,7 +36,7 @@ static void listener_pause(ka_engine *e, uint32_t i)
         e->has_paused = 1;
     }
     if (e->has_paused && e->retry_ns == INT64_MAX)
-        e->retry_ns = e->now + RETRY_NS;
+        e->retry_ns = e->now + KA_RETRY_NS;
 }
 
 void ka_listeners_resume(ka_engine *e)
@@ -51,7 +50,7 @@ void ka_listeners_resume(ka_engine *e)
             e->listeners[i].is_paused = 0;
         } else {
             e->has_paused = 1;
-            e->retry_ns = e->now + RETRY_NS;
+            e->retry_ns = e->now + KA_RETRY_NS;
         }
     }
 }
@@ -175,8 +174,9 @@ static int make_room(ka_engine *e, int for_descriptor)
         ka_sock *s = h ? ka_sock_of(e, h) : NULL;
         if (s == NULL)
             return 0;
+        uint32_t n_asked = ka_conn_requests(e->table, h);
         ka_sock_look(e, h, s);
-        if (ka_conn_victim(e->table, e->now) == h) {
+        if (ka_conn_victim(e->table, e->now) == h && ka_conn_requests(e->table, h) == n_asked) {
             ka_sock_end(e, h, s, KA_CAUSE_EVICTED);
             return 1;
         }
@@ -210,16 +210,21 @@ static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
 
 static int rejects_when_full(const ka_engine *e) { return ka_table_capacity(e->table)->rejects_when_full; }
 
-/* At EMFILE a spinning listener would burn the processor and answer nobody: free a descriptor by closing an idle
- * connection. If nobody can be closed the newcomers wait, or are answered one by one through the spare descriptor.
- * Return whether to try again. */
-static int out_of_descriptors(ka_engine *e, uint32_t i)
+static void notice_shortage(ka_engine *e)
 {
     e->counters.out_of_descriptors++;
     if (e->calls.on_notice && e->now >= e->notice_ns) {
         e->notice_ns = e->now + NOTICE_NS;
         e->calls.on_notice(e->calls.ctx, KA_NOTICE_DESCRIPTORS);
     }
+}
+
+/* At EMFILE a spinning listener would burn the processor and answer nobody: free a descriptor by closing an idle
+ * connection. If nobody can be closed the newcomers wait, or are answered one by one through the spare descriptor.
+ * Return whether to try again. */
+static int out_of_descriptors(ka_engine *e, uint32_t i)
+{
+    notice_shortage(e);
     if (make_room(e, 1))
         return 1;
     if (rejects_when_full(e) && e->spare_fd >= 0) {
@@ -254,6 +259,24 @@ static void client_from(const struct sockaddr_storage *from, ka_client *client, 
     }
 }
 
+/* Have the connection's events reported. The kernel limits how many descriptors a user may watch (ENOSPC:
+ * /proc/sys/fs/epoll/max_user_watches): then an idle connection goes, as for any other shortage. */
+static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
+    if (ka_likely(epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0))
+        return;
+    notice_shortage(e);
+    for (int i = 0; i < VICTIMS && ka_conn_victim(e->table, e->now) != h && make_room(e, 1) && ka_sock_of(e, h); i++)
+        if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0)
+            return;
+    if (ka_sock_of(e, h)) {
+        if (ka_conn_requests(e->table, h) == 0)
+            ka_say_no(e, s->fd, s->listener); /* as a victim looked at, it could have been answered already */
+        ka_sock_end(e, h, s, KA_CAUSE_REJECTED);
+    }
+}
+
 static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
 {
     static const ka_client nobody;
@@ -281,15 +304,20 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     s->is_trusted = is_trusted != 0;
     s->awaits_proxy = is_trusted && e->expects_proxy;
     addr_pack(s->addr, client->family, client->addr);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
-    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
-        ka_sock_end(e, h, s, KA_CAUSE_ERROR);
+    watch_sock(e, h, s);
 }
 
-/* At the last place with nobody to close: let them wait in the backlog, or have them accepted and refused. */
-static int must_wait(ka_engine *e)
+/* All places are taken, and newcomers wait in the backlog until there is one: it is made before the next is accepted,
+ * since who looks like a victim may turn out to have asked something. Return whether there is one. */
+static int has_place(ka_engine *e, uint32_t i)
 {
-    return !rejects_when_full(e) && ka_table_is_full(e->table) && ka_conn_victim(e->table, e->now) == 0;
+    struct pollfd backlog = {.fd = e->listeners[i].fd, .events = POLLIN};
+    if (poll(&backlog, 1, 0) <= 0)
+        return 0; /* nobody has to go for nobody */
+    if (make_room(e, 0))
+        return 1;
+    listener_pause(e, i);
+    return 0;
 }
 
 int ka_accept_some(ka_engine *e, uint32_t i)
@@ -303,10 +331,8 @@ int ka_accept_some(ka_engine *e, uint32_t i)
         uint16_t port;
         socklen_t len = sizeof from;
         from.ss_family = AF_UNSPEC;
-        if (must_wait(e)) {
-            listener_pause(e, i);
+        if (ka_unlikely(ka_table_is_full(e->table)) && !rejects_when_full(e) && !has_place(e, i))
             return 0;
-        }
         int fd = accept4(e->listeners[i].fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             if (errno == EAGAIN)
@@ -318,6 +344,9 @@ int ka_accept_some(ka_engine *e, uint32_t i)
                     listener_pause(e, i);
                 if (n_failures > VICTIMS || !out_of_descriptors(e, i))
                     return 0;
+            } else if (errno == ENOBUFS || errno == ENOMEM) { /* it would fail again, and at once */
+                listener_pause(e, i);
+                return 0;
             }
             continue; /* ECONNABORTED, EINTR and what the network had to say about one connection */
         }

@@ -411,6 +411,7 @@ static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, k
 
 /* The way of most requests, each step compiled for itself. */
 ALONE int idle_received(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RECEIVED, KA_IDLE); }
+ALONE int idle_head_done(ka_table *t, uint32_t i) { return move(t, i, KA_EV_HEAD_DONE, KA_IDLE); }
 ALONE int head_done(ka_table *t, uint32_t i) { return move(t, i, KA_EV_HEAD_DONE, KA_HEAD); }
 ALONE int busy_responded(ka_table *t, uint32_t i) { return move(t, i, KA_EV_RESPONDED, KA_BUSY); }
 
@@ -433,6 +434,7 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
         return event_of_many(t, h, event, now);
     if (ka_likely(ka_store_clock_goes_on(&t->store, now))) {
         if (event == KA_EV_RECEIVED && from == KA_IDLE) return idle_received(t, i);
+        if (event == KA_EV_HEAD_DONE && from == KA_IDLE) return idle_head_done(t, i);
         if (event == KA_EV_HEAD_DONE && from == KA_HEAD) return head_done(t, i);
         if (event == KA_EV_RESPONDED && from == KA_BUSY) return busy_responded(t, i);
     }

@@ -136,6 +136,8 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
             if (errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM)
                 return KA_CAUSE_ERROR;
             s->can_write = 0;
+            if (errno != EAGAIN && e->resend_ns == INT64_MAX) /* no event will tell when there is memory again */
+                e->resend_ns = e->now + KA_RETRY_NS;
             break;
         }
         if (n == 0)
@@ -415,13 +417,34 @@ static void note(void *port, ka_talk *talk)
     if (e->n_noted == e->noted_cap) {
         uint32_t cap = e->noted_cap ? 2 * e->noted_cap : 64;
         ka_handle *noted = realloc(e->noted, cap * sizeof *noted);
-        if (noted == NULL)
-            return; /* the connection's deadline will end it */
+        if (noted == NULL) {
+            talk->is_noted = e->has_unlisted = 1; /* then all are looked at */
+            return;
+        }
         e->noted = noted;
         e->noted_cap = cap;
     }
     talk->is_noted = 1;
     e->noted[e->n_noted++] = talk->conn;
+}
+
+static void attend_one(ka_engine *e, ka_sock *s)
+{
+    e->turn_bytes = 0;
+    ka_turn_attend(&moves, e, s, s->talk, e->now);
+}
+
+/* There was no memory to list them. O(slots). */
+static void attend_unlisted(ka_engine *e)
+{
+    e->has_unlisted = 0;
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_sock *s = sock_at(e, slot);
+        if (s->talk && s->talk->is_noted)
+            attend_one(e, s);
+    }
+    if (e->has_unlisted) /* again, by those that were attended to */
+        ka_engine_wake(e);
 }
 
 void ka_engine_attend(ka_engine *e)
@@ -432,11 +455,12 @@ void ka_engine_attend(ka_engine *e)
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = ka_sock_of(e, h);
-        e->turn_bytes = 0;
         if (s && s->talk && s->talk->is_noted)
-            ka_turn_attend(&moves, e, s, s->talk, e->now);
+            attend_one(e, s);
     }
     e->n_noted = 0;
+    if (ka_unlikely(e->has_unlisted))
+        attend_unlisted(e);
     e->is_attending = 0;
     if (!e->is_stepping)
         arm(e);
@@ -451,6 +475,8 @@ static void arm(ka_engine *e)
     int64_t due = ka_conn_next_due(e->table);
     if (ka_unlikely(e->retry_ns < due))
         due = e->retry_ns;
+    if (ka_unlikely(e->resend_ns < due))
+        due = e->resend_ns;
     if (due >= e->armed_ns)
         return;
     struct itimerspec at = {.it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
@@ -573,6 +599,19 @@ static void free_buffers(ka_engine *e)
     }
 }
 
+/* The kernel had no memory for what some were to send. Which ones is not kept: it is rare. O(slots). */
+static void send_again(ka_engine *e)
+{
+    e->resend_ns = INT64_MAX;
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_sock *s = sock_at(e, slot);
+        if (s->talk == NULL || s->talk->unsent == 0 || s->can_write)
+            continue;
+        s->can_write = 1;
+        turn(e, s->talk->conn, s);
+    }
+}
+
 static void drain_counter(int fd)
 {
     uint64_t n;
@@ -610,6 +649,8 @@ int ka_engine_step(ka_engine *e)
     free_buffers(e);
     if (ka_unlikely(e->now >= e->retry_ns))
         ka_listeners_resume(e);
+    if (ka_unlikely(e->now >= e->resend_ns))
+        send_again(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners)
             (void)ka_accept_some(e, ready[i]);
@@ -654,7 +695,7 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
         return KA_ENOMEM;
     e->table = table;
     e->calls = *calls;
-    e->armed_ns = e->retry_ns = INT64_MAX;
+    e->armed_ns = e->retry_ns = e->resend_ns = INT64_MAX;
     e->now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

@@ -35,6 +35,8 @@ struct ka_engine {
     uint32_t n_chunks, n_shakes;
     uint8_t is_stepping, is_attending, has_paused, expects_proxy, asks_class;
     int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
+    int64_t resend_ns;       /* when sends that failed for want of memory are tried again, INT64_MAX = none did */
+    uint8_t has_unlisted;    /* talks are noted that `noted` had no room for */
     int64_t notice_ns;       /* no further notice of missing descriptors before */
     ka_network *networks;    /* of trusted proxies; owned */
     uint32_t n_networks;
@@ -49,6 +51,10 @@ struct ka_engine {
 /* epoll_data of what is no connection: slot 0, which no handle has. */
 enum { KA_TAG_TIMER = 1, KA_TAG_EVENT = 2, KA_TAG_LISTENER = 16 };
 #define KA_TAG(n) ((uint64_t)(n) << 32)
+
+/* How long whatever failed for want of something waits before it is tried again: it may come back without us (a
+ * descriptor that the application closes, memory of the kernel, a larger max_connections). */
+enum { KA_RETRY_NS = 100 * 1000000 };
 
 /* In ka_engine.c. */
 ka_sock *ka_sock_of(ka_engine *e, ka_handle h);                            /* NULL for a stale handle */

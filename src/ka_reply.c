@@ -2,7 +2,6 @@
 #include "ka_reply.h"
 
 #include <string.h>
-#include <strings.h>
 
 static const char *const reasons[600] = {
     [100] = "Continue", [101] = "Switching Protocols", [102] = "Processing", [103] = "Early Hints",
@@ -47,13 +46,12 @@ static inline void put(char **at, const char *bytes, size_t len)
 
 static void put_number(char **at, uint64_t n)
 {
-    char digits[20];
-    size_t i = sizeof digits;
-    do {
-        digits[--i] = (char)('0' + n % 10);
-        n /= 10;
-    } while (n);
-    put(at, digits + i, sizeof digits - i);
+    size_t len = 1;
+    for (uint64_t left = n; left >= 10; left /= 10)
+        len++;
+    *at += len;
+    for (char *to = *at; len; len--, n /= 10)
+        *--to = (char)('0' + n % 10);
 }
 
 static void put_two(char *at, int n)
@@ -89,19 +87,68 @@ void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     put_two(at - 14, second / 3600);
     put_two(at - 11, second / 60 % 60);
     put_two(at - 8, second % 60);
-    common->date_len = common->hides_date ? 0 : (uint8_t)(at - common->date);
+    ka_assert(at - common->date == KA_DATE_BYTES);
+    common->date_len = common->hides_date ? 0 : KA_DATE_BYTES;
 }
 
-/* A field value goes out as it is but for what would end the line: refused, RFC 9110 5.5. */
-static int copy_value(char *to, const char *from, size_t len)
+/* --- copying with a check, eight bytes at a time: a field is short, and libc's memcpy is a call --- */
+
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (uint64_t)(byte))
+
+static inline uint64_t copy_eight(char *to, const char *from)
 {
-    unsigned bad = 0;
+    uint64_t word;
+    memcpy(&word, from, sizeof word);
+    memcpy(to, &word, sizeof word);
+    return word;
+}
+
+/* Nonzero when a byte of the word is zero; exact as such, though not about which byte. */
+static inline uint64_t has_zero(uint64_t word) { return (word - EACH(1)) & ~word & EACH(0x80); }
+
+/* A field value goes out as it is but for what would end the line: refused, RFC 9110 5.5. */
+static inline int copy_value(char *to, const char *from, size_t len)
+{
+    uint64_t bad = 0;
+    if (len >= 8) {
+        for (size_t i = 0; i < len; i += 8) {
+            size_t at = i + 8 <= len ? i : len - 8; /* the last eight may overlap those before */
+            uint64_t word = copy_eight(to + at, from + at);
+            bad |= has_zero(word) | has_zero(word ^ EACH('\r')) | has_zero(word ^ EACH('\n'));
+        }
+        return bad ? KA_EINVAL : KA_OK;
+    }
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)from[i];
         bad |= (c == '\r') | (c == '\n') | (c == 0);
         to[i] = (char)c;
     }
     return bad ? KA_EINVAL : KA_OK;
+}
+
+/* Are all eight letters or "-"? Bytes with the high bit set are none; without it no sum below carries. */
+static inline int is_plain_name(uint64_t word)
+{
+    uint64_t lower = word | EACH(0x20);
+    uint64_t letters = (lower + EACH(0x80 - 'a')) & ~(lower + EACH(0x80 - 'z' - 1));
+    uint64_t dashes = ~((word ^ EACH('-')) + EACH(0x7f));
+    return (word & EACH(0x80)) == 0 && ((letters | dashes) & EACH(0x80)) == EACH(0x80);
+}
+
+static inline int copy_name(char *to, const char *from, size_t len)
+{
+    unsigned good = len > 0;
+    for (size_t i = 0; i < len;) {
+        size_t at = i + 8 <= len ? i : len - 8;
+        if (len >= 8 && is_plain_name(copy_eight(to + at, from + at))) {
+            i += 8;
+            continue;
+        }
+        good &= is_token[(unsigned char)from[i]];
+        to[i] = from[i];
+        i++;
+    }
+    return good ? KA_OK : KA_EINVAL;
 }
 
 int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
@@ -142,9 +189,14 @@ int ka_reply_start(ka_reply *reply, char **at, unsigned status)
     return KA_OK;
 }
 
-static int same(const char *name, const char *lower, size_t len)
+static inline int same(const char *name, const char *lower, size_t len)
 {
-    return strncasecmp(name, lower, len) == 0;
+    unsigned differs = 0;
+    if (ka_likely(memcmp(name, lower, len) == 0)) /* inlined: len is a number here */
+        return 1;
+    for (size_t i = 0; i < len; i++) /* letters differ in one bit, and "-" has it set */
+        differs |= ((unsigned char)name[i] | 0x20u) ^ (unsigned char)lower[i];
+    return differs == 0;
 }
 
 /* RFC 9110 7.6.1: is `close` among the options of this Connection field? */
@@ -219,12 +271,7 @@ static int take_own_field(ka_reply *reply, const char *name, size_t name_len, co
 int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value, size_t value_len)
 {
     char *to = *at;
-    unsigned good = name_len > 0;
-    for (size_t i = 0; i < name_len; i++) {
-        good &= is_token[(unsigned char)name[i]];
-        to[i] = name[i];
-    }
-    if (!good) {
+    if (copy_name(to, name, name_len) < 0) {
         reply->why = "a field name is a token (RFC 9110 5.1)";
         return KA_EINVAL;
     }
@@ -298,8 +345,8 @@ void ka_reply_finish_head(ka_reply *reply, char **at, const ka_verdict *verdict,
     } else if (reply->frame == KA_FRAME_CHUNKED) {
         PUT_LITERAL(at, "transfer-encoding: chunked\r\n");
     }
-    if (!reply->has_date)
-        put(at, common->date, common->date_len);
+    if (!reply->has_date && common->date_len)
+        put(at, common->date, KA_DATE_BYTES);
     if (!reply->has_server)
         put(at, common->server, common->server_len);
     if (ka_unlikely(common->extra_len))

@@ -36,6 +36,7 @@ typedef struct {
 
 enum {
     KA_REPLY_FIXED = 512,  /* room beside the fields: status line, the decided fields, Date, Server, CRLF */
+    KA_DATE_BYTES = 37,    /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
     KA_CHUNK_FRAME = 24    /* room for a chunk's size line; its CRLF and the last chunk fit too */
 };
 

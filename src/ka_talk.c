@@ -184,14 +184,22 @@ size_t ka_talk_readable(const ka_talk *talk)
     return here;
 }
 
+/* Nothing more can be sent in step. */
+static void break_off(ka_talk *talk, ka_cause cause)
+{
+    end_with(talk, cause);
+    talk->has_response = talk->is_cut = 1;
+}
+
 /* A rule of the protocol is broken, here or in the parser: answer it if the client can still take it for the answer. */
 static void fail(ka_talk *talk, int64_t now)
 {
+    int phase = ka_conn_phase(talk->service->table, talk->conn);
+    if (phase == KA_IDLE || phase == KA_NEW) /* it has begun, badly: what still comes did not cross an idle close */
+        (void)ka_conn_event(talk->service->table, talk->conn, KA_EV_RECEIVED, now);
     talk->is_failed = 1;
-    if (ka_talk_refuse(talk, talk->fault.status, ka_fault_text(talk->fault.code), KA_CAUSE_BAD_REQUEST, now) < 0) {
-        end_with(talk, KA_CAUSE_BAD_REQUEST);
-        talk->has_response = talk->is_cut = 1; /* nothing more can be sent in step */
-    }
+    if (ka_talk_refuse(talk, talk->fault.status, ka_fault_text(talk->fault.code), KA_CAUSE_BAD_REQUEST, now) < 0)
+        break_off(talk, KA_CAUSE_BAD_REQUEST);
 }
 
 /* The next content from the window, at most `most` bytes: *piece, or *len = 0 at the end of the body.
@@ -377,7 +385,8 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             policy = ka_table_policy(service->table, talk->conn);
             talk->max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
             if (head->content_length > talk->max_body) {
-                (void)ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now);
+                if (ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) < 0)
+                    break_off(talk, KA_CAUSE_BAD_REQUEST);
                 return KA_TALK_WAIT;
             }
             return KA_TALK_REQUEST;

@@ -145,8 +145,10 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
         talk->is_driven = 0;
         if (talk->unsent && moves->can_send(port, peer))
             moves->again(port, peer, talk); /* written when the application was told to go on: no event will tell */
-        /* Once more when all that is left to do is to close. */
-    } while (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining);
+        /* Once more when the application, told that it may go on, completed its response (the next request may wait),
+         * and when all that is left to do is to close. */
+    } while ((talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
+             (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining));
     (void)ka_talk_settle(talk, now);
     if (ka_talk_is_idle(talk)) {
         moves->settled(port, peer, talk);

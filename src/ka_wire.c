@@ -45,6 +45,8 @@ static ssize_t receive_through(ka_sock *s, ka_session *session, char *scratch, c
 {
     for (;;) {
         ptrdiff_t n = session->filter->read(session, to, room);
+        if (n > 0 && session->is_drained && session->is_empty)
+            s->can_read = 0; /* known without asking both once more */
         if (n != KA_PARTIAL)
             return n;
         ssize_t fed = ka_wire_feed(s, session, scratch, n_calls);

@@ -58,6 +58,7 @@ struct ka_session {
     size_t out_len;
     size_t n_covered;        /* bytes of the talk's output that `out` stands for */
     uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
+    uint8_t is_empty;        /* after a read that gave something: nothing more is inside; the filter's */
 };
 
 /* Receive up to `room` bytes. scratch: KA_SCRATCH bytes that may be overwritten; `to` may be in it.

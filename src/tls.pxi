@@ -24,15 +24,28 @@ cdef bytes PLAIN_ON_TLS = (
 )
 
 
+cdef enum:
+    SMALL = 4096   # up to this size a copy costs less than a memoryview
+
+
+cdef inline object view_of(const char *at, size_t size):
+    """Bytes that the ssl module is to take now."""
+    if size <= SMALL:
+        return PyBytes_FromStringAndSize(at, <Py_ssize_t>size)
+    return PyMemoryView_FromMemory(<char *>at, <Py_ssize_t>size, PyBUF_READ)
+
+
 cdef class TlsSession:
     cdef ka_session c
     cdef TlsListener listener
     cdef object tls, incoming, outgoing
+    cdef object moves        # what reads and writes: the SSLObject, or the object in C that it stands before
     cdef bytes out           # what c.out points into
     cdef bint is_fed         # a byte has come
     cdef bint is_over        # it failed, or said its last word
     cdef bint saw_fin
     cdef bint is_ready       # the handshake is done
+    cdef bint was_full       # the last read filled its room: there may be more inside
     cdef dict described      # what the listener's source says of it, once asked
 
     cdef int collect(self) except -1:
@@ -61,7 +74,7 @@ cdef class TlsSession:
                 self.append(PLAIN_ON_TLS)
                 self.is_over = True
                 return KA_OK
-        self.incoming.write(PyMemoryView_FromMemory(<char *>bytes, <Py_ssize_t>size, PyBUF_READ))
+        self.incoming.write(view_of(bytes, size))
         return KA_OK
 
     cdef int shake(self) except? -99:
@@ -82,13 +95,19 @@ cdef class TlsSession:
             self.collect()
 
     cdef ptrdiff_t read(self, char *to, size_t room) except? -99:
+        cdef Py_ssize_t n
         if self.is_over:
             return KA_EPEER
-        if not self.saw_fin and self.incoming.pending == 0 and self.tls.pending() == 0:
+        # A read gives a record at most, and what is left of it is known by the room it filled.
+        if not self.saw_fin and not self.was_full and self.incoming.pending == 0:
             return KA_PARTIAL
         try:
-            return self.tls.read(<Py_ssize_t>room, PyMemoryView_FromMemory(to, <Py_ssize_t>room, PyBUF_WRITE))
+            n = self.moves.read(<Py_ssize_t>room, self.listener.room_at(to, room))
+            self.was_full = <size_t>n == room
+            self.c.is_empty = not self.was_full and self.incoming.pending == 0
+            return n
         except ssl.SSLWantReadError:
+            self.was_full = False
             return KA_PARTIAL
         except ssl.SSLZeroReturnError:
             return 0
@@ -103,21 +122,22 @@ cdef class TlsSession:
 
     cdef int write(self, const iovec *iov, int n) except? -99:
         cdef int i
-        cdef Py_ssize_t size
         cdef list pieces = []
         if self.is_over:
             return KA_EPEER
         try:
             for i in range(n):
-                size = <Py_ssize_t>iov[i].iov_len
                 # A MemoryBIO takes everything: a write is whole, or it raises.
-                self.tls.write(PyMemoryView_FromMemory(<char *>iov[i].iov_base, size, PyBUF_READ))
+                self.moves.write(view_of(<char *>iov[i].iov_base, iov[i].iov_len))
+                if n == 1:
+                    self.append(self.outgoing.read())
+                    return KA_OK
                 pieces.append(self.outgoing.read())  # each by itself: the BIO stays as large as one record
         except ssl.SSLError as error:
             self.is_over = True
             self.listener.note("a TLS connection broke", error)
             return KA_EPEER
-        self.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self.append(b"".join(pieces))
         return KA_OK
 
     cdef int shut(self) except? -99:
@@ -155,6 +175,8 @@ cdef ka_session *tls_open(void *ctx) noexcept:
         session.incoming = ssl.MemoryBIO()
         session.outgoing = ssl.MemoryBIO()
         session.tls = listener.source.context.wrap_bio(session.incoming, session.outgoing, server_side=True)
+        # SSLObject.read and write do nothing but to call it, through a frame of Python each.
+        session.moves = getattr(session.tls, "_sslobj", session.tls)
         session.c.filter = &tls_filter
         session.c.owner = <void *>session
         Py_INCREF(session)
@@ -225,6 +247,17 @@ cdef class TlsListener:
     """What the TLS sessions of one listener share. source.context: the ssl.SSLContext of connections from now on;
     source.describe(SSLObject): a dict, the "tls" extension of ASGI."""
     cdef object source, logger
+    cdef char *room          # where the last read went, nearly always the engine's scratch, and a view of it
+    cdef size_t room_size
+    cdef object room_view
+
+    cdef object room_at(self, char *to, size_t size):
+        """A view for a read into to[0..size). Only the ssl module gets it, and only for the length of the call."""
+        if to != self.room or size != self.room_size:
+            self.room_view = PyMemoryView_FromMemory(to, <Py_ssize_t>size, PyBUF_WRITE)
+            self.room = to
+            self.room_size = size
+        return self.room_view
 
     cdef int note(self, str what, object error) except -1:
         self.logger.debug("%s%s", what, f": {error}" if error is not None else "")

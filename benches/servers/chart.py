@@ -13,16 +13,21 @@ text { font: 13px system-ui, sans-serif; fill: #3b4252; }
 .end { text-anchor: end; }
 .middle { text-anchor: middle; }
 .rule { stroke: #9aa3b2; stroke-opacity: .35; }
-.ours { fill: #d9480f; } .peer { fill: #8a94a6; } .base { fill: #5c7cfa; }
-path { fill: none; stroke-width: 2.5; stroke: #8a94a6; }
-path.ours { fill: none; stroke: #d9480f; } path.base { fill: none; stroke: #5c7cfa; }
+path { fill: none; stroke-width: 2.5; }
+rect.ours { fill: #d9480f; } rect.peer { fill: #8a94a6; } rect.base { fill: #5c7cfa; }
+path.ours { stroke: #d9480f; } path.peer { stroke: #8a94a6; } path.base { stroke: #5c7cfa; }
 @media (prefers-color-scheme: dark) {
   text { fill: #d8dee9; }
-  .ours { fill: #ff8a4c; } .peer { fill: #79839a; } .base { fill: #8da2fb; }
-  path { stroke: #79839a; } path.ours { stroke: #ff8a4c; } path.base { stroke: #8da2fb; }
+  rect.ours { fill: #ff8a4c; } rect.peer { fill: #79839a; } rect.base { fill: #8da2fb; }
+  path.ours { stroke: #ff8a4c; } path.peer { stroke: #79839a; } path.base { stroke: #8da2fb; }
 }
 </style>"""
-WIDTH = 720
+WIDTH = 480
+# The bars of the chart; the table has some more.
+SHOWN = (
+    "kacore-handler", "kacore-wsgi", "kacore-asgi", "nginx", "mrhttp", "bjoern", "fastpysgi-wsgi", "fastpysgi-asgi",
+    "granian-asgi", "uvicorn", "gunicorn-gthread", "hypercorn",
+)  # fmt: skip
 
 
 def svg(height: int, title: str, body: list[str]) -> str:
@@ -44,22 +49,22 @@ def kind_of(server: str) -> str:
 
 def bars(title: str, note: str, values: dict[str, float]) -> str:
     """One bar for each, the longest first; values are responses a second of CPU time."""
-    top, step, left, right = 56, 24, 150, WIDTH - 90
+    top, step, left, right = 56, 22, 128, WIDTH - 50
     most = max(values.values())
     body = [text(12, 22, title, "title"), text(12, 41, note, "small")]
     ranked = sorted(values.items(), key=lambda item: -item[1])
     for i, (server, value) in enumerate(ranked):
         y, kind = top + i * step, kind_of(server)
         length = (right - left) * value / most
-        body.append(text(left - 8, y + 14, server, "end"))
-        body.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.1f}" height="18" rx="2"/>')
-        body.append(text(left + length + 6, y + 14, f"{value / 1000:,.0f}k"))
+        body.append(text(left - 8, y + 13, server, "end"))
+        body.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.1f}" height="16" rx="2"/>')
+        body.append(text(left + length + 6, y + 13, f"{value / 1000:,.0f}k"))
     return svg(top + step * len(values) + 8, title, body)
 
 
 def curve(title: str, note: str, points: dict[str, dict[int, float]]) -> str:
     """Lines of megabytes against connections, the megabytes on a logarithmic scale; points: server -> n -> bytes each."""
-    top, bottom, left, right = 60, 340, 60, WIDTH - 190
+    top, bottom, left, right = 60, 280, 58, WIDTH - 148
     widest = max(n for line in points.values() for n in line)
     totals = [n * each / 1e6 for line in points.values() for n, each in line.items() if each > 0]
     low, high = int(log10(min(totals)) // 1), -int(-log10(max(totals)) // 1)
@@ -75,7 +80,7 @@ def curve(title: str, note: str, points: dict[str, dict[int, float]]) -> str:
         y = y_of(10**power)
         body.append(f'<line class="rule" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         body.append(text(left - 6, y + 4, f"{10**power:g} MB", "end small"))
-    for n in range(0, widest + 1, 6000):
+    for n in range(0, widest + 1, 6_000):
         body.append(text(x_of(n), bottom + 18, f"{n:,}", "middle small"))
     body.append(text((left + right) / 2, bottom + 36, "idle connections", "middle small"))
     taken: list[float] = []
@@ -88,7 +93,7 @@ def curve(title: str, note: str, points: dict[str, dict[int, float]]) -> str:
             y += 1
         taken.append(y)
         body.append(f'<path class="{kind_of(server)}" d="M{path}"/>')
-        body.append(text(right + 8, y, f"{server}, {line[last]:,.0f} B each"))
+        body.append(text(right + 8, y, f"{server}, {line[last]:,.0f} B"))
     return svg(bottom + 48, title, body)
 
 
@@ -97,8 +102,9 @@ def charts(results: dict) -> dict[str, str]:
     found = {}
     if "hello" in results:
         figures = results["hello"]["figures"]
-        values = {server: 1e6 / statistics.median(metrics["cpu_us"]) for server, metrics in figures.items()}
-        note = "responses for each second of the server's CPU time; 64 kept-alive connections, one core, 13 bytes"
+        costs = {server: statistics.median(metrics["cpu_us"]) for server, metrics in figures.items()}
+        values = {server: 1e6 / cost for server, cost in costs.items() if server in SHOWN}
+        note = "responses for each second of the server's CPU time; 64 connections, 13 bytes"
         found["capacity.svg"] = bars("What one core can serve", note, values)
     points: dict[str, dict[int, float]] = {}
     for name, record in results.items():
@@ -107,6 +113,6 @@ def charts(results: dict) -> dict[str, str]:
             for server, metrics in record["figures"].items():
                 points.setdefault(server, {})[int(count.replace(",", ""))] = statistics.median(metrics["bytes_each"])
     if points:
-        note = "growth of the server's own memory (PSS); each connection has made one request and is kept alive"
+        note = "the server's own memory for kept-alive connections, and bytes for each"
         found["idle.svg"] = curve("Memory of idle connections", note, points)
     return found

@@ -75,6 +75,15 @@ def granian(interface: str) -> Peer:
     )  # fmt: skip
 
 
+def gunicorn(worker: str, interface: str, *arguments: str) -> Peer:
+    return Peer(
+        ["{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", worker, "--keep-alive", "75",
+         "--worker-connections", "4096", "--log-level", "error", "--no-control-socket", *arguments, "{app}"],
+        package="gunicorn", interface=interface,
+        patience=["--worker-connections", "19500", "--keep-alive", "900"],
+    )  # fmt: skip
+
+
 def launched(package: str, interface: str) -> Peer:
     command = ["{python}", str(HERE / "launch.py"), package, "{app}", "{port}"]
     return Peer(command, package=package, interface=interface)
@@ -106,11 +115,11 @@ PEERS = {
         package="socketify", interface="asgi",
     ),
     "aiohttp": launched("aiohttp", "handler"),
-    "gunicorn-gthread": Peer(
-        ["{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "4",
-         "--keep-alive", "75", "--worker-connections", "4096", "--log-level", "error", "{app}"],
-        package="gunicorn", interface="wsgi",
-    ),
+    "gunicorn-gthread": gunicorn("gthread", "wsgi", "--threads", "4"),
+    "gunicorn-asgi": gunicorn("asgi", "asgi"),
+    "gunicorn-kacore-wsgi": gunicorn("kacore.embed.gunicorn.Worker", "wsgi"),
+    "gunicorn-kacore-wsgi-4": gunicorn("kacore.embed.gunicorn.Worker", "wsgi", "--threads", "4"),
+    "gunicorn-kacore-asgi": gunicorn("kacore.embed.gunicorn.ASGIWorker", "asgi"),
     "hypercorn": Peer(
         ["{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--backlog", "4096", "--worker-class", "uvloop",
          "--keep-alive", "900", "{app}"],

@@ -91,7 +91,7 @@ class Running:
         self.path = path
         if tls and self.peer.tls is None:
             raise NotMeasured("no TLS of its own")
-        self.directory = place.scratch / f"{self.name}-{app}-{time.monotonic_ns()}"
+        self.directory = place.scratch / f"{name}-{app}-{time.monotonic_ns()}"
         self.directory.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -103,7 +103,7 @@ class Running:
             raise NotMeasured(f"{command[0]} is not installed")
         self.log = (self.directory / "log").open("w+")
         # kacore is used as it was built in place; for the others the path holds the application only.
-        path_list = [str(HERE)] + ([str(ROOT)] if self.peer.package == "kacore" else [])
+        path_list = [str(HERE)] + ([str(ROOT)] if "kacore" in name else [])
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(path_list), "BENCH_APP": app,
             "BENCH_FILE": str(place.files / "file"),

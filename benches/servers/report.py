@@ -23,6 +23,7 @@ UNITS = {
 UNCOMPARED = ("percent", "kept_mb", "wait_ms")
 # Below this share of its core the server waited for the client: then requests per second are the client's.
 BUSY = 0.9
+ALONE = " alone"  # ends the name of a server that has no idle connections, beside its like that has
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 Results = dict[str, dict]
@@ -69,10 +70,10 @@ def ratio(record: dict, peer: str, server: str) -> float:
 
 
 def ratios(record: dict, server: str) -> str:
-    if not is_ours(server) or record["first"] in UNCOMPARED:
+    if not is_ours(server) or server.endswith(ALONE) or record["first"] in UNCOMPARED:
         return ""
-    peers = [name for name in record["figures"] if not is_ours(name)]
-    own = [name for name in record["figures"] if name == f"{server} alone"]
+    peers = [name for name in record["figures"] if not is_ours(name) and not name.endswith(ALONE)]
+    own = [name for name in record["figures"] if name == f"{server}{ALONE}"]
     return ", ".join(f"{ratio(record, peer, server):.2f} {peer}" for peer in [*peers, *own])
 
 
@@ -92,7 +93,8 @@ def row(record: dict, server: str) -> dict[str, str]:
     if "rps" in metrics:
         rate = number(statistics.median(metrics["rps"]), 0)
         rate += "*" if statistics.median(metrics["busy"]) < BUSY else ""
-        p99 = number(statistics.median(metrics["p99_us"]), 0)
+        # wrk's correction for what it did not send in time makes nothing of pipelined answers.
+        p99 = number(statistics.median(metrics["p99_us"]), 0) if all(metrics["p99_us"]) else ""
     return {
         "server": server, "figure": f"{figure} {unit}", "times as good": ratios(record, server),
         "responses/s": rate, "p99 us": p99,
@@ -137,9 +139,9 @@ def markdown_table(results: Results) -> str:
     ]
     for name, record in results.items():
         for server in record["figures"]:
-            if is_ours(server) and not server.endswith(" alone"):
+            if is_ours(server) and not server.endswith(ALONE):
                 cells = row(record, server)
-                speed = f"{cells['responses/s']}, {cells['p99 us']}" if cells["responses/s"] else ""
+                speed = ", ".join(filter(None, (cells["responses/s"], cells["p99 us"])))
                 what = f"{record['what']} (`{name}`)"
                 lines.append(f"| {what} | {server} | {cells['figure']} | {cells['times as good']} | {speed} |")
     return "\n".join(lines)

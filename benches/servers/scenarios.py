@@ -19,6 +19,7 @@ HELLO_PEERS = (
     "nginx", "kacore-handler", "kacore-wsgi", "kacore-wsgi-1", "kacore-asgi", "mrhttp", "bjoern", "fastpysgi-wsgi",
     "fastpysgi-asgi", "granian-asgi", "uvicorn",
 )  # fmt: skip
+QUICK = ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "uvicorn")
 OTHERS = ("granian-wsgi", "socketify", "aiohttp", "gunicorn-gthread", "hypercorn")
 
 
@@ -46,7 +47,8 @@ class Plan:
     only: list[str]
 
     def servers(self, names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if not self.only or name in self.only or name == "nginx"]
+        wanted = self.only or (QUICK if self.quick else names)
+        return [name for name in names if name in wanted or name == "nginx"]
 
 
 @dataclass(frozen=True)
@@ -60,27 +62,33 @@ class Scenario:
     tls: bool = False
     path: str = "/"
     run: Callable[["Scenario", Plan], dict[str, Record]] | None = None
-    in_quick: bool = True
+    in_quick: bool = False
 
 
 BOTH = ("nginx", "kacore-asgi")
 IDLERS = ("kacore-asgi", "bjoern", "nginx", "uvicorn", "granian-asgi")
+HOSTED = ("gunicorn-gthread", "gunicorn-kacore-wsgi-4", "gunicorn-kacore-wsgi", "gunicorn-asgi", "gunicorn-kacore-asgi")
 
 SCENARIOS = {
-    "hello": Scenario("64 connections, a small head", (*HELLO_PEERS, *OTHERS)),
+    "hello": Scenario("64 connections, a small head", (*HELLO_PEERS, *OTHERS), in_quick=True),
     "browser": Scenario("a browser's head, 13 fields", HELLO_PEERS, load=Load(fields=BROWSER_FIELDS)),
     "pipelined": Scenario(
         "16 requests in one packet", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "mrhttp",
                                       "fastpysgi-wsgi", "granian-asgi", "uvicorn"),
-        load=Load(script=PIPELINE),
+        load=Load(script=PIPELINE), in_quick=True,
     ),
     "few": Scenario("8 connections", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi"), load=Load(8)),
     "many": Scenario(
         "1,024 connections", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "bjoern", "uvicorn"),
         load=Load(1024),
     ),
+    "close": Scenario(
+        "a connection for each request", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "bjoern", "uvicorn"),
+        load=Load(fields={"Connection": "close"}, closes=True),
+    ),
     "post": Scenario(
-        "POST of 1 KiB, content read", ("kacore-asgi", "granian-asgi", "uvicorn"), app="post", load=Load(script=POST)
+        "POST of 1 KiB, content read", ("kacore-asgi", "granian-asgi", "uvicorn"), app="post", load=Load(script=POST),
+        in_quick=True,
     ),
     "stream": Scenario("16 chunks of 1 KiB", ("kacore-asgi", "granian-asgi", "uvicorn"), app="stream"),
     "mebibyte": Scenario(
@@ -93,8 +101,8 @@ SCENARIOS = {
     "flask": Scenario("Flask hello", ("kacore-wsgi", "kacore-wsgi-4", "bjoern", "gunicorn-gthread"), app="flask"),
     "sleep": Scenario("asyncio.sleep(0.001) in each", ("kacore-asgi", "granian-asgi", "uvicorn"), app="sleep"),
     "timeout": Scenario("asyncio.timeout in each", ("kacore-asgi", "granian-asgi", "uvicorn"), app="timeout"),
-    "tls": Scenario("TLS 1.3", ("nginx", "kacore-asgi", "granian-asgi", "uvicorn"), tls=True),
-    "beside": Scenario("hello beside idle connections", BOTH, run=special.beside, in_quick=False),
+    "tls": Scenario("TLS 1.3", ("nginx", "kacore-asgi", "granian-asgi", "uvicorn"), tls=True, in_quick=True),
+    "beside": Scenario("hello beside idle connections", BOTH, run=special.beside),
     "lag": Scenario(
         "lag of a 2 ms timer, 64 connections", ("kacore-asgi", "kacore-asgi-asyncio", "uvicorn"), app="lag",
         run=special.lag,
@@ -103,19 +111,24 @@ SCENARIOS = {
         "system calls a response", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "uvicorn"),
         run=special.syscalls,
     ),
-    "idle": Scenario("an idle connection's memory", IDLERS, run=special.idle, in_quick=False),
-    "idle-tls": Scenario("an idle TLS connection's memory", (*BOTH, "uvicorn"), run=special.idle_tls, in_quick=False),
-    "full": Scenario("one more client of a full server", ("kacore-asgi",), run=special.full, in_quick=False),
+    "idle": Scenario("an idle connection's memory", IDLERS, run=special.idle),
+    "idle-tls": Scenario("an idle TLS connection's memory", (*BOTH, "uvicorn"), run=special.idle_tls),
+    "kernel": Scenario(
+        "the kernel's memory for an idle connection", ("kacore-asgi",), run=special.kernel
+    ),
+    "full": Scenario("one more client of a full server", ("kacore-asgi",), run=special.full),
     "big": Scenario(
         "memory after 1,000 responses of 20 MB", ("kacore-asgi", "kacore-wsgi", "uvicorn"), app="big",
-        run=special.big, in_quick=False,
+        run=special.big,
     ),
     "start": Scenario(
         "start to first response",
         ("nginx", "kacore-asgi", "kacore-wsgi", "bjoern", "gunicorn-gthread", "uvicorn", "granian-asgi"),
         run=special.start,
     ),
-    "workers": Scenario("1 and 2 workers on two cores", ("kacore-asgi",), run=special.workers, in_quick=False),
+    "hosted": Scenario("gunicorn with its own workers and with kacore's", ("nginx", *HOSTED)),
+    "hosted-idle": Scenario("the same, an idle connection's memory", ("nginx", *HOSTED), run=special.idle),
+    "workers": Scenario("1 and 2 workers on two cores", ("kacore-asgi",), run=special.workers),
 }  # fmt: skip
 
 

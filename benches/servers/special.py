@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servers.idle import Idle
@@ -81,6 +83,35 @@ def idle(scenario: Scenario, plan: Plan) -> dict[str, Record]:
                 if name not in one.figures:
                     one.lost[name] = str(reason)
     return records
+
+
+# What the kernel keeps for a connection. An end has one of each of the first three; both ends are on this machine.
+# Its name (a dentry of 192 bytes on 64-bit Linux) is left out, for other programs make and drop those all the time.
+OF_AN_END = ("TCP", "sock_inode_cache", "filp")
+OF_EPOLL = ("eventpoll_epi", "ep_head")
+
+
+def slab_bytes() -> dict[str, float]:
+    """Bytes of each of the kernel's slabs that hold objects in use, with what their pages lose."""
+    found = {}
+    for line in Path("/proc/slabinfo").read_text().splitlines()[2:]:
+        name, in_use, _, _, per_slab, pages = line.split()[:6]
+        found[name] = int(in_use) / int(per_slab) * int(pages) * resource.getpagesize()
+    return found
+
+
+def kernel(scenario: Scenario, plan: Plan, n: int = 18_000) -> dict[str, Record]:
+    """The kernel's memory for the server's end of an idle connection. Needs root, to read /proc/slabinfo."""
+    one = record("bytes_each")
+    with started(plan, "kacore-asgi", "hello", patient=True) as server, holder(plan, server) as held:
+        warm(held)
+        before = slab_bytes()
+        held.hold(n)
+        after = slab_bytes()
+    grown = {name: (after.get(name, 0) - before.get(name, 0)) / n for name in (*OF_AN_END, *OF_EPOLL)}
+    ends = sum(grown[name] / 2 for name in OF_AN_END)
+    one.add("kacore-asgi", {"bytes_each": ends + sum(grown[name] for name in OF_EPOLL)})
+    return {f"{n:,}": one}
 
 
 def idle_tls(scenario: Scenario, plan: Plan, n: int = 3000) -> dict[str, Record]:

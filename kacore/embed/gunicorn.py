@@ -58,6 +58,7 @@ FIELDS = {
 # Settings for which only this value can be served, and those that are not heard: the parser knows no such leniency.
 ONLY = {"protocol": "http", "http2_cleartext": "off"}
 UNHEARD = (
+    "asgi_disconnect_grace_period",
     "casefold_http_method",
     "forwarder_headers",
     "header_map",
@@ -66,6 +67,7 @@ UNHEARD = (
     "permit_unconventional_http_method",
     "permit_unconventional_http_version",
     "secure_scheme_headers",
+    "sendfile",
     "strip_header_spaces",
 )
 # The most seconds between two signs of life, and of graceful_timeout the part that is left to the application's end.
@@ -286,16 +288,16 @@ class Worker(base.Worker):
         waiting.register(self.PIPE[0], select.POLLIN)
         try:
             while self.alive:
-                self.turn(waiting)
+                self.turn(waiting, self.beat_every)
             for _ in self.departure():
-                self.turn(waiting)
+                self.turn(waiting, DRAIN_POLL)
         finally:
             self.engine.close()
             application.stop()
 
-    def turn(self, waiting: select.poll) -> None:
-        """Do what there is to do, or wait for it until the next sign of life is due."""
-        for fd, _ in waiting.poll(self.beat_every * 1000):
+    def turn(self, waiting: select.poll, seconds: float) -> None:
+        """Do what there is to do, or wait for it that long at most."""
+        for fd, _ in waiting.poll(seconds * 1000):
             if fd == self.PIPE[0]:
                 os.read(fd, 4096)
             else:

@@ -153,15 +153,24 @@ def describe(tls: ssl.SSLObject) -> dict[str, Any]:
     if leaf and hasattr(tls, "get_unverified_chain"):
         chain = tls.get_unverified_chain()
     name = cipher[0] if (cipher := tls.cipher()) else None
-    suites = (suite["id"] & 0xFFFF for suite in tls.context.get_ciphers() if suite["name"] == name)
     return {
         "server_cert": getattr(tls.context, "server_cert", None),
         "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate) for certificate in chain],
         "client_cert_name": distinguished_name(tls.getpeercert()) if leaf else None,
         "client_cert_error": None,
         "tls_version": VERSIONS.get(tls.version() or ""),
-        "cipher_suite": next(suites, None),
+        "cipher_suite": suite_of(tls, name),
     }
+
+
+SUITES: dict[str, int] = {}
+
+
+def suite_of(tls: ssl.SSLObject, name: str | None) -> int | None:
+    """The number of a cipher suite. Kept: to list them all costs as much as many requests."""
+    if name is not None and name not in SUITES:
+        SUITES.update((suite["name"], suite["id"] & 0xFFFF) for suite in tls.context.get_ciphers())
+    return SUITES.get(name or "")
 
 
 def distinguished_name(certificate: Any) -> str:

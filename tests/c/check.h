@@ -1,7 +1,8 @@
 /* check.h: the little that a C test needs: CHECK, and bytes that end right before an unreadable page.
  *
- * A test program is a file tests/c/<name>_test.c whose comment `link: ka_a ka_b` names the files of the core it is built with; it
- * returns CHECKS_DONE from main. tests/c/test_c_programs.py compiles and runs each, plainly and with sanitizers. */
+ * A test program is a file tests/c/<name>_test.c whose comment `link: ka_a ka_b` names the files of the core it is built
+ * with (`link: core`: all), and `wrap: recv send` the functions that faults.c stands before; it returns CHECKS_DONE from
+ * main. tests/c/test_c_programs.py compiles and runs each, plainly and with sanitizers. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -23,6 +24,8 @@ static int checks_made, checks_failed;
             fputc('\n', stderr);                                                 \
         }                                                                        \
     } while (0)
+
+#define EXPECT(condition) CHECK(condition, "it is not so")
 
 /* A program that checked nothing has failed. */
 #define CHECKS_DONE (printf("%d checks, %d failed\n", checks_made, checks_failed), checks_failed || !checks_made)

@@ -3,7 +3,6 @@
 #include "check.h"
 #include "ka_reply.h"
 
-#define EXPECT(condition) CHECK(condition, "it is not so")
 
 static const ka_verdict kept = {.keeps = 1};
 static const ka_reply_common silent;

@@ -5,7 +5,6 @@
 
 #define S ((int64_t)1000000000)
 
-#define EXPECT(condition) CHECK(condition, "it is not so")
 
 static ka_table *table_of(uint32_t max_connections, ka_counters *counters)
 {

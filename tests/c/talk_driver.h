@@ -9,7 +9,6 @@
 #include "ka_talk.h"
 
 #define S ((int64_t)1000000000)
-#define EXPECT(condition) CHECK(condition, "it is not so")
 
 enum { WIRE_BYTES = 1 << 20, WIRE_STEPS = 100000, WIRE_SCRATCH = 8192 };
 

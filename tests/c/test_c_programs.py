@@ -39,12 +39,22 @@ def compile_c(need, lacks, tmp_path_factory):
     return checked
 
 
-@pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("program", sorted(HERE.glob("*_test.c")), ids=lambda path: path.stem)
+PROGRAMS = [(path, build) for path in sorted(HERE.glob("*_test.c")) for build in BUILDS]
+
+
+def name(value):
+    return getattr(value, "stem", value)
+
+
+@pytest.mark.parametrize(("program", "build"), [p for p in PROGRAMS if p != (HERE / "engine_test.c", "plain")], ids=name)
 def test_c_program_passes_its_checks(compile_c, launch, program, build, tmp_path):
-    linked = re.search(r"link:([\w ]+)", program.read_text())
+    text = program.read_text()
+    linked = re.search(r"link:([\w ]+)", text)
     assert linked, f"{program.name} names no files of the core in a `link:` comment"
+    sources = SRC.glob("ka_*.c") if linked[1].split() == ["core"] else [SRC / f"{name}.c" for name in linked[1].split()]
+    wrapped = re.search(r"wrap:([\w ]+)", text)
+    faults = [HERE / "faults.c", *(f"-Wl,--wrap={name}" for name in wrapped[1].split())] if wrapped else []
     binary = tmp_path / program.stem
-    compile_c(build, program, *(SRC / f"{name}.c" for name in linked[1].split()), output=binary)
+    compile_c(build, program, *sources, *faults, output=binary)
     child = launch(str(binary), python=False, ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1")
     assert child.wait() == 0, child.text

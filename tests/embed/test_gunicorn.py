@@ -294,6 +294,24 @@ def child_exit(server, worker): say("child exit")
     ]
 
 
+def test_websocket_is_served_and_logged(run, need):
+    need("module:websockets")
+    client = need("module:websockets.sync.client")
+    app = """
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+"""
+    server = run("asgi", "--asgi-lifespan", "off", "--access-logfile", "-", app=app)
+    with client.connect(f"ws://127.0.0.1:{server.port}/chat", open_timeout=5) as websocket:
+        websocket.send("hello")
+        assert websocket.recv(5) == "hello"
+    server.wait_for(r'"GET /chat HTTP/1\.1" 101 ')
+    assert "Traceback" not in server.text
+
+
 @either
 def test_access_log_and_statsd_are_written_by_gunicorns_loggers(run, kind):
     log = '%(h)s "%(r)s" %(s)s %(B)s %({x-asked}i)s %({content-length}o)s %(m)s %(U)s?%(q)s'

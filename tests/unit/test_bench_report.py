@@ -96,7 +96,7 @@ def test_charts_are_xml_with_a_bar_and_a_line_for_each_server(results):
     assert lengths == sorted(lengths, reverse=True) and len(lengths) == 3
     curve = ElementTree.fromstring(drawings["idle.svg"])
     assert len(list(curve.iter(f"{space}path"))) == 2
-    assert any("90 B each" in text.text for text in curve.iter(f"{space}text"))
+    assert any("kacore-asgi, 90 B" in text.text for text in curve.iter(f"{space}text"))
 
 
 def test_charts_of_nothing_are_no_charts():

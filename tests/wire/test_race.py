@@ -10,6 +10,7 @@ import pytest
 
 import kacore
 from kacore.server.races import MOST_NETWORKS, RaceLog
+from tests.wire.conftest import wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 BLOCKING = """
@@ -111,3 +112,15 @@ def test_advice_names_the_timeout_that_would_have_helped(told):
     assert "raise drain_grace (3 s)" in caplog.text
     assert "a unix socket" in caplog.text
     assert "raise keep_alive_timeout (75 s)" in caplog.text
+
+
+def test_what_follows_a_bad_request_on_an_idle_connection_crossed_nothing(start, client):
+    running = start(lambda request: b"ok", policy=kacore.Policy())
+    c = client(running)
+    assert c.get().status == 200
+    c.send("rubbish\r\n\r\n")
+    assert c.response().status == 400
+    assert c.is_closed()
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").fin()
+    wait_until(lambda: running.closed("bad_request") == 1)
+    assert running.stats()["races"] == 0

@@ -6,8 +6,12 @@ import contextvars
 import http.client
 import json
 import logging
+import signal
+import sys
 
+import anyio
 import pytest
+import sniffio
 
 import kacore
 
@@ -143,6 +147,109 @@ async def sleeps_zero():
     return str(asyncio.current_task() is task)
 
 
+async def cancels_itself_and_takes_it_back():
+    task = asyncio.current_task()
+    task.cancel()
+    return f"{task.cancelling()} {task.uncancel()}"
+
+
+async def shields_what_it_waits_for():
+    inner = asyncio.ensure_future(asyncio.sleep(0.005, "slept"))
+    asyncio.current_task().cancel()
+    try:
+        await asyncio.shield(inner)
+    except asyncio.CancelledError:
+        asyncio.current_task().uncancel()
+    return await inner
+
+
+async def gathers():
+    return "".join(await asyncio.gather(asyncio.sleep(0, "a"), asyncio.sleep(0.001, "b")))
+
+
+async def finds_no_task_in_a_callback():
+    seen = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: seen.set_result(asyncio.current_task()))
+    return str(await seen)
+
+
+async def is_one_of_all_tasks():
+    return str(asyncio.current_task() in asyncio.all_tasks())
+
+
+async def resets_a_variable():
+    token = VARIABLE.set("inner")
+    await asyncio.sleep(0)
+    VARIABLE.reset(token)
+    return VARIABLE.get()
+
+
+async def children_inherit_its_context():
+    VARIABLE.set("parent")
+    return await asyncio.create_task(tells_the_variable())
+
+
+async def tells_the_variable():
+    return VARIABLE.get()
+
+
+async def moves_on():
+    with anyio.move_on_after(0.01) as scope:
+        await anyio.sleep(5)
+    return f"cancelled: {scope.cancelled_caught}"
+
+
+async def scope_cancelled_before_it_waits():
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await anyio.sleep(5)
+    return f"cancelled: {scope.cancelled_caught}"
+
+
+async def scope_without_waiting():
+    with anyio.fail_after(5):
+        pass
+    return str(anyio.get_current_task().id == id(asyncio.current_task()))
+
+
+async def anyio_group():
+    found = []
+
+    async def child(what):
+        await anyio.sleep(0.001)
+        found.append(what)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(child, "a")
+        group.start_soon(child, "b")
+    return "".join(sorted(found))
+
+
+async def cancelled_anyio_group():
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep, 5)
+        await anyio.sleep(0)
+        group.cancel_scope.cancel()
+    return "left"
+
+
+async def works_in_a_thread():
+    return await anyio.to_thread.run_sync(lambda: anyio.from_thread.run_sync(sniffio.current_async_library))
+
+
+async def knows_its_library():
+    return sniffio.current_async_library()
+
+
+async def cancels_the_tasks_that_wait_for_requests():
+    """As whoever cancels all tasks does. The server is to go on with others."""
+    waiting = [task for task in asyncio.all_tasks() if type(task.get_coro()).__name__ == "Carrier"]
+    for task in waiting:
+        if task is not asyncio.current_task():
+            task.cancel()
+    return "cancelled them"
+
+
 PROBES = {
     plain: "finished at once",
     with_timeout: "in time",
@@ -162,6 +269,21 @@ PROBES = {
     spawns_a_task_that_outlives_it: "spawned",
     keeps_its_context_over_a_suspension: "mine, True",
     sleeps_zero: "True",
+    cancels_itself_and_takes_it_back: "1 0",
+    shields_what_it_waits_for: "slept",
+    gathers: "ab",
+    finds_no_task_in_a_callback: "None",
+    is_one_of_all_tasks: "True",
+    resets_a_variable: "/resets_a_variable",
+    children_inherit_its_context: "parent",
+    moves_on: "cancelled: True",
+    scope_cancelled_before_it_waits: "cancelled: True",
+    scope_without_waiting: "True",
+    anyio_group: "ab",
+    cancelled_anyio_group: "left",
+    works_in_a_thread: "asyncio",
+    knows_its_library: "asyncio",
+    cancels_the_tasks_that_wait_for_requests: "cancelled them",
 }
 
 
@@ -281,6 +403,21 @@ def test_a_task_factory_of_the_users_sees_no_request(in_loop):
     assert "app" not in seen
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio.eager_task_factory came with Python 3.12")
+def test_every_probe_answers_the_same_where_tasks_begin_at_once(in_loop):
+    """asyncio.eager_task_factory runs a new task at once, inside the one that makes it."""
+
+    def client(server):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        for probe, expected in PROBES.items():
+            for name, answer in ((probe.__name__, expected), ("plain", PROBES[plain])):
+                status, body = ask(connection, name)
+                assert (status, json.loads(body)) == (200, {"before": "unset", "task": True, "answer": answer})
+        connection.close()
+
+    in_loop(client, lambda loop: loop.set_task_factory(asyncio.eager_task_factory))
+
+
 def test_an_error_before_the_first_suspension_is_logged_and_answered(in_loop, caplog):
     def client(server):
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
@@ -293,36 +430,35 @@ def test_an_error_before_the_first_suspension_is_logged_and_answered(in_loop, ca
     assert "ZeroDivisionError: on purpose" in caplog.text
 
 
-def test_the_server_runs_requests_without_a_task_where_it_can():
+def test_the_server_runs_requests_without_a_task_where_it_can(in_loop):
     """Else the tests above would show nothing of carriers."""
+    stats = {}
 
-    async def main():
-        server = kacore.Server(app, port=0)
-        serving = asyncio.create_task(server.serve(handle_signals=False))
-        await server.started()
+    def client(server):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        for _ in range(5):
+            ask(connection, "plain")
+        connection.close()
+        stats.update(server.stats()["tasks"])
 
-        def client():
-            connection = http.client.HTTPConnection("127.0.0.1", server.port)
-            for _ in range(5):
-                ask(connection, "plain")
-            connection.close()
-
-        await asyncio.to_thread(client)
-        stats = server.stats()["tasks"]
-        server.shutdown(hurry=True)
-        await serving
-        return stats
-
-    stats = asyncio.run(main())
+    in_loop(client)
     assert stats["eager"] >= 5
     assert stats["tasks"] <= 1
 
 
-def test_system_exit_in_the_application_ends_the_server(serve, tmp_path):
-    (tmp_path / "leaves.py").write_text("async def app(scope, receive, send):\n    raise SystemExit(3)\n")
-    child = serve("leaves:app", "--lifespan", "off")
+@pytest.mark.parametrize("waits", ["", "    await asyncio.sleep(0)\n"], ids=["at_once", "after_a_suspension"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("error", "code"), [("SystemExit(3)", 3), ("KeyboardInterrupt", -signal.SIGINT)])
+def test_what_means_to_end_the_process_does(serve, tmp_path, need, error, code, loop, waits):
+    if loop == "uvloop":
+        need("module:uvloop")
+    (tmp_path / "leaves.py").write_text(
+        f"import asyncio\nasync def app(scope, receive, send):\n{waits}    raise {error}\n"
+    )
+    child = serve("leaves:app", "--lifespan", "off", "--loop", loop)
     connection = http.client.HTTPConnection(child.url.removeprefix("http://"))
     connection.request("GET", "/")
-    assert connection.getresponse().status == 500
-    assert child.wait() == 3
+    if not waits:
+        assert connection.getresponse().status == 500
+    assert child.wait() == code
     connection.close()
