@@ -25,6 +25,20 @@ cdef bytes BUSY_ANSWER = (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 
                           b"connection: close\r\n\r\n")
 
 
+cdef int make_reset(object sock) except -1:
+    """Have the end of a transport's socket be a reset, as ka_engine.c does. Through another descriptor of it: what a
+    loop shows of a socket need not let one set anything."""
+    import os
+    import socket
+    import struct
+    try:
+        with socket.socket(fileno=os.dup(sock.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except (AttributeError, OSError):
+        pass  # a transport that has no socket ends as it can
+    return 0
+
+
 cdef class TransportProtocol:
     """One connection: an asyncio.Protocol. Made by the host for each, with the Transports it belongs to."""
     cdef readonly Transports transports
@@ -208,10 +222,13 @@ cdef class TransportProtocol:
     cdef int end(self, ka_cause cause) except -1:
         """The one way out of the table, and the transport's end. Right in every phase, and twice."""
         cdef ka_talk *talk = self.talk
-        cdef bint is_unsent = talk != NULL and talk.unsent > 0
+        cdef bint lies = talk != NULL and ka_talk_end_would_lie(talk)
+        cdef bint is_unsent = lies or (talk != NULL and talk.unsent > 0)
         if not self.forget(cause):
             return 0
         if self.transport is not None:
+            if lies:
+                make_reset(self.transport.get_extra_info("socket"))
             abort = getattr(self.transport, "abort", None) if is_unsent else None
             if abort is not None:
                 abort()
