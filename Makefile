@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo build test hosts asan coverage portable lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: bench-deadlines help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -99,6 +99,28 @@ asan: $(VENV)/.installed $(VENV)/.for-test  ## run the suite (without the browse
 	    ASAN_OPTIONS=$(SANITIZER_OPTIONS) UBSAN_OPTIONS=print_stacktrace=1 \
 	    $(BIN)/python -m pytest -m 'not browser' --capture=sys -o timeout=240 $(ARGS)
 
+# --- for minutes, and with a magnifying glass ------------------------------------------------------------------
+# SOAK names the scenes: make soak MINUTES=10 SOAK='--scene tls --scene memory'. With ASAN=1 the servers run the build of
+# `make asan`. valgrind's memcheck sees what no sanitizer does, uninitialised bytes: in the core under failing system
+# calls, and in a Python process that serves a few requests of each kind.
+
+MINUTES ?= 3
+SOAK ?=
+SOAK_RUN = $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) $(SOAK)
+
+soak: build $(VENV)/.for-test  ## thousands of good, slow and broken clients for MINUTES=3, with and without failing system calls
+ifdef ASAN
+	$(call BUILD_INTO,asan,KACORE_SANITIZE=1 CC=$(ASAN_CC))
+	env $(call USING,asan) PYTHONMALLOC=malloc CC=$(ASAN_CC) \
+	    LD_PRELOAD=$(call RUNTIME,libasan.so):$(call RUNTIME,libubsan.so) \
+	    ASAN_OPTIONS=$(SANITIZER_OPTIONS) UBSAN_OPTIONS=print_stacktrace=1 $(SOAK_RUN)
+else
+	$(SOAK_RUN)
+endif
+
+valgrind: build $(VENV)/.for-test  ## memcheck over the C tests and over a short conversation with Python (needs valgrind)
+	$(BIN)/python tests/soak/memcheck.py
+
 coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the suite runs, by file
 	find build/coverage-objects -name '*.gcda' -delete 2>/dev/null || true
 	$(call BUILD_INTO,coverage,KACORE_COVERAGE=1)
@@ -158,6 +180,9 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 
 bench-server: build .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
+
+bench-deadlines: build  ## how late idle connections are closed; a burst of newcomers; one client more than full
+	$(BIN)/python benches/bench_deadlines.py $(ARGS)
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 

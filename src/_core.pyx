@@ -28,6 +28,6 @@ __all__ = [
     "Engine", "HandlerApplication", "Head", "HostedAsgiApplication", "KacoreError", "Limits", "LocalError", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",
-    "refuse_new_connections", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
+    "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
     "sum_counters",
 ]

@@ -14,3 +14,7 @@ class Engine:
 
 def refuse_new_connections(fd):
     """Nothing: the kernel filter that does it is Linux's, and closing the socket comes soon after."""
+
+
+def return_large_blocks():
+    """Nothing: what it changes is glibc's."""

@@ -361,8 +361,8 @@ cdef extern from "ka_talk.h" nogil:
     int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
     void ka_talk_done(ka_talk *talk)
     int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
-    bint ka_talk_end_would_lie(const ka_talk *talk)
     bint ka_talk_is_started(const ka_talk *talk)
+    bint ka_talk_end_would_lie(const ka_talk *talk)
     const char *ka_talk_head_bytes(const ka_talk *talk)
 
 

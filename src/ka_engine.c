@@ -15,7 +15,9 @@
 #include <unistd.h>
 
 enum {
-    EVENTS = 128,            /* a step */
+    EVENTS = 128,            /* a step, at most: see pace */
+    EVENTS_LEAST = 8,
+    STEP_NS = 600 * 1000,    /* a step is to take no longer, for the sake of the loop's other work */
     EXPIRIES = 64,           /* a step */
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 4 << 20,   /* the same */
@@ -618,15 +620,28 @@ static void drain_counter(int fd)
     (void)!read(fd, &n, sizeof n);
 }
 
+/* What an event costs is the application's business, so a step is bounded by what the last one took: the events it does
+ * not take wait in the kernel, behind those that came before them. */
+static void pace(ka_engine *e, uint32_t n, int64_t began_ns)
+{
+    if (n < EVENTS_LEAST)
+        return;
+    int64_t took = ka_clock() - began_ns;
+    if (took > STEP_NS && n >= e->batch / 2)
+        e->batch = e->batch / 2 > EVENTS_LEAST ? e->batch / 2 : EVENTS_LEAST;
+    else if (took < STEP_NS / 2 && n == e->batch && e->batch < EVENTS)
+        e->batch *= 2;
+}
+
 int ka_engine_step(ka_engine *e)
 {
     struct epoll_event events[EVENTS];
     uint32_t ready[KA_MAX_LISTENERS], n_ready = 0;
-    int n = epoll_wait(e->epoll_fd, events, EVENTS, 0);
+    int n = epoll_wait(e->epoll_fd, events, (int)e->batch, 0);
     if (n < 0)
         return errno == EINTR ? 0 : ka_os_error();
     e->is_stepping = 1;
-    e->now = ka_clock();
+    int64_t began_ns = e->now = ka_clock();
     e->counters.steps++;
     e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
@@ -656,6 +671,7 @@ int ka_engine_step(ka_engine *e)
             (void)ka_accept_some(e, ready[i]);
     ka_engine_attend(e);
     arm(e);
+    pace(e, (uint32_t)n, began_ns);
     e->is_stepping = 0;
     return n;
 }
@@ -695,6 +711,7 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
         return KA_ENOMEM;
     e->table = table;
     e->calls = *calls;
+    e->batch = EVENTS;
     e->armed_ns = e->retry_ns = e->resend_ns = INT64_MAX;
     e->now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

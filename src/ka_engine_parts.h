@@ -33,6 +33,7 @@ struct ka_engine {
     ka_sock **chunks;        /* by slot index; owned */
     ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
     uint32_t n_chunks, n_shakes;
+    uint32_t batch;          /* events that the next step takes at most */
     uint8_t is_stepping, is_attending, has_paused, expects_proxy, asks_class;
     int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
     int64_t resend_ns;       /* when sends that failed for want of memory are tried again, INT64_MAX = none did */

@@ -10,7 +10,11 @@
 # until the loop has polled once more.
 from libc.stdlib cimport free, realloc
 
+import socket as socket_module
+from struct import pack
 from time import monotonic as monotonic_seconds
+
+cdef bytes RESET_AT_ONCE = pack("ii", 1, 0)
 
 cdef extern from "<time.h>" nogil:
     int64_t unix_time "time"(void *to)
@@ -21,22 +25,8 @@ cdef enum:
     WRITE_AT_ONCE = 256 * 1024
     TRANSPORT_EXPIRIES = 64   # a round of the loop
 
-cdef bytes BUSY_ANSWER = (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n"
+cdef bytes BUSY_ANSWER = (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %d\r\n"
                           b"connection: close\r\n\r\n")
-
-
-cdef int make_reset(object sock) except -1:
-    """Have the end of a transport's socket be a reset, as ka_engine.c does. Through another descriptor of it: what a
-    loop shows of a socket need not let one set anything."""
-    import os
-    import socket
-    import struct
-    try:
-        with socket.socket(fileno=os.dup(sock.fileno())) as same:
-            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    except (AttributeError, OSError):
-        pass  # a transport that has no socket ends as it can
-    return 0
 
 
 cdef class TransportProtocol:
@@ -49,7 +39,9 @@ cdef class TransportProtocol:
     cdef object client, server         # (host, port), None until asked for; False = there is none
     cdef tuple taker                   # who takes the connection over when this turn ends, and the head: see hand_over
     cdef uint8_t klass
+    cdef ka_cause cause                # of one that lingers
     cdef bint is_write_paused, is_read_paused, is_lingering, is_tls
+    cdef bint is_resuming              # inside resume_writing(), where asyncio's transports cannot bear to be closed
 
     def __cinit__(self, *args, **kwargs):
         pass
@@ -113,12 +105,14 @@ cdef class TransportProtocol:
         """asyncio.Protocol."""
         self.is_write_paused = False
         if self.conn and self.talk != NULL:
+            self.is_resuming = self.transports.call_soon is not None
             self.transports.enter()
             try:
                 if self.account(0):
                     self.turn()
             finally:
                 self.transports.leave()
+                self.is_resuming = False
 
     # -- moving bytes ------------------------------------------------------------------------------------
 
@@ -134,6 +128,7 @@ cdef class TransportProtocol:
         if n == 0:
             return 0
         if self.is_lingering:
+            ka_conn_crossed(self.transports.table.table, self.conn)
             if ka_conn_progress(self.transports.table.table, self.conn, n, self.transports.moment, &cause) == KA_ESLOW:
                 self.end(cause)
             return 0
@@ -186,6 +181,8 @@ cdef class TransportProtocol:
         cdef ka_cause cause
         cdef size_t n, left
         while talk.unsent > self.handed and not self.is_write_paused:
+            if self.transport.is_closing():
+                return <int>KA_CAUSE_ERROR  # the loop met an error, and tells of it later
             piece = next_piece_of(talk.out)
             n = <size_t>len(piece)
             if n == 0:
@@ -222,16 +219,18 @@ cdef class TransportProtocol:
     cdef int end(self, ka_cause cause) except -1:
         """The one way out of the table, and the transport's end. Right in every phase, and twice."""
         cdef ka_talk *talk = self.talk
+        cdef bint is_unsent = talk != NULL and talk.unsent > 0
         cdef bint lies = talk != NULL and ka_talk_end_would_lie(talk)
-        cdef bint is_unsent = lies or (talk != NULL and talk.unsent > 0)
         if not self.forget(cause):
             return 0
         if self.transport is not None:
             if lies:
-                make_reset(self.transport.get_extra_info("socket"))
-            abort = getattr(self.transport, "abort", None) if is_unsent else None
+                make_reset(self.transport)
+            abort = getattr(self.transport, "abort", None) if is_unsent or lies else None
             if abort is not None:
                 abort()
+            elif self.is_resuming:
+                self.transports.call_soon(self.transport.close)
             elif not self.transport.is_closing():
                 self.transport.close()
         if talk != NULL:
@@ -243,6 +242,8 @@ cdef class TransportProtocol:
         cdef ka_handle conn = self.conn
         if conn == 0:
             return False
+        if self.is_lingering:
+            cause = self.cause
         self.conn = 0
         self.talk = NULL
         ka_conn_close(self.transports.table.table, conn, cause)
@@ -258,17 +259,32 @@ cdef class TransportProtocol:
     cdef int half_close(self, ka_cause cause) except -1:
         can_write_eof = getattr(self.transport, "can_write_eof", None)
         cdef ka_talk *talk = self.talk
-        if (can_write_eof is None or self.transport.is_closing() or not can_write_eof()
-                or ka_conn_event(self.transports.table.table, self.conn, KA_EV_LINGERING, self.transports.moment) < 0):
+        if can_write_eof is None or self.transport.is_closing() or not can_write_eof():
+            return self.end(cause)
+        try:
+            if self.is_resuming:
+                self.transports.call_soon(self._end_writing)
+            else:
+                self.transport.write_eof()
+        except OSError:  # the client is gone already, and the loop has not told yet
+            return self.end(cause)
+        if ka_conn_event(self.transports.table.table, self.conn, KA_EV_LINGERING, self.transports.moment) < 0:
             return self.end(cause)
         ka_conn_will_end(self.transports.table.table, self.conn, cause)
         self.is_lingering = True
+        self.cause = cause
         self.talk = NULL
-        self.transport.write_eof()
         self.steer_reading()
         if talk != NULL:
             ka_talk_free(talk)
         return 0
+
+    def _end_writing(self):
+        if self.transport is not None and not self.transport.is_closing():
+            try:
+                self.transport.write_eof()
+            except OSError:
+                pass  # the loop is about to tell that the client is gone
 
     cdef int hand_over(self) except -1:
         """Somebody else's from now on: what has come of the connection, from the request's head on, goes with it."""
@@ -287,6 +303,17 @@ cdef class TransportProtocol:
         ka_talk_free(talk)
         taker(self.transport, head)
         return 0
+
+
+cdef int make_reset(object transport) except -1:
+    """Have the close send RST, so that what was cut off does not look whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        try:
+            sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET_AT_ONCE)
+        except OSError:
+            pass
+    return 0
 
 
 cdef object next_piece_of(ka_buf *buf):
@@ -502,6 +529,8 @@ cdef class Transports(Port):
             elif action == KA_DO_HALF_CLOSE:
                 one.half_close(cause)
             else:
+                if one.talk != NULL:
+                    one.talk.cause = <uint8_t>cause  # by it the application is told why
                 one.end(cause)
         self.leave()
 
@@ -619,7 +648,7 @@ cdef class Transports(Port):
             one.conn = conn
         else:
             ka_conn_refused(self.table.table, KA_CAUSE_CLIENT_LIMIT if got == KA_ECLIENT else KA_CAUSE_REJECTED)
-            one.transport.write(BUSY_ANSWER)
+            one.transport.write(BUSY_ANSWER % max(1, ka_table_capacity(self.table.table).retry_after_s))
             one.transport.close()
         return self.leave()
 

@@ -33,7 +33,7 @@ IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 # `make portable` tests the build without epoll: there is no server in it, and it has a few tests of its own. To
 # kacore itself a KACORE_NAME in the environment is a field of the policy, so no child may see this one.
 IS_PORTABLE = os.environ.pop("KACORE_PORTABLE", "") not in ("", "0")
-collect_ignore = ["demo", "embed", "leaks", "wire"] if IS_PORTABLE else ["portable"]
+collect_ignore = ["demo", "embed", "leaks", "soak", "wire"] if IS_PORTABLE else ["portable"]
 
 # The memory of a process says nothing under the sanitizers, which keep freed blocks to catch their use.
 if SANITIZER_RUNTIME:

@@ -102,6 +102,10 @@ SCENARIOS = {
     "sleep": Scenario("asyncio.sleep(0.001) in each", ("kacore-asgi", "granian-asgi", "uvicorn"), app="sleep"),
     "timeout": Scenario("asyncio.timeout in each", ("kacore-asgi", "granian-asgi", "uvicorn"), app="timeout"),
     "tls": Scenario("TLS 1.3", ("nginx", "kacore-asgi", "granian-asgi", "uvicorn"), tls=True, in_quick=True),
+    "handshake": Scenario(
+        "TLS 1.3, a connection for each request", ("nginx", "kacore-asgi", "uvicorn"), tls=True,
+        load=Load(fields={"Connection": "close"}, closes=True),
+    ),
     "beside": Scenario("hello beside idle connections", BOTH, run=special.beside),
     "lag": Scenario(
         "lag of a 2 ms timer, 64 connections", ("kacore-asgi", "kacore-asgi-asyncio", "uvicorn"), app="lag",

@@ -6,6 +6,7 @@ that no line can pass for another and nothing reaches a terminal that steers it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -106,6 +107,11 @@ def access_log(style: str) -> AccessLog | None:
         line = common_line if style == "common" else combined_line
         clock = Clock("%d/%b/%Y:%H:%M:%S %z", time.localtime)
 
+    handler = logger.handlers[0] if logger.handlers else None
+    if isinstance(handler, LineHandler) and len(logger.handlers) == 1 and not (logger.filters or logger.propagate):
+        write = handler.write_line
+        return lambda entry: write(line(entry, clock))
+
     def log(entry: Any) -> None:
         # By hand: Logger.info would walk the stack for the place in the source, which says nothing here.
         logger.handle(logging.LogRecord("kacore.access", logging.INFO, "", 0, line(entry, clock), None, None))
@@ -193,6 +199,44 @@ def configure(path: str) -> None:
         raise UsageError(f"log_config={path!r}: {why}") from None
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Bare lines, written together once in a round of the running event loop: to write each by itself would cost more
+    than to serve the request that it tells of. Without a running loop they are written at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(logging.Formatter("%(message)s"))
+        self._lines: list[str] = []
+
+    def write_line(self, line: str) -> None:
+        """What emit does, for a line that needs no record."""
+        self.acquire()
+        self._lines.append(line)
+        is_first = len(self._lines) == 1
+        self.release()
+        if is_first:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.write_line(self.format(record))
+
+    def flush(self) -> None:
+        """Write what waits. As of every handler, an error of it is told on stderr and hurts nobody."""
+        self.acquire()
+        lines, self._lines = self._lines, []
+        try:
+            if lines:
+                self.stream.write("\n".join(lines) + "\n")
+            super().flush()
+        except Exception:
+            self.handleError(logging.LogRecord("kacore.access", logging.INFO, "", 0, "".join(lines[:1]), None, None))
+        finally:
+            self.release()
+
+
 def set_up(level: int) -> None:
     """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare."""
     errors = logging.getLogger("kacore")
@@ -203,7 +247,5 @@ def set_up(level: int) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LineFormatter(sys.stderr))
         errors.addHandler(handler)
-        lines = logging.StreamHandler(sys.stdout)
-        lines.setFormatter(logging.Formatter("%(message)s"))
-        access.addHandler(lines)
+        access.addHandler(LineHandler(sys.stdout))
         access.propagate = False

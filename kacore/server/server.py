@@ -298,6 +298,7 @@ class Server:
     def run(self) -> None:
         """Serve in a new event loop until SIGTERM or SIGINT. Raises UsageError, e.g. for a port in use."""
         self.bind()
+        _core.return_large_blocks()
         if self.worker is None:
             self._notifier = Notifier()
             raise_descriptor_limit(self.policy.max_connections, self.logger)

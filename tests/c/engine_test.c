@@ -3,7 +3,8 @@
  * link: core
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime
  *
- * A crowd has a seed: ENGINE_SEEDS=FROM-TO in the environment asks for others than the few of the test suite. */
+ * A crowd has a scene and a seed: ENGINE_SEEDS=FROM-TO in the environment asks for others than the few of the test
+ * suite, ENGINE_SCENE="few buffers" for one scene only. */
 #include <dirent.h>
 
 #include "engine_driver.h"
@@ -246,11 +247,12 @@ static void a_send_without_memory_is_tried_again(int error)
 
 int main(void)
 {
-    const char *seeds = getenv("ENGINE_SEEDS");
+    const char *seeds = getenv("ENGINE_SEEDS"), *scene = getenv("ENGINE_SCENE");
     int from = 1, to = 2;
     if (seeds && sscanf(seeds, "%d-%d", &from, &to) != 2) return 2;
     for (int seed = from; seed <= to; seed++)
-        for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++) crowd(&scenes[i], (uint64_t)seed);
+        for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++)
+            if (scene == NULL || strcmp(scene, scenes[i].name) == 0) crowd(&scenes[i], (uint64_t)seed);
     static const int lacks[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
     for (int i = 0; i < 4; i++) what_accept_lacks_is_waited_for_without_spinning(lacks[i]);
     an_idle_connection_goes_when_nothing_more_can_be_watched();

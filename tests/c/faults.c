@@ -41,6 +41,9 @@ static int fails(fault_kind kind, int *how)
 {
     fault_plan *f = &faults;
     f->n_calls[kind]++;
+#ifdef FAULTS_PRELOAD
+    if (f->n_calls[FAULT_ACCEPT] == 0) return 0; /* a server that cannot start says so and ends: nothing to see */
+#endif
     if (f->run[kind] == 0) {
         if (faults_random(&f->state) % 1000 >= f->permille[kind]) return 0;
         f->run[kind] = 1 + (unsigned)(faults_random(&f->state) % f->longest_run);

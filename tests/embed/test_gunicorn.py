@@ -56,6 +56,7 @@ SHORT = {"KACORE_DRAIN_GRACE": "0.2", "KACORE_DRAIN_SPREAD": "0.1"}
 @pytest.fixture
 def run(launch, tmp_path):
     """run("wsgi", "--keep-alive", "3", conf="text of gunicorn.conf.py") starts gunicorn on a free port."""
+    started = []
 
     def start(kind, *arguments, conf="", app=None, bind="127.0.0.1:0", **environ):
         (tmp_path / "app.py").write_text(app or {"wsgi": WSGI, "asgi": ASGI}[kind])
@@ -65,12 +66,25 @@ def run(launch, tmp_path):
         child = launch(
             "-m", "gunicorn", "-k", worker, *where, "--no-control-socket", *arguments, "app:app", cwd=tmp_path, **environ
         )
+        started.append(child)
         child.wait_for(r"Booting worker|Error: ")
         found = re.search(r"https?://127\.0\.0\.1:[1-9]\d*", child.text)
         child.url = found[0] if found else ""
         return child
 
-    return start
+    yield start
+    for child in started:
+        end_at_once(child)
+
+
+def end_at_once(server):
+    """With its workers: the arbiter takes its time, and how it ends is for the tests that look."""
+    if server.process.poll() is None:
+        with contextlib.suppress(OSError), open(f"/proc/{server.pid}/task/{server.pid}/children") as file:
+            workers = [int(number) for number in file.read().split()]
+            for number in (server.pid, *workers):
+                os.kill(number, signal.SIGKILL)
+            server.process.wait()
 
 
 def wait_until(condition, timeout=10):

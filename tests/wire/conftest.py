@@ -104,7 +104,7 @@ class Running:
         assert not self._thread.is_alive()
 
 
-@pytest.fixture(params=["epoll"])
+@pytest.fixture(params=["epoll", "transports"])
 def io(request: pytest.FixtureRequest) -> str:
     """Who moves the bytes: every test of the server runs over the engine and over the loop's transports."""
     if request.param == "epoll" and not kacore._core.has_epoll:

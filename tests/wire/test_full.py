@@ -47,6 +47,7 @@ def test_a_request_in_the_kernel_saves_the_victim(start, client):
     assert idle[1].is_closed()
 
 
+@pytest.mark.engine
 def test_nobody_who_is_served_is_closed_for_a_newcomer(start, client):
     import asyncio
 
@@ -91,6 +92,7 @@ def test_one_client_holds_no_more_than_its_share(start, client):
     assert client(running).get().status == 200
 
 
+@pytest.mark.engine
 def test_half_heads_stay_within_the_buffers_of_the_policy(start, client):
     cap = 2 << 20
     running = start(ok, policy=Policy(max_buffer_bytes=cap, max_connections=1000))

@@ -10,6 +10,8 @@ from kacore import Policy, PolicySet, Rule, Server
 from kacore.server import UsageError
 from tests.wire.conftest import wait_until
 
+pytestmark = pytest.mark.engine
+
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 

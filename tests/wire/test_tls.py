@@ -396,6 +396,7 @@ def test_an_upgraded_connection_is_a_byte_stream_over_tls(start, over_tls, local
         assert one.take(size) == b"x" * size
 
 
+@pytest.mark.engine
 def test_the_socket_of_a_stream_over_tls_stays_with_the_server(start, over_tls, localhost):
     async def take(stream):
         try:

@@ -140,6 +140,7 @@ def test_a_writer_waits_for_a_client_that_does_not_read_and_loses_nothing(start,
     assert one.rest() == b"".join(i.to_bytes(2, "big") * 16384 for i in range(400))
 
 
+@pytest.mark.engine
 def test_a_detached_socket_goes_on_without_the_server(start, client):
     given = []
 
@@ -169,6 +170,7 @@ def test_a_detached_socket_goes_on_without_the_server(start, client):
     assert one.is_closed()
 
 
+@pytest.mark.engine
 def test_a_socket_whose_client_is_gone_is_not_given_away(start, client):
     seen = []
 
