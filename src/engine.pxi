@@ -145,6 +145,8 @@ cdef class Engine(Port):
     cdef list tls                # TlsListener of listeners with TLS: the engine points to them
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
+    cdef shared_counters *shared  # where other processes see what is counted, or NULL
+    cdef uint64_t shared_before[ENGINE_NUMBERS]  # by the engine that was there before
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, *, Limits limits=None,
                   size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore", access_log=None,
@@ -189,6 +191,9 @@ cdef class Engine(Port):
         if self.peers == NULL:
             raise MemoryError("no memory for the engine")
         memset(self.peers, 0, PEERS * sizeof(peer_entry))
+        if table.has_shared:
+            self.shared = <shared_counters *>table.counters
+            self.shared_before = self.shared.engine
         got = ka_engine_new(&self.engine, table.table, c, max_buffer_bytes, &calls)
         if got < 0:
             raise os_error(got)
@@ -390,11 +395,19 @@ cdef class Engine(Port):
         cdef int got
         self.check_process()
         got = ka_engine_step(self.engine)
+        if self.shared != NULL:
+            self.share_counters()
         self.application.leave()
         self.raise_pending()
         if got < 0:
             raise os_error(got)
         return got
+
+    cdef void share_counters(self) noexcept:
+        cdef const uint64_t *counted = <const uint64_t *>ka_engine_stats(self.engine)
+        cdef int k
+        for k in range(ENGINE_NUMBERS):
+            self.shared.engine[k] = self.shared_before[k] + counted[k]
 
     def wake(self):
         """Have a step taken soon. May be called from any thread."""
@@ -445,6 +458,22 @@ cdef class Engine(Port):
             entry.conn = talk.conn
         return <object>entry.client
 
+    cdef object give_away(self, Exchange exchange):
+        import socket
+        cdef ka_talk *talk = exchange.talk
+        cdef ka_handle conn = talk.conn
+        cdef int got
+        if ka_engine_session(self.engine, conn) != NULL:
+            raise LocalError("over TLS the socket has other bytes than the stream: read and write the stream")
+        exchange.ended(talk)
+        exchange.detach()
+        got = ka_engine_give_away(self.engine, conn)
+        if got < 0:
+            ka_talk_done(talk)
+            self.attend(False)
+            raise os_error(got) if got <= -1000 else LocalError("the socket cannot be given away now")
+        return socket.socket(fileno=got)
+
     cdef dict tls_of(self, ka_talk *talk):
         cdef ka_session *session = ka_engine_session(self.engine, talk.conn)
         return tls_description(session).copy() if session != NULL else None
@@ -479,8 +508,7 @@ cdef class Engine(Port):
         c = ka_engine_stats(self.engine)
         service = ka_engine_service(self.engine)
         return {
-            "steps": c.steps, "events": c.events, "receives": c.receives, "sends": c.sends, "accepts": c.accepts,
-            "accept_errors": c.accept_errors, "out_of_descriptors": c.out_of_descriptors,
+            **{ENGINE_NAMES[k]: (<const uint64_t *>c)[k] for k in range(ENGINE_NUMBERS)},
             "buffer_bytes": service.pool.lent_bytes, "buffers_refused": service.pool.refused,
             "talks": service.n_talks,
         }

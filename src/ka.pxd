@@ -334,6 +334,7 @@ cdef extern from "ka_talk.h" nogil:
         uint16_t head_flags
         uint8_t cause
         uint8_t has_response
+        uint8_t awaits_empty
         uint8_t is_held
         uint8_t is_eof
         uint8_t is_tunnel
@@ -451,13 +452,7 @@ cdef extern from "ka_engine.h" nogil:
         uint8_t addr[16]
 
     ctypedef struct ka_engine_counters:
-        uint64_t steps
-        uint64_t events
-        uint64_t receives
-        uint64_t sends
-        uint64_t accepts
-        uint64_t accept_errors
-        uint64_t out_of_descriptors
+        pass
 
     int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                       const ka_calls *calls)
@@ -465,6 +460,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_service *ka_engine_service(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
     void ka_engine_unlisten(ka_engine *e, int fd, bint is_last)

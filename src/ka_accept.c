@@ -124,7 +124,7 @@ int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, int ex
     return KA_OK;
 }
 
-int ka_sock_introduce(ka_engine *e, ka_sock *s)
+int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_proxy_source said;
     ssize_t n;
@@ -157,7 +157,11 @@ int ka_sock_introduce(ka_engine *e, ka_sock *s)
         s->port = said.port;
         s->is_trusted = ka_engine_trusts(e, said.family, said.addr) != 0;
     }
-    return KA_OK;
+    if (said.family == 0 || s->is_trusted)
+        return KA_OK; /* nobody, or one more proxy */
+    ka_client client = {.family = said.family};
+    memcpy(client.addr, said.addr, sizeof client.addr);
+    return ka_conn_set_client(e->table, h, &client);
 }
 
 /* --- making room, turning away --- */
@@ -182,23 +186,24 @@ static int make_room(ka_engine *e, int for_descriptor)
     return 0;
 }
 
-/* Say why, as far as that is possible without keeping anything: no place is left to linger in. */
-static void say_503(ka_engine *e, int fd)
+/* Say why, as far as that is possible without keeping anything: no place is left to linger in. Before a handshake
+ * there is no word for it. */
+void ka_say_no(ka_engine *e, int fd, unsigned listener)
 {
     char text[160];
     unsigned seconds = ka_table_capacity(e->table)->retry_after_s;
     int n = snprintf(text, sizeof text, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %u\r\n"
                      "connection: close\r\n\r\n", seconds ? seconds : 1);
-    if (n > 0)
+    if (n > 0 && e->listeners[listener].filter == NULL)
         (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL);
     (void)shutdown(fd, SHUT_WR);
     /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
     (void)!recv(fd, e->scratch, KA_SCRATCH, MSG_DONTWAIT);
 }
 
-static void turn_away(ka_engine *e, int fd, ka_cause cause)
+static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
 {
-    say_503(e, fd);
+    ka_say_no(e, fd, listener);
     close(fd);
     ka_conn_refused(e->table, cause);
 }
@@ -226,7 +231,7 @@ static int out_of_descriptors(ka_engine *e, uint32_t i)
         close(e->spare_fd);
         int fd = accept4(e->listeners[i].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0)
-            turn_away(e, fd, KA_CAUSE_REJECTED);
+            turn_away(e, fd, i, KA_CAUSE_REJECTED);
         e->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
         if (fd >= 0)
             return 1;
@@ -266,8 +271,8 @@ static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
         if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0)
             return;
     if (ka_sock_of(e, h)) {
-        if (e->listeners[s->listener].filter == NULL && ka_conn_requests(e->table, h) == 0)
-            say_503(e, s->fd); /* as a victim looked at, it could have been answered already */
+        if (ka_conn_requests(e->table, h) == 0)
+            ka_say_no(e, s->fd, s->listener); /* as a victim looked at, it could have been answered already */
         ka_sock_end(e, h, s, KA_CAUSE_REJECTED);
     }
 }
@@ -282,7 +287,7 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, listener->filter != NULL, &h);
     if (got < 0) {
         if (got == KA_ECLIENT) {
-            turn_away(e, fd, KA_CAUSE_CLIENT_LIMIT);
+            turn_away(e, fd, i, KA_CAUSE_CLIENT_LIMIT);
             return;
         }
         close(fd);
@@ -349,7 +354,7 @@ int ka_accept_some(ka_engine *e, uint32_t i)
         e->counters.accepts++;
         client_from(&from, &client, &port);
         if (ka_table_is_full(e->table) && !make_room(e, 0))
-            turn_away(e, fd, KA_CAUSE_REJECTED);
+            turn_away(e, fd, i, KA_CAUSE_REJECTED);
         else
             take_in(e, i, fd, &client, port);
     }

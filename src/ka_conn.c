@@ -456,16 +456,45 @@ static uint64_t client_id(const ka_table *t, const ka_client *client)
     return ka_store_client_id(&t->store, client->addr, client->family, prefix);
 }
 
+/* The record of a client who wants one connection more: *record, 0 for nobody. KA_ECLIENT when it has enough. */
+static int client_of(ka_table *t, const ka_client *client, uint64_t *id, uint32_t *record)
+{
+    *record = 0;
+    if (client == NULL || client->family == 0) return KA_OK;
+    *id = client_id(t, client);
+    *record = ka_store_client_find(&t->store, *id);
+    if (*record && t->capacity.max_per_client && ka_store_client(&t->store, *record)->n_open >= t->capacity.max_per_client)
+        return KA_ECLIENT;
+    return KA_OK;
+}
+
+int ka_conn_set_client(ka_table *t, ka_handle h, const ka_client *client)
+{
+    ka_store *s = &t->store;
+    uint32_t  i = ka_store_find(s, h), c;
+    uint64_t  id;
+    if (i == 0) return KA_ESTALE;
+    ka_slot *slot = ka_store_slot(s, i);
+    if (ka_slot_client(slot) || ka_slot_phase(slot) == KA_IDLE || (client->family != 4 && client->family != 6))
+        return KA_EINVAL;
+    int got = client_of(t, client, &id, &c);
+    if (got < 0) return got;
+    if (c == 0 && (c = ka_store_client_make(s, id)) == 0) return KA_ENOMEM;
+    slot->client_class |= c << KA_CLASS_BITS;
+    ka_store_client(s, c)->n_open++;
+    return KA_OK;
+}
+
 int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
 {
     ka_store *s = &t->store;
     int       is_known = client != NULL && client->family != 0;
     if (klass >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6)) return KA_EINVAL;
     if (ka_table_is_full(t)) return KA_EFULL;
-    uint64_t id = is_known ? client_id(t, client) : 0;
-    uint32_t c = is_known ? ka_store_client_find(s, id) : 0;
-    if (c && t->capacity.max_per_client && ka_store_client(s, c)->n_open >= t->capacity.max_per_client)
-        return KA_ECLIENT;
+    uint64_t id;
+    uint32_t c;
+    int      got = client_of(t, client, &id, &c);
+    if (got < 0) return got;
     uint32_t i = ka_store_take(s);
     if (i == 0) return KA_ENOMEM;
     if (is_known && c == 0 && (c = ka_store_client_make(s, id)) == 0) {

@@ -86,6 +86,10 @@ typedef enum {
  * Return: 0 with *out, KA_EFULL (close ka_conn_victim and come again), KA_ECLIENT, KA_ENOMEM, KA_EINVAL (class). */
 int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out);
 
+/* Say who is at the other end of a connection that was opened as nobody's: a proxy has named its client. Not in IDLE.
+ * KA_OK, KA_ECLIENT (that client has all it may have: turn it away), KA_ENOMEM, KA_EINVAL, KA_ESTALE. */
+int ka_conn_set_client(ka_table *t, ka_handle h, const ka_client *client);
+
 /* Report an event. Return: the new phase, KA_EINVAL or KA_ESTALE. */
 int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now);
 

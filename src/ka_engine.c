@@ -261,9 +261,14 @@ static void look_for_fin(void *port, void *peer, ka_talk *talk)
 /* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
 static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    int got = ka_sock_introduce(e, s);
+    int got = ka_sock_introduce(e, h, s);
+    if (got == KA_ECLIENT)
+        ka_say_no(e, s->fd, s->listener);
     if (got < 0 && got != KA_PARTIAL)
-        ka_sock_end(e, h, s, got == KA_ESTALE ? KA_CAUSE_CLIENT : KA_CAUSE_BAD_REQUEST);
+        ka_sock_end(e, h, s, got == KA_ESTALE    ? KA_CAUSE_CLIENT
+                             : got == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT
+                             : got == KA_ENOMEM  ? KA_CAUSE_BUFFER_LIMIT
+                                                 : KA_CAUSE_BAD_REQUEST);
     return got == KA_OK;
 }
 
@@ -826,6 +831,21 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
 ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
 {
     return ka_sock_of(e, conn) ? session_of(e, conn) : NULL;
+}
+
+int ka_engine_give_away(ka_engine *e, ka_handle conn)
+{
+    ka_sock *s = ka_sock_of(e, conn);
+    if (s == NULL)
+        return KA_ESTALE;
+    if (session_of(e, conn) || s->talk == NULL || s->talk->is_driven || s->talk->unsent)
+        return KA_EINVAL;
+    int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return ka_os_error();
+    (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL); /* closing it would not, for the file stays open */
+    ka_sock_end(e, conn, s, KA_CAUSE_UPGRADED);
+    return fd;
 }
 
 int ka_engine_fd(ka_engine *e, ka_handle conn)

@@ -106,8 +106,13 @@ int     ka_engine_is_stepping(const ka_engine *e);
  * index of the listener. */
 int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener);
 int ka_engine_is_trusted(ka_engine *e, ka_handle conn);  /* whether it is a trusted proxy */
+/* Give a tunnel's socket away: a descriptor of its own, the caller's. The connection is over here (KA_CAUSE_UPGRADED)
+ * and nothing is said about it to the peer; what the talk still holds unread is to be taken before. KA_EINVAL when
+ * output waits, a turn is on, or the bytes pass through a filter; KA_ESTALE; -errno - 1000. */
+int ka_engine_give_away(ka_engine *e, ka_handle conn);
 int ka_engine_fd(ka_engine *e, ka_handle conn);  /* the socket, still the engine's; -1 if stale */
 
+/* In the order of ENGINE_NAMES in table.pxi. */
 typedef struct {
     uint64_t steps, events, receives, sends, accepts, accept_errors, out_of_descriptors;
 } ka_engine_counters;

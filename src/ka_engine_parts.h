@@ -66,7 +66,9 @@ void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* on
 /* In ka_accept.c. */
 int  ka_accept_some(ka_engine *e, uint32_t listener); /* return whether more may be waiting */
 void ka_listeners_resume(ka_engine *e);
-int  ka_sock_introduce(ka_engine *e, ka_sock *s); /* read a PROXY header: KA_OK, KA_PARTIAL, KA_EPEER, KA_ESTALE: gone */
+/* Read a PROXY header: KA_OK, KA_PARTIAL, KA_EPEER: is none, KA_ESTALE: gone, KA_ECLIENT, KA_ENOMEM. */
+int  ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s);
+void ka_say_no(ka_engine *e, int fd, unsigned listener); /* 503 and FIN; closing is left */
 
 static inline uint32_t ka_slot_of(ka_handle h) { return (uint32_t)h; }
 

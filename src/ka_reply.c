@@ -244,6 +244,10 @@ static int take_own_field(ka_reply *reply, const char *name, size_t name_len, co
         if (same(name, "server", 6))
             reply->has_server = 1;
         break;
+    case 7:
+        if (same(name, "upgrade", 7))
+            reply->offers_upgrade = reply->status != 101;
+        break;
     case 10:
         if (same(name, "connection", 10)) {
             reply->wants_close |= (uint8_t)list_has_close(value, value_len);
@@ -347,6 +351,8 @@ void ka_reply_finish_head(ka_reply *reply, char **at, const ka_verdict *verdict,
         put(at, common->server, common->server_len);
     if (ka_unlikely(common->extra_len))
         put(at, common->extra, common->extra_len);
+    if (ka_unlikely(reply->offers_upgrade))
+        PUT_LITERAL(at, "connection: upgrade\r\n");
     if (verdict->sends_close) {
         PUT_LITERAL(at, "connection: close\r\n");
     } else if (verdict->sends_keep_alive) {

@@ -31,7 +31,7 @@ typedef struct {
     uint8_t     has_date, has_server;
     uint8_t     is_started;   /* the head is written */
     uint8_t     is_over;      /* the last byte of content is written */
-    uint8_t     spare;
+    uint8_t     offers_upgrade; /* the application sent Upgrade, which Connection must name (RFC 9110 7.8) */
 } ka_reply;
 
 enum {

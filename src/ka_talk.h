@@ -92,6 +92,7 @@ struct ka_talk {
     uint8_t is_held;        /* the application is held back until `unsent` is low */
     uint8_t needs_linger;   /* input is unread or expected when we close */
     uint8_t is_driven;      /* the driver is inside its turn for this talk */
+    uint8_t awaits_empty;   /* a held application may go on when nothing is unsent, and not before */
     uint8_t is_noted;       /* the driver's: on the list of those to attend to */
 };
 

@@ -67,7 +67,7 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
     ka_cause cause;
     if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
         return cause;
-    if (talk->is_held && talk->unsent <= KA_OUT_LOW) {
+    if (talk->is_held && talk->unsent <= (talk->awaits_empty ? 0 : (size_t)KA_OUT_LOW)) {
         talk->is_held = 0;
         if (talk->has_exchange)
             moves->on_news(port, talk, KA_NEWS_LOW);

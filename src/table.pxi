@@ -41,15 +41,25 @@ cdef dict counters_dict(const ka_counters *counters):
     }
 
 
-COUNTERS_BYTES = sizeof(ka_counters)
+cdef enum:
+    ENGINE_NUMBERS = 7
+
+cdef tuple ENGINE_NAMES = ("steps", "events", "receives", "sends", "accepts", "accept_errors", "out_of_descriptors")
+
+# What processes share of one table and its engine. Engine.step() copies what the engine counts.
+cdef struct shared_counters:
+    ka_counters table                  # first
+    uint64_t engine[ENGINE_NUMBERS]
+
+COUNTERS_BYTES = sizeof(shared_counters)
 
 
 cdef ka_counters *hold_counters(object buffer, Py_buffer *view) except NULL:
     """The counters in a buffer that is held until PyBuffer_Release."""
     PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
-    if view.len < <Py_ssize_t>sizeof(ka_counters) or <size_t>view.buf % sizeof(uint64_t):
+    if view.len < <Py_ssize_t>sizeof(shared_counters) or <size_t>view.buf % sizeof(uint64_t):
         PyBuffer_Release(view)
-        raise ValueError(f"counters: {view.len} bytes, must be at least {sizeof(ka_counters)}, on a boundary of 8")
+        raise ValueError(f"counters: {view.len} bytes, must be at least {COUNTERS_BYTES}, on a boundary of 8")
     return <ka_counters *>view.buf
 
 
@@ -62,8 +72,9 @@ cdef uint64_t still_open(const ka_counters *counters):
 
 def sum_counters(buffers):
     """The counters of several tables, each in a buffer of COUNTERS_BYTES, added up: a dict as ConnectionTable.stats()
-    has them, with `open` connections in place of the phases. They may be counting meanwhile. Cost: about 10 us."""
-    cdef ka_counters total
+    has them, with `open` connections in place of the phases, and under "engine" what their engines count. They may be
+    counting meanwhile. Cost: about 10 us."""
+    cdef shared_counters total
     cdef Py_buffer view
     cdef uint64_t *to = <uint64_t *>&total
     cdef const uint64_t *add
@@ -74,7 +85,8 @@ def sum_counters(buffers):
         for k in range(sizeof(total) // sizeof(uint64_t)):
             to[k] += add[k]
         PyBuffer_Release(&view)
-    return {"open": still_open(&total), **counters_dict(&total)}
+    engine = {ENGINE_NAMES[k]: total.engine[k] for k in range(ENGINE_NUMBERS)}
+    return {"open": still_open(&total.table), **counters_dict(&total.table), "engine": engine}
 
 
 def settle_counters(buffer, str cause="error"):

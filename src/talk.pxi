@@ -78,6 +78,10 @@ cdef class Port:
             self.access_log(entry)
         return 0
 
+    cdef object give_away(self, Exchange exchange):
+        """The socket of a tunnel whose output is sent, the caller's from here on; the exchange is over."""
+        raise LocalError("the socket is the event loop's: read and write the stream")
+
     cdef dict tls_of(self, ka_talk *talk):
         """What ASGI's extension "tls" says of the connection, or None. Ask only if `has_tls`."""
         return None

@@ -114,6 +114,21 @@ cdef class Stream(Tunnel):
             self.writer = self.loop.create_future()
             await self.writer
 
+    async def detach(self):
+        """Take the connection out of the server: (socket.socket, bytes that were read of it already), the caller's.
+
+        Waits until what was written is sent. The server forgets the connection: it counts as closed (`upgraded`), has no
+        place in the table and no part in a drain. LocalError over TLS, and in a server over an event loop's transports;
+        ClientGone."""
+        while self.talk != NULL and self.talk.unsent:
+            self.talk.is_held = self.talk.awaits_empty = True
+            self.writer = self.loop.create_future()
+            await self.writer
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
+        rest = PyBytes_FromStringAndSize(self.talk.window, <Py_ssize_t>self.talk.window_len)
+        return self.port.give_away(self), rest
+
     async def wait_for_shutdown(self):
         """Wait until the server is about to stop, or the client is gone."""
         if self.talk != NULL and not self.is_draining:

@@ -474,7 +474,7 @@ class Policy(Record):
         default=2.0,
         scope=WORKER,
         doc="After SIGTERM, how long idle connections stay answerable; their next response says Connection:"
-        " close. SIGINT: none.",
+        " close. SIGINT: 0.2 s at most.",
         reason="A request that is already under way on an idle connection is answered instead of lost.",
         nginx="keepalive_min_timeout",
     )

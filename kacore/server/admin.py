@@ -160,12 +160,17 @@ class Collector:
         yield histogram("kacore_idle_gap_seconds", "Idle time before a connection's reuse.", whole["idle_gap"], 0.001)
         ended = whole["requests_per_connection"]
         yield histogram("kacore_requests_per_connection", "Requests of a connection that ended.", ended, 1)
+        if "engine" in whole:
+            lacking = whole["engine"]["out_of_descriptors"]
+            yield CounterMetricFamily("kacore_out_of_descriptors", "Times accept() had no descriptor left.", lacking)
+            errors = whole["engine"]["accept_errors"]
+            yield CounterMetricFamily("kacore_accept_errors", "Times accept() gave no connection but an error.", errors)
         if "workers" not in stats:
             yield from self.of_one(stats)
 
     def of_one(self, stats: dict[str, Any]) -> Iterator[Any]:
         """What only a server of one process can say."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import GaugeMetricFamily
 
         gauge = GaugeMetricFamily("kacore_connections", "Open connections by phase.", labels=["phase"])
         for phase, n in stats["phases"].items():
@@ -175,10 +180,8 @@ class Collector:
         yield GaugeMetricFamily("kacore_connections_max", "Most connections open at once.", most)
         yield GaugeMetricFamily("kacore_ready", "Whether new connections are wanted.", float(self.server.is_ready))
         if "engine" in stats:
-            engine = stats["engine"]
-            lent, lacking = engine["buffer_bytes"], engine["out_of_descriptors"]
+            lent = stats["engine"]["buffer_bytes"]
             yield GaugeMetricFamily("kacore_buffer_bytes", "Bytes that wait to be parsed or sent.", lent)
-            yield CounterMetricFamily("kacore_out_of_descriptors", "Times accept() had no descriptor left.", lacking)
 
 
 def histogram(name: str, text: str, counted: dict[str, Any], unit: float) -> Any:

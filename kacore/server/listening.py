@@ -102,12 +102,14 @@ def open_listeners(
     *,
     backlog: int = BACKLOG,
     uds_mode: int | None = None,
+    is_alone: bool = True,
 ) -> list[Listener]:
     """Listen on all of them. UsageError when one cannot be had, and then none is kept.
 
     bind:     see parse_address. fds: descriptors that listen already.
     n_slots:  TCP addresses get a socket for each of so many worker slots; 0: one socket.
     backlog:  connections that may wait to be accepted. uds_mode: permissions of unix sockets; None: by the umask.
+    is_alone: with n_slots, nobody else may listen on these addresses; else other processes of ours do.
     """
     if not 1 <= backlog <= 1 << 20:
         raise UsageError(f"backlog={backlog}: must be between 1 and {1 << 20}")
@@ -119,7 +121,7 @@ def open_listeners(
             if isinstance(address, str):
                 listeners.append(Listener(unix_socket(address, backlog, uds_mode), is_own=True))
             else:
-                listeners += tcp_listeners(*address, n_slots, backlog)
+                listeners += tcp_listeners(*address, n_slots, backlog, is_alone)
         listeners += [Listener(inherited_socket(fd), is_own=False) for fd in dict.fromkeys(fds)]
     except BaseException:
         for listener in listeners:
@@ -129,7 +131,7 @@ def open_listeners(
     return listeners
 
 
-def tcp_listeners(host: str, port: int, n_slots: int, backlog: int) -> list[Listener]:
+def tcp_listeners(host: str, port: int, n_slots: int, backlog: int, is_alone: bool) -> list[Listener]:
     """On every address of `host`; with port 0 one free port for all of them."""
     try:
         found = socket.getaddrinfo(
@@ -141,7 +143,7 @@ def tcp_listeners(host: str, port: int, n_slots: int, backlog: int) -> list[List
     slots: list[int | None] = [*range(n_slots)] or [None]
     try:
         for family, _, _, _, address in dict.fromkeys(found):
-            if n_slots:  # with SO_REUSEPORT a second server on the port would go unnoticed; so ask without it first
+            if n_slots and is_alone:  # with SO_REUSEPORT a second server would go unnoticed: ask without it first
                 probe = tcp_socket(family, (address[0], port, *address[2:]), backlog=None)
                 address = (address[0], probe.getsockname()[1], *address[2:])
                 probe.close()

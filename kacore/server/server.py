@@ -41,6 +41,8 @@ LOOPS = ("auto", "asyncio", "uvloop")
 DRAIN_POLL = 0.01
 # For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
 LAST_CALL = 0.1
+# In a hurry, what drain_grace is at most: for requests that are under way on idle connections.
+HURRIED_GRACE = 0.2
 # What the application's shutdown gets when we must end now.
 SHUTDOWN_AT_ONCE = 0.1
 
@@ -162,6 +164,8 @@ class Server:
         if proxy_protocol and not self.trusted:
             raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
         self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
+        if worker is not None and self.admin_port == 0:
+            raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
         self.io = self._chosen_io(io, policy)
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
@@ -181,7 +185,7 @@ class Server:
         self._runner: Any = None  # of coroutines; None for WSGI
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
-        self._is_hurried = False  # no grace for idle connections
+        self._is_hurried = False  # short grace for idle connections
         self._must_end = asyncio.Event()
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
@@ -282,7 +286,7 @@ class Server:
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From the loop's thread; a second call ends at once.
 
-        hurry: no grace for idle connections. now: cut off what is in progress, too.
+        hurry: at most 0.2 s of grace for idle connections. now: cut off what is in progress, too.
         """
         if now or self._stop.is_set():
             self._must_end.set()
@@ -497,14 +501,15 @@ class Server:
             await self._admin.stop()  # who asks is to hear of those who stay
         if not self._is_hurried and not self.has_successor:
             await self._wait_for_room(policy.drain_lame_duck, is_idle=False)
-        grace, spread = (0.0, 0.0) if self._is_hurried else (policy.drain_grace, policy.drain_spread)
+        grace, spread = policy.drain_grace, policy.drain_spread
+        if self._is_hurried:
+            grace, spread = min(grace, HURRIED_GRACE), 0.0
         engine.drain(grace=grace, spread=spread, timeout=policy.drain_timeout)
         deadline = loop.time() + policy.drain_timeout
         if not self.has_successor:
             for listener in self._listeners:
                 listener.refuse()
-            if not self._is_hurried:
-                await self._wait_for_room(LAST_CALL, is_idle=False)
+            await self._wait_for_room(LAST_CALL, is_idle=False)
         for listener in self._listeners:
             engine.unlisten(listener.sock, is_last=not self.has_successor)
             listener.close()
@@ -562,7 +567,8 @@ class AdminServer:
 
     async def start(self, *, is_shared: bool) -> None:
         """Listen and serve. is_shared: each of several worker processes does. UsageError."""
-        listener = open_listeners([f"[{self.host}]:{self.port}"], n_slots=1 if is_shared else 0)[0]
+        where = f"[{self.host}]:{self.port}"
+        listener = open_listeners([where], n_slots=1 if is_shared else 0, is_alone=not is_shared)[0]
         self.port = listener.port
         self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="")
         self._server.is_quiet = True

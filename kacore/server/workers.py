@@ -7,8 +7,8 @@ So no client is in a queue that nobody serves, and none in a queue is lost with 
 once for each slot, unix or inherited, are watched by all workers, and a newcomer wakes all that have nothing to do.
 
 Parent and worker talk over a socket pair, a word or two a message. To the worker: "watch I" and "unwatch I" (a
-listener), "leave" (a successor serves: drain), "hurry" (the same, without grace), "stop" (nobody comes after us),
-"interrupt" (the same, without grace), "now". To the parent: "serving", "retire" (give me a successor), "closed" (my
+listener), "leave" (a successor serves: drain), "hurry" (the same, with 0.2 s of grace), "stop" (nobody comes after us),
+"interrupt" (the same, with 0.2 s of grace), "now". To the parent: "serving", "retire" (give me a successor), "closed" (my
 listeners), "beat". An end of file is the death of the other.
 """
 

@@ -94,6 +94,33 @@ static void a_mapped_ipv4_client_is_the_ipv4_client(void)
     ka_table_free(t);
 }
 
+static void a_client_that_is_named_later_counts_from_then_on(void)
+{
+    ka_counters counters;
+    ka_table   *t = table_of(100, &counters);
+    ka_capacity capacity = *ka_table_capacity(t);
+    ka_client   one = {.family = 4, .addr = {192, 0, 2, 1}}, nobody = {0};
+    ka_handle   first = 0, second = 0, third = 0;
+    capacity.max_per_client = 1;
+    EXPECT(ka_table_set_capacity(t, &capacity) == KA_OK);
+    EXPECT(ka_conn_open(t, 0, 0, &nobody, 0, &first) == KA_OK && ka_conn_open(t, 0, 0, &nobody, 1, &second) == KA_OK);
+    EXPECT(ka_conn_set_client(t, first, &nobody) == KA_EINVAL);
+    EXPECT(ka_conn_set_client(t, first, &one) == KA_OK);
+    EXPECT(ka_conn_set_client(t, first, &one) == KA_EINVAL);
+    EXPECT(ka_conn_set_client(t, second, &one) == KA_ECLIENT);
+    EXPECT(ka_conn_open(t, 0, 0, &one, 0, &third) == KA_ECLIENT);
+    EXPECT(ka_conn_event(t, first, KA_EV_HEAD_DONE, 1) == KA_BUSY && ka_conn_event(t, first, KA_EV_RESPONDED, 2) == KA_IDLE);
+    EXPECT(ka_table_check(t) == NULL);
+    EXPECT(ka_conn_close(t, first, KA_CAUSE_CLIENT) == KA_OK);
+    EXPECT(ka_conn_set_client(t, first, &one) == KA_ESTALE);
+    EXPECT(ka_conn_set_client(t, second, &one) == KA_OK);
+    EXPECT(ka_conn_open(t, 0, 0, &nobody, 0, &third) == KA_OK);
+    EXPECT(ka_conn_event(t, third, KA_EV_HEAD_DONE, 1) == KA_BUSY && ka_conn_event(t, third, KA_EV_RESPONDED, 2) == KA_IDLE);
+    EXPECT(ka_conn_set_client(t, third, &one) == KA_EINVAL); /* in IDLE it would have to be on its client's list */
+    EXPECT(ka_table_check(t) == NULL);
+    ka_table_free(t);
+}
+
 static void times_at_the_ends_of_int64_do_no_harm(void)
 {
     ka_counters counters;
@@ -124,6 +151,7 @@ int main(void)
     a_request_goes_round_and_the_connection_expires();
     what_the_caller_may_not_say_changes_nothing();
     a_mapped_ipv4_client_is_the_ipv4_client();
+    a_client_that_is_named_later_counts_from_then_on();
     times_at_the_ends_of_int64_do_no_harm();
     histogram_buckets_meet_at_their_edges();
     return CHECKS_DONE;

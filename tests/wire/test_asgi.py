@@ -75,6 +75,36 @@ def test_options_asterisk_and_connect_reach_the_application(start, client):
     assert paths == [("OPTIONS", "*"), ("CONNECT", "a:443")]
 
 
+def test_the_addresses_of_a_unix_socket_and_of_ipv6(start, lacks, tmp_path):
+    import socket
+
+    @http_only
+    async def app(scope, receive, send):
+        await answer(send, repr((scope["client"], scope["server"])).encode())
+
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_INET6) as six:
+        one.bind(path)
+        try:
+            six.bind(("::1", 0))
+        except OSError:
+            lacks("no IPv6 here")
+        six_port = six.getsockname()[1]
+        for sock in (one, six):
+            sock.listen()
+        start(app, sockets=[one, six])
+        for family, where in ((socket.AF_UNIX, path), (socket.AF_INET6, ("::1", six_port))):
+            with socket.socket(family) as c:
+                c.settimeout(5)
+                c.connect(where)
+                c.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                text = c.makefile("rb").read().partition(b"\r\n\r\n")[2].decode()
+                if family == socket.AF_UNIX:
+                    assert text == repr((None, (path, None)))
+                else:
+                    assert text == repr((("::1", c.getsockname()[1]), ("::1", six_port)))
+
+
 @pytest.mark.parametrize(
     ("method", "target", "path", "raw_path", "query"),
     [

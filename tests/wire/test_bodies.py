@@ -143,6 +143,27 @@ def test_continue_is_not_sent_when_the_content_is_there(echo, client):
     assert (response.body, response.interim) == (b"POST / four", [])
 
 
+@pytest.mark.parametrize(
+    ("version", "expectation", "length", "interim"),
+    [
+        ("1.1", "100-continue", 4, [100]),
+        ("1.1", "100-Continue", 4, [100]),
+        ("1.1", "100-continue", 0, []),  # there is nothing to wait for
+        ("1.0", "100-continue", 4, []),  # RFC 9110 10.1.1: an HTTP/1.0 client cannot take it
+        ("1.1", "200-ok", 4, []),  # docs/strictness.md: ignored
+        ("1.1", "", 4, []),
+    ],
+)
+def test_continue_is_for_who_can_expect_it(start, client, version, expectation, length, interim):
+    c = client(start(stream_back))
+    c.send(f"POST / HTTP/{version}\r\nHost: a\r\nExpect: {expectation}\r\nContent-Length: {length}\r\n\r\n")
+    if interim:  # nothing else comes before the content
+        assert c.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue"
+    c.send("four"[:length])
+    response = c.response()
+    assert (response.status, response.body, response.interim) == (200, b"four"[:length], [])
+
+
 def test_an_expectation_that_was_never_met_closes(start, client):
     c = client(start(deaf))
     c.send(sized(4, "Expect: 100-continue", body=b""))

@@ -34,12 +34,13 @@ def connected(port):
     return contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=10))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("processes", [(), ("--workers", "1"), ("--workers", "2")], ids=["alone", "1", "2"])
-def test_no_request_is_lost_when_the_server_ends_under_12_hammering_clients(run, processes):
+def test_no_request_is_lost_when_the_server_ends_under_12_hammering_clients(run, processes, number):
     server = run("--drain-grace", "0.5", "--drain-spread", "0.1", *processes)
     with Hammer(socket.AF_INET, ("127.0.0.1", server.port)) as hammer:
         hammer.answered(300)
-        assert server.stop() == 0, server.text
+        assert server.stop(number) == 0, server.text
     assert hammer.lost == []
     assert "Traceback" not in server.text
 
@@ -83,7 +84,7 @@ def test_request_in_progress_is_answered_and_new_clients_are_refused_meanwhile(r
 
 
 @pytest.mark.parametrize("processes", [(), ("--workers", "2")], ids=["alone", "2"])
-def test_interrupt_closes_idle_connections_without_grace(run, processes):
+def test_interrupt_closes_idle_connections_soon(run, processes):
     server = run("--drain-grace", "20", *processes)
     with connected(server.port) as sock:
         say(sock)

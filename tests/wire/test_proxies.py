@@ -8,6 +8,9 @@ import pytest
 
 from kacore import Policy, PolicySet, Rule, Server
 from kacore.server import UsageError
+from tests.wire.conftest import wait_until
+
+pytestmark = pytest.mark.engine
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -161,6 +164,27 @@ def test_a_proxy_header_names_the_client_of_the_connection(proxied, client, head
 def test_the_client_that_a_proxy_header_names_is_not_believed_itself(proxied, client):
     c = client(proxied()).send(b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n")
     assert asked(c, "X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https") == ("192.0.2.1", 4711, "http")
+
+
+def test_the_client_that_a_proxy_header_names_has_its_limit_of_connections(proxied, client):
+    running = proxied(policy=Policy(max_connections_per_client=2, retry_after=3))
+    held = [client(running).send(b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n") for _ in range(2)]
+    assert [c.get().status for c in held] == [200, 200]
+    over = client(running).send(v2() + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = over.response()
+    assert (answer.status, answer.get("retry-after")) == (503, "3")
+    assert over.is_closed()
+    assert running.closed("client_limit") == 1
+    for named in (b"TCP4 192.0.2.2 198.51.100.1 1 443", b"TCP4 127.0.0.1 127.0.0.1 1 443", b"UNKNOWN"):
+        head = b"PROXY " + named + b"\r\n"
+        others = [client(running).send(head) for _ in range(2)]
+        assert [c.get().status for c in others] == [200, 200]
+    trusted = [client(running).send(b"PROXY UNKNOWN\r\n") for _ in range(3)]
+    assert [c.get().status for c in trusted] == [200] * 3
+    held[0].close()
+    wait_until(lambda: running.closed("client") == 1, "it has let one go")
+    assert client(running).send(v2()).get().status == 200
+    running.check()
 
 
 @pytest.mark.parametrize("head", [b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n", v2(tlvs=b"\x05\0\x03abc")])

@@ -107,6 +107,14 @@ def test_accepting_connect_ends_http_on_the_connection(start, client):
     assert c.is_closed()
 
 
+def test_an_upgrade_that_is_offered_is_named_in_connection(start, client):
+    upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade, keep-alive")]
+    c = client(start(lambda request: Response(b"", status=426, headers=upgrade)))
+    response = c.get()
+    assert (response.get("upgrade"), response.all("connection")) == ("websocket", ["upgrade", "keep-alive"])
+    assert c.get("/", "Connection: close").all("connection") == ["upgrade", "close"]
+
+
 def test_fields_that_are_ours_cannot_be_set_by_the_application(start, client):
     wrong = [
         (b"Transfer-Encoding", b"chunked"),
@@ -279,11 +287,12 @@ CUT_OFF = {
 }
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("what", CUT_OFF)
-def test_a_response_to_http_1_0_that_is_cut_off_ends_with_a_reset(start, client, what):
+def test_a_response_to_http_1_0_that_is_cut_off_ends_with_a_reset(start, client, what, loop):
     """Its end is told by FIN alone: half of it must not look whole."""
     app, options = CUT_OFF[what]
-    c = client(start(app, **options))
+    c = client(start(app, **options, loop=loop))
     c.send("GET / HTTP/1.0\r\n\r\n")
     with pytest.raises(ConnectionResetError):
         c.rest()

@@ -396,6 +396,20 @@ def test_an_upgraded_connection_is_a_byte_stream_over_tls(start, over_tls, local
         assert one.take(size) == b"x" * size
 
 
+@pytest.mark.engine
+def test_the_socket_of_a_stream_over_tls_stays_with_the_server(start, over_tls, localhost):
+    async def take(stream):
+        try:
+            await stream.detach()
+        except kacore.LocalError as error:
+            stream.write(str(error).encode())
+
+    server = start(lambda request: kacore.Upgrade(take, [("upgrade", "echo")]), tls=TLS(localhost))
+    one = over_tls(server)
+    assert one.get("/", "Connection: upgrade", "Upgrade: echo").status == 101
+    assert b"read and write the stream" in one.rest()
+
+
 def test_websockets_work_over_tls(start, certificates, localhost):
     from websockets.sync.client import connect
 

@@ -140,6 +140,54 @@ def test_a_writer_waits_for_a_client_that_does_not_read_and_loses_nothing(start,
     assert one.rest() == b"".join(i.to_bytes(2, "big") * 16384 for i in range(400))
 
 
+@pytest.mark.engine
+def test_a_detached_socket_goes_on_without_the_server(start, client):
+    given = []
+
+    async def take(stream):
+        stream.write(b"y" * 1_000_000)
+        given.append(await stream.detach())
+        with pytest.raises(kacore.ClientGone):
+            stream.write(b"x")
+
+    server = start(lambda request: kacore.Upgrade(take, [("upgrade", "echo")]))
+    one = client(server, receive_buffer=4096).send(ASKS + "unread")
+    assert one.response().status == 101
+    assert one.take(1_000_000) == b"y" * 1_000_000
+    wait_until(lambda: given, "it was given away")
+    sock, rest = given[0]
+    server.check_empty()
+    assert server.closed("upgraded") == 1
+    steps = server.stats()["engine"]["events"]
+    with sock:
+        assert rest == b"unread"
+        one.send(b"more")
+        sock.setblocking(True)
+        assert sock.recv(100) == b"more"
+        sock.sendall(b"back")
+        assert one.take(4) == b"back"
+        assert server.stats()["engine"]["events"] == steps  # no event of it reaches the engine any more
+    assert one.is_closed()
+
+
+@pytest.mark.engine
+def test_a_socket_whose_client_is_gone_is_not_given_away(start, client):
+    seen = []
+
+    async def take(stream):
+        stream.write(b"y" * 30_000_000)
+        try:
+            await stream.detach()
+        except kacore.ClientGone as error:
+            seen.append(error)
+
+    server = start(lambda request: kacore.Upgrade(take, [("upgrade", "echo")]))
+    one = client(server, receive_buffer=4096).send(ASKS)
+    one.head()
+    one.reset()
+    wait_until(lambda: seen, "it was told")
+
+
 def test_an_error_in_the_coroutine_of_a_stream_is_logged_and_closes(start, client, caplog):
     async def serve(stream: kacore.Stream) -> None:
         raise Failure("on purpose")
