@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from kacore import Policy
 from tests.wire.conftest import wait_until
 
