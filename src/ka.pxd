@@ -316,6 +316,7 @@ cdef extern from "ka_talk.h" nogil:
         void *port
         void (*attend)(void *port, ka_talk *talk) noexcept
         void (*lost)(void *exchange) noexcept
+        void (*refused)(void *port, ka_talk *talk) noexcept
 
     ctypedef struct ka_talk:
         ka_service *service

@@ -57,7 +57,8 @@ cdef class TransportProtocol:
         self.transport = transport
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         limits = getattr(transport, "set_write_buffer_limits", None)
-        if limits is not None:
+        # Not for TLS: there it counts plaintext on its way through the loop's own filter, and never ends.
+        if limits is not None and not self.is_tls:
             limits(0)  # told at once when the kernel takes no more: that is when WRITE begins
         self.transports.admit(self)
 
@@ -186,7 +187,7 @@ cdef class TransportProtocol:
             piece = next_piece_of(talk.out)
             n = <size_t>len(piece)
             if n == 0:
-                raise OSError("a file became shorter than promised")
+                return <int>KA_CAUSE_APPLICATION  # a file that became shorter than promised
             self.transport.write(piece)
             if self.is_write_paused:
                 left = self.transport.get_write_buffer_size()
@@ -330,7 +331,23 @@ cdef object next_piece_of(ka_buf *buf):
 # -- the moves of ka_turn.h ------------------------------------------------------------------------------
 
 cdef void move_on_request(void *port, ka_talk *talk, const ka_head *head) noexcept:
+    cdef Transports transports = <Transports>port
+    try:
+        if transports.access_log is not None:
+            transports.entry = access_entry(transports.client_of(talk), ka_talk_head_bytes(talk), head,
+                                            talk.service.fields, transports.moment)
+    except BaseException as error:
+        transports.failed(error)
     port_on_request(port, talk, head, talk.service.fields)
+
+
+cdef void transport_refused(void *port, ka_talk *talk) noexcept:
+    cdef Transports transports = <Transports>port
+    try:
+        if transports.access_log is not None:
+            transports.note_end(access_entry(transports.client_of(talk), NULL, NULL, NULL, transports.moment), talk)
+    except BaseException as error:
+        transports.failed(error)
 
 
 cdef ka_turned move_read(void *port, void *peer, ka_talk *talk) noexcept:
@@ -413,7 +430,7 @@ cdef class Transports(Port):
     application: AsgiApplication, WsgiApplication or HandlerApplication.
     loop:        what has call_later(); call_soon(), time() and call_soon_threadsafe() are used if it has them.
                  Without time() the monotonic clock is read, and a timer that fires is taken to fire in time.
-    limits, max_buffer_bytes, server_name: as for Engine.
+    limits, max_buffer_bytes, server_name, access_log: as for Engine.
     Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
     """
     cdef ka_service service
@@ -431,7 +448,7 @@ cdef class Transports(Port):
     cdef bint is_round_coming, trusts_timer, is_expiring
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
-                  size_t max_buffer_bytes=64 << 20, server_name="kacore"):
+                  size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None):
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef bytes name = server_name.encode("latin-1")
         self.table = table
@@ -450,6 +467,8 @@ cdef class Transports(Port):
         self.service.port = <void *>self
         self.service.attend = move_note
         self.service.lost = port_on_lost
+        self.service.refused = transport_refused
+        self.access_log = access_log
         if ka_reply_common_set_server(&self.service.common, name, len(name)) < 0:
             raise ValueError(f"server_name={server_name!r}: at most 117 bytes without CR, LF, NUL")
         self.look_at_clock()
@@ -715,9 +734,16 @@ cdef class Transports(Port):
 
     def drain(self, *, grace=2.0, spread=1.0, timeout=30.0):
         """As Engine.drain()."""
+        cdef TransportProtocol one
+        cdef uint32_t slot
         self.enter()
         ka_conn_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
                       <int64_t>(timeout * 1e9))
+        for slot in range(self.n_slots):
+            if self.by_slot[slot] != NULL:
+                one = <TransportProtocol>self.by_slot[slot]
+                if one.talk != NULL and one.talk.is_tunnel and one.talk.exchange != NULL:
+                    port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
         self.leave()
 
     def close(self):

@@ -197,8 +197,8 @@ class Server:
             raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
         if io == "epoll" or (io == "auto" and _core.has_epoll):
             return "epoll"
-        if self.access_log != "off" or self.trusted:
-            raise UsageError("io=transports has no access_log, forwarded_allow_ips or proxy_protocol")
+        if self.trusted:
+            raise UsageError("io=transports has no forwarded_allow_ips or proxy_protocol")
         if getattr(policy, "rules", ()):
             raise UsageError("io=transports has one policy for all: no rules")
         return "transports"
@@ -381,7 +381,12 @@ class Server:
         }
         if self.io == "transports":
             transports = TransportsServer(
-                self.table, application, loop, handshake_timeout=self.policy.handshake_timeout, **options
+                self.table,
+                application,
+                loop,
+                access_log=logs.access_log(self.access_log),
+                handshake_timeout=self.policy.handshake_timeout,
+                **options,
             )
             transports.set_fields(self._field_lines, date=self.date_header)
             return transports

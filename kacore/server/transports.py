@@ -28,11 +28,18 @@ class TransportsServer:
         limits: Limits,
         max_buffer_bytes: int,
         server_name: str,
+        access_log: Any,
         handshake_timeout: float,
     ) -> None:
         self.loop = loop
         self.transports = _core.Transports(
-            table, application, loop, limits=limits, max_buffer_bytes=max_buffer_bytes, server_name=server_name
+            table,
+            application,
+            loop,
+            limits=limits,
+            max_buffer_bytes=max_buffer_bytes,
+            server_name=server_name,
+            access_log=access_log,
         )
         self.handshake_timeout = handshake_timeout or None
         self._tls: dict[socket.socket, Any] = {}

@@ -58,6 +58,7 @@ def test_readyz_is_503_as_soon_as_a_drain_begins_and_healthz_stays(served, clien
     assert c.response().body == b"done"
 
 
+@pytest.mark.engine
 def test_metrics_are_what_prometheus_reads(need, served, client):
     parser = need("module:prometheus_client.parser")
     running = served()

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.engine
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
+pytestmark = pytest.mark.engine  # over transports there are neither trusted proxies nor rules yet
+
 
 async def who_asgi(scope, receive, send):
     body = json.dumps([scope["client"], scope["scheme"]]).encode()
