@@ -10,7 +10,6 @@
 # until the loop has polled once more.
 from libc.stdlib cimport free, realloc
 
-import socket as socket_module
 from struct import pack
 from time import monotonic as monotonic_seconds
 
@@ -310,8 +309,9 @@ cdef int make_reset(object transport) except -1:
     """Have the close send RST, so that what was cut off does not look whole."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
+        from socket import SO_LINGER, SOL_SOCKET  # there already
         try:
-            sock.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_LINGER, RESET_AT_ONCE)
+            sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET_AT_ONCE)
         except OSError:
             pass
     return 0
@@ -423,6 +423,13 @@ transport_moves.again = move_again
 transport_moves.settled = move_settled
 
 
+cdef object clock_of(object loop):
+    """The loop's clock; but where that is the monotonic one it is read afresh: uvloop's stands still during a round, so a
+    phase would seem to begin before it does, and end early."""
+    time = getattr(loop, "time", None)
+    return monotonic_seconds if time is None or abs(time() - monotonic_seconds()) < 1.0 else time
+
+
 cdef class Transports(Port):
     """Serves an application over the transports of one event loop.
 
@@ -455,7 +462,7 @@ cdef class Transports(Port):
         self.application = application
         self.loop = loop
         self.trusts_timer = not hasattr(loop, "time")
-        self.clock = monotonic_seconds if self.trusts_timer else loop.time
+        self.clock = clock_of(loop)
         self.call_soon = getattr(loop, "call_soon", None)
         self.on_timer = self._timer_fired
         self.on_round = self._next_round
