@@ -75,6 +75,15 @@ def granian(interface: str) -> Peer:
     )  # fmt: skip
 
 
+def uvicorn(http: str, *patience: str) -> Peer:
+    return Peer(
+        ["{python}", "-m", "uvicorn", "{app}", "--port", "{port}", "--backlog", "4096", "--no-access-log",
+         "--log-level", "warning", "--loop", "uvloop", "--http", http],
+        package="uvicorn", interface="asgi", tls=["--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}"],
+        patience=["--timeout-keep-alive", "900", *patience],
+    )  # fmt: skip
+
+
 def gunicorn(worker: str, interface: str, *arguments: str) -> Peer:
     return Peer(
         ["{python}", "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", worker, "--keep-alive", "75",
@@ -98,12 +107,8 @@ PEERS = {
     "kacore-wsgi-1": kacore("wsgi", "--threads", "1"),
     "kacore-wsgi-4": kacore("wsgi", "--threads", "4"),
     "kacore-handler": kacore("handler"),
-    "uvicorn": Peer(
-        ["{python}", "-m", "uvicorn", "{app}", "--port", "{port}", "--backlog", "4096", "--no-access-log",
-         "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"],
-        package="uvicorn", interface="asgi", tls=["--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}"],
-        patience=["--timeout-keep-alive", "900"],
-    ),
+    "uvicorn": uvicorn("httptools"),
+    "uvicorn-kacore": uvicorn("kacore.embed.uvicorn:Protocol", "--limit-concurrency", "19500"),
     "granian-asgi": granian("asgi"),
     "granian-wsgi": granian("wsgi"),
     "fastpysgi-asgi": launched("fastpysgi", "asgi"),

@@ -67,7 +67,8 @@ class Scenario:
 
 BOTH = ("nginx", "kacore-asgi")
 IDLERS = ("kacore-asgi", "bjoern", "nginx", "uvicorn", "granian-asgi")
-HOSTED = ("gunicorn-gthread", "gunicorn-kacore-wsgi-4", "gunicorn-kacore-wsgi", "gunicorn-asgi", "gunicorn-kacore-asgi")
+HOSTED = ("gunicorn-gthread", "gunicorn-kacore-wsgi-4", "gunicorn-kacore-wsgi", "gunicorn-asgi", "gunicorn-kacore-asgi",
+          "uvicorn", "uvicorn-kacore")
 
 SCENARIOS = {
     "hello": Scenario("64 connections, a small head", (*HELLO_PEERS, *OTHERS), in_quick=True),
@@ -130,7 +131,7 @@ SCENARIOS = {
         ("nginx", "kacore-asgi", "kacore-wsgi", "bjoern", "gunicorn-gthread", "uvicorn", "granian-asgi"),
         run=special.start,
     ),
-    "hosted": Scenario("gunicorn with its own workers and with kacore's", ("nginx", *HOSTED)),
+    "hosted": Scenario("gunicorn and uvicorn as they are and with kacore", ("nginx", *HOSTED)),
     "hosted-idle": Scenario("the same, an idle connection's memory", ("nginx", *HOSTED), run=special.idle),
     "workers": Scenario("1 and 2 workers on two cores", ("kacore-asgi",), run=special.workers),
 }  # fmt: skip
