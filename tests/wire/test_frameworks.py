@@ -281,7 +281,7 @@ def test_fastapi(start, client):
     assert post(c, "/items", b"{}", "Content-Type: application/json").status == 422
     found = json.loads(c.get("/items/5").body)
     assert (found["number"], found["session"]) == (5, "session")
-    assert witness.events[1:] == ["open", "close"]
+    wait_until(lambda: witness.events[1:] == ["open", "close"])  # it is closed when the response is on its way
     assert c.get("/items/0").status == 404
     body, field = form(file=BIG)
     assert json.loads(post(c, "/upload", body, field).body) == {"size": len(BIG), "note": "none"}
