@@ -450,8 +450,3 @@ def test_workers_drain_and_end_when_the_arbiter_is_killed(run):
     wait_until(lambda: len({pid(server) for _ in range(10)}) == 2)
     server.process.kill()
     server.wait_for(r"(?s)(Worker exiting.*){2}")
-
-
-def test_importing_kacore_imports_no_gunicorn():
-    code = "import sys, kacore, kacore.embed, kacore.server; sys.exit('gunicorn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ, timeout=20).returncode == 0
