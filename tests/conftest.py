@@ -64,6 +64,13 @@ def find(name: str) -> Any:
     return found
 
 
+def module(name: str) -> Any:
+    """For the top of a test file: the module, or its tests are skipped; in CI they fail, as with `need`."""
+    if IN_CI:
+        return importlib.import_module(name)
+    return pytest.importorskip(name)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:

@@ -11,7 +11,9 @@ import sys
 
 import pytest
 
-aiohttp = pytest.importorskip("aiohttp", reason="kacore[aiohttp] is not installed")
+from tests.conftest import module
+
+aiohttp = module("aiohttp")
 
 from aiohttp import web  # noqa: E402
 
@@ -98,7 +100,7 @@ STOCK = pytest.param(("aiohttp", "asyncio"), id="stock", marks=pytest.mark.xfail
 
 
 def visitor(whose, which):
-    factory = pytest.importorskip("uvloop").new_event_loop if which == "uvloop" else asyncio.new_event_loop
+    factory = module("uvloop").new_event_loop if which == "uvloop" else asyncio.new_event_loop
 
     def run(scenario, handler=hello, **fields):
         async def main():

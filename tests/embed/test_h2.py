@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("h2", reason="kacore[http2] is not installed")
+from tests.conftest import module
 
-from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.settings import SettingCodes
-from hyperframe.frame import ContinuationFrame, HeadersFrame
+module("h2")
 
-from kacore import Policy
+from h2 import events  # noqa: E402
+from h2.config import H2Configuration  # noqa: E402
+from h2.connection import H2Connection  # noqa: E402
+from h2.errors import ErrorCodes  # noqa: E402
+from h2.settings import SettingCodes  # noqa: E402
+from hyperframe.frame import ContinuationFrame, HeadersFrame  # noqa: E402
+
+from kacore import Policy  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "h2_server.py"
 PATIENCE = 8.0
@@ -154,9 +156,9 @@ async def run(*argv):
 
 
 @pytest.fixture(scope="module")
-def server_tls(tmp_path_factory):
+def server_tls(need, tmp_path_factory):
     """A context for the server, and the path of the authority's certificate."""
-    trustme = pytest.importorskip("trustme")
+    trustme = need("module:trustme")
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-uvicorn = pytest.importorskip("uvicorn", reason="kacore[uvicorn] is not installed")
-pytest.importorskip("httptools")
+from tests.conftest import module
+
+uvicorn = module("uvicorn")
+module("httptools")
 
 from kacore import Policy  # noqa: E402
 from kacore.embed import uvicorn as adapter  # noqa: E402
@@ -105,7 +107,7 @@ def serve(request):
     servers = []
     http, loop = request.param
     if loop == "uvloop":
-        pytest.importorskip("uvloop")
+        module("uvloop")
 
     def start(app=hello, policy=None, **options):
         adapter.configure(policy or Policy())
@@ -288,7 +290,7 @@ def test_failing_application_is_logged_in_uvicorns_words(served, caplog):
 
 
 def test_websocket_is_handed_to_uvicorns_class(served):
-    pytest.importorskip("wsproto")
+    module("wsproto")
     asked = []
 
     async def socket_app(scope, receive, send):

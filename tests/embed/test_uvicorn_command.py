@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-pytest.importorskip("uvicorn", reason="kacore[uvicorn] is not installed")
+from tests.conftest import module
+
+module("uvicorn")
 
 APP = """
 import contextvars, os
