@@ -163,7 +163,7 @@ def test_no_request_is_lost_while_hup_replaces_the_workers(run, kind, options, f
 
 
 def test_newcomer_whom_a_leaving_worker_lets_in_last_has_time_to_ask(run):
-    server = run("wsgi", "--max-requests", "1", KACORE_DRAIN_GRACE="0.5", KACORE_DRAIN_SPREAD="0")
+    server = run("wsgi", "--max-requests", "1", KACORE_DRAIN_GRACE="1.5", KACORE_DRAIN_SPREAD="0")
     request, waiting, answered, old = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", [], set(), pid(server)
     while "Worker exiting" not in server.text:
         waiting.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))

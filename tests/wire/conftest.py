@@ -82,6 +82,22 @@ class Running:
     def phase_count(self, phase: str) -> int:
         return int(self.stats()["phases"][phase])
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the loop's thread stands still."""
+        stands, go_on = threading.Event(), threading.Event()
+
+        def stand() -> None:
+            stands.set()
+            go_on.wait(PATIENCE)
+
+        self.loop.call_soon_threadsafe(stand)
+        assert stands.wait(PATIENCE)
+        try:
+            yield
+        finally:
+            go_on.set()
+
     def check(self) -> None:
         """The table's invariants, and the balance of what came and went."""
         self.ask(self.table.check)
