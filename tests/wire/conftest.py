@@ -18,7 +18,7 @@ import pytest
 import kacore
 from kacore.server.server import loop_factory
 
-PATIENCE = 5.0  # seconds; it only delays a test that fails anyway
+PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> None:
