@@ -73,6 +73,8 @@ UNHEARD = (
 # The most seconds between two signs of life, and of graceful_timeout the part that is left to the application's end.
 BEAT = 1.0
 FOR_THE_END = 0.1
+# Seconds that a client who was let in at the last moment has for its request, where the drain leaves so much.
+FOR_NEWCOMERS = 1.0
 # Where the environ or scope of a request holds the Request that pre_request was given.
 KEY = "kacore.request"
 
@@ -364,14 +366,16 @@ class Worker(base.Worker):
         """Refuse nobody who got in, answer what can be answered. Yields for as long as there is something to wait for.
 
         While idle connections have their grace, newcomers are still let in: in a worker that is alone nobody else
-        would, until the arbiter has started the next.
+        would, until the arbiter has started the next. When the grace and the spread are over, a connection that has
+        said nothing is closed, so the last one is let in a moment earlier.
         """
         policy, hurries = self.policies.default, self.cfg.reload
         timeout = min(policy.drain_timeout, self.cfg.graceful_timeout * (1 - FOR_THE_END))
         grace, spread = (0.0, 0.0) if hurries else (policy.drain_grace, policy.drain_spread)
         began = time.monotonic()
         self.engine.drain(grace=grace, spread=spread, timeout=timeout)
-        yield from self.waiting_until(began + min(grace + spread, timeout))
+        open_for = min(grace + spread, timeout)
+        yield from self.waiting_until(began + open_for - min(FOR_NEWCOMERS, open_for / 2))
         if self.cfg.reuse_port:  # a queue of our own, which nobody serves after us
             for listener in self.sockets:
                 refuse(listener.sock)

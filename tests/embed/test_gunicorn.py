@@ -5,6 +5,7 @@ import functools
 import http.client
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -156,6 +157,33 @@ def test_no_request_is_lost_while_hup_replaces_the_workers(run, kind, options, f
     assert hammer.lost == hammer.refused == []
     assert server.stop() == 0
     assert "Traceback" not in server.text
+
+
+class Hesitant(Hammer):
+    """Each connects, thinks for a moment, asks, and counts it as lost if it is sent away before it has asked."""
+
+    def client(self, number):
+        super().client(3 * number + 2)
+
+    def ask(self, sock, number, n):
+        self.is_over.wait(0.1)
+        if select.select([sock], [], [], 0)[0]:
+            self.lost.append((number, n, "closed before it asked"))
+        return super().ask(sock, number, n)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("wsgi", ()), ("asgi", ("--reuse-port",))])
+def test_client_that_is_let_in_last_has_time_for_its_request(run, kind, options, free_port):
+    bind = f"127.0.0.1:{free_port()}"
+    server = run(kind, *options, bind=bind, KACORE_DRAIN_GRACE="0.2", KACORE_DRAIN_SPREAD="1.2")
+    server.url = f"http://{bind}"
+    wait_until(lambda: can_connect(server))
+    with Hesitant(socket.AF_INET, ("127.0.0.1", server.port), n=8) as hammer:
+        hammer.answered(8)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for("Worker exiting")
+        hammer.answered(16)
+    assert hammer.lost == hammer.refused == []
 
 
 def can_connect(server):
