@@ -277,6 +277,8 @@ cdef extern from "ka_reply.h" nogil:
 
     void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
+    int ka_reply_reword(ka_reply *reply, char **at, const char *reason, size_t len)
+    const char *ka_reply_reason(unsigned status)
     int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
                       size_t value_len)
     int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
