@@ -331,23 +331,7 @@ cdef object next_piece_of(ka_buf *buf):
 # -- the moves of ka_turn.h ------------------------------------------------------------------------------
 
 cdef void move_on_request(void *port, ka_talk *talk, const ka_head *head) noexcept:
-    cdef Transports transports = <Transports>port
-    try:
-        if transports.access_log is not None:
-            transports.entry = access_entry(transports.client_of(talk), ka_talk_head_bytes(talk), head,
-                                            talk.service.fields, transports.moment)
-    except BaseException as error:
-        transports.failed(error)
-    port_on_request(port, talk, head, talk.service.fields)
-
-
-cdef void transport_refused(void *port, ka_talk *talk) noexcept:
-    cdef Transports transports = <Transports>port
-    try:
-        if transports.access_log is not None:
-            transports.note_end(access_entry(transports.client_of(talk), NULL, NULL, NULL, transports.moment), talk)
-    except BaseException as error:
-        transports.failed(error)
+    driver_on_request(port, talk, head, talk.service.fields)
 
 
 cdef ka_turned move_read(void *port, void *peer, ka_talk *talk) noexcept:
@@ -430,7 +414,7 @@ cdef object clock_of(object loop):
     return monotonic_seconds if time is None or abs(time() - monotonic_seconds()) < 1.0 else time
 
 
-cdef class Transports(Port):
+cdef class Transports(Driver):
     """Serves an application over the transports of one event loop.
 
     table:       ConnectionTable that holds the connections; one Transports each.
@@ -441,7 +425,7 @@ cdef class Transports(Port):
     Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
     """
     cdef ka_service service
-    cdef readonly ConnectionTable table
+    cdef ka_trust proxies
     cdef readonly object loop
     cdef object clock, call_soon, timer
     cdef object on_timer, on_round
@@ -457,7 +441,8 @@ cdef class Transports(Port):
     def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
                   size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None):
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
-        cdef bytes name = server_name.encode("latin-1")
+        self.serves = &self.service
+        self.trusted = &self.proxies
         self.table = table
         self.application = application
         self.loop = loop
@@ -474,15 +459,15 @@ cdef class Transports(Port):
         self.service.port = <void *>self
         self.service.attend = move_note
         self.service.lost = port_on_lost
-        self.service.refused = transport_refused
+        self.service.refused = driver_on_refused
         self.access_log = access_log
-        if ka_reply_common_set_server(&self.service.common, name, len(name)) < 0:
-            raise ValueError(f"server_name={server_name!r}: at most 117 bytes without CR, LF, NUL")
+        self.set_server(server_name)
         self.look_at_clock()
 
     def __dealloc__(self):
         # Every connection holds this object, so none is left.
         free(self.by_slot)
+        ka_trust_free(&self.proxies)
         if self.service.fields != NULL:
             ka_service_free(&self.service)
 
@@ -727,8 +712,7 @@ cdef class Transports(Port):
 
     def set_fields(self, bytes lines not None, *, date=True):
         """As Engine.set_fields()."""
-        if ka_service_set_fields(&self.service, lines, <uint32_t>len(lines), date) < 0:
-            raise MemoryError("no memory for fields")
+        self.set_common(lines, date)
         self.date_s = 0
         self.look_at_clock()
 
