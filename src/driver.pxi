@@ -14,6 +14,11 @@ cdef class Driver(Port):
     cdef object policies         # the PolicySet whose rules are asked
     cdef object on_race, on_closed, on_notice
     cdef list servers            # (host, port) or (path, None) of each listener
+    cdef list tls                # TlsListener of listeners with TLS: the driver points to them
+
+    def __cinit__(self, *args, **kwargs):
+        self.servers = []
+        self.tls = []
 
     # -- what a driver knows --------------------------------------------------------------------------------
 
@@ -158,6 +163,16 @@ cdef class Driver(Port):
                 "requests": ka_conn_requests(table, conn),
             })
         return found
+
+    cdef TlsListener tls_listener(self, object source):
+        """For connections over TLS; source: as `tls` of Engine.listen()."""
+        cdef TlsListener listener = TlsListener.__new__(TlsListener)
+        import_ssl()
+        listener.source = source
+        listener.logger = self.application.logger
+        self.tls.append(listener)
+        self.has_tls = True
+        return listener
 
     # -- telling ----------------------------------------------------------------------------------------
 

@@ -1,8 +1,6 @@
 # The engine for Python: listeners in, steps of a loop, requests out to an Application. Thin over ka_engine.
 import os
 
-include "tls.pxi"
-
 cdef extern from "sys/socket.h" nogil:
     enum:
         AF_UNIX
@@ -69,7 +67,6 @@ cdef class Engine(Driver):
     cdef object call_soon, attend_later
     cdef bint is_attending       # attend_later is on its way
     cdef uint64_t process        # that it was made in
-    cdef list tls                # TlsListener of listeners with TLS: the engine points to them
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
     cdef shared_counters *shared  # where other processes see what is counted, or NULL
@@ -110,9 +107,7 @@ cdef class Engine(Driver):
         self.attend_later = self.attend_now
         self.process = ka_process()
         self.on_race = on_race
-        self.servers = []
         self.sockets = []
-        self.tls = []
         self.peers = <peer_entry *>malloc(PEERS * sizeof(peer_entry))
         if self.peers == NULL:
             raise MemoryError("no memory for the engine")
@@ -186,14 +181,9 @@ cdef class Engine(Driver):
         if got < 0:
             raise os_error(got)
         if tls is not None:
-            import_ssl()
-            listener = TlsListener.__new__(TlsListener)
-            listener.source = tls
-            listener.logger = self.application.logger
-            self.tls.append(listener)
+            listener = self.tls_listener(tls)
             if ka_engine_set_filter(self.engine, got, &tls_filter, <void *>listener) < 0:
                 raise MemoryError("no memory for TLS sessions")
-            self.has_tls = True
         self.sockets.append(sock)
         if got == len(self.servers):
             self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])

@@ -1,5 +1,5 @@
 # The extern declarations of the C core, for the .pxi files of kacore._core. No Python object here.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 ctypedef void (*ka_release)(void *owner) noexcept  # out here, since what stands below may be called without the GIL
 
@@ -138,6 +138,7 @@ cdef extern from "ka_table.h" nogil:
         KA_CAUSE_BUFFER_LIMIT
         KA_CAUSE_HANDLER_TIMEOUT
         KA_CAUSE_CLIENT_LIMIT
+        KA_CAUSE_BAD_REQUEST
         KA_CAUSE_REJECTED
         KA_CAUSE_DRAIN
         KA_CAUSE_ERROR
@@ -316,6 +317,7 @@ cdef extern from "ka_talk.h" nogil:
         void *port
         void (*attend)(void *port, ka_talk *talk) noexcept
         void (*lost)(void *exchange) noexcept
+        void (*classify)(void *port, ka_talk *talk, const ka_head *head) noexcept
         void (*refused)(void *port, ka_talk *talk) noexcept
 
     ctypedef struct ka_talk:
@@ -339,6 +341,8 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t is_held
         uint8_t is_eof
         uint8_t is_tunnel
+        uint8_t is_cut
+        int32_t outq
 
     int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                         ka_release release)
@@ -373,12 +377,17 @@ cdef extern from "sys/uio.h" nogil:
         size_t iov_len
 
 
-cdef extern from "ka_wire.h" nogil:
+cdef extern from "ka_filter.h" nogil:
+    enum:
+        KA_WIRE_RECORD
+        KA_TLS_ALERT_MAX
+
     ctypedef struct ka_session:
         const ka_filter *filter
         void *owner
         const char *out
         size_t out_len
+        size_t n_covered
         uint8_t is_empty
 
     ctypedef struct ka_filter:
@@ -390,6 +399,8 @@ cdef extern from "ka_wire.h" nogil:
         void (*sent)(ka_session *session, size_t nbytes) noexcept
         void (*shut)(ka_session *session) noexcept
         void (*close)(ka_session *session) noexcept
+
+    int ka_filter_encrypt(ka_session *session, const ka_talk *talk)
 
 
 cdef extern from "ka_turn.h" nogil:
@@ -419,6 +430,7 @@ cdef extern from "ka_turn.h" nogil:
         void (*settled)(void *port, void *peer, ka_talk *talk) noexcept
 
     ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes, int64_t now)
+    bint ka_turn_is_cut_short(const ka_talk *talk)
     void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
     ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
     void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)

@@ -22,7 +22,6 @@ enum {
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 4 << 20,   /* the same */
     SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
-    TLS_ALERT_MAX = 32,      /* bytes of a record with an alert; one with a request has more */
     READ_BEHIND = 4096       /* room for a read behind bytes that wait */
 };
 
@@ -103,10 +102,8 @@ static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
     else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
         return KA_ENOMEM;
     ssize_t n = ka_wire_receive(s, session_of(e, h), e->scratch, to, room, &e->counters.receives);
-    /* FIN without the word that it is complete (TLS): between requests many clients leave so. Inside content it is a
-     * truncation, RFC 8446 6.1. */
     if (n == KA_ESTALE)
-        n = talk->has_exchange && !ka_talk_body_is_over(talk) ? KA_EPEER : 0;
+        n = ka_turn_is_cut_short(talk) ? KA_EPEER : 0;
     if (n > 0) {
         if (to == e->scratch)
             ka_talk_arrived(talk, to, (size_t)n);
@@ -197,7 +194,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
     /* The answer to a close_notify is no request that crossed our close: at most an alert, RFC 8446 6.1. */
-    ssize_t least = e->listeners[s->listener].filter ? TLS_ALERT_MAX : 0;
+    ssize_t least = e->listeners[s->listener].filter ? KA_TLS_ALERT_MAX : 0;
     while (s->can_read) {
         ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
         e->counters.receives++;

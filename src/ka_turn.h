@@ -55,6 +55,13 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
     return KA_TURN_ON;
 }
 
+/* FIN without the filter's word that all has come (TLS): between requests many clients leave so. Inside content it is a
+ * truncation, RFC 8446 6.1. */
+static inline int ka_turn_is_cut_short(const ka_talk *talk)
+{
+    return talk->has_exchange && !ka_talk_body_is_over(talk);
+}
+
 /* The client sent FIN. */
 static inline void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
 {
