@@ -417,17 +417,6 @@ def field_lines(headers):
 
 # What the C core calls; ctx is the Port.
 
-cdef void port_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    cdef Port port = <Port>ctx
-    try:
-        port.application.request(port, talk, head, fields)
-    except BaseException as error:
-        port.failed(error)
-        if talk.exchange != NULL:
-            (<Exchange>talk.exchange).detach()
-        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
-
-
 cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
     cdef Exchange exchange
     if talk.exchange == NULL:
