@@ -171,9 +171,9 @@ cdef class Exchange:
 
     # -- response ---------------------------------------------------------------------------------------
 
-    cdef int write_head(self, unsigned status, object headers, int64_t whole) except -1:
+    cdef int write_head(self, unsigned status, object headers, int64_t whole, bytes reason=None) except -1:
         """Status and fields, pairs of bytes. whole: length of the content if it is complete and known, else -1.
-        LocalError when the application broke a rule; nothing is sent then."""
+        reason: None = the usual one. LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
         cdef Py_ssize_t i, n, size
         cdef text name, value
@@ -188,7 +188,11 @@ cdef class Exchange:
             fast = plain_headers(fast)
             size = bytes_in(fast)
         n = PySequence_Fast_GET_SIZE(fast)
+        if reason is not None:
+            size += PyBytes_GET_SIZE(reason)
         self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
+        if reason is not None:
+            self.check(ka_reply_reword(&talk.reply, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
         for i in range(n):
             if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
                 break  # never: bytes_in has seen them all
@@ -412,17 +416,6 @@ def field_lines(headers):
 
 
 # What the C core calls; ctx is the Port.
-
-cdef void port_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    cdef Port port = <Port>ctx
-    try:
-        port.application.request(port, talk, head, fields)
-    except BaseException as error:
-        port.failed(error)
-        if talk.exchange != NULL:
-            (<Exchange>talk.exchange).detach()
-        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
-
 
 cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
     cdef Exchange exchange

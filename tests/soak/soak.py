@@ -40,7 +40,7 @@ SANITIZER_RUNTIME = os.environ.pop("LD_PRELOAD", "") if "libasan" in os.environ.
 REPORT = re.compile(r"(?:ERROR: (?:Address|Leak)Sanitizer|runtime error: ).*")
 
 # Name: (interface, options of the server, faults, TLS, share of --connections)
-POLICY = ["--keep-alive-timeout", "60", "--handler-timeout", "1", "--linger-timeout", "1", "--request-header-timeout", "30",
+POLICY = ["--keep-alive-timeout", "60", "--handler-timeout", "3", "--linger-timeout", "1", "--request-header-timeout", "30",
           "--first-byte-timeout", "4", "--send-timeout", "5", "--request-body-timeout", "20"]  # fmt: skip
 SYSTEM = "recv=20 send=20 accept=20 watch=3 open=50"
 SCENES = {

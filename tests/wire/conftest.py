@@ -76,6 +76,11 @@ class Running:
     def stats(self) -> dict[str, Any]:
         return self.ask(self.server.stats)  # type: ignore[no-any-return]
 
+    def n_rounds(self) -> int:
+        """How often the server has looked at anything at all."""
+        engine = self.stats()["engine"]
+        return int(engine["steps"] if "steps" in engine else engine["passes"])
+
     def closed(self, cause: str) -> int:
         return int(self.stats()["closed"][cause])
 

@@ -206,6 +206,17 @@ def test_aiohttp_reuses_its_connections(serve, app):
     assert made == 4
 
 
+def test_a_server_starts_without_what_only_some_clients_ask_for(serve, tmp_path, client):
+    (tmp_path / "which.py").write_text(
+        "import sys\n"
+        "async def app(scope, receive, send):\n"
+        "    there = {'websockets', 'kacore.server.websocket', 'kacore.server.admin'} & set(sys.modules)\n"
+        "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+        "    await send({'type': 'http.response.body', 'body': repr(sorted(there)).encode()})\n"
+    )
+    assert client(serve("which:app", "--lifespan", "off")).get().body == b"[]"
+
+
 def test_a_unix_socket_serves_and_is_removed(launch, app, tmp_path):
     path = tmp_path / "s"
     child = launch("-m", "kacore", "serve", "app:app", "--uds", str(path), "--uds-mode", "640", ready="unix:")

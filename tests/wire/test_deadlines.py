@@ -162,7 +162,6 @@ def test_a_response_to_http_1_0_that_a_deadline_cuts_off_ends_with_a_reset(start
         c.rest()
 
 
-@pytest.mark.engine
 def test_a_reader_that_is_slow_but_steady_is_served(start, client):
     """The kernel takes megabytes ahead: what leaves its queue counts, not what send() takes."""
     size = 6_000_000

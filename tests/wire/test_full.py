@@ -1,6 +1,5 @@
 """A full server still answers the next client, and one client cannot have it all."""
 
-import pytest
 
 from kacore import Policy
 from tests.wire.conftest import wait_until
@@ -56,7 +55,6 @@ def test_a_burst_of_newcomers_is_served(start, client):
     running.check()
 
 
-@pytest.mark.engine
 def test_half_heads_stay_within_the_buffers_of_the_policy(start, client):
     cap = 2 << 20
     running = start(ok, policy=Policy(max_buffer_bytes=cap, max_connections=1000))

@@ -155,7 +155,6 @@ def resident():
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-@pytest.mark.engine  # the loop's transports do not yet free half heads for others before the cap is reached
 def test_half_heads_by_thousands_stay_within_max_buffer_bytes(start, client, many):
     most = 16 << 20
     running = start(ok, policy=Policy(max_buffer_bytes=most, max_head_bytes=65536, max_connections=4000))

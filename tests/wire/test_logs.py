@@ -97,7 +97,6 @@ def test_unknown_format_is_a_usage_error_that_names_the_known():
         Server(hello, access_log="apache")
 
 
-@pytest.mark.engine
 def test_closed_connections_are_logged_at_debug_with_phase_and_cause(start, client, caplog):
     caplog.set_level(logging.DEBUG, "kacore.error")
     running = start(hello)

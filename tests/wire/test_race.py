@@ -1,5 +1,6 @@
 """Requests that meet the close of their idle connection: served when they were in time, else seen, counted and told."""
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -97,4 +98,25 @@ def test_what_follows_a_bad_request_on_an_idle_connection_crossed_nothing(start,
     assert c.is_closed()
     c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").fin()
     wait_until(lambda: running.closed("bad_request") == 1)
+    assert running.stats()["races"] == 0
+
+
+def test_what_follows_a_request_that_was_the_last_crossed_nothing(start, client):
+    """The answer comes later than what the client goes on to send, outside the turn of the connection."""
+
+    async def app(request):
+        await may_answer.wait()
+        return b"ok"
+
+    may_answer = asyncio.Event()
+    running = start(app)
+    c = client(running).send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    wait_until(lambda: running.phase_count("busy") == 1)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    running.stats()  # a round of the loop later it knows of them
+    running.ask(may_answer.set)
+    assert c.response().get("connection") == "close"
+    assert c.is_closed()
+    c.fin()
+    wait_until(lambda: sum(running.stats()["closed"].values()) == 1)
     assert running.stats()["races"] == 0

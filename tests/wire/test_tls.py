@@ -157,7 +157,6 @@ def test_the_name_that_the_client_asks_for_chooses_the_certificate(start, over_t
         over_tls(server, "other.test")
 
 
-@pytest.mark.engine
 def test_a_client_certificate_is_asked_for_and_checked(start, over_tls, certificates, localhost, tmp_path):
     server = start(handler, tls=TLS(localhost, ca_certs=certificates.roots))
     assert over_tls(server, certificate=certificates.issue("me@example.org")).get("/").status == 200
@@ -236,7 +235,6 @@ def test_settings_that_cannot_work_are_said_in_one_line(certificates, tmp_path, 
             TLS(certificates.issue("localhost"), client_certs="required")
 
 
-@pytest.mark.engine
 def test_plain_http_on_a_tls_port_is_told_so_in_plain_http(start, client, localhost):
     server = start(handler, tls=TLS(localhost))
     one = client(server)
@@ -255,7 +253,6 @@ def test_tls_on_a_plain_port_ends_at_once(start, over_tls):
     assert time.monotonic() - begun < 9
 
 
-@pytest.mark.engine
 def test_rubbish_in_place_of_a_handshake_gets_an_alert(start, client, localhost):
     one = client(start(handler, tls=TLS(localhost))).send(b"\x16\x03\x01\x00\x05rubbish" * 10)
     assert one.rest()[:1] == b"\x15"
@@ -267,7 +264,6 @@ def test_a_version_that_is_too_old_is_refused(start, over_tls, localhost):
         over_tls(server, minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
 def test_a_handshake_that_is_not_finished_ends_at_its_deadline(start, client, localhost, said):
     server = start(handler, tls=TLS(localhost), policy=kacore.Policy(handshake_timeout=0.2))
@@ -334,7 +330,7 @@ def test_a_response_that_breaks_off_has_no_close_notify(start, over_tls, localho
     one.sock.suppress_ragged_eofs = False
     one.send("GET / HTTP/1.0\r\nHost: test\r\n\r\n")  # the end of the content is the end of the connection
     one.until(b"half")
-    with pytest.raises(ssl.SSLEOFError):
+    with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
         one.rest()
     assert "on purpose" in caplog.text
 
@@ -400,7 +396,6 @@ def test_an_upgraded_connection_is_a_byte_stream_over_tls(start, over_tls, local
         assert one.take(size) == b"x" * size
 
 
-@pytest.mark.engine
 def test_the_socket_of_a_stream_over_tls_stays_with_the_server(start, over_tls, localhost):
     async def take(stream):
         try:

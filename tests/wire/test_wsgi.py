@@ -7,6 +7,7 @@ import wsgiref.validate
 
 import pytest
 
+from kacore import Policy
 from tests.wire.conftest import wait_until
 
 
@@ -152,7 +153,6 @@ def test_exc_info_raises_once_the_head_is_sent(wsgi, client):
     def app(environ, start_response):
         start_response("200 OK", [])
         yield b"sent"
-        time.sleep(0.02)
         try:
             raise KeyError("late")
         except KeyError:
@@ -169,6 +169,42 @@ def test_exc_info_raises_once_the_head_is_sent(wsgi, client):
     assert len(seen) == 1
 
 
+def test_exc_info_raises_once_something_was_written(wsgi, client):
+    def app(environ, start_response):
+        start_response("200 OK", [])(b"sent")
+        try:
+            raise KeyError("late")
+        except KeyError:
+            start_response("500 Oops", [], sys.exc_info())
+        return [b"never"]
+
+    c = client(wsgi(app))
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert c.head()[0] == 200
+    assert c.rest() == b"4\r\nsent\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ("200 OK", "200 OK"),
+        ("200 Fine", "200 Fine"),
+        ("599 Nobody Knows \xe9", "599 Nobody Knows \xe9"),
+        ("404 N", "404 N"),
+        ("404", "404 Not Found"),
+        ("404 ", "404 Not Found"),
+    ],
+)
+def test_the_status_line_says_what_the_application_said(wsgi, client, status, line):
+    def app(environ, start_response):
+        start_response(status, [("X-After", "1")])
+        return [b"x"]
+
+    c = client(wsgi(app)).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert c.until(b"\r\n") == b"HTTP/1.1 " + line.encode("latin-1")
+    assert c.until(b"\r\n") == b"X-After: 1"
+
+
 def test_start_response_twice_without_exc_info_is_an_error(wsgi, client):
     def app(environ, start_response):
         start_response("200 OK", [])
@@ -178,14 +214,14 @@ def test_start_response_twice_without_exc_info_is_an_error(wsgi, client):
     assert client(wsgi(app)).get().status == 500
 
 
-@pytest.mark.parametrize("status", ["OK", "20 OK", "2000", 200, "", "100 Continue"])
+@pytest.mark.parametrize("status", ["OK", "20 OK", "2000 OK", "200OK", "200 OK\r\nX: y", "200 \u20ac", 200, "", "100 Continue"])
 def test_a_status_that_is_none_is_a_500(wsgi, client, status):
     def app(environ, start_response):
         start_response(status, [])
         return [b"x"]
 
     response = client(wsgi(app)).get()
-    assert response.status == (200 if status == "2000" else 500)
+    assert (response.status, response.get("x")) == (500, None)
 
 
 def test_content_before_start_response_is_an_error(wsgi, client):
@@ -305,6 +341,33 @@ def test_a_slow_reader_holds_back_what_the_thread_makes(start, client):
         time.sleep(0.1)
     assert made < 20_000_000
     c.reset()
+
+
+def test_a_request_whose_client_left_before_a_thread_was_free_is_not_begun(start, client, caplog):
+    go_on = threading.Event()
+    called = []
+
+    def app(environ, start_response):
+        called.append(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/first":
+            go_on.wait(20)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    running = start(app, threads=1, policy=Policy(handler_timeout=0.3))
+    first = client(running).send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: called)
+    left = client(running).send("GET /left HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: running.phase_count("busy") == 2)
+    left.reset()
+    wait_until(lambda: running.phase_count("busy") == 1)
+    assert client(running).get("/late").status == 503  # no thread in time
+    assert first.response().status == 503
+    go_on.set()
+    wait_until(lambda: client(running).get("/next").status == 200)
+    assert "/left" not in called
+    assert "/late" not in called
+    assert any("GET /late found no thread free within handler_timeout" in one.getMessage() for one in caplog.records)
 
 
 def test_work_that_outlives_its_client_ends_quietly(start, client, caplog):
