@@ -34,8 +34,19 @@ def connected(port):
     return contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=10))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("processes", [(), ("--workers", "1"), ("--workers", "2")], ids=["alone", "1", "2"])
+OVER_TRANSPORTS = ("--io", "transports")
+
+
+@pytest.mark.parametrize(
+    ("processes", "number"),
+    [
+        *(((), number) for number in (signal.SIGTERM, signal.SIGINT)),
+        *((("--workers", n), number) for n in "12" for number in (signal.SIGTERM, signal.SIGINT)),
+        (OVER_TRANSPORTS, signal.SIGTERM),
+        (("--workers", "2", *OVER_TRANSPORTS), signal.SIGTERM),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else " ".join(value) or "alone",
+)
 def test_no_request_is_lost_when_the_server_ends_under_12_hammering_clients(run, processes, number):
     server = run("--drain-grace", "0.5", "--drain-spread", "0.1", *processes)
     with Hammer(socket.AF_INET, ("127.0.0.1", server.port)) as hammer:
@@ -119,7 +130,7 @@ def test_whatever_is_left_at_drain_timeout_is_cut_off(run):
         assert 0.4 < time.monotonic() - began < 3
 
 
-@pytest.mark.parametrize("processes", [(), ("--workers", "2")], ids=["alone", "2"])
+@pytest.mark.parametrize("processes", [(), ("--workers", "2"), OVER_TRANSPORTS], ids=["alone", "2", "transports"])
 def test_lame_duck_serves_newcomers_and_keeps_connections_for_its_time(run, processes):
     server = run("--lame-duck", "0.6", *processes)
     server.send_signal(signal.SIGTERM)

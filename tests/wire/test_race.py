@@ -41,9 +41,13 @@ def answer(sock):
     return data
 
 
-def test_requests_that_reached_the_kernel_in_time_are_served_by_a_server_that_was_late(serve, tmp_path):
+both = pytest.mark.parametrize("io", ["epoll", "transports"])
+
+
+@both
+def test_requests_that_reached_the_kernel_in_time_are_served_by_a_server_that_was_late(serve, tmp_path, io):
     (tmp_path / "app.py").write_text(BLOCKING)
-    server = serve("app:app", "--keep-alive-timeout", "0.3")
+    server = serve("app:app", "--keep-alive-timeout", "0.3", "--io", io)
     with clients(server.port, 200) as idle, clients(server.port, 1) as (blocker,):
         for sock in idle:
             sock.sendall(REQUEST)
@@ -58,7 +62,8 @@ def test_requests_that_reached_the_kernel_in_time_are_served_by_a_server_that_wa
     assert "crossed" not in server.text
 
 
-def test_request_that_crosses_the_idle_close_is_counted_and_told_once_for_its_network(serve, tmp_path):
+@both
+def test_request_that_crosses_the_idle_close_is_counted_and_told_once_for_its_network(serve, tmp_path, io):
     (tmp_path / "app.py").write_text("""
 def app(request):
     return str(server_stats()["races"]) + " ok"
@@ -67,7 +72,7 @@ def server_stats():
     import gc, kacore
     return next(x for x in gc.get_objects() if isinstance(x, kacore.Server)).stats()
 """)
-    server = serve("app:app", "--keep-alive-timeout", "0.2")
+    server = serve("app:app", "--keep-alive-timeout", "0.2", "--io", io)
     with clients(server.port, 4) as (one, two, quiet, last):
         for sock in (one, two, quiet):
             sock.sendall(REQUEST)
