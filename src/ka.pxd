@@ -522,6 +522,7 @@ cdef extern from "ka_engine.h" nogil:
     void ka_engine_close_all(ka_engine *e, ka_cause cause)
     void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
     int64_t ka_engine_now(ka_engine *e)
+    int64_t ka_engine_read_clock()
     bint ka_engine_is_stepping(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
     int ka_engine_is_trusted(ka_engine *e, ka_handle conn)

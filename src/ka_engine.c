@@ -788,6 +788,8 @@ ka_trust *ka_engine_trust(ka_engine *e) { return &e->trust; }
 int ka_engine_is_stepping(const ka_engine *e) { return e->is_stepping; }
 const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->counters; }
 
+int64_t ka_engine_read_clock(void) { return ka_clock(); }
+
 int64_t ka_engine_now(ka_engine *e)
 {
     if (!e->is_stepping)
