@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: bench-deadlines help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: bench-deadlines bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -183,6 +183,9 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 
 bench-server: build .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
+
+bench-send: $(VENV)/.for-build  ## what each way to send 1 MiB from memory costs the kernel: send, MSG_ZEROCOPY, vmsplice, sendfile
+	$(BIN)/python benches/bench_send.py $(ARGS)
 
 bench-deadlines: build  ## how late idle connections are closed; a burst of newcomers; one client more than full
 	$(BIN)/python benches/bench_deadlines.py $(ARGS)
