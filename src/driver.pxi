@@ -75,11 +75,12 @@ cdef class Driver(Port):
 
     # -- who is it --------------------------------------------------------------------------------------
 
-    def trust(self, networks, *, proxy_protocol=False):
-        """Proxies whose word about the client is taken, in place of those of before.
+    def trust(self, networks, *, proxy_protocol=False, fields=True):
+        """Proxies whose word about the client is taken, in place of those of before. They are no clients themselves.
 
         networks: iterable of "10.0.0.0/8", "2001:db8::1", "unix" (every unix socket), "*" (everybody).
         proxy_protocol: their connections begin with a PROXY header (version 1 or 2), or are closed.
+        fields: X-Forwarded-For and X-Forwarded-Proto of theirs count; False: somebody else reads them.
         Raises ValueError for what is no network, MemoryError. Source: docs/operations.md.
         """
         cdef ka_network *c
@@ -104,7 +105,7 @@ cdef class Driver(Port):
             raise MemoryError("no memory for networks")
         if got < 0:
             raise ValueError("a prefix is too long for its address")
-        self.has_proxies = n > 0
+        self.has_proxies = n > 0 and fields
 
     cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)

@@ -501,6 +501,8 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
             if (cause != KA_N_CAUSES)
                 ka_sock_end(e, h, s, cause);
         }
+    } else if (s->talk && s->talk->is_noted) {
+        attend_one(e, s); /* the application had answered before we came to look at the time */
     }
 }
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
-from kacore._core import ConnectionTable, Limits
+from kacore._core import ConnectionTable
+from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy
 from kacore.server import logs
@@ -369,7 +370,7 @@ class Server:
     def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
         """Who moves the bytes: the engine, or the loop's transports behind the same face."""
         options: dict[str, Any] = {
-            "limits": self._limits(),
+            "limits": limits_of(self._policy),
             "max_buffer_bytes": self.policy.max_buffer_bytes,
             "server_name": self.server_name,
             "access_log": logs.access_log(self.access_log),
@@ -441,12 +442,6 @@ class Server:
         if why_not is not None:
             self.logger.info("every request gets a Task of its own: %s", why_not)
         return runner
-
-    def _limits(self) -> Limits:
-        # The widest of all classes: each request is judged by its own once it is known.
-        policies = (self._policy,) if isinstance(self._policy, Policy) else self._policy.policies
-        bodies = [policy.max_body_bytes for policy in policies]
-        return self.policy.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()
 
     def _wake(self) -> None:
         engine = self._engine

@@ -162,6 +162,52 @@ def test_no_request_is_lost_while_hup_replaces_the_workers(run, kind, options, f
     assert "Traceback" not in server.text
 
 
+def children_of(number):
+    with open(f"/proc/{number}/task/{number}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def test_no_request_is_lost_while_workers_come_and_go_by_ttin_ttou_and_sigterm(run):
+    server = run("wsgi", **SHORT)
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        hammer.answered(50)
+        first = children_of(server.pid)[0]
+        server.send_signal(signal.SIGTTIN)
+        wait_until(lambda: len(children_of(server.pid)) == 2)
+        os.kill(first, signal.SIGTERM)  # the arbiter starts another for it
+        wait_until(lambda: first not in children_of(server.pid) and len(children_of(server.pid)) == 2)
+        hammer.answered(100)
+        server.send_signal(signal.SIGTTOU)
+        wait_until(lambda: len(children_of(server.pid)) == 1)
+        hammer.answered(50)
+    assert hammer.lost == hammer.refused == []
+    assert "Traceback" not in server.text
+
+
+def test_no_request_is_lost_when_usr2_starts_a_new_arbiter_and_the_old_one_ends(launch, tmp_path):
+    (tmp_path / "app.py").write_text(WSGI)
+    command = os.path.join(os.path.dirname(sys.executable), "gunicorn")  # which starts itself again
+    settings = ("-b", "127.0.0.1:0", "--no-control-socket", "--pid", "pid", "-k", "kacore.embed.gunicorn.Worker")
+    server = launch(command, *settings, "app:app", cwd=tmp_path, **SHORT)
+    server.url = server.wait_for(r"http://127\.0\.0\.1:[1-9]\d*")[0]
+    wait_until(lambda: can_connect(server))
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        hammer.answered(50)
+        server.send_signal(signal.SIGUSR2)
+        new = wait_until(lambda: (path := tmp_path / "pid.2").exists() and int(path.read_text() or 0))
+        try:
+            wait_until(lambda: children_of(new))
+            hammer.answered(50)
+            server.send_signal(signal.SIGTERM)
+            assert server.process.wait(20) == 0  # its output is now the other's
+            hammer.answered(50)
+        finally:
+            os.kill(new, signal.SIGTERM)
+    assert hammer.lost == []
+    wait_until(lambda: server.text.count("Shutting down") == 2)
+    assert "Traceback" not in server.text
+
+
 def test_newcomer_whom_a_leaving_worker_lets_in_last_has_time_to_ask(run):
     server = run("wsgi", "--max-requests", "1", KACORE_DRAIN_GRACE="1.5", KACORE_DRAIN_SPREAD="0")
     request, waiting, answered, old = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", [], set(), pid(server)

@@ -64,8 +64,19 @@ def in_progress(server):
         yield sock
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("processes", [(), ("--workers", "1"), ("--workers", "2")], ids=["alone", "1", "2"])
+OVER_TRANSPORTS = ("--io", "transports")
+
+
+@pytest.mark.parametrize(
+    ("processes", "number"),
+    [
+        *(((), number) for number in (signal.SIGTERM, signal.SIGINT)),
+        *((("--workers", n), number) for n in "12" for number in (signal.SIGTERM, signal.SIGINT)),
+        (OVER_TRANSPORTS, signal.SIGTERM),
+        (("--workers", "2", *OVER_TRANSPORTS), signal.SIGTERM),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else " ".join(value) or "alone",
+)
 def test_no_request_is_lost_when_the_server_ends_under_12_hammering_clients(run, processes, number):
     # All of them are told to close long before the grace is over, which is when the server ends.
     server = run("--drain-grace", "10", "--drain-spread", "0.1", *processes)
@@ -140,7 +151,7 @@ def test_whatever_is_left_at_drain_timeout_is_cut_off(run):
         assert time.monotonic() - began >= 0.5
 
 
-@pytest.mark.parametrize("processes", [(), ("--workers", "2")], ids=["alone", "2"])
+@pytest.mark.parametrize("processes", [(), ("--workers", "2"), OVER_TRANSPORTS], ids=["alone", "2", "transports"])
 def test_lame_duck_serves_newcomers_and_keeps_connections_for_its_time(run, processes):
     server = run("--lame-duck", "0.6", "--drain-grace", "10", *processes)
     with connected(server.port) as kept:

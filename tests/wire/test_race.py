@@ -33,7 +33,11 @@ def answer(sock):
     return data
 
 
-def test_request_that_crosses_the_idle_close_is_counted_and_told_once_for_its_network(serve, tmp_path):
+both = pytest.mark.parametrize("io", ["epoll", "transports"])
+
+
+@both
+def test_request_that_crosses_the_idle_close_is_counted_and_told_once_for_its_network(serve, tmp_path, io):
     (tmp_path / "app.py").write_text("""
 def app(request):
     return str(server_stats()["races"]) + " ok"
@@ -42,7 +46,7 @@ def server_stats():
     import gc, kacore
     return next(x for x in gc.get_objects() if isinstance(x, kacore.Server)).stats()
 """)
-    server = serve("app:app", "--keep-alive-timeout", "0.2")
+    server = serve("app:app", "--keep-alive-timeout", "0.2", "--io", io)
     with clients(server.port, 4) as (one, two, quiet, last):
         for sock in (one, two, quiet):
             sock.sendall(REQUEST)

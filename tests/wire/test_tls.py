@@ -299,6 +299,50 @@ def test_a_handshake_byte_by_byte_succeeds(start, client, certificates, localhos
     assert go_on(lambda: tls.read(15)) == b"HTTP/1.1 200 OK"
 
 
+def test_requests_arrive_however_their_records_are_cut_into_packets(start, client, certificates, localhost):
+    server = start(handler, tls=TLS(localhost))
+    one = client(server)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context(cafile=certificates.roots).wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+    def go_on(step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                if outgoing.pending:
+                    one.send(outgoing.read())
+                incoming.write(one.sock.recv(65536))
+
+    def records(*pieces: bytes) -> list[bytes]:
+        return [outgoing.read() for piece in pieces if tls.write(piece)]
+
+    def answer() -> bytes:
+        said = b""
+        while not said.endswith(b"GET 0"):
+            said += go_on(lambda: tls.read(65536))
+        return said
+
+    go_on(tls.do_handshake)
+    one.send(outgoing.read())
+    for _ in range(2):  # after each way of cutting, a record in a packet of its own again
+        (whole,) = records(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        one.send(whole)
+        assert answer()
+        first, second = records(b"GET / HTTP/1.1\r\nHost: ", b"test\r\n\r\n")
+        one.send(first + second)
+        assert answer()
+        first, second = records(b"GET / HTTP/1.1\r\nHost: ", b"test\r\n\r\n")
+        one.send(first + second[:7])
+        wait_until(lambda: server.table.stats()["phases"]["head"], "the head's first half has not arrived")
+        one.send(second[7:])
+        assert answer()
+        (whole,) = records(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        one.send(whole[:3])
+        one.send(whole[3:])
+        assert answer()
+
+
 def test_closing_says_close_notify(start, over_tls, localhost):
     one = over_tls(start(handler, tls=TLS(localhost)))
     one.sock.suppress_ragged_eofs = False

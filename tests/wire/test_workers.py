@@ -65,8 +65,9 @@ def test_too_few_descriptors_are_told_and_a_low_soft_limit_is_raised(run, launch
         assert "needs" not in enough.text
 
 
-def test_killed_worker_is_replaced_and_nobody_hangs_meanwhile(run):
-    server = run("--workers", "2")
+@pytest.mark.parametrize("io", ["epoll", "transports"])
+def test_killed_worker_is_replaced_and_nobody_hangs_meanwhile(run, io):
+    server = run("--workers", "2", "--io", io)
     before = pids(server)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
@@ -89,8 +90,9 @@ def test_workers_that_die_at_once_are_restarted_ever_later_and_the_others_serve_
         assert int(ask(server)) == survivor
 
 
-def test_no_request_is_lost_while_all_workers_are_replaced_twice_under_load(run):
-    server = run("--workers", "2", "--drain-grace", "10", "--drain-spread", "0.1")
+@pytest.mark.parametrize("io", ["epoll", "transports"])
+def test_no_request_is_lost_while_all_workers_are_replaced_twice_under_load(run, io):
+    server = run("--workers", "2", "--drain-grace", "10", "--drain-spread", "0.1", "--io", io)
     with Hammer(socket.AF_INET, ("127.0.0.1", server.port)) as hammer:
         hammer.answered(300)
         first = hammer.seen()
