@@ -17,8 +17,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 # In the order of the house: each may use those before it.
-CORE = ["ka_scan", "ka_head", "ka_body", "ka_reply", "ka_table", "ka_conn", "ka_buf", "ka_talk"]
-EPOLL = ["ka_wire", "ka_proxy", "ka_engine", "ka_accept"]
+CORE = ["ka_scan", "ka_head", "ka_body", "ka_reply", "ka_table", "ka_conn", "ka_buf", "ka_talk", "ka_filter",
+        "ka_proxy", "ka_trust"]
+EPOLL = ["ka_wire", "ka_engine", "ka_accept"]
 # What a C program needs of CORE besides a .c and a .h each; kacore.get_include() names where they are installed.
 HEADERS = ["ka_base.h", "ka_block.h", "ka_head_lines.h", "ka_turn.h"]
 

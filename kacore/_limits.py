@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from kacore._core import Limits
+from typing import TYPE_CHECKING
+
 from kacore.policy import Policy
 
+if TYPE_CHECKING:
+    from kacore._core import Limits
+    from kacore.policy import PolicySet
 
-def limits_of(policy: Policy) -> Limits:
-    """The Limits that `policy` asks for."""
-    names = ("head_bytes", "target_bytes", "headers", "header_bytes", "chunk_line_bytes", "trailer_bytes")
-    return Limits(
-        max_body_bytes=policy.max_body_bytes or None,
-        **{f"max_{name}": getattr(policy, f"max_{name}") for name in names},
-    )
+
+def limits_of(policies: Policy | PolicySet) -> Limits:
+    """The Limits that `policies` ask for: of a PolicySet its default's, but content as long as any class allows, since
+    each request is judged by its own class once that is known."""
+    if isinstance(policies, Policy):
+        return policies.limits()
+    bodies = [policy.max_body_bytes for policy in policies.policies]
+    return policies.default.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()

@@ -1,11 +1,5 @@
 # The engine for Python: listeners in, steps of a loop, requests out to an Application. Thin over ka_engine.
-from libc.stdlib cimport free, malloc
 import os
-
-include "tls.pxi"
-
-cdef extern from "arpa/inet.h" nogil:
-    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
 
 cdef extern from "sys/socket.h" nogil:
     enum:
@@ -13,38 +7,6 @@ cdef extern from "sys/socket.h" nogil:
 
 
 has_epoll = True   # there is an Engine in this build
-
-
-cdef void engine_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    cdef Engine engine = <Engine>ctx
-    cdef Exchange exchange = None
-    try:
-        if engine.access_log is not None:
-            engine.entry = engine.entry_of(talk, head, fields)
-        engine.application.request(engine, talk, head, fields)
-    except BaseException as error:
-        engine.failed(error)
-        if talk.exchange != NULL:
-            exchange = <Exchange>talk.exchange
-        engine.answer_500(talk, exchange)
-
-
-cdef void engine_on_refused(void *ctx, ka_talk *talk) noexcept:
-    cdef Engine engine = <Engine>ctx
-    try:
-        if engine.access_log is not None:
-            engine.note_end(engine.entry_of(talk, NULL, NULL), talk)
-    except BaseException as error:
-        engine.failed(error)
-
-
-cdef void engine_on_closed(void *ctx, ka_handle conn, ka_cause cause) noexcept:
-    cdef Engine engine = <Engine>ctx
-    try:
-        engine.on_closed(engine.address_of(conn), CAUSES[<int>cause], PHASES[ka_conn_phase(engine.table.table, conn)],
-                         ka_conn_requests(engine.table.table, conn))
-    except BaseException as error:
-        engine.failed(error)
 
 
 cdef void engine_on_notice(void *ctx, ka_notice what) noexcept:
@@ -56,50 +18,17 @@ cdef void engine_on_notice(void *ctx, ka_notice what) noexcept:
 
 
 cdef unsigned engine_class_of_client(void *ctx, unsigned listener, const ka_client *client) noexcept:
-    cdef Engine engine = <Engine>ctx
-    try:
-        address = None
-        if client.family:
-            address = PyBytes_FromStringAndSize(<const char *>client.addr, 4 if client.family == 4 else 16)
-        return engine.policies.class_for_client(engine.listener_name(listener), address)
-    except BaseException as error:
-        engine.failed(error)
-        return 0
+    return (<Engine>ctx).class_of_client((<Engine>ctx).servers[listener], client)
 
 
 cdef unsigned engine_class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    cdef Engine engine = <Engine>ctx
-    cdef const char *buf = ka_talk_head_bytes(talk)
-    cdef int now = ka_conn_class(talk.service.table, talk.conn)
-    cdef uint32_t i
-    cdef bytes agent = None
-    try:
-        for i in range(head.n_fields):
-            if fields[i].name.len == 10 and ka_equals_lower(buf + fields[i].name.off, b"user-agent", 10):
-                agent = bytes_at(buf, fields[i].value)
-                break
-        return engine.policies.class_for_request(now, bytes_at(buf, head.host), agent)
-    except BaseException as error:
-        engine.failed(error)
-        return <unsigned>now if now >= 0 else 0
+    return (<Engine>ctx).class_of_request(talk, head, fields)
 
 
 cdef void engine_on_wake(void *ctx) noexcept:
     cdef Engine engine = <Engine>ctx
     try:
         engine.application.wake()
-    except BaseException as error:
-        engine.failed(error)
-
-
-cdef void engine_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
-    cdef Engine engine = <Engine>ctx
-    cdef uint8_t addr[16]
-    cdef uint16_t port
-    cdef unsigned listener
-    cdef int family = ka_engine_peer(engine.engine, conn, addr, &port, &listener)
-    try:
-        engine.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
     except BaseException as error:
         engine.failed(error)
 
@@ -118,7 +47,7 @@ cdef struct peer_entry:
     PyObject *client   # owned
 
 
-cdef class Engine(Port):
+cdef class Engine(Driver):
     """One pollable descriptor that serves an application: watch `fileno()` for reading, call `step()` when it is ready.
 
     table:       ConnectionTable that holds the connections; one engine each.
@@ -135,14 +64,9 @@ cdef class Engine(Port):
     Belongs to one thread and one process; `wake()` alone may be called from other threads. Linux only.
     """
     cdef ka_engine *engine
-    cdef readonly ConnectionTable table
-    cdef object call_soon, attend_later, on_closed, on_notice
-    cdef object policies         # the PolicySet whose rules are asked
+    cdef object call_soon, attend_later
     cdef bint is_attending       # attend_later is on its way
-    cdef object on_race
     cdef uint64_t process        # that it was made in
-    cdef list servers            # (host, port) or (path, None) of each listener
-    cdef list tls                # TlsListener of listeners with TLS: the engine points to them
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
     cdef shared_counters *shared  # where other processes see what is counted, or NULL
@@ -154,24 +78,23 @@ cdef class Engine(Port):
         cdef ka_calls calls
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef int got
-        cdef bytes name = server_name.encode("latin-1")
         calls.ctx = <void *>self
-        calls.on_request = engine_on_request
+        calls.on_request = driver_on_request
         calls.on_news = port_on_news
         calls.on_lost = port_on_lost
         calls.on_wake = engine_on_wake
         calls.on_closed = NULL
         calls.on_race = NULL
         if on_race is not None:
-            calls.on_race = engine_on_race
+            calls.on_race = driver_on_race
         calls.on_notice = NULL
         calls.on_refused = NULL
         if on_closed is not None:
-            calls.on_closed = engine_on_closed
+            calls.on_closed = driver_on_closed
         if on_notice is not None:
             calls.on_notice = engine_on_notice
         if access_log is not None:
-            calls.on_refused = engine_on_refused
+            calls.on_refused = driver_on_refused
         calls.release = release_object
         calls.class_of_client = engine_class_of_client
         calls.class_of_request = engine_class_of_request
@@ -184,9 +107,7 @@ cdef class Engine(Port):
         self.attend_later = self.attend_now
         self.process = ka_process()
         self.on_race = on_race
-        self.servers = []
         self.sockets = []
-        self.tls = []
         self.peers = <peer_entry *>malloc(PEERS * sizeof(peer_entry))
         if self.peers == NULL:
             raise MemoryError("no memory for the engine")
@@ -197,8 +118,9 @@ cdef class Engine(Port):
         got = ka_engine_new(&self.engine, table.table, c, max_buffer_bytes, &calls)
         if got < 0:
             raise os_error(got)
-        if ka_reply_common_set_server(&ka_engine_service(self.engine).common, name, len(name)) < 0:
-            raise ValueError(f"server_name={server_name!r}: at most 117 bytes without CR, LF, NUL")
+        self.serves = ka_engine_service(self.engine)
+        self.trusted = ka_engine_trust(self.engine)
+        self.set_server(server_name)
 
     def __dealloc__(self):
         cdef int i
@@ -210,7 +132,7 @@ cdef class Engine(Port):
                     Py_DECREF(<object>self.peers[i].client)
             free(self.peers)
 
-    cdef int check_process(self) except -1:
+    cdef int check_open(self) except -1:
         """After a fork both processes would share one epoll set and break each other."""
         if self.engine == NULL:
             raise LocalError("the engine is closed")
@@ -218,127 +140,27 @@ cdef class Engine(Port):
             raise LocalError("the engine was made before a fork, in another process: make one here")
         return 0
 
-    cdef int answer_500(self, ka_talk *talk, Exchange exchange) except -1:
-        if exchange is not None:
-            exchange.detach()
-        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, ka_engine_now(self.engine))
-        if exchange is not None:
-            exchange.ended(talk)
-        return 0
-
-    cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
-        cdef const char *buf = ka_talk_head_bytes(talk)
-        client = self.client_of(talk)
-        if head != NULL and self.has_proxies:
-            origin = self.origin_of(talk, head, fields)
-            if origin is not None:
-                client = origin[0]
-        return access_entry(client, buf, head, fields, self.now())
-
     def set_fields(self, bytes lines not None, *, date=True):
         """Fields of every response besides the application's, in place of those of before.
 
         lines: what field_lines() made. date: whether responses have Date. MemoryError."""
-        self.check_process()
-        if ka_service_set_fields(ka_engine_service(self.engine), lines, <uint32_t>len(lines), date) < 0:
-            raise MemoryError("no memory for fields")
+        self.check_open()
+        self.set_common(lines, date)
 
-    # -- rules ------------------------------------------------------------------------------------------
+    cdef int ask_classes(self, bint of_clients, bint of_requests) except -1:
+        ka_engine_ask_classes(self.engine, of_clients, of_requests)
+        return 0
 
-    def set_classes(self, policies):
-        """Ask the rules of a PolicySet which class a connection, and a request, belongs to. What no rule looks at is
-        not asked. None, or a Policy: everything is class 0."""
-        self.check_process()
-        self.policies = policies
-        ka_engine_ask_classes(self.engine, getattr(policies, "has_accept_rules", False),
-                              getattr(policies, "has_request_rules", False))
+    cdef int peer(self, ka_handle conn, uint8_t *addr, uint16_t *port) except -1:
+        cdef unsigned listener
+        return max(0, ka_engine_peer(self.engine, conn, addr, port, &listener))
 
-    cdef object listener_name(self, unsigned listener):
-        """As rules write it: "127.0.0.1:80", "[::1]:80", "unix:/run/app.sock"."""
-        host, port = self.servers[listener]
-        if port is None:
-            return f"unix:{host}"
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def trust(self, networks, *, proxy_protocol=False):
-        """Proxies whose word about the client is taken, in place of those of before.
-
-        networks: iterable of "10.0.0.0/8", "2001:db8::1", "unix" (every unix socket), "*" (everybody).
-        proxy_protocol: their connections begin with a PROXY header (version 1 or 2), or are closed.
-        Raises ValueError for what is no network, MemoryError. Source: docs/operations.md.
-        """
-        cdef ka_network *c
-        cdef uint32_t n = 0
-        cdef bytes packed
-        cdef int got
-        self.check_process()
-        found = [one for given in networks for one in network_of(given)]
-        c = <ka_network *>malloc((len(found) + 1) * sizeof(ka_network))
-        if c == NULL:
-            raise MemoryError("no memory for networks")
-        memset(c, 0, (len(found) + 1) * sizeof(ka_network))
-        for family, bits, address in found:
-            packed = address
-            c[n].family = family
-            c[n].bits = bits
-            memcpy(c[n].addr, PyBytes_AS_STRING(packed), <size_t>PyBytes_GET_SIZE(packed))
-            n += 1
-        got = ka_engine_trust(self.engine, c, n, proxy_protocol)
-        free(c)
-        if got < 0:
-            raise os_error(got) if got == KA_ENOMEM else ValueError("a prefix is too long for its address")
-        self.has_proxies = n > 0
-
-    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
-        cdef const char *buf = ka_talk_head_bytes(talk)
-        cdef uint8_t addr[16]
-        cdef unsigned family
-        if not ka_engine_is_trusted(self.engine, talk.conn):
-            return None
-        client = self.client_of(talk)
-        chain = forwarded_value(buf, head, fields, b"x-forwarded-for", 15)
-        if chain is not None:
-            # Each proxy appends whom it saw: from the right, the first one that is no proxy of ours is the client.
-            for node in reversed(chain.split(",")):
-                host, port = split_node(node.strip(" \t"))
-                family = read_address(host, addr)
-                if family == 0:
-                    break
-                client = (host, port)
-                if not ka_engine_trusts(self.engine, family, addr):
-                    break
-        scheme = forwarded_value(buf, head, fields, b"x-forwarded-proto", 17)
-        if scheme is not None:
-            scheme = scheme.rpartition(",")[2].strip(" \t").lower()
-            scheme = {"https": "https", "wss": "https", "http": "http", "ws": "http"}.get(scheme)
-        return client, scheme
-
-    def connections(self, limit=1000):
-        """list of dict, one for each of at most `limit` open connections: conn, client, phase, klass, requests.
-        Cost: O(places in use), about 1 us each."""
-        cdef uint32_t slot = 1, n = 0
-        cdef ka_handle conn
-        cdef ka_table *table = self.table.table
-        self.check_process()
-        found = []
-        while len(found) < limit and n < ka_table_open_count(table):
-            conn = ka_table_handle(table, slot)
-            slot += 1
-            if conn == 0:
-                continue
-            n += 1
-            found.append({
-                "conn": conn,
-                "client": self.address_of(conn),
-                "phase": PHASES[ka_conn_phase(table, conn)],
-                "class": ka_conn_class(table, conn),
-                "requests": ka_conn_requests(table, conn),
-            })
-        return found
+    cdef bint is_trusted(self, ka_handle conn) noexcept:
+        return ka_engine_is_trusted(self.engine, conn)
 
     def fileno(self):
         """The descriptor to watch for reading."""
-        self.check_process()
+        self.check_open()
         return ka_engine_fileno(self.engine)
 
     def listen(self, sock, *, klass=0, knows_clients=None, tls=None):
@@ -346,7 +168,7 @@ cdef class Engine(Port):
         table. knows_clients: whether its addresses name clients; default: not for unix sockets. tls: an object whose
         `context` is the ssl.SSLContext for connections from now on, with `describe` as kacore.TLS has it. OSError."""
         cdef TlsListener listener
-        self.check_process()
+        self.check_open()
         is_unix = sock.family == AF_UNIX
         name = sock.getsockname()
         if knows_clients is None:
@@ -359,14 +181,9 @@ cdef class Engine(Port):
         if got < 0:
             raise os_error(got)
         if tls is not None:
-            import_ssl()
-            listener = TlsListener.__new__(TlsListener)
-            listener.source = tls
-            listener.logger = self.application.logger
-            self.tls.append(listener)
+            listener = self.tls_listener(tls)
             if ka_engine_set_filter(self.engine, got, &tls_filter, <void *>listener) < 0:
                 raise MemoryError("no memory for TLS sessions")
-            self.has_tls = True
         self.sockets.append(sock)
         if got == len(self.servers):
             self.servers.append((name if isinstance(name, str) else os.fsdecode(name), None) if is_unix else name[:2])
@@ -375,14 +192,14 @@ cdef class Engine(Port):
         """Listen on this socket no longer. It stays open, and may be listened on again.
 
         is_last: nobody else accepts from it, so that whoever waits in its queue is taken in first."""
-        self.check_process()
+        self.check_open()
         ka_engine_unlisten(self.engine, sock.fileno(), is_last)
         if sock in self.sockets:
             self.sockets.remove(sock)
 
     def stop_listening(self):
         """Accept what waits in the queues, then no more. The sockets stay open; they are the caller's."""
-        self.check_process()
+        self.check_open()
         ka_engine_stop_listening(self.engine)
         self.sockets.clear()
 
@@ -393,7 +210,7 @@ cdef class Engine(Port):
         the process (SystemExit, KeyboardInterrupt).
         """
         cdef int got
-        self.check_process()
+        self.check_open()
         got = ka_engine_step(self.engine)
         if self.shared != NULL:
             self.share_counters()
@@ -435,17 +252,8 @@ cdef class Engine(Port):
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
 
-    cdef object address_of(self, ka_handle conn):
-        """(host, port), or None for a unix socket."""
-        cdef uint8_t addr[16]
-        cdef uint16_t port
-        cdef unsigned listener
-        cdef char host[64]
-        cdef int family = ka_engine_peer(self.engine, conn, addr, &port, &listener)
-        if family <= 0:
-            return None
-        inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
-        return (<bytes>host).decode("ascii"), port
+    cdef int64_t now_exactly(self) noexcept:
+        return ka_engine_read_clock()
 
     cdef object client_of(self, ka_talk *talk):
         cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
@@ -489,7 +297,7 @@ cdef class Engine(Port):
     def drain(self, *, grace=2.0, spread=1.0, timeout=30.0):
         """Start to end gracefully: every response says `Connection: close`; idle connections stay answerable for
         `grace` seconds and are closed spread over `spread`; what is left at `timeout` is closed."""
-        self.check_process()
+        self.check_open()
         ka_engine_drain(self.engine, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9), <int64_t>(timeout * 1e9))
 
     def close(self):
@@ -504,7 +312,7 @@ cdef class Engine(Port):
         """dict of what the engine itself counts: steps, events, system calls, buffers."""
         cdef const ka_engine_counters *c
         cdef ka_service *service
-        self.check_process()
+        self.check_open()
         c = ka_engine_stats(self.engine)
         service = ka_engine_service(self.engine)
         return {

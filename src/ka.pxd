@@ -1,5 +1,5 @@
 # The extern declarations of the C core, for the .pxi files of kacore._core. No Python object here.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 ctypedef void (*ka_release)(void *owner) noexcept  # out here, since what stands below may be called without the GIL
 
@@ -138,6 +138,7 @@ cdef extern from "ka_table.h" nogil:
         KA_CAUSE_BUFFER_LIMIT
         KA_CAUSE_HANDLER_TIMEOUT
         KA_CAUSE_CLIENT_LIMIT
+        KA_CAUSE_BAD_REQUEST
         KA_CAUSE_REJECTED
         KA_CAUSE_DRAIN
         KA_CAUSE_ERROR
@@ -318,6 +319,7 @@ cdef extern from "ka_talk.h" nogil:
         void *port
         void (*attend)(void *port, ka_talk *talk) noexcept
         void (*lost)(void *exchange) noexcept
+        void (*classify)(void *port, ka_talk *talk, const ka_head *head) noexcept
         void (*refused)(void *port, ka_talk *talk) noexcept
 
     ctypedef struct ka_talk:
@@ -341,6 +343,8 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t is_held
         uint8_t is_eof
         uint8_t is_tunnel
+        uint8_t is_cut
+        int32_t outq
 
     int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                         ka_release release)
@@ -375,12 +379,17 @@ cdef extern from "sys/uio.h" nogil:
         size_t iov_len
 
 
-cdef extern from "ka_wire.h" nogil:
+cdef extern from "ka_filter.h" nogil:
+    enum:
+        KA_WIRE_RECORD
+        KA_TLS_ALERT_MAX
+
     ctypedef struct ka_session:
         const ka_filter *filter
         void *owner
         const char *out
         size_t out_len
+        size_t n_covered
         uint8_t is_empty
 
     ctypedef struct ka_filter:
@@ -392,6 +401,8 @@ cdef extern from "ka_wire.h" nogil:
         void (*sent)(ka_session *session, size_t nbytes) noexcept
         void (*shut)(ka_session *session) noexcept
         void (*close)(ka_session *session) noexcept
+
+    int ka_filter_encrypt(ka_session *session, const ka_talk *talk)
 
 
 cdef extern from "ka_turn.h" nogil:
@@ -421,11 +432,50 @@ cdef extern from "ka_turn.h" nogil:
         void (*settled)(void *port, void *peer, ka_talk *talk) noexcept
 
     ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes, int64_t now)
+    bint ka_turn_is_cut_short(const ka_talk *talk)
     void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
     ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
     void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
     void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
     bint ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
+    ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
+    ka_handle ka_turn_sheds(const ka_service *service)
+    enum:
+        KA_NO_MAX
+    size_t ka_turn_no(const ka_table *table, char *text)
+
+
+cdef extern from "ka_proxy.h" nogil:
+    enum:
+        KA_PROXY_MAX
+
+    ctypedef struct ka_proxy_source:
+        pass
+
+    int ka_proxy_parse(const char *bytes, size_t len, ka_proxy_source *out)
+
+
+cdef extern from "ka_trust.h" nogil:
+    ctypedef struct ka_network:
+        uint8_t family
+        uint8_t bits
+        uint8_t addr[16]
+
+    ctypedef struct ka_trust:
+        uint8_t expects_proxy
+
+    ctypedef struct ka_peer:
+        uint8_t addr[16]
+        uint16_t port
+        uint8_t is_trusted
+
+    int ka_trust_set(ka_trust *trust, const ka_network *networks, uint32_t n, bint expects_proxy)
+    void ka_trust_free(ka_trust *trust)
+    bint ka_trusts(const ka_trust *trust, unsigned family, const uint8_t *addr)
+    void ka_addr_pack(uint8_t *to, unsigned family, const uint8_t *addr)
+    unsigned ka_addr_unpack(const uint8_t *packed, uint8_t *addr)
+    int ka_trust_named(const ka_trust *trust, ka_table *table, ka_handle h, const ka_proxy_source *said, ka_peer *peer)
+    ka_cause ka_trust_cause(int got)
 
 
 cdef extern from "ka_engine.h" nogil:
@@ -448,11 +498,6 @@ cdef extern from "ka_engine.h" nogil:
         void (*release)(void *owner) noexcept
         unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
         unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
-
-    ctypedef struct ka_network:
-        uint8_t family
-        uint8_t bits
-        uint8_t addr[16]
 
     ctypedef struct ka_engine_counters:
         pass
@@ -477,11 +522,11 @@ cdef extern from "ka_engine.h" nogil:
     void ka_engine_close_all(ka_engine *e, ka_cause cause)
     void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
     int64_t ka_engine_now(ka_engine *e)
+    int64_t ka_engine_read_clock()
     bint ka_engine_is_stepping(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
     int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
-    int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, bint expects_proxy)
-    bint ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t *addr)
+    ka_trust *ka_engine_trust(ka_engine *e)
     void ka_engine_ask_classes(ka_engine *e, bint of_clients, bint of_requests)
     int ka_engine_fd(ka_engine *e, ka_handle conn)
     const ka_engine_counters *ka_engine_stats(const ka_engine *e)

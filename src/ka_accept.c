@@ -2,13 +2,11 @@
  * ka_engine.c. */
 #define _GNU_SOURCE /* accept4 */
 #include "ka_engine_parts.h"
-#include "ka_proxy.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -57,73 +55,6 @@ void ka_listeners_resume(ka_engine *e)
 
 /* --- whom to believe --- */
 
-/* ::ffff:a.b.c.d is IPv4 (RFC 4291 2.5.5.2); in a sock every address is written so, and a unix socket's is zeros. */
-static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-
-static void addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16])
-{
-    memset(to, 0, 16);
-    if (family == 4) {
-        memcpy(to, mapped, 12);
-        memcpy(to + 12, addr, 4);
-    } else if (family == 6) {
-        memcpy(to, addr, 16);
-    }
-}
-
-static unsigned addr_unpack(const uint8_t packed[16], uint8_t addr[16])
-{
-    static const uint8_t nobody[16];
-    memset(addr, 0, 16);
-    if (memcmp(packed, nobody, 16) == 0)
-        return 0;
-    if (memcmp(packed, mapped, 12) == 0) {
-        memcpy(addr, packed + 12, 4);
-        return 4;
-    }
-    memcpy(addr, packed, 16);
-    return 6;
-}
-
-static int is_within(const ka_network *network, unsigned family, const uint8_t *addr)
-{
-    unsigned whole = network->bits / 8, rest = network->bits % 8;
-    return network->family == family && memcmp(network->addr, addr, whole) == 0 &&
-           (rest == 0 || ((network->addr[whole] ^ addr[whole]) >> (8 - rest)) == 0);
-}
-
-int ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t addr[16])
-{
-    uint8_t packed[16], plain[16];
-    if (e->n_networks == 0)
-        return 0;
-    addr_pack(packed, family, addr);
-    family = addr_unpack(packed, plain);
-    for (uint32_t i = 0; i < e->n_networks; i++)
-        if (is_within(&e->networks[i], family, plain))
-            return 1;
-    return 0;
-}
-
-int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, int expects_proxy)
-{
-    ka_network *copy = malloc((n ? n : 1) * sizeof *copy);
-    if (copy == NULL)
-        return KA_ENOMEM;
-    for (uint32_t i = 0; i < n; i++) {
-        if (networks[i].bits > (networks[i].family == 6 ? 128 : networks[i].family == 4 ? 32 : 0)) {
-            free(copy);
-            return KA_EINVAL;
-        }
-        copy[i] = networks[i];
-    }
-    free(e->networks);
-    e->networks = copy;
-    e->n_networks = n;
-    e->expects_proxy = expects_proxy != 0;
-    return KA_OK;
-}
-
 int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_proxy_source said;
@@ -152,16 +83,13 @@ int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
     if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
         return KA_EPEER;
     s->awaits_proxy = 0;
-    if (said.family) {
-        addr_pack(s->addr, said.family, said.addr);
-        s->port = said.port;
-        s->is_trusted = ka_engine_trusts(e, said.family, said.addr) != 0;
-    }
-    if (said.family == 0 || s->is_trusted)
-        return KA_OK; /* nobody, or one more proxy */
-    ka_client client = {.family = said.family};
-    memcpy(client.addr, said.addr, sizeof client.addr);
-    return ka_conn_set_client(e->table, h, &client);
+    ka_peer peer = {.port = s->port, .is_trusted = s->is_trusted};
+    memcpy(peer.addr, s->addr, sizeof peer.addr);
+    got = ka_trust_named(&e->trust, e->table, h, &said, &peer);
+    memcpy(s->addr, peer.addr, sizeof peer.addr);
+    s->port = peer.port;
+    s->is_trusted = peer.is_trusted != 0;
+    return got;
 }
 
 /* --- making room, turning away --- */
@@ -190,12 +118,10 @@ static int make_room(ka_engine *e, int for_descriptor)
  * there is no word for it. */
 void ka_say_no(ka_engine *e, int fd, unsigned listener)
 {
-    char text[160];
-    unsigned seconds = ka_table_capacity(e->table)->retry_after_s;
-    int n = snprintf(text, sizeof text, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %u\r\n"
-                     "connection: close\r\n\r\n", seconds ? seconds : 1);
-    if (n > 0 && e->listeners[listener].filter == NULL)
-        (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL);
+    char text[KA_NO_MAX];
+    size_t n = ka_turn_no(e->table, text);
+    if (e->listeners[listener].filter == NULL)
+        (void)!send(fd, text, n, MSG_NOSIGNAL);
     (void)shutdown(fd, SHUT_WR);
     /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
     (void)!recv(fd, e->scratch, KA_SCRATCH, MSG_DONTWAIT);
@@ -281,7 +207,7 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
 {
     static const ka_client nobody;
     ka_listener *listener = &e->listeners[i];
-    int is_trusted = ka_engine_trusts(e, client->family, client->addr), has_client = listener->knows_clients && !is_trusted;
+    int is_trusted = ka_trusts(&e->trust, client->family, client->addr), has_client = listener->knows_clients && !is_trusted;
     unsigned klass = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->klass;
     ka_handle h;
     int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, listener->filter != NULL, &h);
@@ -302,8 +228,8 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     }
     *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
     s->is_trusted = is_trusted != 0;
-    s->awaits_proxy = is_trusted && e->expects_proxy;
-    addr_pack(s->addr, client->family, client->addr);
+    s->awaits_proxy = is_trusted && e->trust.expects_proxy;
+    ka_addr_pack(s->addr, client->family, client->addr);
     watch_sock(e, h, s);
 }
 
@@ -444,7 +370,7 @@ int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *por
         return KA_ESTALE;
     *port = s->port;
     *listener = s->listener;
-    return (int)addr_unpack(s->addr, addr);
+    return (int)ka_addr_unpack(s->addr, addr);
 }
 
 int ka_engine_is_trusted(ka_engine *e, ka_handle conn)

@@ -22,7 +22,6 @@ enum {
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 4 << 20,   /* the same */
     SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
-    TLS_ALERT_MAX = 32,      /* bytes of a record with an alert; one with a request has more */
     READ_BEHIND = 4096       /* room for a read behind bytes that wait */
 };
 
@@ -103,10 +102,8 @@ static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
     else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
         return KA_ENOMEM;
     ssize_t n = ka_wire_receive(s, session_of(e, h), e->scratch, to, room, &e->counters.receives);
-    /* FIN without the word that it is complete (TLS): between requests many clients leave so. Inside content it is a
-     * truncation, RFC 8446 6.1. */
     if (n == KA_ESTALE)
-        n = talk->has_exchange && !ka_talk_body_is_over(talk) ? KA_EPEER : 0;
+        n = ka_turn_is_cut_short(talk) ? KA_EPEER : 0;
     if (n > 0) {
         if (to == e->scratch)
             ka_talk_arrived(talk, to, (size_t)n);
@@ -197,7 +194,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
     /* The answer to a close_notify is no request that crossed our close: at most an alert, RFC 8446 6.1. */
-    ssize_t least = e->listeners[s->listener].filter ? TLS_ALERT_MAX : 0;
+    ssize_t least = e->listeners[s->listener].filter ? KA_TLS_ALERT_MAX : 0;
     while (s->can_read) {
         ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
         e->counters.receives++;
@@ -268,10 +265,7 @@ static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
     if (got == KA_ECLIENT)
         ka_say_no(e, s->fd, s->listener);
     if (got < 0 && got != KA_PARTIAL)
-        ka_sock_end(e, h, s, got == KA_ESTALE    ? KA_CAUSE_CLIENT
-                             : got == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT
-                             : got == KA_ENOMEM  ? KA_CAUSE_BUFFER_LIMIT
-                                                 : KA_CAUSE_BAD_REQUEST);
+        ka_sock_end(e, h, s, ka_trust_cause(got));
     return got == KA_OK;
 }
 
@@ -500,16 +494,15 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
     } else if (phase == KA_WRITE && s->talk) {
         int queued;
-        ka_cause cause = KA_CAUSE_SEND_TIMEOUT;
         s->can_write = 1;
         turn(e, h, s);
-        /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first. */
         if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
-            int taken = s->talk->outq - queued;
-            s->talk->outq = queued;
-            if (taken > 0 && ka_conn_progress(e->table, h, (size_t)taken, e->now, &cause) == KA_ESLOW)
+            ka_cause cause = ka_turn_queued(s->talk, queued, e->now);
+            if (cause != KA_N_CAUSES)
                 ka_sock_end(e, h, s, cause);
         }
+    } else if (s->talk && s->talk->is_noted) {
+        attend_one(e, s); /* the application had answered before we came to look at the time */
     }
 }
 
@@ -591,17 +584,11 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         turn(e, h, s);
 }
 
-/* Unfinished heads are what strangers can pile up at no cost. Near the cap the oldest go, so that there is room for
- * the requests and responses of others; a cap that is reached before costs whoever needed the buffer. */
 static void free_buffers(ka_engine *e)
 {
-    ka_pool *pool = &e->service.pool;
-    for (int i = 0; i < EXPIRIES && ka_unlikely(pool->lent_bytes > pool->max_bytes - pool->max_bytes / 8); i++) {
-        ka_handle h = ka_conn_oldest(e->table, KA_HEAD);
-        if (h == 0)
-            return;
+    ka_handle h;
+    for (int i = 0; i < EXPIRIES && (h = ka_turn_sheds(&e->service)) != 0; i++)
         ka_sock_end(e, h, ka_sock_of(e, h), KA_CAUSE_BUFFER_LIMIT);
-    }
 }
 
 /* The kernel had no memory for what some were to send. Which ones is not kept: it is rare. O(slots). */
@@ -758,7 +745,7 @@ void ka_engine_free(ka_engine *e)
     free(e->chunks);
     free(e->sessions);
     free(e->noted);
-    free(e->networks);
+    ka_trust_free(&e->trust);
     ka_service_free(&e->service);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
@@ -797,8 +784,11 @@ uint64_t ka_process(void)
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
 ka_service *ka_engine_service(ka_engine *e) { return &e->service; }
+ka_trust *ka_engine_trust(ka_engine *e) { return &e->trust; }
 int ka_engine_is_stepping(const ka_engine *e) { return e->is_stepping; }
 const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->counters; }
+
+int64_t ka_engine_read_clock(void) { return ka_clock(); }
 
 int64_t ka_engine_now(ka_engine *e)
 {

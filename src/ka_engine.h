@@ -8,6 +8,7 @@
 #ifndef KA_ENGINE_H
 #define KA_ENGINE_H
 
+#include "ka_trust.h"
 #include "ka_turn.h"
 #include "ka_wire.h"
 
@@ -36,12 +37,6 @@ typedef struct {
     unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
     unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
 } ka_calls;
-
-/* A network whose members may speak for others; family 0: every unix socket. */
-typedef struct {
-    uint8_t family, bits;  /* 0, 4 or 6; leading bits of addr that count */
-    uint8_t addr[16];
-} ka_network;
 
 enum { KA_MAX_LISTENERS = 64 };
 
@@ -75,11 +70,9 @@ int ka_listener_refuse(int fd);
  * load, but in a kernel before Linux 4.14, where it is a system call. Never 0. */
 uint64_t ka_process(void);
 
-/* Trusted proxies, replacing those of before. Their connections count for no client, and their word about the client is
- * taken: ka_engine_is_trusted. expects_proxy: each of their connections begins with a PROXY header (version 1 or 2), or
- * is closed; other connections never have one. 0, KA_ENOMEM, KA_EINVAL for a prefix that is too long. */
-int ka_engine_trust(ka_engine *e, const ka_network *networks, uint32_t n, int expects_proxy);
-int ka_engine_trusts(const ka_engine *e, unsigned family, const uint8_t addr[16]);
+/* Trusted proxies: nobody at first, ka_trust_set to change. Their connections count for no client, and their word about
+ * the client is taken: ka_engine_is_trusted. One that is to begin with a PROXY header and does not is closed. */
+ka_trust *ka_engine_trust(ka_engine *e);
 
 /* Whether a new connection's class, and a request's, is to be asked for. Else it is the listener's. At first: no. */
 void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests);
@@ -100,6 +93,7 @@ void ka_engine_close_all(ka_engine *e, ka_cause cause);
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 
 int64_t ka_engine_now(ka_engine *e);  /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
+int64_t ka_engine_read_clock(void);   /* the same, read now: a step may have run an application for long */
 int     ka_engine_is_stepping(const ka_engine *e);
 
 /* Who is at the other end, as a PROXY header said or the kernel: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port;

@@ -34,13 +34,12 @@ struct ka_engine {
     ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
     uint32_t n_chunks, n_shakes;
     uint32_t batch;          /* events that the next step takes at most */
-    uint8_t is_stepping, is_attending, has_paused, expects_proxy, asks_class;
+    uint8_t is_stepping, is_attending, has_paused, asks_class;
     int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
     int64_t resend_ns;       /* when sends that failed for want of memory are tried again, INT64_MAX = none did */
     uint8_t has_unlisted;    /* talks are noted that `noted` had no room for */
     int64_t notice_ns;       /* no further notice of missing descriptors before */
-    ka_network *networks;    /* of trusted proxies; owned */
-    uint32_t n_networks;
+    ka_trust trust;
     uint32_t n_listeners;
     ka_listener listeners[KA_MAX_LISTENERS];
     ka_handle *noted;        /* talks to attend to after the application's calls; owned */

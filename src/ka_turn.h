@@ -8,6 +8,8 @@
 
 #include "ka_talk.h"
 
+#include <stdio.h>
+
 enum { KA_TURN_REQUESTS = 32 }; /* handed over in one turn; then others come first */
 
 /* What happened to a request that the application has. */
@@ -51,6 +53,13 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
         return KA_TURN_ENDED;
     }
     return KA_TURN_ON;
+}
+
+/* FIN without the filter's word that all has come (TLS): between requests many clients leave so. Inside content it is a
+ * truncation, RFC 8446 6.1. */
+static inline int ka_turn_is_cut_short(const ka_talk *talk)
+{
+    return talk->has_exchange && !ka_talk_body_is_over(talk);
 }
 
 /* The client sent FIN. */
@@ -183,6 +192,40 @@ static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause
     return ka_talk_refuse(talk, is_408 ? 408 : 503,
                           is_408 ? "the request took too long to arrive" : "the application took too long to answer",
                           cause, now) == KA_OK;
+}
+
+/* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first, which has `queued` bytes
+ * now. Return KA_N_CAUSES, or the cause to end for. */
+static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
+{
+    ka_cause cause;
+    int taken = talk->outq - queued;
+    talk->outq = queued;
+    if (taken > 0 && ka_conn_progress(talk->service->table, talk->conn, (size_t)taken, now, &cause) == KA_ESLOW)
+        return cause;
+    return KA_N_CAUSES;
+}
+
+/* Unfinished heads are what strangers can pile up at no cost. Near the cap the oldest go, so that there is room for the
+ * requests and responses of others; a cap that is reached before costs whoever needed the buffer. Return: who is to be
+ * ended by KA_CAUSE_BUFFER_LIMIT; 0 = nobody. Ask again after each, a bounded number of times. */
+static inline ka_handle ka_turn_sheds(const ka_service *service)
+{
+    const ka_pool *pool = &service->pool;
+    if (ka_likely(pool->lent_bytes <= pool->max_bytes - pool->max_bytes / 8))
+        return 0;
+    return ka_conn_oldest(service->table, KA_HEAD);
+}
+
+enum { KA_NO_MAX = 160 };
+
+/* The answer to one that is turned away, as there is no place to hear it in. Return: its length. */
+static inline size_t ka_turn_no(const ka_table *table, char text[KA_NO_MAX])
+{
+    unsigned seconds = ka_table_capacity(table)->retry_after_s;
+    int n = snprintf(text, KA_NO_MAX, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %u\r\n"
+                     "connection: close\r\n\r\n", seconds ? seconds : 1);
+    return n > 0 ? (size_t)n : 0;
 }
 
 #endif

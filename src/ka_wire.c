@@ -86,43 +86,10 @@ ssize_t ka_wire_send_session(ka_sock *s, ka_session *session)
     return n;
 }
 
-/* Encrypt the next of the talk's output. 0, or -1 with errno; a file that became shorter covers nothing. */
-static int encrypt(ka_session *session, const ka_talk *talk)
-{
-    struct iovec iov[KA_WIRE_AHEAD / KA_WIRE_RECORD];
-    char piece[KA_WIRE_RECORD];
-    const int most = (int)(sizeof iov / sizeof iov[0]);
-    int n_iov = 0;
-    const ka_buf *buf = talk->out;
-    if (buf->fd >= 0) {
-        size_t len = ka_buf_len(buf) < sizeof piece ? ka_buf_len(buf) : sizeof piece;
-        ssize_t n = pread(buf->fd, piece, len, (off_t)(buf->file_off + (int64_t)buf->start));
-        if (n <= 0)
-            return (int)n;
-        iov[n_iov++] = (struct iovec){.iov_base = piece, .iov_len = (size_t)n};
-        session->n_covered = (size_t)n;
-    }
-    for (; n_iov < most && buf && buf->fd < 0; buf = buf->next) {
-        const char *at = buf->ptr + buf->start;
-        for (size_t left = ka_buf_len(buf); left && n_iov < most;) {
-            size_t len = left < KA_WIRE_RECORD ? left : KA_WIRE_RECORD;
-            iov[n_iov++] = (struct iovec){.iov_base = (void *)(uintptr_t)at, .iov_len = len};
-            session->n_covered += len;
-            at += len;
-            left -= len;
-        }
-    }
-    if (session->filter->write(session, iov, n_iov) < 0) {
-        errno = EPROTO;
-        return -1;
-    }
-    return 0;
-}
-
 static ssize_t send_through(ka_sock *s, ka_session *session, const ka_talk *talk, size_t *n_done)
 {
     if (session->out_len == 0) {
-        if (encrypt(session, talk) < 0)
+        if (ka_filter_encrypt(session, talk) < 0)
             return -1;
         if (session->n_covered == 0)
             return 0;

@@ -8,15 +8,10 @@
 #define KA_WIRE_H
 
 #include <sys/types.h>
-#include <sys/uio.h>
 
-#include "ka_talk.h"
+#include "ka_filter.h"
 
-enum {
-    KA_SCRATCH = 64 * 1024,
-    KA_WIRE_RECORD = 16 * 1024,        /* plaintext of one TLS record, RFC 8446 5.1 */
-    KA_WIRE_AHEAD = 4 * KA_WIRE_RECORD /* plaintext whose ciphertext waits for the kernel, at most */
-};
+enum { KA_SCRATCH = 64 * 1024 };
 
 /* What an open connection owns while idle, beside its slot. */
 typedef struct {
@@ -34,32 +29,6 @@ typedef struct {
 } ka_sock;
 _Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
 _Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
-
-typedef struct ka_session ka_session;
-
-/* Codes: KA_OK; KA_PARTIAL: bytes of the peer are needed first; KA_EPEER: over, by an error; KA_ENOMEM. After each
- * call, also one that failed, session->out is what must be sent. None of them may call back into the engine. */
-typedef struct {
-    ka_session *(*open)(void *ctx);                                     /* NULL: out of memory, no context */
-    int (*feed)(ka_session *session, const char *bytes, size_t len);    /* from the socket; len 0 = FIN */
-    int (*shake)(ka_session *session);                                  /* go on with the handshake; KA_OK = done */
-    ptrdiff_t (*read)(ka_session *session, char *to, size_t room);      /* n > 0; 0 = the peer said that it is done;
-                                                                           KA_ESTALE = FIN without a word */
-    int (*write)(ka_session *session, const struct iovec *iov, int n);  /* each at most KA_WIRE_RECORD */
-    void (*sent)(ka_session *session, size_t nbytes);                   /* of out */
-    void (*shut)(ka_session *session);                                  /* tell the peer that no more will come */
-    void (*close)(ka_session *session);                                 /* free it */
-} ka_filter;
-
-struct ka_session {
-    const ka_filter *filter; /* not owned */
-    void *owner;             /* the filter's */
-    const char *out;         /* bytes for the socket; the filter's */
-    size_t out_len;
-    size_t n_covered;        /* bytes of the talk's output that `out` stands for */
-    uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
-    uint8_t is_empty;        /* after a read that gave something: nothing more is inside; the filter's */
-};
 
 /* Receive up to `room` bytes. scratch: KA_SCRATCH bytes that may be overwritten; `to` may be in it.
  * Return: n > 0; 0 at FIN (and the filter's word for it); KA_PARTIAL when nothing is there; KA_EPEER when the

@@ -1,13 +1,9 @@
-# The same conversation over an event loop's own transports: asyncio, uvloop, or whatever offers asyncio's protocols.
+# One connection over an event loop's own transports: asyncio, uvloop, or whatever offers asyncio's protocols. The table of
+# them all, the timer and the rounds of the loop stand in transports.pxi.
 #
-# For hosts that accept connections themselves (uvicorn, a server of the user's), for TLS as the loop does it, and where
-# there is no epoll. What bytes mean, who is kept and who goes is decided by ka_talk and ka_conn as in the engine, in
-# the same turns (ka_turn.h); here they only move. Of the loop it takes `call_later`, and `call_soon` where there is one:
-# one timer for all connections, never one each.
-#
-# What differs from the engine, because the host accepts and reads: a newcomer to a full table from which nobody can go
-# is answered 503 instead of waiting in the backlog; and instead of reading once more before a verdict, the verdict waits
-# until the loop has polled once more.
+# For hosts that accept connections themselves (uvicorn, a server of the user's), and where there is no epoll. What bytes
+# mean, who is kept and who goes is decided by ka_talk and ka_conn as in the engine, in the same turns (ka_turn.h), TLS by
+# the same filter (tls.pxi); here they only move.
 from libc.stdlib cimport free, realloc
 
 from struct import pack
@@ -18,36 +14,53 @@ cdef bytes RESET_AT_ONCE = pack("ii", 1, 0)
 cdef extern from "<time.h>" nogil:
     int64_t unix_time "time"(void *to)
 
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+    unsigned long TIOCOUTQ   # of a socket, Linux calls it SIOCOUTQ; where it means nothing, ioctl fails
+
 cdef enum:
     READ_HIGH = 64 * 1024     # bytes that wait behind a request, above which the transport is not read
     READ_LOW = 16 * 1024
     WRITE_AT_ONCE = 256 * 1024
     TRANSPORT_EXPIRIES = 64   # a round of the loop
-
-cdef bytes BUSY_ANSWER = (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %d\r\n"
-                          b"connection: close\r\n\r\n")
+    TRANSPORT_SCRATCH = 64 * 1024
 
 
 cdef class TransportProtocol:
-    """One connection: an asyncio.Protocol. Made by the host for each, with the Transports it belongs to."""
+    """One connection: an asyncio.Protocol. Made by the host for each, with the Transports it belongs to.
+
+    klass: its class in the table, unless rules are asked. listener: what Transports.add_listener() gave; -1: the host's
+    own, whose TLS is the loop's.
+    """
     cdef readonly Transports transports
     cdef readonly object transport     # the loop's; None before and after
     cdef readonly ka_handle conn       # in transports.table; 0: not there
     cdef ka_talk *talk                 # owned; NULL while nothing is pending
+    cdef ka_session *session           # owned; what the bytes pass through. NULL: straight, or no byte has come yet
     cdef size_t handed                 # bytes that the transport has and could not send yet; counted in talk.unsent
     cdef object client, server         # (host, port), None until asked for; False = there is none
+    cdef dict described                # its TLS, when that is the loop's; None until asked for
     cdef tuple taker                   # who takes the connection over when this turn ends, and the head: see hand_over
+    cdef bytes early                   # what came before it had a place, or of a PROXY header that is not whole
+    cdef ka_peer who
+    cdef int listener
     cdef uint8_t klass
     cdef ka_cause cause                # of one that lingers
-    cdef bint is_write_paused, is_read_paused, is_lingering, is_tls
+    cdef bint is_write_paused, is_read_paused, is_lingering
+    cdef bint is_tls                   # by the loop
+    cdef bint has_filter               # TLS by the listener's filter
+    cdef bint is_waiting               # for a place in the table
+    cdef bint awaits_proxy             # its first bytes are to be a PROXY header
     cdef bint is_resuming              # inside resume_writing(), where asyncio's transports cannot bear to be closed
 
     def __cinit__(self, *args, **kwargs):
         pass
 
-    def __init__(self, Transports transports not None, unsigned klass=0):
+    def __init__(self, Transports transports not None, unsigned klass=0, int listener=-1):
         self.transports = transports
         self.klass = <uint8_t>klass
+        self.listener = listener
+        self.has_filter = listener >= 0 and transports.filter_of(listener) is not None
 
     # -- what the loop calls -----------------------------------------------------------------------------
 
@@ -55,6 +68,8 @@ cdef class TransportProtocol:
         """asyncio.Protocol."""
         self.transport = transport
         self.is_tls = transport.get_extra_info("sslcontext") is not None
+        if self.is_tls:
+            self.transports.has_tls = True
         limits = getattr(transport, "set_write_buffer_limits", None)
         # Not for TLS: there it counts plaintext on its way through the loop's own filter, and never ends.
         if limits is not None and not self.is_tls:
@@ -66,21 +81,26 @@ cdef class TransportProtocol:
         if self.conn:
             self.transports.enter()
             try:
-                self.take(data)
+                self.receive(data)
             finally:
                 self.transports.leave()
+        elif self.is_waiting:
+            self.early = bytes(data) if self.early is None else self.early + bytes(data)
+            self.transport.resume_reading()  # a pause before the loop begins to read is forgotten by some
+            self.transport.pause_reading()
 
     def eof_received(self):
         """asyncio.Protocol. True: the connection is ours to close, and answers still go out."""
         if self.conn == 0:
-            return None
+            return self.is_waiting
         self.transports.enter()
         try:
-            if self.is_lingering or self.talk == NULL:
-                self.end(KA_CAUSE_CLIENT)
+            if self.awaits_proxy:
+                self.end(KA_CAUSE_CLIENT if self.early is None else KA_CAUSE_BAD_REQUEST)
+            elif self.has_filter and not self.is_lingering:
+                self.feed(NULL, 0)
             else:
-                ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
-                self.turn()
+                self.fin()
         finally:
             self.transports.leave()
         return None if self.is_tls else True
@@ -95,6 +115,7 @@ cdef class TransportProtocol:
                 self.end(KA_CAUSE_CLIENT if phase in (<int>KA_IDLE, <int>KA_NEW, <int>KA_LINGER) else KA_CAUSE_ERROR)
             finally:
                 self.transports.leave()
+        self.is_waiting = False
         self.transport = None
 
     def pause_writing(self):
@@ -116,22 +137,23 @@ cdef class TransportProtocol:
 
     # -- moving bytes ------------------------------------------------------------------------------------
 
-    cdef int take(self, object data) except -1:
-        cdef ka_cause cause
-        cdef const char *bytes_in
-        cdef size_t n, room
-        cdef char *to
+    cdef int receive(self, object data) except -1:
         if not isinstance(data, bytes):
             data = bytes(data)
-        bytes_in = PyBytes_AS_STRING(data)
-        n = <size_t>len(data)
-        if n == 0:
-            return 0
         if self.is_lingering:
-            ka_conn_crossed(self.transports.table.table, self.conn)
-            if ka_conn_progress(self.transports.table.table, self.conn, n, self.transports.moment, &cause) == KA_ESLOW:
-                self.end(cause)
+            return self.discard(<size_t>len(data))
+        if self.awaits_proxy:
+            data = self.introduce(data)
+        if len(data) == 0:
             return 0
+        if self.has_filter:
+            return self.feed(PyBytes_AS_STRING(data), <size_t>len(data))
+        return self.take(PyBytes_AS_STRING(data), <size_t>len(data))
+
+    cdef int take(self, const char *bytes_in, size_t n) except -1:
+        """Bytes of the conversation, which stay where they are until this returns."""
+        cdef size_t room
+        cdef char *to
         if self.talk == NULL:
             self.talk = ka_talk_new(&self.transports.service, self.conn)
             if self.talk == NULL:
@@ -149,8 +171,125 @@ cdef class TransportProtocol:
             ka_talk_filled(self.talk, n)
         if ka_turn_arrived(&transport_moves, <void *>self.transports, <void *>self, self.talk, n,
                            self.transports.moment) == KA_TURN_ON:
-            self.turn()  # `data` lives until it is over, and what is left of it has been copied then
+            self.turn()  # what is left of the bytes has been copied when it is over
         return 0
+
+    cdef int fin(self) except -1:
+        """The client will send nothing more."""
+        if self.is_lingering or self.talk == NULL:
+            return self.end(KA_CAUSE_CLIENT)
+        ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
+        return self.turn()
+
+    cdef int discard(self, size_t n) except -1:
+        """What a lingering client still sends. The answer to a close_notify is no request that crossed our close: at most
+        an alert, RFC 8446 6.1."""
+        cdef ka_table *table = self.transports.table.table
+        cdef ka_cause ignored
+        if n > (<size_t>KA_TLS_ALERT_MAX if self.has_filter else 0) and ka_conn_crossed(table, self.conn):
+            if self.transports.on_race is not None:
+                driver_on_race(<void *>self.transports, self.conn, self.cause)
+        if ka_conn_progress(table, self.conn, n, self.transports.moment, &ignored) == KA_ESLOW:
+            self.end(self.cause)
+        return 0
+
+    cdef bytes introduce(self, bytes data):
+        """Take a PROXY header. Return what came behind it; b"" also when it is not whole, or was none."""
+        cdef ka_proxy_source said
+        cdef Transports transports = self.transports
+        cdef int got, nbytes
+        if self.early is not None:
+            data = self.early + data
+            self.early = None
+        nbytes = ka_proxy_parse(PyBytes_AS_STRING(data), <size_t>min(len(data), KA_PROXY_MAX), &said)
+        if nbytes == KA_PARTIAL:
+            self.early = data
+            return b""
+        got = nbytes
+        if nbytes >= 0:
+            self.awaits_proxy = False
+            self.client = None
+            got = ka_trust_named(transports.trusted, transports.table.table, self.conn, &said, &self.who)
+        if got >= 0:
+            return data[nbytes:]
+        if got == KA_ECLIENT:
+            self.say_no()
+        self.end(ka_trust_cause(got))
+        return b""
+
+    cdef int say_no(self) except -1:
+        """Before a handshake there is no word for it."""
+        cdef char text[KA_NO_MAX]
+        cdef size_t n = ka_turn_no(self.transports.table.table, text)
+        if not self.has_filter:
+            self.transport.write(PyBytes_FromStringAndSize(text, <Py_ssize_t>n))
+        return 0
+
+    # -- through TLS -------------------------------------------------------------------------------------
+
+    cdef int feed(self, const char *raw, size_t n) except -1:
+        """Bytes of the peer, for the filter; n 0 = FIN."""
+        cdef ka_table *table = self.transports.table.table
+        cdef ka_session *session = self.session
+        cdef TlsListener listener
+        cdef int got
+        if session == NULL:
+            if n == 0:
+                return self.end(KA_CAUSE_CLIENT)
+            listener = self.transports.filter_of(self.listener)
+            session = tls_open(<void *>listener)
+            if session == NULL:
+                return self.end(KA_CAUSE_ERROR)
+            self.session = session
+        got = session.filter.feed(session, raw, n)
+        if got >= 0 and ka_conn_phase(table, self.conn) == KA_HANDSHAKE:
+            got = session.filter.shake(session)
+            self.say_of_session()
+            if n == 0:
+                return self.end(KA_CAUSE_CLIENT)
+            if got == KA_PARTIAL:
+                return 0
+            if got != KA_OK:
+                return self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
+            ka_conn_event(table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
+        return self.end(KA_CAUSE_ERROR) if got < 0 else self.take_through()
+
+    cdef int take_through(self) except -1:
+        """All that the filter gives of what it was fed."""
+        cdef char *scratch = self.transports.scratch
+        cdef ptrdiff_t n
+        while self.session != NULL:
+            n = self.session.filter.read(self.session, scratch, TRANSPORT_SCRATCH)
+            self.say_of_session()
+            if n == KA_PARTIAL:
+                return 0
+            if n > 0:
+                self.take(scratch, <size_t>n)
+            elif n == 0 or (n == KA_ESTALE and not (self.talk != NULL and ka_turn_is_cut_short(self.talk))):
+                return self.fin() if self.talk == NULL or not self.talk.is_eof else 0
+            else:
+                return self.end(KA_CAUSE_ERROR)
+        return 0
+
+    cdef int say_of_session(self) except -1:
+        """What the filter itself has to say: handshake, tickets, alerts."""
+        if self.session != NULL and self.session.out_len and not self.transport.is_closing():
+            self.transport.write(out_of(self.session))
+        return 0
+
+    cdef int shut_session(self) except -1:
+        """The filter's last word; not behind a response that was cut off, which would pass for whole then."""
+        cdef ka_session *session = self.session
+        if session == NULL:
+            return 0
+        if self.talk == NULL or not (self.talk.is_cut or self.talk.unsent):
+            session.filter.shut(session)
+            self.say_of_session()
+        self.session = NULL
+        session.filter.close(session)
+        return 0
+
+    # -- turns -------------------------------------------------------------------------------------------
 
     cdef int turn(self) except -1:
         """Everything that can be done now. The connection may be gone afterwards."""
@@ -183,15 +322,23 @@ cdef class TransportProtocol:
         while talk.unsent > self.handed and not self.is_write_paused:
             if self.transport.is_closing():
                 return <int>KA_CAUSE_ERROR  # the loop met an error, and tells of it later
-            piece = next_piece_of(talk.out)
-            n = <size_t>len(piece)
+            if self.session == NULL:
+                piece = next_piece_of(talk.out)
+                n = <size_t>len(piece)
+            else:
+                if ka_filter_encrypt(self.session, talk) < 0:
+                    return <int>KA_CAUSE_ERROR
+                n = self.session.n_covered
+                self.session.n_covered = 0
+                piece = out_of(self.session)
             if n == 0:
                 return <int>KA_CAUSE_APPLICATION  # a file that became shorter than promised
             self.transport.write(piece)
             if self.is_write_paused:
-                left = self.transport.get_write_buffer_size()
+                left = self.transport.get_write_buffer_size()  # of ciphertext: never less than of what it stands for
                 self.handed = min(left, n)
                 n -= self.handed
+                talk.outq = queue_of(self.transport)
             if n:
                 ka_talk_sent(talk, n)
                 cause = ka_turn_left(&transport_moves, <void *>self.transports, talk, n, self.transports.moment)
@@ -221,6 +368,8 @@ cdef class TransportProtocol:
         cdef ka_talk *talk = self.talk
         cdef bint is_unsent = talk != NULL and talk.unsent > 0
         cdef bint lies = talk != NULL and ka_talk_end_would_lie(talk)
+        if self.transport is not None:
+            self.shut_session()
         if not self.forget(cause):
             return 0
         if self.transport is not None:
@@ -244,8 +393,13 @@ cdef class TransportProtocol:
             return False
         if self.is_lingering:
             cause = self.cause
+        if self.transports.on_closed is not None:
+            driver_on_closed(<void *>self.transports, conn, cause)
         self.conn = 0
         self.talk = NULL
+        if self.session != NULL:
+            self.session.filter.close(self.session)
+            self.session = NULL
         ka_conn_close(self.transports.table.table, conn, cause)
         self.transports.by_slot[<uint32_t>conn] = NULL
         self.closed(CAUSES[<int>cause])
@@ -261,6 +415,7 @@ cdef class TransportProtocol:
         cdef ka_talk *talk = self.talk
         if can_write_eof is None or self.transport.is_closing() or not can_write_eof():
             return self.end(cause)
+        self.shut_session()  # what lingers is thrown away as it comes
         try:
             if self.is_resuming:
                 self.transports.call_soon(self._end_writing)
@@ -317,6 +472,24 @@ cdef int make_reset(object transport) except -1:
     return 0
 
 
+cdef bytes out_of(ka_session *session):
+    """All that the filter wants sent."""
+    cdef bytes out = (<TlsSession>session.owner).out
+    if <size_t>len(out) != session.out_len:
+        out = PyBytes_FromStringAndSize(session.out, <Py_ssize_t>session.out_len)
+    session.filter.sent(session, session.out_len)
+    return out
+
+
+cdef int queue_of(object transport) except -1:
+    """Bytes in the kernel's send queue; 0 where that cannot be known."""
+    cdef int queued = 0
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0 and ioctl(sock.fileno(), TIOCOUTQ, &queued) == 0:
+        return max(0, queued)
+    return 0
+
+
 cdef object next_piece_of(ka_buf *buf):
     """The next bytes of a list of buffers; what the application gave as bytes is given on as it is."""
     cdef Py_ssize_t n = <Py_ssize_t>(buf.end - buf.start)
@@ -331,23 +504,7 @@ cdef object next_piece_of(ka_buf *buf):
 # -- the moves of ka_turn.h ------------------------------------------------------------------------------
 
 cdef void move_on_request(void *port, ka_talk *talk, const ka_head *head) noexcept:
-    cdef Transports transports = <Transports>port
-    try:
-        if transports.access_log is not None:
-            transports.entry = access_entry(transports.client_of(talk), ka_talk_head_bytes(talk), head,
-                                            talk.service.fields, transports.moment)
-    except BaseException as error:
-        transports.failed(error)
-    port_on_request(port, talk, head, talk.service.fields)
-
-
-cdef void transport_refused(void *port, ka_talk *talk) noexcept:
-    cdef Transports transports = <Transports>port
-    try:
-        if transports.access_log is not None:
-            transports.note_end(access_entry(transports.client_of(talk), NULL, NULL, NULL, transports.moment), talk)
-    except BaseException as error:
-        transports.failed(error)
+    driver_on_request(port, talk, head, talk.service.fields)
 
 
 cdef ka_turned move_read(void *port, void *peer, ka_talk *talk) noexcept:
@@ -372,7 +529,8 @@ cdef bint move_can_read(void *port, void *peer) noexcept:
 
 
 cdef bint move_has_unread(void *port, void *peer, ka_talk *talk) noexcept:
-    return (<TransportProtocol>peer).is_read_paused
+    # With a filter always: the client's own last word is on its way.
+    return (<TransportProtocol>peer).is_read_paused or (<TransportProtocol>peer).session != NULL
 
 
 cdef bint move_can_send(void *port, void *peer) noexcept:
@@ -408,6 +566,11 @@ cdef void move_note(void *port, ka_talk *talk) noexcept:
         transports.noted.append(<TransportProtocol>transports.by_slot[<uint32_t>talk.conn])
 
 
+cdef void transport_classify(void *port, ka_talk *talk, const ka_head *head) noexcept:
+    cdef Transports transports = <Transports>port
+    ka_conn_set_class(transports.table.table, talk.conn, transports.class_of_request(talk, head, talk.service.fields))
+
+
 cdef ka_moves transport_moves
 transport_moves.on_request = move_on_request
 transport_moves.on_news = port_on_news
@@ -421,352 +584,3 @@ transport_moves.half_close = move_half_close
 transport_moves.end = move_end
 transport_moves.again = move_again
 transport_moves.settled = move_settled
-
-
-cdef object clock_of(object loop):
-    """The loop's clock; but where that is the monotonic one it is read afresh: uvloop's stands still during a round, so a
-    phase would seem to begin before it does, and end early."""
-    time = getattr(loop, "time", None)
-    return monotonic_seconds if time is None or abs(time() - monotonic_seconds()) < 1.0 else time
-
-
-cdef class Transports(Port):
-    """Serves an application over the transports of one event loop.
-
-    table:       ConnectionTable that holds the connections; one Transports each.
-    application: AsgiApplication, WsgiApplication or HandlerApplication.
-    loop:        what has call_later(); call_soon(), time() and call_soon_threadsafe() are used if it has them.
-                 Without time() the monotonic clock is read, and a timer that fires is taken to fire in time.
-    limits, max_buffer_bytes, server_name, access_log: as for Engine.
-    Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
-    """
-    cdef ka_service service
-    cdef readonly ConnectionTable table
-    cdef readonly object loop
-    cdef object clock, call_soon, timer
-    cdef object on_timer, on_round
-    cdef PyObject **by_slot          # TransportProtocol by slot, a hold on each; NULL = none
-    cdef uint32_t n_slots
-    cdef list noted                  # whose talks want attention after the application's call
-    cdef list again                  # who has more to do than one turn allows
-    cdef int64_t moment, armed_ns    # ns; armed_ns: what the timer is set to, INT64_MAX = off
-    cdef int64_t date_s
-    cdef int n_entered
-    cdef bint is_round_coming, trusts_timer, is_expiring
-
-    def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
-                  size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None):
-        cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
-        cdef bytes name = server_name.encode("latin-1")
-        self.table = table
-        self.application = application
-        self.loop = loop
-        self.trusts_timer = not hasattr(loop, "time")
-        self.clock = clock_of(loop)
-        self.call_soon = getattr(loop, "call_soon", None)
-        self.on_timer = self._timer_fired
-        self.on_round = self._next_round
-        self.noted = []
-        self.again = []
-        self.armed_ns = INT64_MAX
-        if ka_service_init(&self.service, table.table, c, max_buffer_bytes, release_object) < 0:
-            raise MemoryError("no memory for the transports")
-        self.service.port = <void *>self
-        self.service.attend = move_note
-        self.service.lost = port_on_lost
-        self.service.refused = transport_refused
-        self.access_log = access_log
-        if ka_reply_common_set_server(&self.service.common, name, len(name)) < 0:
-            raise ValueError(f"server_name={server_name!r}: at most 117 bytes without CR, LF, NUL")
-        self.look_at_clock()
-
-    def __dealloc__(self):
-        # Every connection holds this object, so none is left.
-        free(self.by_slot)
-        if self.service.fields != NULL:
-            ka_service_free(&self.service)
-
-    # -- time --------------------------------------------------------------------------------------------
-
-    cdef int look_at_clock(self) except -1:
-        cdef double seconds = self.clock()
-        cdef int64_t s
-        self.moment = max(self.moment, <int64_t>(seconds * 1e9))
-        s = unix_time(NULL)
-        if s != self.date_s:
-            self.date_s = s
-            ka_reply_common_set_date(&self.service.common, s)
-        return 0
-
-    cdef int64_t now(self) noexcept:
-        if self.n_entered == 0:
-            try:
-                self.look_at_clock()
-            except Exception:
-                pass  # a clock that fails stands still
-        return self.moment
-
-    cdef int arm(self) except -1:
-        """Set the timer only when something is due earlier than it will fire."""
-        cdef int64_t due = ka_conn_next_due(self.table.table)
-        if due >= self.armed_ns:
-            return 0
-        if self.timer is not None:
-            self.timer.cancel()
-        self.armed_ns = due
-        self.timer = self.loop.call_later(max(0.0, <double>(due - self.moment) / 1e9), self.on_timer)
-        return 0
-
-    def _timer_fired(self):
-        """The one timer. "Nothing has come" is no evidence before the loop has polled once more: let it."""
-        cdef int64_t due = self.armed_ns
-        self.timer = None
-        self.armed_ns = INT64_MAX
-        if self.call_soon is not None:
-            self.is_expiring = True
-            self.call_soon(self.call_soon, self._expire)
-        else:
-            if self.trusts_timer:
-                self.moment = max(self.moment, due)
-            self._expire()
-
-    def _expire(self):
-        """Carry out what is due, a bounded number; the rest in the next round of the loop."""
-        cdef TransportProtocol one
-        cdef ka_handle conn
-        cdef ka_cause cause
-        cdef ka_action action
-        cdef int n = 0
-        self.enter()
-        self.is_expiring = False
-        while n < TRANSPORT_EXPIRIES:
-            action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
-            if action == KA_DO_NOTHING:
-                break
-            n += 1
-            one = <TransportProtocol>self.by_slot[<uint32_t>conn]
-            if one.handed and not one.account(one.transport.get_write_buffer_size()):
-                continue
-            action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
-            if action == KA_DO_NOTHING or one.conn != conn:
-                continue
-            if ka_turn_answers_late(one.talk, action, cause, self.moment):
-                self.attend_noted()
-            elif action == KA_DO_HALF_CLOSE:
-                one.half_close(cause)
-            else:
-                if one.talk != NULL:
-                    one.talk.cause = <uint8_t>cause  # by it the application is told why
-                one.end(cause)
-        self.leave()
-
-    # -- passes ------------------------------------------------------------------------------------------
-
-    cdef int enter(self) except -1:
-        """Something happened; everything in this pass shares its moment."""
-        if self.n_entered == 0:
-            self.look_at_clock()
-        self.n_entered += 1
-        return 0
-
-    cdef int leave(self) except -1:
-        """The pass ends: what the application has made of it goes out."""
-        if self.n_entered == 1:
-            try:
-                self.finish()
-            finally:
-                self.n_entered = 0
-        else:
-            self.n_entered -= 1
-        return self.raise_pending()
-
-    cdef int finish(self) except -1:
-        if self.noted:
-            self.attend_noted()
-        self.application.leave()
-        if self.again:
-            if self.call_soon is not None:
-                self.come_again()
-            else:
-                self.take_turns()
-        if not self.is_expiring:
-            self.arm()
-        return self.passed()
-
-    cpdef int passed(self) except -1:
-        """A pass is over: for hosts that keep count."""
-        return 0
-
-    cdef int attend_noted(self) except -1:
-        cdef TransportProtocol one
-        cdef Py_ssize_t i = 0
-        while i < len(self.noted):  # it may grow meanwhile
-            one = self.noted[i]
-            i += 1
-            if one.conn and one.talk != NULL and one.talk.is_noted:
-                ka_turn_attend(&transport_moves, <void *>self, <void *>one, one.talk, self.moment)
-                if one.conn and one.transport is not None:
-                    one.steer_reading()
-        self.noted.clear()
-        return 0
-
-    cdef int take_turns(self) except -1:
-        cdef list ready = self.again
-        cdef TransportProtocol one
-        self.again = []
-        for item in ready:
-            one = item
-            one.turn()
-        if self.noted:
-            self.attend_noted()
-        return 0
-
-    cdef int come_again(self) except -1:
-        if not self.is_round_coming:
-            self.is_round_coming = True
-            self.call_soon(self.on_round)
-        return 0
-
-    def _next_round(self):
-        """In the loop's next round: whoever had more to do than a turn allows, and responses in progress."""
-        self.is_round_coming = False
-        self.enter()
-        self.take_turns()
-        self.leave()
-
-    cdef int attend(self, bint soon) except -1:
-        if self.n_entered:
-            return 0  # the end of the pass does it
-        if soon and self.call_soon is not None:
-            return self.come_again()
-        self.enter()
-        return self.leave()
-
-    def wake(self):
-        """Have the application's threads heard soon. May be called from any thread."""
-        self.loop.call_soon_threadsafe(self._woken)
-
-    def _woken(self):
-        """In the loop's thread, after wake()."""
-        self.enter()
-        try:
-            self.application.wake()
-        finally:
-            self.leave()
-
-    # -- coming, and who they are ------------------------------------------------------------------------
-
-    cdef int admit(self, TransportProtocol one) except -1:
-        """A connection was made: into the table, for which another may have to go."""
-        cdef ka_client who
-        cdef ka_handle conn = 0
-        cdef int got
-        memset(&who, 0, sizeof(who))
-        self.enter()
-        try:
-            read_client(one.transport.get_extra_info("peername") or None, &who)
-        except (TypeError, ValueError):
-            memset(&who, 0, sizeof(who))  # a path, or what a proxy of the user's made of it
-        got = self.open(one.klass, &who, &conn)
-        if got == KA_OK:
-            Py_INCREF(one)
-            self.by_slot[<uint32_t>conn] = <PyObject *>one
-            one.conn = conn
-        else:
-            ka_conn_refused(self.table.table, KA_CAUSE_CLIENT_LIMIT if got == KA_ECLIENT else KA_CAUSE_REJECTED)
-            one.transport.write(BUSY_ANSWER % max(1, ka_table_capacity(self.table.table).retry_after_s))
-            one.transport.close()
-        return self.leave()
-
-    cdef int open(self, unsigned klass, const ka_client *who, ka_handle *conn) except? 1:
-        cdef ka_handle victim
-        cdef int got = ka_conn_open(self.table.table, self.moment, klass, who, 0, conn)
-        if got == KA_EFULL:
-            victim = ka_conn_victim(self.table.table, self.moment)
-            if victim:
-                (<TransportProtocol>self.by_slot[<uint32_t>victim]).end(KA_CAUSE_EVICTED)
-                got = ka_conn_open(self.table.table, self.moment, klass, who, 0, conn)
-        if got == KA_OK and not self.has_room(<uint32_t>conn[0]):
-            ka_conn_close(self.table.table, conn[0], KA_CAUSE_BUFFER_LIMIT)
-            raise MemoryError("no memory for another connection")
-        return got
-
-    cdef bint has_room(self, uint32_t slot) noexcept:
-        cdef uint32_t n = self.n_slots, more
-        cdef PyObject **grown
-        if slot < n:
-            return True
-        more = max(slot + 1, 2 * n)
-        grown = <PyObject **>realloc(self.by_slot, more * sizeof(PyObject *))
-        if grown == NULL:
-            return False
-        memset(&grown[n], 0, (more - n) * sizeof(PyObject *))
-        self.by_slot = grown
-        self.n_slots = more
-        return True
-
-    cdef TransportProtocol protocol_of(self, ka_talk *talk):
-        return <TransportProtocol>self.by_slot[<uint32_t>talk.conn]
-
-    cdef object client_of(self, ka_talk *talk):
-        cdef TransportProtocol one = self.protocol_of(talk)
-        if one.client is None:
-            name = one.transport.get_extra_info("peername")
-            one.client = (name[0], name[1]) if isinstance(name, (tuple, list)) and len(name) >= 2 else False
-        return one.client or None
-
-    cdef object server_of(self, ka_talk *talk):
-        cdef TransportProtocol one = self.protocol_of(talk)
-        if one.server is None:
-            name = one.transport.get_extra_info("sockname")
-            if isinstance(name, (tuple, list)) and len(name) >= 2:
-                one.server = (name[0], name[1])
-            else:
-                one.server = (os.fsdecode(name), None) if isinstance(name, (str, bytes)) and name else False
-        return one.server or None
-
-    def set_fields(self, bytes lines not None, *, date=True):
-        """As Engine.set_fields()."""
-        if ka_service_set_fields(&self.service, lines, <uint32_t>len(lines), date) < 0:
-            raise MemoryError("no memory for fields")
-        self.date_s = 0
-        self.look_at_clock()
-
-    # -- steering ----------------------------------------------------------------------------------------
-
-    @property
-    def n_requests(self):
-        """int: request heads seen on all connections so far."""
-        return self.table.counters.requests
-
-    def drain(self, *, grace=2.0, spread=1.0, timeout=30.0):
-        """As Engine.drain()."""
-        cdef TransportProtocol one
-        cdef uint32_t slot
-        self.enter()
-        ka_conn_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
-                      <int64_t>(timeout * 1e9))
-        for slot in range(self.n_slots):
-            if self.by_slot[slot] != NULL:
-                one = <TransportProtocol>self.by_slot[slot]
-                if one.talk != NULL and one.talk.is_tunnel and one.talk.exchange != NULL:
-                    port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
-        self.leave()
-
-    def close(self):
-        """Close every connection, and the timer. Idempotent."""
-        cdef uint32_t slot
-        self.enter()
-        for slot in range(self.n_slots):
-            if self.by_slot[slot] != NULL:
-                (<TransportProtocol>self.by_slot[slot]).end(KA_CAUSE_DRAIN)
-        self.leave()
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-            self.armed_ns = INT64_MAX
-
-    def stats(self):
-        """dict: bytes of buffers in use, how often one was refused, and conversations with something pending."""
-        return {"buffer_bytes": self.service.pool.lent_bytes, "buffers_refused": self.service.pool.refused,
-                "talks": self.service.n_talks}

@@ -118,8 +118,7 @@ cdef class Stream(Tunnel):
         """Take the connection out of the server: (socket.socket, bytes that were read of it already), the caller's.
 
         Waits until what was written is sent. The server forgets the connection: it counts as closed (`upgraded`), has no
-        place in the table and no part in a drain. LocalError over TLS, and in a server over an event loop's transports;
-        ClientGone."""
+        place in the table and no part in a drain. LocalError over TLS; ClientGone."""
         while self.talk != NULL and self.talk.unsent:
             self.talk.is_held = self.talk.awaits_empty = True
             self.writer = self.loop.create_future()

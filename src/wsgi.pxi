@@ -283,13 +283,17 @@ cdef class WsgiExchange(CollectedExchange):
         return CollectedExchange.news(self, news) if not self.is_started else 0
 
     cdef int cancel(self) except -1:
-        self.app.logger.warning("%s %s took longer than handler_timeout; what its thread still gives is dropped",
-                                self.environ["REQUEST_METHOD"], self.environ["RAW_URI"])
+        what = ("took longer than handler_timeout; what its thread still gives is dropped" if self.is_started else
+                "found no thread free within handler_timeout; it is dropped")
+        self.app.logger.warning("%s %s %s", self.environ["REQUEST_METHOD"], self.environ["RAW_URI"], what)
         return 0
 
     cdef int lost(self) except -1:
         self.is_gone = True
-        if self.app.threads:
+        if not self.is_started:  # it may stay among the work for long
+            self.environ = None
+            self.collector = None
+        elif self.app.threads:
             self.outbox_bytes = 0
             self.open_gate()
         elif self.rest is not None:
@@ -472,6 +476,9 @@ cdef class WsgiApplication(Application):
                 exchange = self.work.popleft()
                 if self.work and not self.is_waking:
                     self.wake_thread()  # this one may be held up by what it does
+                if exchange.is_gone:  # nobody waits for it: threads that are short must not work for nobody
+                    exchange = None
+                    continue
                 try:
                     exchange.run()
                 except BaseException as error:  # sys.exit() in the application: the request's end, not the thread's

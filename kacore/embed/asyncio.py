@@ -22,6 +22,8 @@ from kacore import _core
 from kacore._core import ConnectionTable, Head, Response
 from kacore._limits import limits_of
 from kacore.policy import Policy
+from kacore.server.logs import closed_log
+from kacore.server.races import RaceLog
 
 if TYPE_CHECKING:
     from kacore.policy import PolicySet
@@ -34,7 +36,7 @@ Answer = bytes | str | Response
 class Connections(_core.Transports):
     """The connections of one server, of one event loop: their table, their one timer, their policy.
 
-    policy:      Policy or PolicySet; default Policy().
+    policy:      Policy or PolicySet, whose rules are asked; default Policy().
     loop:        the loop they run on; default the running one.
     server_name: value of the Server field; "" = none.
     application: what answers; default the handle() of each connection's protocol.
@@ -57,27 +59,36 @@ class Connections(_core.Transports):
             application = _core.ProtocolApplication(loop, logging.getLogger("kacore.error"))
         policy = policy or Policy()
         default = policy if isinstance(policy, Policy) else policy.default
+        logger = logging.getLogger("kacore.error")
         self = super().__new__(
             cls,
             ConnectionTable(policy),
             application,
             loop,
-            limits=limits_of(default),
+            limits=limits_of(policy),
             max_buffer_bytes=default.max_buffer_bytes,
             server_name=server_name,
+            on_closed=closed_log(logger),
+            on_race=RaceLog(default, logger),
         )
+        self.set_classes(policy)
         self.policy = default
         return self
 
-    async def drain_and_close(self) -> None:
+    async def drain_and_close(self, *servers: asyncio.AbstractServer) -> None:
         """Answer what can be answered, as the policy's drain_* fields say, then close what is left.
 
-        Stop accepting first: `server.close()`.
+        servers: who accepts; they go on for drain_lame_duck seconds and are closed then. With none of them given, stop
+        accepting first.
         """
         policy = self.policy
+        if servers:
+            await asyncio.sleep(policy.drain_lame_duck)
+        for server in servers:
+            server.close()
         self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
         deadline = self.loop.time() + policy.drain_timeout
-        while len(self.table) and self.loop.time() < deadline:
+        while len(self.table) > self.table.stats()["phases"]["linger"] and self.loop.time() < deadline:
             await asyncio.sleep(DRAIN_POLL)
         self.close()
 

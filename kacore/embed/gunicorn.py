@@ -33,6 +33,7 @@ from gunicorn.workers import base
 
 from kacore import _core
 from kacore._core import AccessEntry, ConnectionTable, LocalError
+from kacore._limits import limits_of
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
 from kacore.server import logs
@@ -130,12 +131,6 @@ def policy_for(cfg: Any) -> PolicySet:
             fields[field] = float(fields[field])
     sources.add(fields, "gunicorn's settings")
     return sources.policy_set()
-
-
-def widest_limits(policies: PolicySet) -> _core.Limits:
-    """Each request is judged by its own class once that is known."""
-    bodies = [policy.max_body_bytes for policy in policies.policies]
-    return policies.default.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()
 
 
 def check_settings(cfg: Any, log: Any) -> None:
@@ -327,7 +322,7 @@ class Worker(base.Worker):
         self.engine = _core.Engine(
             self.table,
             application,
-            limits=widest_limits(self.policies),
+            limits=limits_of(self.policies),
             max_buffer_bytes=policy.max_buffer_bytes,
             call_soon=call_soon,
             on_race=RaceLog(policy, log),

@@ -23,8 +23,12 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 from kacore import _core
 from kacore._core import ConnectionTable, Head
 from kacore._limits import limits_of
-from kacore.policy import Policy, PolicySet
+from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
+from kacore.server.loading import UsageError
+from kacore.server.logs import closed_log
+from kacore.server.races import RaceLog
+from kacore.server.server import trusted_networks
 
 __all__ = ["Protocol", "configure"]
 
@@ -54,12 +58,33 @@ access_logger = logging.getLogger("uvicorn.access")
 configured: Policy | PolicySet | None = None
 
 
+# Fields that nobody but uvicorn could honour, and why it does not.
+ELSEWHERE = {
+    "handshake_timeout": "the TLS handshake is done before kacore hears of the connection",
+    "drain_lame_duck": "uvicorn stops accepting as soon as it is told to end",
+}
+
+
+def checked(policies: Policy | PolicySet) -> PolicySet:
+    """PolicyError for a field that would have no effect."""
+    policies = policies if isinstance(policies, PolicySet) else PolicySet(policies, [])
+    default = Policy()
+    for policy in policies.policies:
+        for name, why in ELSEWHERE.items():
+            if getattr(policy, name) != getattr(default, name):
+                raise PolicyError(f"{name}={getattr(policy, name):g}: has no effect inside uvicorn: {why}", name)
+    return policies
+
+
 def configure(policy: Policy | PolicySet | None) -> None:
     """The policy of servers that are started from now on in this process; None: KACORE_* variables again.
 
-    Call it in the module of the application: workers of uvicorn import that, too.
+    Call it in the module of the application: workers of uvicorn import that, too. PolicyError for a field that is set
+    and would have no effect: handshake_timeout and drain_lame_duck.
     """
     global configured
+    if policy is not None:
+        checked(policy)
     configured = policy
 
 
@@ -68,14 +93,16 @@ def policy_for(config: Config) -> PolicySet:
     if configured is None:
         sources = Sources()
         sources.add_environment(os.environ)
-        policies = sources.policy_set()
+        policies = checked(sources.policy_set())
     else:
-        policies = configured if isinstance(configured, PolicySet) else PolicySet(configured, [])
+        policies = checked(configured)
     fields: dict[str, Any] = {}
     for flag, (default, field) in FLAGS.items():
         value = getattr(config, flag, default)
         if value != default and value is not None:
             fields[field] = type(getattr(policies.default, field))(value)
+    if "max_connections" in fields:
+        fields["when_full"] = "reject"  # as uvicorn's flag promises: 503 for those beyond
     return policies.replace_default(**fields) if fields else policies
 
 
@@ -137,10 +164,15 @@ class Host(_core.Transports):
             ConnectionTable(policies),
             application,
             loop,
-            limits=limits_of(policies.default),
+            limits=limits_of(policies),
             max_buffer_bytes=policies.default.max_buffer_bytes,
             server_name=names[0].decode("latin-1") if names else "",
+            on_closed=closed_log(logger),
+            on_race=RaceLog(policies.default, logger),
         )
+        self.set_classes(policies)
+        if config.proxy_headers:
+            self.trust(proxies_of(config), fields=False)  # uvicorn's own middleware reads what they say
         self.set_fields(lines_of(config), date=config.date_header)
         self.config, self.server_state, self.app_state = config, server_state, app_state
         self.policy, self.given_loop = policies.default, given_loop
@@ -227,6 +259,19 @@ def upgrade(protocol: Protocol, head: Head) -> Callable[[Any, bytes], None] | No
         transport.set_protocol(taker)
 
     return take
+
+
+def proxies_of(config: Config) -> list[str]:
+    """The networks of --forwarded-allow-ips. What uvicorn compares as a name only is left out."""
+    given = config.forwarded_allow_ips or ()
+    words = [word.strip() for word in (given.split(",") if isinstance(given, str) else given)]
+    networks = []
+    for word in words:
+        try:
+            networks += trusted_networks([word])
+        except UsageError:
+            pass
+    return networks
 
 
 def lines_of(config: Config) -> bytes:

@@ -160,7 +160,7 @@ class Collector:
         yield histogram("kacore_idle_gap_seconds", "Idle time before a connection's reuse.", whole["idle_gap"], 0.001)
         ended = whole["requests_per_connection"]
         yield histogram("kacore_requests_per_connection", "Requests of a connection that ended.", ended, 1)
-        if "engine" in whole:
+        if "out_of_descriptors" in whole.get("engine", ()):  # an event loop's transports count none
             lacking = whole["engine"]["out_of_descriptors"]
             yield CounterMetricFamily("kacore_out_of_descriptors", "Times accept() had no descriptor left.", lacking)
             errors = whole["engine"]["accept_errors"]

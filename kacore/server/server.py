@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
-from kacore._core import ConnectionTable, Limits
+from kacore._core import ConnectionTable
+from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy
 from kacore.server import logs
@@ -163,10 +164,10 @@ class Server:
         self.trusted = trusted_networks(forwarded_allow_ips)
         if proxy_protocol and not self.trusted:
             raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
+        self.io = self._chosen_io(io)
         self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
         if worker is not None and self.admin_port == 0:
             raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
-        self.io = self._chosen_io(io, policy)
         self.app = app
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
@@ -190,17 +191,13 @@ class Server:
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
 
-    def _chosen_io(self, io: str, policy: Policy | PolicySet | None) -> str:
+    def _chosen_io(self, io: str) -> str:
         if io not in ("auto", "epoll", "transports"):
             raise UsageError(f"io={io!r}: must be auto, epoll or transports")
         if io == "epoll" and not _core.has_epoll:
             raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
         if io == "epoll" or (io == "auto" and _core.has_epoll):
             return "epoll"
-        if self.trusted:
-            raise UsageError("io=transports has no forwarded_allow_ips or proxy_protocol")
-        if getattr(policy, "rules", ()):
-            raise UsageError("io=transports has one policy for all: no rules")
         return "transports"
 
     # -- asking ------------------------------------------------------------------------------------------
@@ -277,8 +274,6 @@ class Server:
         if self.tls is not None:
             try:
                 self.tls.reload()
-                if isinstance(self._engine, TransportsServer):
-                    self._engine.renew()
                 self.logger.info("the certificates were read again")
             except UsageError as error:
                 self.logger.error("the old certificates stay in use: %s", error)
@@ -376,31 +371,23 @@ class Server:
     def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
         """Who moves the bytes: the engine, or the loop's transports behind the same face."""
         options: dict[str, Any] = {
-            "limits": self._limits(),
+            "limits": limits_of(self._policy),
             "max_buffer_bytes": self.policy.max_buffer_bytes,
             "server_name": self.server_name,
+            "access_log": logs.access_log(self.access_log),
+            "on_closed": logs.closed_log(self.logger),
+            "on_race": RaceLog(self.policy, self.logger),
         }
         if self.io == "transports":
-            transports = TransportsServer(
+            engine: Any = TransportsServer(self.table, application, loop, **options)
+        else:
+            engine = _core.Engine(
                 self.table,
                 application,
-                loop,
-                access_log=logs.access_log(self.access_log),
-                handshake_timeout=self.policy.handshake_timeout,
+                call_soon=loop.call_soon,
+                on_notice=logs.notice_log(self.logger),
                 **options,
             )
-            transports.set_fields(self._field_lines, date=self.date_header)
-            return transports
-        engine = _core.Engine(
-            self.table,
-            application,
-            call_soon=loop.call_soon,
-            on_race=RaceLog(self.policy, self.logger),
-            access_log=logs.access_log(self.access_log),
-            on_closed=logs.closed_log(self.logger),
-            on_notice=logs.notice_log(self.logger),
-            **options,
-        )
         engine.set_fields(self._field_lines, date=self.date_header)
         engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
         engine.set_classes(self._policy)
@@ -430,18 +417,24 @@ class Server:
         )
 
     def _websocket(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
-        """What takes a request for a websocket; without the library it says so once, and the request is plain HTTP."""
+        """What takes a request for a websocket. The library is imported for the first one, since that takes a quarter
+        of a server's start; where it is missing that is said once, and the request is plain HTTP."""
+        takes: Callable[..., bool] | None = None
+
+        def take(*request: Any) -> bool:
+            nonlocal takes
+            if takes is None:
+                takes = self._made_websockets(loop)
+            return takes(*request)
+
+        return take
+
+    def _made_websockets(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
         try:
             from kacore.server.websocket import WebSockets
         except ImportError:
-            once = iter((True,))
-
-            def refuse(*_: Any) -> bool:
-                if next(once, False):
-                    self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
-                return False
-
-            return refuse
+            self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
+            return lambda *_: False
         return WebSockets(loop, self.logger, self.websockets)
 
     async def _probed(self, runner: Any) -> Any:
@@ -450,12 +443,6 @@ class Server:
         if why_not is not None:
             self.logger.info("every request gets a Task of its own: %s", why_not)
         return runner
-
-    def _limits(self) -> Limits:
-        # The widest of all classes: each request is judged by its own once it is known.
-        policies = (self._policy,) if isinstance(self._policy, Policy) else self._policy.policies
-        bodies = [policy.max_body_bytes for policy in policies]
-        return self.policy.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()
 
     def _wake(self) -> None:
         engine = self._engine
@@ -584,6 +571,7 @@ class AdminServer:
         self.host, self.port = admin.parse_admin(where)
         self._handler = admin.Admin(server, self.host, hosts)
         self._policy = admin.POLICY
+        self._io = server.io
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -592,7 +580,7 @@ class AdminServer:
         where = f"[{self.host}]:{self.port}"
         listener = open_listeners([where], n_slots=1 if is_shared else 0, is_alone=not is_shared)[0]
         self.port = listener.port
-        self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="")
+        self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="", io=self._io)
         self._server.is_quiet = True
         self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
         await self._server.started()

@@ -1,19 +1,23 @@
 """What serves in the engine's place where there is no epoll, or with `--io transports`: the loop's own transports.
 
-The same table, the same policy, the same decisions (src/transport.pxi); the loop accepts, reads and writes, with an
-object for each connection. What is missing is the engine's memory and speed, and its backlog: a newcomer to a full
-server from which nobody can go is answered 503.
+The same table, the same policy, the same decisions, TLS by the same filter (src/transport.pxi); the loop accepts, reads
+and writes, with an object for each connection. What is missing is the engine's memory and speed, and its backlog:
+newcomers to a full server are accepted and wait there, at most 256, and more are answered 503.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from kacore import _core
 from kacore._core import ConnectionTable, Limits
 from kacore.server.listening import BACKLOG
+
+if TYPE_CHECKING:
+    from kacore.policy import Policy, PolicySet
 
 
 class TransportsServer:
@@ -29,7 +33,8 @@ class TransportsServer:
         max_buffer_bytes: int,
         server_name: str,
         access_log: Any,
-        handshake_timeout: float,
+        on_closed: Any,
+        on_race: Any,
     ) -> None:
         self.loop = loop
         self.transports = _core.Transports(
@@ -40,37 +45,27 @@ class TransportsServer:
             max_buffer_bytes=max_buffer_bytes,
             server_name=server_name,
             access_log=access_log,
+            on_closed=on_closed,
+            on_race=on_race,
         )
-        self.handshake_timeout = handshake_timeout or None
-        self._tls: dict[socket.socket, Any] = {}
+        self._numbers: dict[socket.socket, int] = {}
         self._servers: dict[socket.socket, asyncio.Task[asyncio.AbstractServer]] = {}
 
     def listen(self, sock: socket.socket, *, tls: Any = None) -> None:
         """Serve a listening socket, soon. It is duplicated, since the loop closes what it is given."""
+        if sock in self._servers:
+            return
+        is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+        if sock not in self._numbers:
+            name = sock.getsockname()
+            self._numbers[sock] = self.transports.add_listener((name, None) if is_unix else name[:2], tls)
+        number = self._numbers[sock]
 
         def make() -> Any:
-            return _core.TransportProtocol(self.transports)
+            return _core.TransportProtocol(self.transports, 0, number)
 
-        serving = (
-            self.loop.create_unix_server if sock.family == getattr(socket, "AF_UNIX", None) else self.loop.create_server
-        )
-        self._tls[sock] = tls
-        self._servers[sock] = self.loop.create_task(
-            serving(
-                make,
-                sock=sock.dup(),
-                backlog=BACKLOG,
-                ssl=tls.context if tls is not None else None,
-                ssl_handshake_timeout=self.handshake_timeout if tls is not None else None,
-            )
-        )
-
-    def renew(self) -> None:
-        """Have connections made from now on use the certificates as they are now."""
-        for sock, tls in list(self._tls.items()):
-            if tls is not None:
-                self.unlisten(sock, is_last=False)
-                self.listen(sock, tls=tls)
+        serving = self.loop.create_unix_server if is_unix else self.loop.create_server
+        self._servers[sock] = self.loop.create_task(serving(make, sock=sock.dup(), backlog=BACKLOG))
 
     async def started(self) -> None:
         """Wait until every socket is served. OSError."""
@@ -79,7 +74,6 @@ class TransportsServer:
     def unlisten(self, sock: socket.socket, *, is_last: bool) -> None:
         """Accept no more from it."""
         task = self._servers.pop(sock, None)
-        self._tls.pop(sock, None)
         if task is None:
             return
         if task.done() and not task.cancelled() and task.exception() is None:
@@ -91,12 +85,17 @@ class TransportsServer:
         """As of Engine."""
         self.transports.set_fields(lines, date=date)
 
-    def set_classes(self, policies: object) -> None:
-        """There is one policy for all here."""
+    def set_classes(self, policies: Policy | PolicySet) -> None:
+        """As of Engine."""
+        self.transports.set_classes(policies)
+
+    def trust(self, networks: Iterable[str], *, proxy_protocol: bool) -> None:
+        """As of Engine."""
+        self.transports.trust(networks, proxy_protocol=proxy_protocol)
 
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Not known here."""
-        return []
+        """As of Engine."""
+        return self.transports.connections(limit)
 
     def drain(self, *, grace: float, spread: float, timeout: float) -> None:
         self.transports.drain(grace=grace, spread=spread, timeout=timeout)

@@ -1,13 +1,14 @@
 """kacore.embed.asyncio over loopback: the documented example, and the deadlines of a protocol of one's own."""
 
 import asyncio
+import logging
 import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from kacore import Policy
+from kacore import Policy, PolicySet, Rule
 from kacore.embed.asyncio import Connections, KeepAliveProtocol
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "hello_asyncio.py"
@@ -40,7 +41,8 @@ def run(scenario, policy, protocol=Big):
         connections.close()
         connections.table.check()
         assert len(connections.table) == 0
-        assert connections.stats() == {"buffer_bytes": 0, "buffers_refused": 0, "talks": 0}
+        stats = connections.stats()
+        assert (stats["buffer_bytes"], stats["buffers_refused"], stats["talks"], stats["waiting"]) == (0, 0, 0, 0)
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
@@ -76,7 +78,127 @@ def test_newcomer_is_answered_503_when_nobody_can_go():
         writer.close()
         busy.close()
 
+    run(scenario, Policy(max_connections=1, when_full="reject"), Waits)
+
+
+def test_newcomer_waits_for_a_place_unless_the_policy_rejects():
+    gate = asyncio.Event()
+
+    class Waits(KeepAliveProtocol):
+        async def handle(self, head, body):
+            await gate.wait()
+            return b"served"
+
+    async def scenario(connections, port):
+        clients = []
+        for n in range(3):
+            clients.append(await asyncio.open_connection("127.0.0.1", port))
+            clients[-1][1].write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await until(lambda: connections.table.stats()["phases"]["busy"] == 1)
+            await until(lambda n=n: connections.stats()["waiting"] == n)
+        clients[1][1].transport.abort()  # nobody looks at it until its turn comes
+        gate.set()
+        for reader, _ in (clients[0], clients[2]):
+            assert (await reader.readuntil(b"served")).startswith(b"HTTP/1.1 200 ")
+        assert connections.table.stats()["closed"]["rejected"] == 0
+        for _, writer in clients:
+            writer.close()
+
     run(scenario, Policy(max_connections=1), Waits)
+
+
+class Named(KeepAliveProtocol):
+    def handle(self, head, body):
+        return "named"
+
+
+async def ask(port, before=b"", host="a"):
+    """The answer, and the connection it came by."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(before + f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    return (await reader.readuntil(b"named")).lower(), writer
+
+
+def test_rules_of_a_policy_set_give_connections_and_requests_their_class():
+    async def scenario(connections, port):
+        for host, timeout in (("a", b"timeout=19"), ("www.example.com", b"timeout=9")):
+            answer, writer = await ask(port, host=host)
+            assert timeout in answer
+            writer.close()
+
+    rules = [
+        Rule(listener=":1", keep_alive_timeout=5.0),  # which is not listened on
+        Rule(host="*.example.com", keep_alive_timeout=10.0),
+        Rule(client="127.0.0.0/8", keep_alive_timeout=20.0),
+    ]
+    run(scenario, PolicySet(Policy(), rules), Named)
+
+
+def test_trusted_proxies_name_their_clients_who_are_listed_and_limited_by_that_name():
+    async def scenario(connections, port):
+        connections.trust(["127.0.0.1"], proxy_protocol=True)
+        head = b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n"
+        answer, writer = await ask(port, head)
+        assert answer.startswith(b"http/1.1 200 ")
+        (listed,) = connections.connections()
+        assert (listed["client"], listed["phase"], listed["requests"]) == (("192.0.2.1", 4711), "idle", 1)
+        reader, second = await asyncio.open_connection("127.0.0.1", port)
+        second.write(head)
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        assert connections.table.stats()["closed"]["client_limit"] == 1
+        writer.close()
+        second.close()
+
+    run(scenario, Policy(max_connections_per_client=1), Named)
+
+
+def test_closed_connections_and_races_are_logged_as_the_server_does(caplog):
+    caplog.set_level(logging.DEBUG, "kacore.error")
+
+    async def scenario(connections, port):
+        _, writer = await ask(port)
+        await until(lambda: connections.table.stats()["phases"]["linger"] == 1)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")  # it crossed the close, and is lost
+        await until(lambda: connections.table.stats()["races"] == 1)
+        writer.close()
+        await until(lambda: len(connections.table) == 0)
+
+    run(scenario, Policy(keep_alive_timeout=0.05), Named)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("a request from 127.0.0.1 crossed our close" in line for line in said)
+    assert any("closed in linger after 1 requests: idle_timeout" in line for line in said)
+
+
+def test_half_heads_are_shed_before_the_buffers_are_full():
+    cap = 1 << 20
+
+    async def scenario(connections, port):
+        half = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 15000
+        writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(100)]
+        for writer in writers:
+            writer.write(half)
+        await until(lambda: connections.table.stats()["closed"]["buffer_limit"] > 0)
+        assert connections.stats()["buffer_bytes"] <= cap
+        assert connections.stats()["buffers_refused"] == 0
+        for writer in writers:
+            writer.transport.abort()
+        await until(lambda: len(connections.table) == 0)
+
+    run(scenario, Policy(max_buffer_bytes=cap), Named)
+
+
+def test_drain_and_close_serves_newcomers_for_the_lame_duck_and_then_closes_the_servers():
+    async def scenario(connections, port):
+        server = await asyncio.get_running_loop().create_server(lambda: Named(connections), "127.0.0.1", 0)
+        other = server.sockets[0].getsockname()[1]
+        ending = asyncio.create_task(connections.drain_and_close(server))
+        answer, writer = await ask(other)
+        assert b"connection: close" not in answer
+        await ending
+        assert not server.is_serving()
+        writer.close()
+
+    run(scenario, Policy(drain_lame_duck=0.1, drain_grace=0.0, drain_spread=0.0), Named)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHo"])
@@ -88,4 +210,4 @@ def test_client_that_says_too_little_is_closed_by_the_one_timer(sent):
         assert answer.startswith(b"HTTP/1.1 408 ") if sent else answer == b""
         writer.close()
 
-    run(scenario, Policy(first_byte_timeout=0.1, request_header_timeout=0.1))
+    run(scenario, Policy(**{"request_header_timeout" if sent else "first_byte_timeout": 0.1}))

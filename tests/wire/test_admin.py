@@ -58,7 +58,6 @@ def test_readyz_is_503_as_soon_as_a_drain_begins_and_healthz_stays(served, clien
     assert c.response().body == b"done"
 
 
-@pytest.mark.engine
 def test_metrics_are_what_prometheus_reads(need, served, client):
     parser = need("module:prometheus_client.parser")
     running = served()
@@ -93,7 +92,6 @@ def test_metrics_without_prometheus_client_say_what_to_install(served, monkeypat
     assert (status, text) == (501, b"metrics need prometheus_client: pip install kacore[metrics]\n")
 
 
-@pytest.mark.engine
 def test_connections_lists_them_and_says_when_it_is_cut(served, client, monkeypatch):
     running = served()
     clients = [client(running) for _ in range(3)]

@@ -154,7 +154,6 @@ def test_early_hints_that_are_late_or_break_the_line_are_an_error(start, client,
 # --- tls ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.engine
 def test_tls_tells_the_certificates_the_version_and_the_cipher(start, over_tls, certificates, localhost):  # noqa: F811
     seen = []
 

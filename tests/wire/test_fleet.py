@@ -55,15 +55,17 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(launch, tmp_path, certificates, free_port):  # noqa: F811
+def fleet(request, launch, tmp_path, certificates, free_port):  # noqa: F811
     (tmp_path / "app.py").write_text(APP)
     shutil.copy(certificates.issue("localhost"), tmp_path / "site.pem")
     admin = free_port()
     arguments = ("--workers", "2", "--port", "0", "--ssl-certfile", "site.pem", "--admin", str(admin))
     proxies = ("--proxy-protocol", "--forwarded-allow-ips", "127.0.0.1", "--max-connections-per-client", "2")
-    return Fleet(launch("-m", "kacore", "serve", "app:app", *arguments, *proxies), admin, certificates.roots)
+    io = ("--io", getattr(request, "param", "auto"))
+    return Fleet(launch("-m", "kacore", "serve", "app:app", *arguments, *proxies, *io), admin, certificates.roots)
 
 
+@pytest.mark.parametrize("fleet", ["epoll", "transports"], indirect=True)
 def test_workers_speak_tls_behind_a_proxy_header_and_one_page_tells_of_all(fleet, tmp_path, certificates, need):  # noqa: F811
     parser = need("module:prometheus_client.parser")
     # Version 1 and 2, before the handshake.

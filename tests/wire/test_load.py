@@ -16,7 +16,7 @@ from kacore import Policy
 from tests.wire.conftest import wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-LATE = 2.0  # seconds that a busy machine may add
+LATE = 15.0  # seconds that a busy machine may add
 
 
 def ok(request):
@@ -155,7 +155,6 @@ def resident():
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-@pytest.mark.engine  # the loop's transports do not yet free half heads for others before the cap is reached
 def test_half_heads_by_thousands_stay_within_max_buffer_bytes(start, client, many):
     most = 16 << 20
     running = start(ok, policy=Policy(max_buffer_bytes=most, max_head_bytes=65536, max_connections=4000))

@@ -7,6 +7,7 @@ import wsgiref.validate
 
 import pytest
 
+from kacore import Policy
 from tests.wire.conftest import wait_until
 
 
@@ -213,7 +214,10 @@ def test_start_response_twice_without_exc_info_is_an_error(wsgi, client):
     assert client(wsgi(app)).get().status == 500
 
 
-@pytest.mark.parametrize("status", ["OK", "20 OK", "2000 OK", "200OK", "200 OK\r\nX: y", "200 \u20ac", 200, "", "100 Continue"])
+ODD = ["OK", "20 OK", "2000 OK", "200OK", "200 OK\r\nX: y", "200 \u20ac", 200, "", "100 Continue"]
+
+
+@pytest.mark.parametrize("status", ODD)
 def test_a_status_that_is_none_is_a_500(wsgi, client, status):
     def app(environ, start_response):
         start_response(status, [])
@@ -340,6 +344,33 @@ def test_a_slow_reader_holds_back_what_the_thread_makes(start, client):
         time.sleep(0.1)
     assert made < 20_000_000
     c.reset()
+
+
+def test_a_request_whose_client_left_before_a_thread_was_free_is_not_begun(start, client, caplog):
+    go_on = threading.Event()
+    called = []
+
+    def app(environ, start_response):
+        called.append(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/first":
+            go_on.wait(20)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    running = start(app, threads=1, policy=Policy(handler_timeout=0.3))
+    first = client(running).send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: called)
+    left = client(running).send("GET /left HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: running.phase_count("busy") == 2)
+    left.reset()
+    wait_until(lambda: running.phase_count("busy") == 1)
+    assert client(running).get("/late").status == 503  # no thread in time
+    assert first.response().status == 503
+    go_on.set()
+    wait_until(lambda: client(running).get("/next").status == 200)
+    assert "/left" not in called
+    assert "/late" not in called
+    assert any("GET /late found no thread free within handler_timeout" in one.getMessage() for one in caplog.records)
 
 
 def test_work_that_outlives_its_client_ends_quietly(start, client, caplog):

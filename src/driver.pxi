@@ -1,0 +1,259 @@
+# What every driver of connections does besides moving their bytes: asks the rules, believes trusted proxies, tells the
+# logs, and lists who is there. The engine and the path over an event loop's transports fill in what they know of a
+# connection (`peer`, `is_trusted`); nothing here knows a socket.
+from libc.stdlib cimport free, malloc
+
+cdef extern from "arpa/inet.h" nogil:
+    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
+
+
+cdef class Driver(Port):
+    cdef readonly ConnectionTable table
+    cdef ka_service *serves      # the driver's
+    cdef ka_trust *trusted       # the driver's
+    cdef object policies         # the PolicySet whose rules are asked
+    cdef object on_race, on_closed, on_notice
+    cdef list servers            # (host, port) or (path, None) of each listener
+    cdef list tls                # TlsListener of listeners with TLS: the driver points to them
+
+    def __cinit__(self, *args, **kwargs):
+        self.servers = []
+        self.tls = []
+
+    # -- what a driver knows --------------------------------------------------------------------------------
+
+    cdef int check_open(self) except -1:
+        """Raise LocalError when it can be used no more, or not here."""
+        return 0
+
+    cdef int peer(self, ka_handle conn, uint8_t *addr, uint16_t *port) except -1:
+        """Who is at the other end, as a PROXY header said or whoever accepted: 4, 6, or 0 on a unix socket."""
+        return 0
+
+    cdef bint is_trusted(self, ka_handle conn) noexcept:
+        """Whether it is a trusted proxy."""
+        return False
+
+    cdef int ask_classes(self, bint of_clients, bint of_requests) except -1:
+        """Whether new connections, and requests, are to be asked about."""
+        return 0
+
+    # -- rules ------------------------------------------------------------------------------------------
+
+    def set_classes(self, policies):
+        """Ask the rules of a PolicySet which class a connection, and a request, belongs to. What no rule looks at is
+        not asked. None, or a Policy: everything is class 0."""
+        self.check_open()
+        self.policies = policies
+        self.ask_classes(getattr(policies, "has_accept_rules", False), getattr(policies, "has_request_rules", False))
+
+    cdef unsigned class_of_client(self, object listener, const ka_client *client) noexcept:
+        """listener: (host, port) or (path, None)."""
+        try:
+            address = None
+            if client.family:
+                address = PyBytes_FromStringAndSize(<const char *>client.addr, 4 if client.family == 4 else 16)
+            return self.policies.class_for_client(listener_name(listener), address)
+        except BaseException as error:
+            self.failed(error)
+            return 0
+
+    cdef unsigned class_of_request(self, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef int now = ka_conn_class(talk.service.table, talk.conn)
+        cdef uint32_t i
+        cdef bytes agent = None
+        try:
+            for i in range(head.n_fields):
+                if fields[i].name.len == 10 and ka_equals_lower(buf + fields[i].name.off, b"user-agent", 10):
+                    agent = bytes_at(buf, fields[i].value)
+                    break
+            return self.policies.class_for_request(now, bytes_at(buf, head.host), agent)
+        except BaseException as error:
+            self.failed(error)
+            return <unsigned>now if now >= 0 else 0
+
+    # -- who is it --------------------------------------------------------------------------------------
+
+    def trust(self, networks, *, proxy_protocol=False, fields=True):
+        """Proxies whose word about the client is taken, in place of those of before. They are no clients themselves.
+
+        networks: iterable of "10.0.0.0/8", "2001:db8::1", "unix" (every unix socket), "*" (everybody).
+        proxy_protocol: their connections begin with a PROXY header (version 1 or 2), or are closed.
+        fields: X-Forwarded-For and X-Forwarded-Proto of theirs count; False: somebody else reads them.
+        Raises ValueError for what is no network, MemoryError. Source: docs/operations.md.
+        """
+        cdef ka_network *c
+        cdef uint32_t n = 0
+        cdef bytes packed
+        cdef int got
+        self.check_open()
+        found = [one for given in networks for one in network_of(given)]
+        c = <ka_network *>malloc((len(found) + 1) * sizeof(ka_network))
+        if c == NULL:
+            raise MemoryError("no memory for networks")
+        memset(c, 0, (len(found) + 1) * sizeof(ka_network))
+        for family, bits, address in found:
+            packed = address
+            c[n].family = family
+            c[n].bits = bits
+            memcpy(c[n].addr, PyBytes_AS_STRING(packed), <size_t>PyBytes_GET_SIZE(packed))
+            n += 1
+        got = ka_trust_set(self.trusted, c, n, proxy_protocol)
+        free(c)
+        if got == KA_ENOMEM:
+            raise MemoryError("no memory for networks")
+        if got < 0:
+            raise ValueError("a prefix is too long for its address")
+        self.has_proxies = n > 0 and fields
+
+    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef uint8_t addr[16]
+        cdef unsigned family
+        if not self.is_trusted(talk.conn):
+            return None
+        client = self.client_of(talk)
+        chain = forwarded_value(buf, head, fields, b"x-forwarded-for", 15)
+        if chain is not None:
+            # Each proxy appends whom it saw: from the right, the first one that is no proxy of ours is the client.
+            for node in reversed(chain.split(",")):
+                host, port = split_node(node.strip(" \t"))
+                family = read_address(host, addr)
+                if family == 0:
+                    break
+                client = (host, port)
+                if not ka_trusts(self.trusted, family, addr):
+                    break
+        scheme = forwarded_value(buf, head, fields, b"x-forwarded-proto", 17)
+        if scheme is not None:
+            scheme = scheme.rpartition(",")[2].strip(" \t").lower()
+            scheme = {"https": "https", "wss": "https", "http": "http", "ws": "http"}.get(scheme)
+        return client, scheme
+
+    cdef object address_of(self, ka_handle conn):
+        """(host, port), or None for a unix socket."""
+        cdef uint8_t addr[16]
+        cdef uint16_t port
+        cdef char host[64]
+        cdef int family = self.peer(conn, addr, &port)
+        if family <= 0:
+            return None
+        inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
+        return (<bytes>host).decode("ascii"), port
+
+    def connections(self, limit=1000):
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, klass, requests.
+        Cost: O(places in use), about 1 us each."""
+        cdef uint32_t slot = 1, n = 0
+        cdef ka_handle conn
+        cdef ka_table *table = self.table.table
+        self.check_open()
+        found = []
+        while len(found) < limit and n < ka_table_open_count(table):
+            conn = ka_table_handle(table, slot)
+            slot += 1
+            if conn == 0:
+                continue
+            n += 1
+            found.append({
+                "conn": conn,
+                "client": self.address_of(conn),
+                "phase": PHASES[ka_conn_phase(table, conn)],
+                "class": ka_conn_class(table, conn),
+                "requests": ka_conn_requests(table, conn),
+            })
+        return found
+
+    cdef TlsListener tls_listener(self, object source):
+        """For connections over TLS; source: as `tls` of Engine.listen()."""
+        cdef TlsListener listener = TlsListener.__new__(TlsListener)
+        import_ssl()
+        listener.source = source
+        listener.logger = self.application.logger
+        self.tls.append(listener)
+        self.has_tls = True
+        return listener
+
+    # -- telling ----------------------------------------------------------------------------------------
+
+    cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_talk_head_bytes(talk)
+        client = self.client_of(talk)
+        if head != NULL and self.has_proxies:
+            origin = self.origin_of(talk, head, fields)
+            if origin is not None:
+                client = origin[0]
+        return access_entry(client, buf, head, fields, self.now())
+
+    cdef int set_common(self, bytes lines, bint date) except -1:
+        if ka_service_set_fields(self.serves, lines, <uint32_t>len(lines), date) < 0:
+            raise MemoryError("no memory for fields")
+        return 0
+
+    cdef int set_server(self, str server_name) except -1:
+        cdef bytes name = server_name.encode("latin-1")
+        if ka_reply_common_set_server(&self.serves.common, name, len(name)) < 0:
+            raise ValueError(f"server_name={server_name!r}: at most 117 bytes without CR, LF, NUL")
+        return 0
+
+
+cdef object listener_name(object where):
+    """As rules write it: "127.0.0.1:80", "[::1]:80", "unix:/run/app.sock"."""
+    host, port = where
+    if port is None:
+        return f"unix:{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# What the C core calls of a Driver, besides what it calls of every Port.
+
+cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    cdef Driver driver = <Driver>ctx
+    cdef Exchange exchange = None
+    try:
+        if driver.access_log is not None:
+            driver.entry = driver.entry_of(talk, head, fields)
+        driver.application.request(driver, talk, head, fields)
+    except BaseException as error:
+        driver.failed(error)
+        if talk.exchange != NULL:
+            exchange = <Exchange>talk.exchange
+            exchange.detach()
+        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, driver.now())
+        if exchange is not None:
+            try:
+                exchange.ended(talk)
+            except BaseException as error:
+                driver.failed(error)
+
+
+cdef void driver_on_refused(void *ctx, ka_talk *talk) noexcept:
+    cdef Driver driver = <Driver>ctx
+    try:
+        if driver.access_log is not None:
+            driver.note_end(driver.entry_of(talk, NULL, NULL), talk)
+    except BaseException as error:
+        driver.failed(error)
+
+
+cdef void driver_on_closed(void *ctx, ka_handle conn, ka_cause cause) noexcept:
+    cdef Driver driver = <Driver>ctx
+    cdef ka_table *table = driver.table.table
+    try:
+        driver.on_closed(driver.address_of(conn), CAUSES[<int>cause], PHASES[ka_conn_phase(table, conn)],
+                         ka_conn_requests(table, conn))
+    except BaseException as error:
+        driver.failed(error)
+
+
+cdef void driver_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
+    cdef Driver driver = <Driver>ctx
+    cdef uint8_t addr[16]
+    cdef uint16_t port
+    cdef int family
+    try:
+        family = driver.peer(conn, addr, &port)
+        driver.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
+    except BaseException as error:
+        driver.failed(error)

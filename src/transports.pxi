@@ -1,0 +1,528 @@
+# All connections of one event loop's transports: their table, their one timer, the rounds of the loop; who gets in and who
+# waits. Of the loop it takes `call_later`, and `call_soon` where there is one: one timer for all, never one each.
+#
+# What differs from the engine, because the host accepts and reads: newcomers to a full table are accepted and wait here,
+# unread, a bounded number of them; and instead of reading once more before a verdict, the verdict waits until the loop
+# has polled once more.
+from collections import deque
+
+cdef enum:
+    MOST_WAITING = 256        # newcomers to a full table; each has a descriptor. More are answered 503
+
+cdef int64_t WAITING_RETRY_NS = 100 * 1000000   # places come free without us, too: min_idle_before_evict
+
+
+cdef object clock_of(object loop):
+    """The loop's clock; but where that is the monotonic one it is read afresh: uvloop's stands still during a round, so a
+    phase would seem to begin before it does, and end early."""
+    time = getattr(loop, "time", None)
+    return monotonic_seconds if time is None or abs(time() - monotonic_seconds()) < 1.0 else time
+
+
+cdef class Transports(Driver):
+    """Serves an application over the transports of one event loop.
+
+    table:       ConnectionTable that holds the connections; one Transports each.
+    application: AsgiApplication, WsgiApplication or HandlerApplication.
+    loop:        what has call_later(); call_soon(), time() and call_soon_threadsafe() are used if it has them.
+                 Without time() the monotonic clock is read, and a timer that fires is taken to fire in time.
+    limits, max_buffer_bytes, server_name, access_log, on_closed, on_race: as for Engine.
+    Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
+    """
+    cdef ka_service service
+    cdef ka_trust proxies
+    cdef char *scratch               # for what comes through a filter; NULL without one
+    cdef readonly object loop
+    cdef object clock, call_soon, timer
+    cdef object on_timer, on_round
+    cdef PyObject **by_slot          # TransportProtocol by slot, a hold on each; NULL = none
+    cdef uint32_t n_slots
+    cdef list noted                  # whose talks want attention after the application's call
+    cdef list again                  # who has more to do than one turn allows
+    cdef object waiting              # deque of who has no place yet
+    cdef int64_t moment, armed_ns    # ns; armed_ns: what the timer is set to, INT64_MAX = off
+    cdef int64_t date_s
+    cdef int n_entered
+    cdef uint64_t n_passes
+    cdef bint is_round_coming, trusts_timer, is_expiring, asks_class
+
+    def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
+                  size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None, on_closed=None, on_race=None):
+        cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
+        self.serves = &self.service
+        self.trusted = &self.proxies
+        self.table = table
+        self.application = application
+        self.loop = loop
+        self.trusts_timer = not hasattr(loop, "time")
+        self.clock = clock_of(loop)
+        self.call_soon = getattr(loop, "call_soon", None)
+        self.on_timer = self._timer_fired
+        self.on_round = self._next_round
+        self.noted = []
+        self.again = []
+        self.waiting = deque()
+        self.armed_ns = INT64_MAX
+        if ka_service_init(&self.service, table.table, c, max_buffer_bytes, release_object) < 0:
+            raise MemoryError("no memory for the transports")
+        self.service.port = <void *>self
+        self.service.attend = move_note
+        self.service.lost = port_on_lost
+        self.service.refused = driver_on_refused
+        self.access_log = access_log
+        self.on_closed = on_closed
+        self.on_race = on_race
+        self.set_server(server_name)
+        self.look_at_clock()
+
+    def __dealloc__(self):
+        # Every connection holds this object, so none is left.
+        free(self.by_slot)
+        free(self.scratch)
+        ka_trust_free(&self.proxies)
+        if self.service.fields != NULL:
+            ka_service_free(&self.service)
+
+    # -- time --------------------------------------------------------------------------------------------
+
+    cdef int look_at_clock(self) except -1:
+        cdef double seconds = self.clock()
+        cdef int64_t s
+        self.moment = max(self.moment, <int64_t>(seconds * 1e9))
+        s = unix_time(NULL)
+        if s != self.date_s:
+            self.date_s = s
+            ka_reply_common_set_date(&self.service.common, s)
+        return 0
+
+    cdef int64_t now(self) noexcept:
+        if self.n_entered == 0:
+            try:
+                self.look_at_clock()
+            except Exception:
+                pass  # a clock that fails stands still
+        return self.moment
+
+    cdef int arm(self) except -1:
+        """Set the timer only when something is due earlier than it will fire."""
+        cdef int64_t due = ka_conn_next_due(self.table.table)
+        if self.waiting:
+            due = min(due, self.moment + WAITING_RETRY_NS)
+        if due >= self.armed_ns:
+            return 0
+        if self.timer is not None:
+            self.timer.cancel()
+        self.armed_ns = due
+        self.timer = self.loop.call_later(max(0.0, <double>(due - self.moment) / 1e9), self.on_timer)
+        return 0
+
+    def _timer_fired(self):
+        """The one timer. "Nothing has come" is no evidence before the loop has polled once more: let it."""
+        cdef int64_t due = self.armed_ns
+        self.timer = None
+        self.armed_ns = INT64_MAX
+        if self.call_soon is not None:
+            self.is_expiring = True
+            self.call_soon(self.call_soon, self._expire)
+        else:
+            if self.trusts_timer:
+                self.moment = max(self.moment, due)
+            self._expire()
+
+    def _expire(self):
+        """Carry out what is due, a bounded number; the rest in the next round of the loop."""
+        cdef TransportProtocol one
+        cdef ka_handle conn
+        cdef ka_cause cause
+        cdef ka_action action
+        cdef int n = 0
+        self.enter()
+        self.is_expiring = False
+        self.attend_noted()  # what has been answered before we came to look at the time
+        while n < TRANSPORT_EXPIRIES:
+            action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
+            if action == KA_DO_NOTHING:
+                break
+            n += 1
+            one = <TransportProtocol>self.by_slot[<uint32_t>conn]
+            if one.handed and not self.has_progress(one):
+                continue
+            action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
+            if action == KA_DO_NOTHING or one.conn != conn:
+                continue
+            if ka_turn_answers_late(one.talk, action, cause, self.moment):
+                self.attend_noted()
+            elif action == KA_DO_HALF_CLOSE:
+                one.half_close(cause)
+            else:
+                if one.talk != NULL:
+                    one.talk.cause = <uint8_t>cause  # by it the application is told why
+                one.end(cause)
+        self.leave()
+
+    cdef bint has_progress(self, TransportProtocol one) except -1:
+        """Look once more at what left, before a verdict. Return whether the connection still stands."""
+        cdef ka_cause cause
+        if not one.account(one.transport.get_write_buffer_size()):
+            return False
+        if one.talk == NULL or not one.handed:
+            return True
+        cause = ka_turn_queued(one.talk, queue_of(one.transport), self.moment)
+        if cause != KA_N_CAUSES:
+            one.end(cause)
+        return one.conn != 0
+
+    # -- passes ------------------------------------------------------------------------------------------
+
+    cdef int enter(self) except -1:
+        """Something happened; everything in this pass shares its moment."""
+        if self.n_entered == 0:
+            self.look_at_clock()
+        self.n_entered += 1
+        return 0
+
+    cdef int leave(self) except -1:
+        """The pass ends: what the application has made of it goes out."""
+        if self.n_entered == 1:
+            try:
+                self.finish()
+            finally:
+                self.n_entered = 0
+        else:
+            self.n_entered -= 1
+        return self.raise_pending()
+
+    cdef int finish(self) except -1:
+        if self.noted:
+            self.attend_noted()
+        self.shed()
+        if self.waiting:
+            self.admit_waiting()
+            if self.noted:
+                self.attend_noted()
+        self.application.leave()
+        self.n_passes += 1
+        if self.again:
+            if self.call_soon is not None:
+                self.come_again()
+            else:
+                self.take_turns()
+        if not self.is_expiring:
+            self.arm()
+        return self.passed()
+
+    cdef int shed(self) except -1:
+        cdef ka_handle conn
+        cdef int n
+        for n in range(TRANSPORT_EXPIRIES):
+            conn = ka_turn_sheds(&self.service)
+            if conn == 0:
+                break
+            (<TransportProtocol>self.by_slot[<uint32_t>conn]).end(KA_CAUSE_BUFFER_LIMIT)
+        return 0
+
+    cpdef int passed(self) except -1:
+        """A pass is over: for hosts that keep count."""
+        return 0
+
+    cdef int attend_noted(self) except -1:
+        cdef TransportProtocol one
+        cdef Py_ssize_t i = 0
+        while i < len(self.noted):  # it may grow meanwhile
+            one = self.noted[i]
+            i += 1
+            if one.conn and one.talk != NULL and one.talk.is_noted:
+                ka_turn_attend(&transport_moves, <void *>self, <void *>one, one.talk, self.moment)
+                if one.conn and one.transport is not None:
+                    one.steer_reading()
+        self.noted.clear()
+        return 0
+
+    cdef int take_turns(self) except -1:
+        cdef list ready = self.again
+        cdef TransportProtocol one
+        self.again = []
+        for item in ready:
+            one = item
+            one.turn()
+        if self.noted:
+            self.attend_noted()
+        return 0
+
+    cdef int come_again(self) except -1:
+        if not self.is_round_coming:
+            self.is_round_coming = True
+            self.call_soon(self.on_round)
+        return 0
+
+    def _next_round(self):
+        """In the loop's next round: whoever had more to do than a turn allows, and responses in progress."""
+        self.is_round_coming = False
+        self.enter()
+        self.take_turns()
+        self.leave()
+
+    cdef int attend(self, bint soon) except -1:
+        if self.n_entered:
+            return 0  # the end of the pass does it
+        if soon and self.call_soon is not None:
+            return self.come_again()
+        self.enter()
+        return self.leave()
+
+    def wake(self):
+        """Have the application's threads heard soon. May be called from any thread."""
+        self.loop.call_soon_threadsafe(self._woken)
+
+    def _woken(self):
+        """In the loop's thread, after wake()."""
+        self.enter()
+        try:
+            self.application.wake()
+        finally:
+            self.leave()
+
+    # -- coming, and who they are ------------------------------------------------------------------------
+
+    def add_listener(self, name, tls=None):
+        """int: what connections of one listener are made with, TransportProtocol(listener=). name: (host, port), or
+        (path, None). tls: as for Engine.listen(); the loop's own TLS then has no part in it. MemoryError."""
+        cdef TlsListener made = self.tls_listener(tls) if tls is not None else None
+        if made is None:
+            self.tls.append(None)
+        elif self.scratch == NULL:
+            self.scratch = <char *>malloc(TRANSPORT_SCRATCH)
+            if self.scratch == NULL:
+                raise MemoryError("no memory for TLS sessions")
+        self.servers.append(name)
+        return len(self.servers) - 1
+
+    cdef TlsListener filter_of(self, int listener):
+        return self.tls[listener]
+
+    cdef object listener_of(self, TransportProtocol one):
+        """(host, port) or (path, None); None when nobody knows."""
+        if one.listener >= 0:
+            return self.servers[one.listener]
+        if one.server is None:
+            name = one.transport.get_extra_info("sockname")
+            if isinstance(name, (tuple, list)) and len(name) >= 2:
+                one.server = (name[0], name[1])
+            else:
+                one.server = (os.fsdecode(name), None) if isinstance(name, (str, bytes)) and name else False
+        return one.server or None
+
+    cdef int admit(self, TransportProtocol one) except -1:
+        """A connection was made: into the table, for which another may have to go, or it waits."""
+        self.enter()
+        self.look_who(one)
+        if self.waiting or not self.place(one):
+            if len(self.waiting) < MOST_WAITING and not ka_table_capacity(self.table.table).rejects_when_full:
+                one.is_waiting = True
+                one.transport.pause_reading()
+                self.waiting.append(one)
+            else:
+                self.turn_away(one, KA_CAUSE_REJECTED)
+        return self.leave()
+
+    cdef int admit_waiting(self) except -1:
+        """In the order they came, while there are places."""
+        cdef TransportProtocol one
+        while self.waiting:
+            one = self.waiting[0]
+            if one.is_waiting and not self.place(one):
+                return 0
+            self.waiting.popleft()
+            if not one.is_waiting:
+                continue  # it is gone
+            one.is_waiting = False
+            one.transport.resume_reading()
+            early, one.early = one.early, None
+            if early is not None and one.conn:
+                one.receive(early)
+        return 0
+
+    cdef int look_who(self, TransportProtocol one) except -1:
+        """Who is at the other end, and is it to be believed?"""
+        cdef ka_client client
+        name = one.transport.get_extra_info("peername")
+        try:
+            read_client(name or None, &client)
+        except (TypeError, ValueError):
+            memset(&client, 0, sizeof(client))  # what a proxy of the user's made of it
+        ka_addr_pack(one.who.addr, client.family, client.addr)
+        if client.family:
+            one.who.port = name[1] if isinstance(name, tuple) and len(name) > 1 else 0
+        elif not isinstance(one.transport.get_extra_info("sockname"), (str, bytes)):
+            return 0  # no unix socket, but somebody who is gone already
+        one.who.is_trusted = ka_trusts(&self.proxies, client.family, client.addr)
+        one.awaits_proxy = one.who.is_trusted and self.proxies.expects_proxy
+        return 0
+
+    cdef bint place(self, TransportProtocol one) except -1:
+        """A place in the table, or an end. False: there is no place now."""
+        cdef ka_client client
+        cdef ka_handle conn = 0
+        cdef unsigned klass = one.klass
+        cdef int got
+        client.family = <uint8_t>ka_addr_unpack(one.who.addr, client.addr)
+        if self.asks_class:
+            klass = self.class_of_client(self.listener_of(one), &client)
+        if one.who.is_trusted:
+            client.family = 0
+        got = self.open(klass, &client, one.has_filter, &conn)
+        if got == KA_EFULL:
+            return False
+        if got == KA_OK:
+            Py_INCREF(one)
+            self.by_slot[<uint32_t>conn] = <PyObject *>one
+            one.conn = conn
+        else:
+            self.turn_away(one, KA_CAUSE_CLIENT_LIMIT if got == KA_ECLIENT else KA_CAUSE_BUFFER_LIMIT)
+        return True
+
+    cdef int turn_away(self, TransportProtocol one, ka_cause cause) except -1:
+        ka_conn_refused(self.table.table, cause)
+        one.is_waiting = False
+        one.say_no()
+        if self.call_soon is None:
+            one.transport.close()
+        else:
+            # When the loop has polled once more, and read what came: unread, it would make a reset of the close.
+            self.call_soon(self.call_soon, one.transport.close)
+        return 0
+
+    cdef int open(self, unsigned klass, const ka_client *client, bint is_tls, ka_handle *conn) except? 1:
+        cdef ka_handle victim
+        cdef int got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
+        if got == KA_EFULL:
+            victim = ka_conn_victim(self.table.table, self.moment)
+            if victim:
+                (<TransportProtocol>self.by_slot[<uint32_t>victim]).end(KA_CAUSE_EVICTED)
+                got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
+        if got == KA_OK and not self.has_room(<uint32_t>conn[0]):
+            ka_conn_close(self.table.table, conn[0], KA_CAUSE_BUFFER_LIMIT)
+            return KA_ENOMEM
+        return got
+
+    cdef bint has_room(self, uint32_t slot) noexcept:
+        cdef uint32_t n = self.n_slots, more
+        cdef PyObject **grown
+        if slot < n:
+            return True
+        more = max(slot + 1, 2 * n)
+        grown = <PyObject **>realloc(self.by_slot, more * sizeof(PyObject *))
+        if grown == NULL:
+            return False
+        memset(&grown[n], 0, (more - n) * sizeof(PyObject *))
+        self.by_slot = grown
+        self.n_slots = more
+        return True
+
+    cdef TransportProtocol protocol_of(self, ka_talk *talk):
+        return <TransportProtocol>self.by_slot[<uint32_t>talk.conn]
+
+    cdef object client_of(self, ka_talk *talk):
+        cdef TransportProtocol one = self.protocol_of(talk)
+        if one.client is None:
+            one.client = self.address_of(talk.conn)
+        if one.client is None:
+            name = one.transport.get_extra_info("peername")
+            one.client = (name[0], name[1]) if isinstance(name, (tuple, list)) and len(name) >= 2 else False
+        return one.client or None
+
+    cdef object server_of(self, ka_talk *talk):
+        return self.listener_of(self.protocol_of(talk))
+
+    cdef int peer(self, ka_handle conn, uint8_t *addr, uint16_t *port) except -1:
+        cdef TransportProtocol one = <TransportProtocol>self.by_slot[<uint32_t>conn]
+        port[0] = one.who.port
+        return <int>ka_addr_unpack(one.who.addr, addr)
+
+    cdef bint is_trusted(self, ka_handle conn) noexcept:
+        return (<TransportProtocol>self.by_slot[<uint32_t>conn]).who.is_trusted
+
+    cdef int ask_classes(self, bint of_clients, bint of_requests) except -1:
+        self.asks_class = of_clients
+        self.service.classify = NULL
+        if of_requests:
+            self.service.classify = transport_classify
+        return 0
+
+    cdef dict tls_of(self, ka_talk *talk):
+        cdef TransportProtocol one = self.protocol_of(talk)
+        if one.session != NULL:
+            return tls_description(one.session).copy()
+        if one.is_tls and one.described is None:
+            from kacore.server.tls import describe
+            tls = one.transport.get_extra_info("ssl_object")
+            one.described = describe(tls) if tls is not None else {}
+        return one.described.copy() if one.described else None
+
+    cdef object give_away(self, Exchange exchange):
+        import socket
+        cdef ka_talk *talk = exchange.talk
+        cdef TransportProtocol one = self.protocol_of(talk)
+        sock = one.transport.get_extra_info("socket")
+        if one.session != NULL or one.is_tls:
+            raise LocalError("over TLS the socket has other bytes than the stream: read and write the stream")
+        if sock is None or talk.is_driven or talk.unsent:
+            raise LocalError("the socket cannot be given away now")
+        given = socket.socket(fileno=os.dup(sock.fileno()))  # the transport closes its own, which says nothing to the peer
+        exchange.ended(talk)
+        exchange.detach()
+        self.enter()
+        one.end(KA_CAUSE_UPGRADED)
+        self.leave()
+        return given
+
+    def set_fields(self, bytes lines not None, *, date=True):
+        """As Engine.set_fields()."""
+        self.set_common(lines, date)
+        self.date_s = 0
+        self.look_at_clock()
+
+    # -- steering ----------------------------------------------------------------------------------------
+
+    @property
+    def n_requests(self):
+        """int: request heads seen on all connections so far."""
+        return self.table.counters.requests
+
+    def drain(self, *, grace=2.0, spread=1.0, timeout=30.0):
+        """As Engine.drain()."""
+        cdef TransportProtocol one
+        cdef uint32_t slot
+        self.enter()
+        ka_conn_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
+                      <int64_t>(timeout * 1e9))
+        for slot in range(self.n_slots):
+            if self.by_slot[slot] != NULL:
+                one = <TransportProtocol>self.by_slot[slot]
+                if one.talk != NULL and one.talk.is_tunnel and one.talk.exchange != NULL:
+                    port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
+        self.leave()
+
+    def close(self):
+        """Close every connection, and the timer. Idempotent."""
+        cdef uint32_t slot
+        self.enter()
+        while self.waiting:
+            one = self.waiting.popleft()
+            if (<TransportProtocol>one).is_waiting:
+                (<TransportProtocol>one).is_waiting = False
+                one.transport.close()
+        for slot in range(self.n_slots):
+            if self.by_slot[slot] != NULL:
+                (<TransportProtocol>self.by_slot[slot]).end(KA_CAUSE_DRAIN)
+        self.leave()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+            self.armed_ns = INT64_MAX
+
+    def stats(self):
+        """dict: passes made; newcomers that wait for a place; bytes of buffers in use, how often one was refused, and
+        conversations with something pending."""
+        return {"passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": self.service.pool.lent_bytes, "buffers_refused": self.service.pool.refused,
+                "talks": self.service.n_talks}
