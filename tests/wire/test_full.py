@@ -2,8 +2,6 @@
 
 import time
 
-import pytest
-
 from kacore import Policy
 from tests.wire.conftest import wait_until
 
