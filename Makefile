@@ -97,7 +97,7 @@ asan: $(VENV)/.installed $(VENV)/.for-test  ## run the suite (without the browse
 	env $(call USING,asan) PYTHONMALLOC=malloc CC=$(ASAN_CC) \
 	    LD_PRELOAD=$(call RUNTIME,libasan.so):$(call RUNTIME,libubsan.so) \
 	    ASAN_OPTIONS=$(SANITIZER_OPTIONS) UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(BIN)/python -m pytest -m 'not browser' --capture=sys -o timeout=240 $(ARGS)
+	    $(BIN)/python -m pytest -m 'not browser' --capture=sys -o timeout=600 $(ARGS)
 
 # --- for minutes, and with a magnifying glass ------------------------------------------------------------------
 # SOAK names the scenes: make soak MINUTES=10 SOAK='--scene tls --scene memory'. With ASAN=1 the servers run the build of

@@ -101,7 +101,8 @@ def check_installed(wheel: Path, tree: Path, scratch: Path) -> None:
     # The test tools are this environment's, kacore is the wheel's: it comes first on the path.
     library = only(list((scratch / "venv").glob("lib/python*/site-packages")))
     env = {**PLAIN_ENV, "PYTHONPATH": str(library), "PYTHONSAFEPATH": "1"}
-    subprocess.run([sys.executable, "-m", "pytest", "tests/unit"], cwd=tree, env=env, check=True)
+    tests = ("tests/unit", "--ignore", "tests/unit/test_table_million.py")
+    subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=tree, env=env, check=True)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 """Client, engine and application in one process and one thread: how many instructions does a request take?
 
-Of no use with a clock, since the client is in it. Under callgrind, the difference of two runs is that of their
-requests, and callgrind_annotate says where they went:
+Of no use with a clock, since the client is in it. Under callgrind, which counts inside of ka_engine_step only, the
+difference of two runs is that of their requests, and callgrind_annotate says where they went:
 
     for n in 200 1200; do
-        PYTHONHASHSEED=0 valgrind --tool=callgrind --callgrind-out-file=/tmp/callgrind.$n \\
-            .venv/bin/python benches/requests_in_process.py asgi $n
+        PYTHONHASHSEED=0 valgrind --tool=callgrind --toggle-collect=ka_engine_step \\
+            --callgrind-out-file=/tmp/callgrind.$n .venv/bin/python benches/requests_in_process.py asgi $n
     done
     callgrind_annotate --inclusive=yes --tree=both /tmp/callgrind.1200
 """
@@ -13,29 +13,66 @@ requests, and callgrind_annotate says where they went:
 import argparse
 import asyncio
 import logging
+import os
 import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Callable
 
-from servers import apps
-
-from kacore import _core
+from kacore import TLS, _core
 
 CONNECTIONS = 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
 
 
-async def application(interface: str, logger: logging.Logger) -> _core.AsgiApplication | _core.WsgiApplication:
-    if interface == "wsgi":
+async def application(name: str, logger: logging.Logger) -> _core.AsgiApplication | _core.WsgiApplication:
+    os.environ["BENCH_APP"] = name
+    from servers import apps
+
+    if name == "wsgi":
         return _core.WsgiApplication(apps.wsgi_hello, logger, threads=0)
-    app = _core.AsgiApplication(apps.asgi_hello, asyncio.get_running_loop(), logger)
+    served = apps.asgi_hello
+    if name in ("starlette", "fastapi"):
+        from servers import frameworks
+
+        served = getattr(frameworks, f"asgi_{name}")
+    app = _core.AsgiApplication(served, asyncio.get_running_loop(), logger)
     assert await app.runner.probe() is None
     return app
 
 
-def ask(engine: _core.Engine, address: tuple[str, int], n_requests: int) -> None:
+def certificate() -> TLS:
+    with tempfile.TemporaryDirectory() as where:
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+        subprocess.run([*command.split(), "-keyout", f"{where}/key", "-out", f"{where}/cert"], check=True, capture_output=True)
+        return TLS(f"{where}/cert", f"{where}/key")
+
+
+def encrypted(client: socket.socket, step: Callable[[], int]) -> ssl.SSLSocket:
+    """The handshake takes both sides in turn."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    client.setblocking(False)
+    tls = context.wrap_socket(client, do_handshake_on_connect=False)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            step()
+    step()
+    tls.setblocking(True)
+    return tls
+
+
+def ask(engine: _core.Engine, address: tuple[str, int], n_requests: int, is_tls: bool) -> None:
     """All connections send, one step answers them all, all receive."""
     clients = [socket.create_connection(address) for _ in range(CONNECTIONS)]
     engine.step()
     engine.step()
+    if is_tls:
+        clients = [encrypted(client, engine.step) for client in clients]
     for _ in range(n_requests // CONNECTIONS):
         for client in clients:
             client.send(REQUEST)
@@ -48,16 +85,17 @@ def ask(engine: _core.Engine, address: tuple[str, int], n_requests: int) -> None
 
 async def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("interface", choices=["asgi", "wsgi"])
+    options.add_argument("interface", choices=["asgi", "tls", "starlette", "fastapi", "wsgi"])
     options.add_argument("requests", type=int)
     chosen = options.parse_args()
     app = await application(chosen.interface, logging.getLogger("bench"))
+    tls = certificate() if chosen.interface == "tls" else None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         engine = _core.Engine(_core.ConnectionTable(), app)
-        engine.listen(listener)
+        engine.listen(listener, tls=tls)
         # From a callback, as in a server: inside this task the engine would give each request a task of its own.
-        asyncio.get_running_loop().call_soon(ask, engine, listener.getsockname(), chosen.requests)
+        asyncio.get_running_loop().call_soon(ask, engine, listener.getsockname(), chosen.requests, tls is not None)
         await asyncio.sleep(0.1)
         engine.close()
 

@@ -49,6 +49,7 @@ cdef extern from "Python.h":
     object PyCFunction_New(PyMethodDef *method, object self)
     bint PyDict_CheckExact(object)
     PyObject *PyDict_GetItemWithError(object, object) except? NULL  # borrowed
+    bint PyDict_Next(object, Py_ssize_t *at, PyObject **key, PyObject **value) noexcept  # borrowed
 
 
 cdef PySendResult ready_send(PyObject *self, PyObject *_, PyObject **result) noexcept:
@@ -76,6 +77,7 @@ cdef inline Ready ready(object value):
 
 
 cdef Ready SENT = ready(None)
+cdef str TYPE = "type"   # the object that every literal of this word is
 # Copied for each use, which costs less than to build them.
 cdef dict DISCONNECT = {"type": "http.disconnect"}
 cdef dict NO_CONTENT = {"type": "http.request", "body": b"", "more_body": False}
@@ -134,7 +136,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
-        cdef object kind = message["type"]
+        cdef object kind = type_of(message)
         if is_word(kind, b"http.response.start", 19):
             if self.is_begun:
                 raise LocalError("http.response.start was sent already")
@@ -298,6 +300,16 @@ cdef inline object item_of(object message, str key, object default):
     return default if found == NULL else <object>found
 
 
+cdef inline object type_of(object message):
+    """message["type"], which nearly always comes first."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t at = 0
+    if PyDict_CheckExact(message) and PyDict_Next(message, &at, &key, &value) and key == <PyObject *>TYPE:
+        return <object>value
+    return message["type"]
+
+
 cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field *fields):
     """RFC 9110 6.5.1: trailers are for who says "TE: trailers", and RFC 9112 7.1.2 has a place for them in chunks only."""
     cdef uint32_t i
@@ -333,7 +345,7 @@ cdef class AsgiApplication(Application):
     cdef readonly Runner runner
     cdef readonly str root_path
     cdef bytes raw_root         # in front of raw_path, for a host that does so
-    cdef dict template, extensions, extensions_1_0
+    cdef dict template, extensions, extensions_tls, extensions_1_0
     cdef object server          # the listener that the template names
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
@@ -364,6 +376,7 @@ cdef class AsgiApplication(Application):
             self.template["state"] = None
         self.extensions_1_0 = {"http.response.pathsend": {}}
         self.extensions = {"http.response.pathsend": {}, "http.response.early_hint": {}}
+        self.extensions_tls = {**self.extensions, "tls": None}
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
@@ -419,13 +432,16 @@ cdef class AsgiApplication(Application):
 
     cdef dict extensions_of(self, Port port, ka_talk *talk, bint takes_trailers):
         """A dict of the request's own: middleware adds to it."""
-        cdef dict extensions = (self.extensions if talk.reply.minor else self.extensions_1_0).copy()
+        cdef dict tls = port.tls_of(talk) if port.has_tls else None
+        cdef dict extensions
+        if tls is not None and talk.reply.minor:
+            extensions = self.extensions_tls.copy()
+        else:
+            extensions = (self.extensions if talk.reply.minor else self.extensions_1_0).copy()
+        if tls is not None:
+            extensions["tls"] = tls
         if takes_trailers:
             extensions["http.response.trailers"] = {}
-        if port.has_tls:
-            tls = port.tls_of(talk)
-            if tls is not None:
-                extensions["tls"] = tls
         return extensions
 
     cdef bint open_websocket(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields,

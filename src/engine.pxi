@@ -252,6 +252,9 @@ cdef class Engine(Driver):
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine)
 
+    cdef int64_t now_exactly(self) noexcept:
+        return ka_engine_read_clock()
+
     cdef object client_of(self, ka_talk *talk):
         cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
         if entry.conn != talk.conn:

@@ -278,6 +278,8 @@ cdef extern from "ka_reply.h" nogil:
 
     void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds)
     int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len)
+    int ka_reply_reword(ka_reply *reply, char **at, const char *reason, size_t len)
+    const char *ka_reply_reason(unsigned status)
     int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
                       size_t value_len)
     int ka_reply_field(ka_reply *reply, char **at, const char *name, size_t name_len, const char *value,
@@ -520,6 +522,7 @@ cdef extern from "ka_engine.h" nogil:
     void ka_engine_close_all(ka_engine *e, ka_cause cause)
     void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
     int64_t ka_engine_now(ka_engine *e)
+    int64_t ka_engine_read_clock()
     bint ka_engine_is_stepping(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
     int ka_engine_is_trusted(ka_engine *e, ka_handle conn)

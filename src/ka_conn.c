@@ -23,7 +23,7 @@ struct ka_table {
     double       relief;     /* 1: no pressure, 0: timeouts at their minimum */
     double       start_n, full_n; /* connections between which relief falls from 1 to 0 */
     uint64_t     jitter_seed;
-    int64_t      grace_end, spread, deadline; /* of the drain */
+    int64_t      grace, grace_end, spread, deadline; /* of the drain */
     uint32_t     ramp_from;  /* idle connections when the grace ended; 0 = it has not */
     uint8_t      is_draining;
     ka_capacity  capacity;
@@ -148,8 +148,9 @@ static inline int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase
     return ka_unlikely(phase == KA_IDLE && t->relief < 1.0) ? relieved(t, limit) : limit;
 }
 
-/* When the drain ends a phase. Of n idle ones left the next goes when as many of the spread's share are gone. */
-static int64_t drain_due(const ka_table *t, unsigned phase)
+/* When the drain ends a phase. Of n idle ones left the next goes when as many of the spread's share are gone. Who is
+ * let in so late that it has no more time to ask than that has a grace of its own. */
+static int64_t drain_due(const ka_table *t, unsigned phase, int64_t since)
 {
     int64_t due = t->deadline;
     if (phase == KA_IDLE) {
@@ -157,8 +158,10 @@ static int64_t drain_due(const ka_table *t, unsigned phase)
         uint32_t n = t->store.n_in[KA_IDLE];
         if (n < t->ramp_from) ramp += (int64_t)((__int128)t->spread * (t->ramp_from - n) / t->ramp_from);
         if (ramp < due) due = ramp;
-    } else if (phase == KA_NEW && t->grace_end + t->spread < due) {
-        due = t->grace_end + t->spread; /* silent so far, so nothing is lost */
+    } else if (phase == KA_NEW) {
+        int64_t end = t->grace_end + t->spread, own_end = since + t->grace;
+        if (own_end > end) end = own_end;
+        if (end < due) due = end;
     }
     return due;
 }
@@ -168,7 +171,7 @@ static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64
     int64_t limit = limit_of(t, klass, phase);
     int64_t due = limit ? since + limit : NEVER;
     if (t->is_draining) {
-        int64_t drained = drain_due(t, phase);
+        int64_t drained = drain_due(t, phase, since);
         if (drained < due) due = drained;
     }
     return due;
@@ -853,6 +856,7 @@ void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns
     int is_again = t->is_draining;
     now = clock_of(t, now);
     int64_t grace_end = now + clipped(grace_ns);
+    t->grace = earlier(is_again, t->grace, clipped(grace_ns));
     int64_t spread_end = earlier(is_again, t->grace_end + t->spread, grace_end + clipped(spread_ns));
     t->deadline = earlier(is_again, t->deadline, now + clipped(deadline_ns));
     t->grace_end = earlier(is_again, t->grace_end, grace_end);

@@ -166,8 +166,8 @@ ka_handle ka_conn_victim(ka_table *t, int64_t now);
 ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase);
 
 /* Start draining (rolling restart): idle connections stay answerable for `grace`, then are closed spread over
- * `spread`; every response says close; `deadline` after now what is left is due whatever its phase. Again: whatever
- * comes earlier of the two. */
+ * `spread`; every response says close; whoever is let in meanwhile has `grace` for its first byte; `deadline` after now
+ * what is left is due whatever its phase. Again: whatever comes earlier of the two. */
 void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 int  ka_conn_is_draining(const ka_table *t);
 

@@ -241,18 +241,21 @@ static void again(ka_engine *e, ka_handle h, ka_sock *s)
     (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
 }
 
-/* FIN was announced while the application is busy with a request whose content is complete: is it FIN, or are there
- * bytes before it? FIN means "no further request", nothing more. */
+/* FIN was announced while the application is busy with a request whose content is complete. It may be behind bytes, of
+ * pipelined requests: they are taken in, up to a window's worth. FIN means "no further request", nothing more. */
 static void look_for_fin(void *port, void *peer, ka_talk *talk)
 {
-    ka_sock *s = peer;
-    char byte;
-    if (ka_likely(!s->saw_fin) || !ka_talk_body_is_over(talk) || talk->window_len)
-        return;
-    /* Through a filter there is no peeking: what comes before FIN is taken in, one read of it. */
     ka_engine *e = port;
-    if (session_of(e, talk->conn) ? receive(e, talk->conn, s, talk) == 0 : recv(s->fd, &byte, 1, MSG_PEEK) == 0)
-        ka_turn_eof(&moves, port, talk);
+    ka_sock *s = peer;
+    if (ka_likely(!s->saw_fin) || !ka_talk_body_is_over(talk))
+        return;
+    ssize_t n = 1;
+    while (n > 0 && s->can_read && talk->window_len < KA_SCRATCH)
+        n = receive(e, talk->conn, s, talk);
+    if (n == 0) {
+        s->can_read = 0;
+        ka_turn_eof(&moves, e, talk);
+    }
 }
 
 /* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
@@ -498,6 +501,8 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
             if (cause != KA_N_CAUSES)
                 ka_sock_end(e, h, s, cause);
         }
+    } else if (s->talk && s->talk->is_noted) {
+        attend_one(e, s); /* the application had answered before we came to look at the time */
     }
 }
 
@@ -782,6 +787,8 @@ ka_service *ka_engine_service(ka_engine *e) { return &e->service; }
 ka_trust *ka_engine_trust(ka_engine *e) { return &e->trust; }
 int ka_engine_is_stepping(const ka_engine *e) { return e->is_stepping; }
 const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->counters; }
+
+int64_t ka_engine_read_clock(void) { return ka_clock(); }
 
 int64_t ka_engine_now(ka_engine *e)
 {

@@ -93,6 +93,7 @@ void ka_engine_close_all(ka_engine *e, ka_cause cause);
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 
 int64_t ka_engine_now(ka_engine *e);  /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
+int64_t ka_engine_read_clock(void);   /* the same, read now: a step may have run an application for long */
 int     ka_engine_is_stepping(const ka_engine *e);
 
 /* Who is at the other end, as a PROXY header said or the kernel: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port;

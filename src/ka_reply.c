@@ -189,6 +189,18 @@ int ka_reply_start(ka_reply *reply, char **at, unsigned status)
     return KA_OK;
 }
 
+int ka_reply_reword(ka_reply *reply, char **at, const char *reason, size_t len)
+{
+    char *to = *at - strlen(ka_reply_reason(reply->status)) - 2;
+    if (copy_value(to, reason, len) < 0) {
+        reply->why = "a reason phrase has no CR, LF or NUL (RFC 9112 4)";
+        return KA_EINVAL;
+    }
+    *at = to + len;
+    PUT_LITERAL(at, "\r\n");
+    return KA_OK;
+}
+
 static inline int same(const char *name, const char *lower, size_t len)
 {
     unsigned differs = 0;

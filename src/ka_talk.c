@@ -456,6 +456,8 @@ int ka_talk_settle(ka_talk *talk, int64_t now)
     int at = ka_conn_phase(table, h);
     if (to == KA_IDLE && at == KA_NEW)
         to = KA_NEW;
+    if (to == KA_IDLE && talk->is_last)
+        return at; /* it will be closed now: what the client still sends does not cross the close of an idle one */
     /* At most three moves lead from any phase to any other; each loop makes one. */
     for (int i = 0; i < 4 && at >= 0 && at != (int)to; i++) {
         ka_event event;

@@ -59,6 +59,10 @@ cdef class Port:
     cdef int64_t now(self) noexcept:
         return 0
 
+    cdef int64_t now_exactly(self) noexcept:
+        """Not the time that a whole step goes by, in which an application may have run."""
+        return self.now()
+
     cdef object client_of(self, ka_talk *talk):
         """(host, port) of the client, or None."""
         return None
@@ -73,7 +77,7 @@ cdef class Port:
         cdef uint16_t status = talk.reply.status if talk.reply.is_started or talk.reply.is_over else 0
         entry.status = status if status else 499
         entry.n_bytes = 0 if talk.reply.is_head else talk.reply.n_content
-        entry.took_ns = self.now() - entry.begun_ns
+        entry.took_ns = self.now_exactly() - entry.begun_ns
         if self.access_log is not None:
             self.access_log(entry)
         return 0
@@ -171,9 +175,9 @@ cdef class Exchange:
 
     # -- response ---------------------------------------------------------------------------------------
 
-    cdef int write_head(self, unsigned status, object headers, int64_t whole) except -1:
+    cdef int write_head(self, unsigned status, object headers, int64_t whole, bytes reason=None) except -1:
         """Status and fields, pairs of bytes. whole: length of the content if it is complete and known, else -1.
-        LocalError when the application broke a rule; nothing is sent then."""
+        reason: None = the usual one. LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
         cdef Py_ssize_t i, n, size
         cdef text name, value
@@ -188,7 +192,11 @@ cdef class Exchange:
             fast = plain_headers(fast)
             size = bytes_in(fast)
         n = PySequence_Fast_GET_SIZE(fast)
+        if reason is not None:
+            size += PyBytes_GET_SIZE(reason)
         self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
+        if reason is not None:
+            self.check(ka_reply_reword(&talk.reply, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
         for i in range(n):
             if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
                 break  # never: bytes_in has seen them all

@@ -25,7 +25,8 @@ cdef bytes PLAIN_ON_TLS = (
 
 
 cdef enum:
-    SMALL = 4096   # up to this size a copy costs less than a memoryview
+    SMALL = 4096      # up to this size a copy costs less than a memoryview
+    RECORD_HEAD = 5   # bytes in front of a record's content
 
 
 cdef inline object view_of(const char *at, size_t size):
@@ -45,7 +46,8 @@ cdef class TlsSession:
     cdef bint is_over        # it failed, or said its last word
     cdef bint saw_fin
     cdef bint is_ready       # the handshake is done
-    cdef bint was_full       # the last read filled its room: there may be more inside
+    cdef bint is_split       # when last asked, it had a part of a record
+    cdef bint is_one_record  # what was fed since nothing was inside is a record, whole and by itself
     cdef dict described      # what the listener's source says of it, once asked
 
     cdef int collect(self) except -1:
@@ -74,6 +76,10 @@ cdef class TlsSession:
                 self.append(PLAIN_ON_TLS)
                 self.is_over = True
                 return KA_OK
+        # RFC 8446 5.1: a record's length stands behind its type and version.
+        self.is_one_record = (self.c.is_empty and not self.is_split and size > RECORD_HEAD
+                              and size == RECORD_HEAD + (<size_t><uint8_t>bytes[3] << 8) + <uint8_t>bytes[4])
+        self.c.is_empty = False
         self.incoming.write(view_of(bytes, size))
         return KA_OK
 
@@ -83,6 +89,7 @@ cdef class TlsSession:
         try:
             self.tls.do_handshake()
             self.is_ready = True
+            self.c.is_empty = self.incoming.pending == 0
             return KA_OK
         except ssl.SSLWantReadError:
             return KA_PARTIAL
@@ -98,27 +105,30 @@ cdef class TlsSession:
         cdef Py_ssize_t n
         if self.is_over:
             return KA_EPEER
-        # A read gives a record at most, and what is left of it is known by the room it filled.
-        if not self.saw_fin and not self.was_full and self.incoming.pending == 0:
+        if self.c.is_empty and not self.saw_fin:
             return KA_PARTIAL
         try:
             n = self.moves.read(<Py_ssize_t>room, self.listener.room_at(to, room))
-            self.was_full = <size_t>n == room
-            self.c.is_empty = not self.was_full and self.incoming.pending == 0
-            return n
         except ssl.SSLWantReadError:
-            self.was_full = False
-            return KA_PARTIAL
+            self.c.is_empty = self.is_split = True
+            n = KA_PARTIAL
         except ssl.SSLZeroReturnError:
-            return 0
+            n = 0
         except ssl.SSLEOFError:
-            return KA_ESTALE
+            n = KA_ESTALE
         except ssl.SSLError as error:
             self.is_over = True
             self.listener.note("a TLS connection broke", error)
-            return KA_EPEER
-        finally:
-            self.collect()
+            n = KA_EPEER
+        if n > 0:
+            # A read gives a record at most, and what is left of it is known by the room it filled.
+            self.c.is_empty = <size_t>n < room and (self.is_one_record or self.incoming.pending == 0)
+            self.is_split = False
+            if self.is_one_record and self.c.is_empty:
+                return n  # that record was content, which asks for no answer
+            self.is_one_record = False
+        self.collect()
+        return n
 
     cdef int write(self, const iovec *iov, int n) except? -99:
         cdef int i

@@ -138,6 +138,7 @@ cdef class Transports(Driver):
         cdef int n = 0
         self.enter()
         self.is_expiring = False
+        self.attend_noted()  # what has been answered before we came to look at the time
         while n < TRANSPORT_EXPIRIES:
             action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
             if action == KA_DO_NOTHING:

@@ -11,6 +11,8 @@
 import sys
 from _thread import allocate_lock as allocate_lock
 
+from libc.string cimport strlen
+
 cdef extern from "Python.h":
     PyObject *PyDict_SetDefault(object, object, object) except NULL  # borrowed
 
@@ -91,7 +93,9 @@ cdef class WsgiExchange(CollectedExchange):
     cdef dict environ
     cdef object result, rest     # the application's iterable, and an iterator over it
     cdef unsigned status
+    cdef bytes reason            # of the status line, if not the usual one
     cdef object headers
+    cdef bint has_content        # some of it was given: the head is as good as sent
     cdef bint is_headed          # the response head is written
     cdef bint is_started         # the application has been called
     cdef list outbox             # pieces from a thread
@@ -108,13 +112,14 @@ cdef class WsgiExchange(CollectedExchange):
         """PEP 3333 start_response(): returns the legacy write()."""
         if exc_info is not None:
             try:
-                if self.is_headed:
+                if self.has_content:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
         elif self.headers is not None:
             raise LocalError("start_response() was called already")
         self.status = status_of(status)
+        self.reason = reason_of(status, self.status)
         # A copy: the list stays the application's.
         self.headers = list(headers)
         if bytes_in(self.headers) < 0:
@@ -195,6 +200,7 @@ cdef class WsgiExchange(CollectedExchange):
             raise LocalError("the application sent content before start_response()")
         if not isinstance(piece, OpenFile):
             piece = content_of(piece)
+        self.has_content = True
         if self.app.threads == 0:
             return self.put(piece, is_last)
         if self.is_gone:
@@ -231,7 +237,7 @@ cdef class WsgiExchange(CollectedExchange):
 
     cdef int put(self, object piece, bint is_last) except -1:
         if not self.is_headed:
-            self.write_head(self.status, self.headers, len(piece) if is_last else -1)
+            self.write_head(self.status, self.headers, len(piece) if is_last else -1, self.reason)
             self.is_headed = True
         if isinstance(piece, OpenFile):
             return self.write_file(piece)
@@ -311,12 +317,23 @@ cdef unsigned status_of(object status) except 0:
     """The number of "200 OK"."""
     cdef text said
     cdef int i
-    if isinstance(status, str) and text_at(<PyObject *>status, &said) and said.n >= 3:
+    if isinstance(status, str) and text_at(<PyObject *>status, &said) and said.n >= 3 and (said.n == 3 or said.at[3] == 32):
         if 48 <= said.at[0] <= 57 and 48 <= said.at[1] <= 57 and 48 <= said.at[2] <= 57:
             number = 100 * (said.at[0] - 48) + 10 * (said.at[1] - 48) + (said.at[2] - 48)
             if number:
                 return number
     raise LocalError(f"status is a str such as '200 OK', not {status!r}")
+
+
+cdef bytes reason_of(object status, unsigned number):
+    """What follows the number, or None for what usually follows it."""
+    cdef text said
+    cdef const char *usual = ka_reply_reason(number)
+    if not text_at(<PyObject *>status, &said) or said.n <= 4:
+        return None
+    if said.n - 4 == strlen(usual) and memcmp(said.at + 4, usual, said.n - 4) == 0:
+        return None
+    return PyBytes_FromStringAndSize(said.at + 4, <Py_ssize_t>said.n - 4)
 
 
 cdef class WsgiApplication(Application):

@@ -27,7 +27,7 @@ if "libasan" in os.environ.get("LD_PRELOAD", ""):
 SANITIZER_REPORT = re.compile(r"ERROR: (?:Address|Leak)Sanitizer|runtime error: ")
 
 # How long a child may take for what should be at once. Generous: it only delays a test that fails anyway.
-PATIENCE_S = 60.0 if SANITIZER_RUNTIME else 15.0
+PATIENCE_S = 120.0 if SANITIZER_RUNTIME else 45.0
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 # `make portable` tests the build without epoll: there is no server in it, and it has a few tests of its own. To

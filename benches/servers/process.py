@@ -107,6 +107,8 @@ class Running:
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(path_list), "BENCH_APP": app,
             "BENCH_FILE": str(place.files / "file"),
+            # As an installed package has it: a server in the clone would be compiled at each start.
+            "PYTHONDONTWRITEBYTECODE": "",
         }  # fmt: skip
         self.process = subprocess.Popen(
             ["taskset", "-c", cores or place.server_cores, *command, *arguments], cwd=self.directory, env=environment,

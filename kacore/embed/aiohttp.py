@@ -16,6 +16,7 @@ for at import. What is told, in the words of docs/table.md:
     _keepalive is set                       the response is written: kept or not, as decided
     _next_keepalive_close_time is set       responded: aiohttp would count its keep-alive from here
     set_parser                              tunnelled: a websocket has the connection
+    sendfile of request._loop               blocked, unblocked: the loop sends a file by itself
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from kacore._core import Verdict
 
-__all__ = ["AppRunner", "RequestHandler", "Server", "run_app"]
+__all__ = ["AppRunner", "RequestHandler", "Server", "SockSite", "TCPSite", "UnixSite", "run_app"]
 
 TESTED = ("3.14",)
 NEEDED = {
@@ -80,9 +81,11 @@ OVER = 16  # the response is complete, but not yet with the kernel
 TAIL = 32  # part of the next head has come behind the request
 TUNNEL = 64
 LINGER = 128
+FILE = 256  # the loop sends a file by itself
 
 EXPIRIES = 64  # a round of the loop
 INFINITY = float("inf")
+NEVER = 1e6  # seconds, for a loop that takes no 0
 REFUSAL = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: {}\r\nConnection: close\r\n\r\n"
 LATE = {
     "answer_408": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -98,6 +101,7 @@ PARSER_LIMITS = {
 
 FIONREAD = getattr(termios, "FIONREAD", 0)
 TIOCOUTQ = getattr(termios, "TIOCOUTQ", 0)
+TCPI_BYTES_ACKED = slice(120, 128)  # of struct tcp_info, since Linux 4.1
 
 
 class NoTimer:
@@ -109,6 +113,7 @@ class NoTimer:
 
 NO_TIMER = NoTimer()
 KEEPS: Any = HostHandler.__dict__["_keepalive"]  # where aiohttp has it
+RECEIVE = HostHandler.data_received
 
 
 def waiting_bytes(transport: Any, question: int) -> int:
@@ -121,15 +126,22 @@ def waiting_bytes(transport: Any, question: int) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
-class Done:
+def acknowledged_bytes(transport: Any) -> int | None:
+    """What the client has acknowledged since it came, where the kernel says so (Linux, TCP)."""
+    sock = transport.get_extra_info("socket")
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_BYTES_ACKED.stop)
+    except (AttributeError, OSError):
+        return None
+    number = info[TCPI_BYTES_ACKED]
+    return int.from_bytes(number, sys.byteorder) if len(number) == 8 else None
+
+
+def finished(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """What can be awaited, and is over at once."""
-
-    def __await__(self) -> Iterator[None]:
-        return NOTHING
-
-
-NOTHING: Iterator[None] = iter(())
-DONE = Done()
+    future = loop.create_future()
+    future.set_result(None)
+    return future
 
 
 class WatchedReader(StreamReader):
@@ -146,18 +158,33 @@ class WatchedReader(StreamReader):
             handler.body_arrived()
 
 
+class FileLoop:
+    """The loop, for a response that has it send a file: the handler is there while it does."""
+
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler, self._loop = handler, handler._loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def sendfile(self, *arguments: Any) -> None:
+        """As of asyncio's loops."""
+        await self._handler.send_file(self._loop.sendfile(*arguments))
+
+
 class RequestHandler(HostHandler):
     """One connection: aiohttp's handler, which tells the Server's table what happens."""
 
-    __slots__ = ("_cause", "_conn", "_exchange", "_stage", "_unsent")
+    __slots__ = ("_cause", "_conn", "_exchange", "_file", "_stage", "_unsent")
     _manager: Server | None
 
     def __init__(self, manager: Server, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         self._conn = 0  # its number in the table; 0: not there
         self._stage = 0
         self._cause: str | None = None  # what it will end by, once that is decided
-        self._exchange: tuple[Any, Any, Any] | None = None  # message, payload, writer of the request in hand
-        self._unsent = 0  # bytes on our side, when last looked at
+        self._exchange: Any = None  # the request in hand
+        self._unsent = 0  # bytes on our side, when last looked at; while a file is sent, less what was acknowledged
+        self._file: asyncio.Task[None] | None = None  # the loop's work on it
         # With 0 aiohttp starts no timer when a connection is made.
         super().__init__(manager, loop=loop, **{**kwargs, "keepalive_timeout": 0})
 
@@ -217,6 +244,8 @@ class RequestHandler(HostHandler):
         self.transport = None
         if self._waiter is not None:
             self._waiter.cancel()
+        if self._file is not None:
+            self._file.cancel()
         if self._current_request is not None:
             self._current_request._cancel(ConnectionResetError("Connection lost"))
 
@@ -246,7 +275,7 @@ class RequestHandler(HostHandler):
         stage, answer = self._stage, LATE.get(action)
         if answer is not None and not stage & WRITE:
             exchange, task = self._exchange, self._task_handler
-            if self.transport is not None and (exchange is None or exchange[2].output_size == 0):
+            if self.transport is not None and (exchange is None or exchange._payload_writer.output_size == 0):
                 self.transport.write(answer)
             self._linger(cause)
             if action == "answer_503" and task is not None and stage & REQUEST:
@@ -272,9 +301,12 @@ class RequestHandler(HostHandler):
         elif stage & REQUEST:
             self._more_received(data, stage)
         else:
-            super().data_received(data)
-            if self._messages:
-                self._begun(self._loop.time())
+            RECEIVE(self, data)
+            if self._messages:  # as _begun(), for the sake of a call
+                self._stage = REQUEST
+                manager.table.head_done(conn, manager.now())
+                if manager.times_handlers:
+                    manager.arm()
             elif data and not stage and (data[0] > 13 or data.strip(b"\r\n")):
                 self._stage = HEAD
                 manager.table.received(conn, self._loop.time())
@@ -289,7 +321,7 @@ class RequestHandler(HostHandler):
                 self.expire("answer_408", slow)
                 return
         exchange, n_messages = self._exchange, len(self._messages)
-        is_content = exchange is not None and not exchange[1].is_eof()
+        is_content = exchange is not None and not exchange._payload.is_eof()
         super().data_received(data)
         if not is_content and data and exchange is not None:
             # Without a whole request in it, it is part of one, which HEAD will be about. (What came in one piece with
@@ -318,38 +350,39 @@ class RequestHandler(HostHandler):
             self._manager.table.received(self._conn, now)
         self._manager.arm()
 
-    def _decide(self, headers: Any) -> Done:
+    def _decide(self, headers: Any) -> asyncio.Future[None]:
         """Is the connection kept after this response? The head says what was decided. aiohttp awaits it."""
-        manager, exchange = self._manager, self._exchange
+        manager, request = self._manager, self._exchange
+        if not self._conn or manager is None or request is None or not self._stage & REQUEST:
+            return finished(self._loop)
         said = headers.get(hdrs.CONNECTION)
-        if not self._conn or manager is None or exchange is None or not self._stage & REQUEST:
-            return DONE
         if said is not None and "upgrade" in said.lower():
-            return DONE
-        message = exchange[0]
+            return manager.done
+        message = request._message
         is_old = message.version == HttpVersion10
-        must_close = None
+        is_wanted, must_close = not message.should_close, None
         if message is ERROR:
             must_close = "bad_request"
-        elif not message.should_close and ((said or "").lower() == "close" or (is_old and said is None)):
+        elif is_wanted and (is_old if said is None else said.lower() == "close"):
             must_close = "application"
-        verdict = manager.table.decide(
-            self._conn, self._loop.time(), "1.0" if is_old else "1.1", not message.should_close, must_close
-        )
+        verdict = manager.table.decide(self._conn, manager.now(), "1.0" if is_old else "1.1", is_wanted, must_close)
         self._cause = verdict.cause
         if said is not None:
             del headers[hdrs.CONNECTION]
-        for name, value in manager.fields_of(verdict):
-            headers[name] = value
-        return DONE
+        if hdrs.KEEP_ALIVE in headers:
+            del headers[hdrs.KEEP_ALIVE]
+        headers.extend(manager.fields_of(verdict))
+        if len(headers.get(hdrs.CONTENT_LENGTH, "")) > 4:  # it may be a file, for the loop to send
+            request._loop = FileLoop(self)
+        return manager.done
 
     def _answered(self, keeps: bool) -> None:
         """aiohttp has written a response, and asks nobody but it whether the connection is kept. We decided that when
         its head was written; where we ended it, the connection goes by lingering."""
         if self._cause is not None and self._conn and self._stage & REQUEST:
             keeps = False
-            exchange = self._exchange
-            if self._cause not in ("client", "application") and exchange is not None and exchange[1].is_eof():
+            request = self._exchange
+            if self._cause not in ("client", "application") and request is not None and request._payload.is_eof():
                 self._force_close = True  # the closing is ours
                 if not self._is_unsent():
                     self._linger(self._cause)
@@ -381,7 +414,7 @@ class RequestHandler(HostHandler):
     def pause_writing(self) -> None:
         """As of asyncio.Protocol."""
         super().pause_writing()
-        if self._conn and self._manager is not None and self._stage & (REQUEST | TUNNEL):
+        if self._conn and self._manager is not None and self._stage & (REQUEST | TUNNEL) and not self._stage & FILE:
             self._stage |= WRITE
             self._unsent = self._count_unsent()
             self._manager.table.blocked(self._conn, self._loop.time())
@@ -391,7 +424,7 @@ class RequestHandler(HostHandler):
         """As of asyncio.Protocol."""
         super().resume_writing()
         manager, conn, now = self._manager, self._conn, self._loop.time()
-        if not self._stage & WRITE or not conn or manager is None:
+        if not self._stage & WRITE or self._stage & FILE or not conn or manager is None:
             return
         slow = self.write_progress(now)
         if slow is not None:
@@ -423,6 +456,8 @@ class RequestHandler(HostHandler):
     def _count_unsent(self) -> int:
         assert self._manager is not None
         transport = self._manager.transport_of(self)
+        if self._stage & FILE:
+            return -(acknowledged_bytes(transport) or 0)
         return int(transport.get_write_buffer_size()) + waiting_bytes(transport, TIOCOUTQ)
 
     def _is_unsent(self) -> bool:
@@ -435,6 +470,31 @@ class RequestHandler(HostHandler):
             return False
         self._stage |= OVER
         return True
+
+    async def send_file(self, sending: Coroutine[Any, Any, None]) -> None:
+        """The client must take a file. The loop sends it past the transport's buffer, and calls nobody meanwhile."""
+        manager, transport, task = self._manager, self.transport, asyncio.current_task()
+        if not self._conn or manager is None or transport is None or acknowledged_bytes(transport) is None:
+            await sending
+            return
+        is_blocked = self._stage & WRITE
+        self._stage |= WRITE | FILE
+        self._unsent = self._count_unsent()
+        if not is_blocked:
+            manager.table.blocked(self._conn, self._loop.time())
+            manager.arm()
+        self._file = self._loop.create_task(sending)
+        try:
+            await self._file
+        except asyncio.CancelledError:
+            if task is not None and task.cancelling():
+                raise
+            raise ConnectionResetError("Connection lost") from None  # it was us
+        finally:
+            self._file = None
+            self._stage &= ~(WRITE | FILE)
+            if self._conn:
+                manager.table.unblocked(self._conn, self._loop.time())
 
     def set_parser(self, parser: Any, data_received_cb: Any = None) -> None:
         """As aiohttp's: a websocket takes over."""
@@ -473,6 +533,7 @@ class Server(HostServer):
         self.table = ConnectionTable(policy)
         self.times_handlers = policy.handler_timeout > 0
         self.request_factory = watching(self.request_factory)
+        self.now, self.done = self._loop.time, finished(self._loop)
         self._by_conn: dict[int, RequestHandler] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._armed = INFINITY
@@ -643,11 +704,11 @@ def watching(factory: Any) -> Any:
     """A request factory that also tells the handler."""
 
     def make_request(message: Any, payload: Any, protocol: RequestHandler, writer: Any, task: Any) -> Any:
-        protocol._exchange = (message, payload, writer)
         writer._on_headers_sent = protocol._decide
         if type(payload) is StreamReader:
             payload.__class__ = WatchedReader
-        return factory(message, payload, protocol, writer, task)
+        request = protocol._exchange = factory(message, payload, protocol, writer, task)
+        return request
 
     return make_request
 
@@ -699,6 +760,49 @@ class AppRunner(web.AppRunner):
         await super().cleanup()
 
 
+async def start_site(site: Any, create: Any, *where: Any, **options: Any) -> None:
+    """What start() of aiohttp's sites does, with the policy's time for TLS handshakes, which the loop has to keep."""
+    await web.BaseSite.start(site)
+    server: Server = site._runner.server
+    if site._ssl_context is not None:
+        options["ssl_handshake_timeout"] = server.policy.handshake_timeout or NEVER
+    site._server = await create(server, *where, ssl=site._ssl_context, backlog=site._backlog, **options)
+
+
+class TCPSite(web.TCPSite):
+    """aiohttp.web.TCPSite for an AppRunner of this module, whose policy has a handshake_timeout."""
+
+    __slots__ = ()
+
+    async def start(self) -> None:
+        """As aiohttp's."""
+        create = asyncio.get_running_loop().create_server
+        reuse = {"reuse_address": self._reuse_address, "reuse_port": self._reuse_port}
+        await start_site(self, create, self._host, self._port, **reuse)
+        sockets = getattr(self._server, "sockets", ())
+        self._bound_port = sockets[0].getsockname()[1] if sockets else self._port
+
+
+class UnixSite(web.UnixSite):
+    """aiohttp.web.UnixSite, the same way."""
+
+    __slots__ = ()
+
+    async def start(self) -> None:
+        """As aiohttp's."""
+        await start_site(self, asyncio.get_running_loop().create_unix_server, self._path)
+
+
+class SockSite(web.SockSite):
+    """aiohttp.web.SockSite, the same way."""
+
+    __slots__ = ()
+
+    async def start(self) -> None:
+        """As aiohttp's."""
+        await start_site(self, asyncio.get_running_loop().create_server, sock=self._sock)
+
+
 def run_app(
     app: web.Application | Awaitable[web.Application],
     *,
@@ -735,9 +839,9 @@ def run_app(
         runner = AppRunner(made, policy=policy, handle_signals=handle_signals, **options)
         await runner.setup()
         try:
-            sites: list[web.BaseSite] = [web.TCPSite(runner, one, **ports) for one in hosts]
-            sites += [web.UnixSite(runner, one, **every) for one in several(path, (str, os.PathLike))]
-            sites += [web.SockSite(runner, one, **every) for one in several(sock, socket.socket)]
+            sites: list[web.BaseSite] = [TCPSite(runner, one, **ports) for one in hosts]
+            sites += [UnixSite(runner, one, **every) for one in several(path, (str, os.PathLike))]
+            sites += [SockSite(runner, one, **every) for one in several(sock)]
             for site in sites:
                 await site.start()
             if print:
@@ -760,9 +864,9 @@ def show_access_log(logger: logging.Logger | None) -> None:
             logger.addHandler(logging.StreamHandler())
 
 
-def several(what: Any, single: Any) -> list[Any]:
-    """One, several or none, as a list."""
-    return [] if what is None else [what] if isinstance(what, single) else list(what)
+def several(what: Any, single: Any = ()) -> list[Any]:
+    """One, several or none, as a list. single: what is one although it can be iterated over."""
+    return [] if what is None else list(what) if isinstance(what, Iterable) and not isinstance(what, single) else [what]
 
 
 def run_to_end(loop: asyncio.AbstractEventLoop, main: asyncio.Task[None]) -> None:

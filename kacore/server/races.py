@@ -6,7 +6,6 @@ that the client gives up idle connections before we do.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 
 from kacore.policy import Policy
@@ -38,6 +37,8 @@ class RaceLog:
 
     def network_of(self, address: bytes | None) -> str:
         """As the table groups clients: client_prefix_v4 and client_prefix_v6."""
+        import ipaddress  # 1 ms, and most servers never need it
+
         if address is None:
             return "a unix socket"
         host = ipaddress.ip_address(address)

@@ -416,18 +416,24 @@ class Server:
         )
 
     def _websocket(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
-        """What takes a request for a websocket; without the library it says so once, and the request is plain HTTP."""
+        """What takes a request for a websocket. The library is imported for the first one, since that takes a quarter
+        of a server's start; where it is missing that is said once, and the request is plain HTTP."""
+        takes: Callable[..., bool] | None = None
+
+        def take(*request: Any) -> bool:
+            nonlocal takes
+            if takes is None:
+                takes = self._made_websockets(loop)
+            return takes(*request)
+
+        return take
+
+    def _made_websockets(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
         try:
             from kacore.server.websocket import WebSockets
         except ImportError:
-            once = iter((True,))
-
-            def refuse(*_: Any) -> bool:
-                if next(once, False):
-                    self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
-                return False
-
-            return refuse
+            self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
+            return lambda *_: False
         return WebSockets(loop, self.logger, self.websockets)
 
     async def _probed(self, runner: Any) -> Any:

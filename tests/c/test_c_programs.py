@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,25 +19,38 @@ BUILDS = {"plain": ["-O2"], "sanitized": ["-O1", "-g", "-DKA_DEBUG=1", *SANITIZE
 
 @pytest.fixture(scope="session")
 def compile_c(need, lacks, tmp_path_factory):
-    """compile_c(build, file, ..., output=...) with the flags of that build; an error fails the test."""
+    """compile_c(build, file, ..., output=..., link=[flags]) with the flags of that build; an error fails the test. A file
+    is compiled once for each build, and several at a time."""
     need(COMPILER[0])
+    scratch = tmp_path_factory.mktemp("c")
 
-    def run(build, *sources, output):
+    def run(build, *arguments):
         flags = ["-std=gnu11", *WARNINGS, *BUILDS[build], f"-I{SRC}", f"-I{HERE}"]
-        command = [*COMPILER, *flags, *map(str, sources), "-o", str(output)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=50)
+        return subprocess.run([*COMPILER, *flags, *map(str, arguments)], capture_output=True, text=True, timeout=150)
 
-    empty = tmp_path_factory.mktemp("c") / "empty.c"
+    empty = scratch / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
-    able = {build: run(build, empty, output=empty.with_suffix("")).returncode == 0 for build in BUILDS}
+    able = {build: run(build, empty, "-o", empty.with_suffix("")).returncode == 0 for build in BUILDS}
 
-    def checked(build, *sources, output):
-        if not able[build]:
-            lacks(f"{COMPILER[0]} cannot make a {build} program")
-        done = run(build, *sources, output=output)
-        assert done.returncode == 0, done.stderr
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compilations = {}
 
-    return checked
+        def object_of(build, source):
+            target = scratch / f"{source.stem}-{build}.o"
+            if target not in compilations:
+                compilations[target] = pool.submit(run, build, "-c", source, "-o", target)
+            return target
+
+        def checked(build, *sources, output, link=()):
+            if not able[build]:
+                lacks(f"{COMPILER[0]} cannot make a {build} program")
+            objects = [object_of(build, source) for source in sources]
+            for made in objects:
+                assert compilations[made].result().returncode == 0, compilations[made].result().stderr
+            done = run(build, *objects, *link, "-o", output)
+            assert done.returncode == 0, done.stderr
+
+        yield checked
 
 
 PROGRAMS = [(path, build) for path in sorted(HERE.glob("*_test.c")) for build in BUILDS]
@@ -53,8 +67,8 @@ def test_c_program_passes_its_checks(compile_c, launch, program, build, tmp_path
     assert linked, f"{program.name} names no files of the core in a `link:` comment"
     sources = SRC.glob("ka_*.c") if linked[1].split() == ["core"] else [SRC / f"{name}.c" for name in linked[1].split()]
     wrapped = re.search(r"wrap:([\w ]+)", text)
-    faults = [HERE / "faults.c", *(f"-Wl,--wrap={name}" for name in wrapped[1].split())] if wrapped else []
+    faults, wraps = ([HERE / "faults.c"], [f"-Wl,--wrap={name}" for name in wrapped[1].split()]) if wrapped else ([], [])
     binary = tmp_path / program.stem
-    compile_c(build, program, *sources, *faults, output=binary)
+    compile_c(build, program, *sources, *faults, output=binary, link=wraps)
     child = launch(str(binary), python=False, ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1")
-    assert child.wait(45) == 0, child.text
+    assert child.wait(150) == 0, child.text

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from aiohttp import web  # noqa: E402
 from kacore import Policy  # noqa: E402
 from kacore.embed import aiohttp as adapter  # noqa: E402
 
-PATIENCE = 8.0
+PATIENCE = 20.0
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -160,7 +161,7 @@ def test_client_that_sends_no_whole_head_is_closed_by_its_deadline(visit, sent, 
         client.writer.close()
         await house.closes_one(cause)
 
-    visit(scenario, first_byte_timeout=0.1, request_header_timeout=0.1)
+    visit(scenario, **{"request_header_timeout" if cause == "header_timeout" else cause: 0.1})
 
 
 def test_bytes_do_not_restart_the_deadline_of_a_head(visit):
@@ -292,6 +293,56 @@ def test_last_response_that_is_not_taken_ends_by_its_deadline(visit_kacore):
         await house.closes_one("send_timeout")
 
     visit_kacore(scenario, narrow, max_keep_alive_requests=1, send_timeout=0.2)
+
+
+@pytest.fixture
+def serves_file(tmp_path):
+    """A handler that has the loop send a file, where the loop can."""
+    path = tmp_path / "file"
+    path.write_bytes(b"y" * 20_000_000)
+
+    async def handler(request):
+        return web.FileResponse(path)
+
+    return handler
+
+
+def test_client_that_takes_nothing_of_a_file_is_closed_by_its_deadline(visit, serves_file):
+    async def scenario(house):
+        client = await house.connect(limit=1024)
+        client.writer.write(GET)
+        await house.has("write")
+        await (house.closes_one("send_timeout") if not house.is_stock else asyncio.sleep(1))
+        assert len(await client.rest()) < 20_000_000
+
+    visit(scenario, serves_file, send_timeout=0.2)
+
+
+def test_file_is_sent_whole_and_the_next_request_answered(visit_kacore, serves_file):
+    async def scenario(house):
+        client = await house.connect()
+        client.writer.write(GET + GET)
+        for _ in range(2):
+            assert len((await client.answer())[2]) == 20_000_000
+        await house.has("idle")
+
+    visit_kacore(scenario, serves_file)
+
+
+def test_what_a_client_takes_of_a_file_is_progress_before_the_loop_can_send_more(serves_file):
+    async def scenario(house):
+        client = await house.connect(limit=1024)
+        client.writer.write(GET)
+        await house.has("write")
+        (handler,) = house.runner.server.connections
+        for _ in range(5):
+            handler.write_progress(house.runner.server.now())
+            before = handler._unsent
+            await asyncio.wait_for(client.reader.readexactly(200_000), PATIENCE)
+            await until(lambda before=before: handler._count_unsent() < before)
+        await house.has("write")
+
+    visitor("kacore", "asyncio")(scenario, serves_file)
 
 
 def test_idle_connection_is_half_closed_by_its_deadline_and_a_crossing_request_counted(visit):
@@ -548,6 +599,108 @@ def test_websocket_is_a_tunnel_without_a_deadline():
         await runner.cleanup()
 
     asyncio.run(main())
+
+
+def test_keep_alive_field_of_the_application_is_not_sent(visit_kacore):
+    async def handler(request):
+        return web.Response(headers={"Keep-Alive": "timeout=9999", "Connection": "keep-alive"})
+
+    async def scenario(house):
+        fields = (await (await house.connect()).ask())[1]
+        assert "keep-alive" not in fields and "connection" not in fields
+
+    visit_kacore(scenario, handler, advertise=False)
+
+
+@pytest.mark.parametrize("which", ["asyncio", "uvloop"])
+def test_tls_handshake_has_the_policys_deadline(need, which):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    need("module:trustme").CA().issue_cert("localhost").configure_cert(context)
+
+    async def main():
+        runner = adapter.AppRunner(web.Application(), policy=Policy(handshake_timeout=0.1))
+        await runner.setup()
+        site = adapter.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        writer.close()
+        await runner.cleanup()
+
+    factory = module("uvloop").new_event_loop if which == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as loop:
+        loop.run(main())
+
+
+EVERYWHERE = """
+import os, socket, sys
+from aiohttp import web
+from kacore.embed.aiohttp import run_app
+
+async def hello(request):
+    return web.Response(text="hello")
+
+async def make():
+    app = web.Application()
+    app.router.add_get("/", hello)
+    return app
+
+class Wrapped:  # a socket by another name: nothing that can be iterated over is one
+    def __init__(self, sock): self.sock = sock
+    def __getattr__(self, name): return getattr(self.sock, name)
+
+one, two = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+run_app(make(), host=["127.0.0.1", "localhost"], port=0, path=[sys.argv[1], sys.argv[2]], sock=(one, two), reuse_port=True,
+    backlog=64, keepalive_timeout=5.0, shutdown_timeout=0.1, access_log=None, handler_cancellation=True, handle_signals=True)
+"""
+
+
+def test_run_app_listens_wherever_aiohttps_does(launch, tmp_path):
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    child = launch("-c", EVERYWHERE, *paths)
+    names = child.wait_for(r"Running on (.*) =+")[1].split(", ")
+    assert sorted(name for name in names if "unix" in name) == [f"http://unix:{path}:" for path in paths]
+    for name in names:
+        family, address = socket.AF_UNIX, name.removeprefix("http://unix:").removesuffix(":")
+        if "unix" not in name:
+            family, address = socket.AF_INET, ("127.0.0.1", int(name.rpartition(":")[2]))
+        with socket.socket(family) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(address)
+            sock.sendall(GET)
+            assert b"keep-alive: timeout=4" in sock.recv(65536).lower()
+    assert len(names) == 6
+    child.send_signal(signal.SIGTERM)
+    assert child.wait() == 0, child.text
+
+
+BY_GUNICORN = """
+import os
+from aiohttp import web
+from kacore import Policy
+from kacore.embed.aiohttp import AppRunner
+
+async def hello(request):
+    return web.Response(text=str(os.getpid()))
+
+async def app():
+    made = web.Application()
+    made.router.add_get("/", hello)
+    return AppRunner(made, policy=Policy(drain_grace=0.1, drain_spread=0.1))
+"""
+
+
+@pytest.mark.needs("module:gunicorn")
+def test_runner_is_served_by_aiohttps_gunicorn_worker(launch, tmp_path):
+    (tmp_path / "app.py").write_text(BY_GUNICORN)
+    worker = ("-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0", "--no-control-socket", "app:app")
+    child = launch("-m", "gunicorn", *worker, cwd=tmp_path)
+    port = int(child.wait_for(r"Listening at: http://127.0.0.1:(\d+)")[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+        sock.sendall(GET)
+        assert b"keep-alive: timeout=" in sock.recv(65536).lower()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait() == 0, child.text
 
 
 def test_arguments_of_aiohttp_count_instead_of_the_policy():

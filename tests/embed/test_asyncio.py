@@ -210,4 +210,4 @@ def test_client_that_says_too_little_is_closed_by_the_one_timer(sent):
         assert answer.startswith(b"HTTP/1.1 408 ") if sent else answer == b""
         writer.close()
 
-    run(scenario, Policy(first_byte_timeout=0.1, request_header_timeout=0.1))
+    run(scenario, Policy(**{"request_header_timeout" if sent else "first_byte_timeout": 0.1}))

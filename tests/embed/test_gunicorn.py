@@ -9,22 +9,26 @@ import signal
 import socket
 import ssl
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hammering import APPLICATION, Hammer
 
 pytestmark = pytest.mark.needs("module:gunicorn")
 
-# Answers with the process id; /slow and /block wait so many seconds, the second in a way that blocks an event loop.
+# Answers with the process id; /block waits so many seconds, /meet until three requests are in it.
 WSGI = """
-import asyncio, json, os, time
+import asyncio, json, os, threading, time
+
+meeting = threading.Barrier(3)
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
-    if path in ("/slow", "/block"):
+    if path == "/block":
         time.sleep(float(environ["QUERY_STRING"]))
+    if path == "/meet":
+        meeting.wait(20)
     body = str(os.getpid())
     if path == "/about":
         try:
@@ -49,7 +53,7 @@ ASGI = APPLICATION.replace("    body = str", BLOCK + "    body = str")
 WORKERS = {"wsgi": "Worker", "asgi": "ASGIWorker"}
 either = pytest.mark.parametrize("kind", WORKERS)
 # A drain that a test can wait for, and longer than a client of a busy machine is idle by accident.
-SHORT = {"KACORE_DRAIN_GRACE": "0.6", "KACORE_DRAIN_SPREAD": "0.1"}
+SHORT = {"KACORE_DRAIN_GRACE": "1", "KACORE_DRAIN_SPREAD": "0.1"}
 
 
 @pytest.fixture
@@ -86,7 +90,7 @@ def end_at_once(server):
             server.process.wait()
 
 
-def wait_until(condition, timeout=10):
+def wait_until(condition, timeout=30):
     end = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < end
@@ -96,7 +100,7 @@ def wait_until(condition, timeout=10):
 
 @contextlib.contextmanager
 def connected(server):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
         yield connection
     finally:
@@ -148,14 +152,75 @@ def test_no_request_is_lost_while_hup_replaces_the_workers(run, kind, options, f
     wait_until(lambda: can_connect(server))
     with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
         hammer.answered(100)
-        first = set(hammer.bodies)
+        first = hammer.seen()
         server.send_signal(signal.SIGHUP)
         server.wait_for(rf"(?s)(Worker exiting.*){{{options[1]}}}")
         hammer.answered(100)
-        assert hammer.bodies - first
+        assert hammer.seen() - first
     assert hammer.lost == hammer.refused == []
     assert server.stop() == 0
     assert "Traceback" not in server.text
+
+
+def children_of(number):
+    with open(f"/proc/{number}/task/{number}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def test_no_request_is_lost_while_workers_come_and_go_by_ttin_ttou_and_sigterm(run):
+    server = run("wsgi", **SHORT)
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        hammer.answered(50)
+        first = children_of(server.pid)[0]
+        server.send_signal(signal.SIGTTIN)
+        wait_until(lambda: len(children_of(server.pid)) == 2)
+        os.kill(first, signal.SIGTERM)  # the arbiter starts another for it
+        wait_until(lambda: first not in children_of(server.pid) and len(children_of(server.pid)) == 2)
+        hammer.answered(100)
+        server.send_signal(signal.SIGTTOU)
+        wait_until(lambda: len(children_of(server.pid)) == 1)
+        hammer.answered(50)
+    assert hammer.lost == hammer.refused == []
+    assert "Traceback" not in server.text
+
+
+def test_no_request_is_lost_when_usr2_starts_a_new_arbiter_and_the_old_one_ends(launch, tmp_path):
+    (tmp_path / "app.py").write_text(WSGI)
+    command = os.path.join(os.path.dirname(sys.executable), "gunicorn")  # which starts itself again
+    settings = ("-b", "127.0.0.1:0", "--no-control-socket", "--pid", "pid", "-k", "kacore.embed.gunicorn.Worker")
+    server = launch(command, *settings, "app:app", cwd=tmp_path, **SHORT)
+    server.url = server.wait_for(r"http://127\.0\.0\.1:[1-9]\d*")[0]
+    wait_until(lambda: can_connect(server))
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
+        hammer.answered(50)
+        server.send_signal(signal.SIGUSR2)
+        new = wait_until(lambda: (path := tmp_path / "pid.2").exists() and int(path.read_text() or 0))
+        try:
+            wait_until(lambda: children_of(new))
+            hammer.answered(50)
+            server.send_signal(signal.SIGTERM)
+            assert server.process.wait(20) == 0  # its output is now the other's
+            hammer.answered(50)
+        finally:
+            os.kill(new, signal.SIGTERM)
+    assert hammer.lost == []
+    wait_until(lambda: server.text.count("Shutting down") == 2)
+    assert "Traceback" not in server.text
+
+
+def test_newcomer_whom_a_leaving_worker_lets_in_last_has_time_to_ask(run):
+    server = run("wsgi", "--max-requests", "1", KACORE_DRAIN_GRACE="1.5", KACORE_DRAIN_SPREAD="0")
+    request, waiting, answered, old = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", [], set(), pid(server)
+    while "Worker exiting" not in server.text:
+        waiting.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        time.sleep(0.01)
+        if len(waiting) > 15:  # let in a while ago, and silent so far
+            with contextlib.closing(waiting.pop(0)) as sock:
+                sock.sendall(request)
+                answered.add(int(sock.recv(4096).rpartition(b"\r\n")[2]))
+    for sock in waiting:
+        sock.close()
+    assert old in answered
 
 
 def can_connect(server):
@@ -167,7 +232,7 @@ def can_connect(server):
 def test_worker_is_replaced_after_max_requests_and_none_is_lost(run, kind):
     server = run(kind, "--max-requests", "150", "--max-requests-jitter", "50", **SHORT)
     with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
-        wait_until(lambda: len(hammer.bodies) >= 3)
+        wait_until(lambda: len(hammer.seen()) >= 3)
     assert hammer.lost == hammer.refused == []
     counts = [int(n) for n in re.findall(r"Autorestarting worker after (\d+)", server.text)]
     assert counts
@@ -197,9 +262,7 @@ def test_full_worker_closes_an_idle_connection_for_the_newcomer(run):
         idle = [stack.enter_context(connected(server)) for _ in range(3)]
         for connection in idle:
             answer(connection)
-        began = time.monotonic()
         assert ask(server).status == 200
-        assert time.monotonic() - began < 1
         assert idle[0].sock.recv(1) == b""
         assert answer(idle[2]).status == 200
 
@@ -350,7 +413,7 @@ def test_tls_by_gunicorns_settings_and_hook(run, need, tmp_path, kind):
     server = run(kind, "--certfile", "cert", "--keyfile", "key", conf=conf)
     context = ssl.create_default_context()
     root.configure_trust(context)
-    connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=20)
     with contextlib.closing(connection):
         assert answer(connection).status == 200
         if kind == "wsgi":
@@ -387,14 +450,8 @@ def test_reload_serves_an_edit_and_shows_why_there_is_none(run, tmp_path):
 
 def test_threads_run_requests_at_once_and_one_thread_is_the_loops_own(run):
     server = run("wsgi", "--threads", "4")
-    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=1):
-        began = time.monotonic()
-        slow = [threading.Thread(target=ask, args=(server, "/slow?0.5")) for _ in range(3)]
-        for thread in slow:
-            thread.start()
-        for thread in slow:
-            thread.join()
-        assert 0.5 <= time.monotonic() - began < 1.2
+    with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=1), ThreadPoolExecutor(3) as clients:
+        assert [met.status for met in clients.map(ask, 3 * [server], 3 * ["/meet"])] == [200] * 3
     about = ask(server, "/about").text
     assert '"threads": true' in about
     alone = run("wsgi", "-w", "2")

@@ -91,7 +91,7 @@ class Model:
         self.records, self.free_records, self.n_records = {}, [], 1  # a client's place decides order in one case
         self.over = []
         self.share = None
-        self.drained = None  # [grace_end, spread, deadline, idle connections when the grace ended or 0]
+        self.drained = None  # [grace_end, spread, deadline, idle connections when the grace ended or 0, grace]
         self.accepted = self.n_requests = self.reused = 0
         self.closed, self.gaps, self.counts = Counter(), Counter(), Counter()
         self.set_policy(policies)
@@ -167,10 +167,10 @@ class Model:
         limit = self.limit(conn.klass, conn.phase)
         due = conn.since + limit if limit else math.inf
         if self.drained:
-            grace_end, spread, deadline, ramp_from = self.drained
+            grace_end, spread, deadline, ramp_from, grace = self.drained
             due = min(due, deadline)
             if conn.phase == "new":
-                due = min(due, grace_end + spread)
+                due = min(due, max(grace_end + spread, conn.since + grace))
             elif conn.phase == "idle":
                 gone = max(0, ramp_from - self.count("idle"))
                 due = min(due, grace_end + (spread * gone // ramp_from if ramp_from else 0))
@@ -395,12 +395,14 @@ class Model:
 
     def drain(self, now, grace, spread, timeout):
         now = self.start(now)
-        grace_end = now + ns_of(grace)
+        grace = ns_of(grace)
+        grace_end = now + grace
         spread_end, deadline = grace_end + ns_of(spread), now + ns_of(timeout)
         if self.drained:
             spread_end = min(spread_end, self.drained[0] + self.drained[1])
             deadline, grace_end = min(deadline, self.drained[2]), min(grace_end, self.drained[0])
-        self.drained = [grace_end, spread_end - grace_end, deadline, 0]
+            grace = min(grace, self.drained[4])
+        self.drained = [grace_end, spread_end - grace_end, deadline, 0, grace]
 
     def stats(self):
         return {

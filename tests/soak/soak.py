@@ -40,7 +40,7 @@ SANITIZER_RUNTIME = os.environ.pop("LD_PRELOAD", "") if "libasan" in os.environ.
 REPORT = re.compile(r"(?:ERROR: (?:Address|Leak)Sanitizer|runtime error: ).*")
 
 # Name: (interface, options of the server, faults, TLS, share of --connections)
-POLICY = ["--keep-alive-timeout", "60", "--handler-timeout", "1", "--linger-timeout", "1", "--request-header-timeout", "30",
+POLICY = ["--keep-alive-timeout", "60", "--handler-timeout", "3", "--linger-timeout", "1", "--request-header-timeout", "30",
           "--first-byte-timeout", "4", "--send-timeout", "5", "--request-body-timeout", "20"]  # fmt: skip
 SYSTEM = "recv=20 send=20 accept=20 watch=3 open=50"
 SCENES = {
@@ -437,7 +437,7 @@ def settled(server, seconds=40):
         time.sleep(0.2)
 
 
-def soak(scene, seconds, connections, seed, directory):
+def soak(scene, seconds, connections, seed, directory, rounds=1):
     """Run one scene. Return its problems."""
     _, _, faults, _, share = SCENES[scene]
     lacks_memory = "memory=" in faults
@@ -450,8 +450,11 @@ def soak(scene, seconds, connections, seed, directory):
         before, n_open = settled(server)
         crowd = Soak(server, seed)
         crowd.may_fail = warm.may_fail
-        crowd.run(seconds, max(20, int(connections * share)))
-        after, n_open = settled(server)
+        resident = [before["resident"]]
+        for _ in range(rounds):
+            crowd.run(seconds / rounds, max(20, int(connections * share)))
+            after, n_open = settled(server)
+            resident.append(after["resident"])
     finally:
         status = server.stop()
     log = server.log.read_text("utf-8", "replace")
@@ -473,14 +476,16 @@ def soak(scene, seconds, connections, seed, directory):
         f"tasks {before['tasks']} -> {after['tasks']}": after["tasks"] <= before["tasks"] + 64,
         f"{crowd.count['lost']} requests lost": crowd.count["lost"] <= n_may_lose,
         f"only {crowd.count['answers']} answers": crowd.count["answers"] > 20,
+        f"memory grows with every crowd: {resident}": rounds < 4 or resident[-1] < 1.1 * resident[-3],
     }  # fmt: skip
     problems += [what for what, holds in checks.items() if not holds]
     print(f"\n{scene}: {seconds:.0f} s, seed {seed}, {'FAILED' if problems else 'passed'}")
     print("  clients: " + ", ".join(f"{n:,} {what}" for what, n in sorted(crowd.count.items())))
     print(f"  server: accepted {stats['accepted']:,}, requests {stats['requests']:,}, races {stats['races']}, "
           f"CPU {after['cpu'] - before['cpu']:.1f} s")  # fmt: skip
-    for name, unit in (("resident", 1 << 20), ("descriptors", 1), ("tasks", 1)):
-        print(f"    {name}{' MiB' if unit > 1 else ''}: {before[name] // unit} -> {after[name] // unit}")
+    print("    resident MiB: " + " -> ".join(f"{n / (1 << 20):.1f}" for n in resident))
+    for name in ("descriptors", "tasks"):
+        print(f"    {name}: {before[name]} -> {after[name]}")
     print("  closed: " + ", ".join(f"{n:,} {cause}" for cause, n in closed.items() if n))
     for line in re.findall(r"faults made: .*", log):
         print(f"  {line}")
@@ -497,6 +502,7 @@ def main():
     parser.add_argument("--minutes", type=float, help="of clients coming, all scenes together")
     parser.add_argument("--seconds", type=float, default=10.0, help="the same for each scene")
     parser.add_argument("--connections", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=1, help="crowds that come and leave in that time; memory after each")
     parser.add_argument("--seed", type=int, default=random.randrange(1, 1 << 30))
     chosen = parser.parse_args()
     scenes = chosen.scene or list(SCENES)
@@ -504,7 +510,8 @@ def main():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as directory:
-        failed = [scene for scene in scenes if soak(scene, seconds, chosen.connections, chosen.seed, directory)]
+        how = (seconds, chosen.connections, chosen.seed, directory, chosen.rounds)
+        failed = [scene for scene in scenes if soak(scene, *how)]
     print(f"\n{len(scenes) - len(failed)} of {len(scenes)} scenes passed", *failed)
     return 1 if failed else 0
 

