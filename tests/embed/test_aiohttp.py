@@ -82,7 +82,7 @@ class House:
 
     async def adopt(self, **options):
         reader, writer = await asyncio.open_connection(**options)
-        self.clients.append(Client(reader, writer, 1.5 if self.is_stock else PATIENCE))
+        self.clients.append(Client(reader, writer, 0.6 if self.is_stock else PATIENCE))
         return self.clients[-1]
 
 
