@@ -524,5 +524,7 @@ cdef class Transports(Driver):
     def stats(self):
         """dict: passes made; newcomers that wait for a place; bytes of buffers in use, how often one was refused, and
         conversations with something pending."""
-        return {"passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": self.service.pool.lent_bytes, "buffers_refused": self.service.pool.refused,
-                "talks": self.service.n_talks}
+        return {
+            "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": self.service.pool.lent_bytes,
+            "buffers_refused": self.service.pool.refused, "talks": self.service.n_talks,
+        }
