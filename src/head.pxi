@@ -41,8 +41,11 @@ def set_simd_variant(name, /) -> None:
 
     Raises LocalError for a name that is not in simd_variants().
     """
-    cdef bytes as_bytes = b"" if name is None else name.encode()
-    if ka_simd_select(NULL if name is None else <const char *>as_bytes) != KA_OK:
+    cdef const char *asked = NULL
+    if name is not None:
+        as_bytes = name.encode()
+        asked = as_bytes
+    if ka_simd_select(asked) != KA_OK:
         raise LocalError(f"no way of scanning called {name!r} on this machine; there are {simd_variants()}")
 
 

@@ -344,7 +344,8 @@ class Server:
         try:
             if self._admin is not None:
                 await self._admin.start(is_shared=self.worker is not None)
-            await lifespan.startup()
+            if not await self._start_lifespan(lifespan):
+                return
             self.bind()
             application = self._application(loop, lifespan)
             if self.interface != "wsgi":
@@ -540,6 +541,22 @@ class Server:
             if self.worker is None:
                 listener.refuse()
             listener.close()
+
+    async def _start_lifespan(self, lifespan: Lifespan) -> bool:
+        """Whether the application is up. Not when we are told to end before: a start-up is not waited for."""
+        startup = asyncio.ensure_future(lifespan.startup())
+        is_over = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([startup, is_over], return_when=asyncio.FIRST_COMPLETED)
+            if startup.done():
+                startup.result()
+                return True
+            self.logger.info("told to end before the application had started")
+            return False
+        finally:
+            is_over.cancel()
+            if startup.cancel():
+                await asyncio.wait([startup])
 
     async def _end_lifespan(self, lifespan: Lifespan) -> None:
         """The application may take its time to shut down, until we are told to end now."""

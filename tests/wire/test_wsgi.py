@@ -390,3 +390,13 @@ def test_work_that_outlives_its_client_ends_quietly(start, client, caplog):
     go_on.set()
     assert client(running).get().body == b"late"
     assert all(record.levelname == "INFO" for record in caplog.records)
+
+
+def test_what_takes_any_arguments_and_is_not_async_is_told_to_be_wsgi(start, client):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x"]
+
+    running = start(wsgiref.validate.validator(app))
+    assert running.server.interface == "wsgi"
+    assert client(running).get().status == 200
