@@ -26,7 +26,7 @@ from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
 from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
-from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
 from kacore.server.races import RaceLog
 from kacore.server.systemd import Notifier
@@ -273,6 +273,11 @@ class Server:
         if self._engine is not None:
             self._engine.set_classes(policy)
 
+    def _policy_with(self, **fields: Any) -> Policy | PolicySet:
+        if isinstance(self._policy, Policy):
+            return self._policy.replace(**fields)
+        return self._policy.replace_default(**fields)
+
     def reload_certificates(self) -> None:
         """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
         used is logged, and the old ones stay in use."""
@@ -302,6 +307,8 @@ class Server:
         if self.worker is None:
             self._notifier = Notifier()
             raise_descriptor_limit(self.policy.max_connections, self.logger)
+        if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
+            self.set_policy(self._policy_with(max_connections=most))
         with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
             runner.run(self.serve())
 
