@@ -472,6 +472,7 @@ class Engine:
 # transport.pxi and hosted.pxi
 
 has_epoll: bool
+MOST_WAITING: int
 
 class TransportProtocol:
     @property

@@ -6,8 +6,7 @@
 # has polled once more.
 from collections import deque
 
-cdef enum:
-    MOST_WAITING = 256        # newcomers to a full table; each has a descriptor. More are answered 503
+MOST_WAITING = 256   # newcomers to a full table; each has a descriptor. More are answered 503
 
 cdef int64_t WAITING_RETRY_NS = 100 * 1000000   # places come free without us, too: min_idle_before_evict
 
@@ -102,6 +101,12 @@ cdef class Transports(Driver):
             except Exception:
                 pass  # a clock that fails stands still
         return self.moment
+
+    cdef int64_t now_exactly(self) noexcept:
+        try:
+            return max(self.moment, <int64_t>(<double>self.clock() * 1e9))
+        except Exception:
+            return self.moment
 
     cdef int arm(self) except -1:
         """Set the timer only when something is due earlier than it will fire."""
