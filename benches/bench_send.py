@@ -4,13 +4,14 @@ A server of a few lines for each way, its client wrk on another core; nothing of
 kernel charges, and so how near to nginx's `sendfile` a response from memory can come. docs/performance.md has what
 follows from it.
 
-    make bench-send                                   # two minutes; needs wrk and taskset, Linux
+    make bench-send                                   # three minutes; needs wrk and taskset, Linux
     make bench-send ARGS='--rounds 5 --connections 64'
 
 send:      one send(), which copies.
 zerocopy:  send() with MSG_ZEROCOPY; on loopback the kernel copies all the same when it delivers, and says so.
 vmsplice:  pages of the process are lent to the socket through a pipe. Nothing tells when they are free again.
 sendfile:  of a file in the page cache, as nginx does it.
+... pieces, small buffer, little unsent: no more than 128 KiB at a time, by the call, by SO_SNDBUF, by TCP_NOTSENT_LOWAT.
 ... made:  the content is written anew for each response; with vmsplice its pages are given away afterwards
            (MADV_DONTNEED), the only way to use the memory again without a client seeing it.
 """
@@ -31,9 +32,16 @@ import time
 
 SIZE = 1 << 20
 SO_ZEROCOPY, MSG_ZEROCOPY, MSG_ERRQUEUE = 60, 0x4000000, 0x2000
+TCP_NOTSENT_LOWAT = 25
 SPLICE_F_NONBLOCK, F_SETPIPE_SZ = 2, 1031
 HEAD = f"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {SIZE}\r\n\r\n".encode()
-WAYS = ("send", "zerocopy", "vmsplice", "sendfile", "send, made", "vmsplice, made")
+PIECE = 128 * 1024
+OPTIONS = {
+    "small buffer": (socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE),
+    "little unsent": (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, PIECE),
+}
+WAYS = ("send", "send, pieces", *(f"send, {option}" for option in OPTIONS), "zerocopy", "vmsplice", "sendfile", "send, made",
+        "vmsplice, made")  # fmt: skip
 
 
 class IOVector(ctypes.Structure):
@@ -60,8 +68,11 @@ class Way:
     """How one response's content is sent. put: from a place on, as send(); BlockingIOError when the kernel is full."""
 
     def __init__(self, name: str) -> None:
-        self.name, _, made = name.partition(", ")
-        self.is_made = bool(made)
+        self.name, _, how = name.partition(", ")
+        self.is_made = how == "made"
+        self.most = PIECE if how == "pieces" else SIZE
+        self.options = [(socket.SOL_SOCKET, SO_ZEROCOPY, 1)] if name == "zerocopy" else []
+        self.options += [OPTIONS[how]] if how in OPTIONS else []
         self.shared = Content()
         self.free: list[Content] = []
         self.of: dict[int, Content] = {}
@@ -94,7 +105,7 @@ class Way:
         return self.of[sock.fileno()] if self.is_made else self.shared
 
     def send(self, sock: socket.socket, at: int) -> int:
-        return sock.send(self.content(sock).view[at:])
+        return sock.send(self.content(sock).view[at : at + self.most])
 
     def zerocopy(self, sock: socket.socket, at: int) -> int:
         return sock.send(self.content(sock).view[at:], MSG_ZEROCOPY)
@@ -140,8 +151,8 @@ def serve(way: Way, listener: socket.socket) -> int:
             if fd == listener.fileno():
                 sock, _ = listener.accept()
                 sock.setblocking(False)
-                if way.name == "zerocopy":
-                    sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+                for option in way.options:
+                    sock.setsockopt(*option)
                 socks[sock.fileno()] = sock
                 mask = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
                 poll.register(sock, mask)
@@ -229,11 +240,11 @@ def main() -> None:
                 spent, n_copied = measure(name, n_connections, chosen.seconds)
                 found[name].append(spent)
                 copied[name] += n_copied
-        print(f"\n{n_connections} connections: us of CPU a response, median (best); the median of the rounds' ratios to sendfile")
+        print(f"\n{n_connections} connections: us of CPU a response, median (best); median ratio to sendfile in a round")
         for name in WAYS:
             ratio = statistics.median(a / b for a, b in zip(found[name], found["sendfile"], strict=True))
             note = f", {copied[name]} times told that it was copied" if copied[name] else ""
-            print(f"  {name:<16}{statistics.median(found[name]):6.0f} ({min(found[name]):.0f}), {ratio:.2f}{note}")
+            print(f"  {name:<20}{statistics.median(found[name]):6.0f} ({min(found[name]):.0f}), {ratio:.2f}{note}")
 
 
 if __name__ == "__main__":

@@ -188,6 +188,8 @@ cdef class Limits:
 cdef int64_t within(str name, value, int64_t default, int64_t low, int64_t high) except -1:
     if value is None:
         return default
+    if type(value) is not int:
+        raise TypeError(f"{name}={value!r} is no int")
     if not low <= value <= high:
         raise ValueError(f"{name}={value} is not between {low} and {high}")
     return value

@@ -23,7 +23,7 @@ from kacore import _core
 from kacore._core import ConnectionTable
 from kacore._limits import limits_of
 from kacore._version import __version__
-from kacore.policy import Policy
+from kacore.policy import Policy, PolicySet
 from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
@@ -34,7 +34,6 @@ from kacore.server.tls import TLS, FixedTLS
 from kacore.server.transports import TransportsServer
 
 if TYPE_CHECKING:
-    from kacore.policy import PolicySet
     from kacore.server.workers import Worker
 
 LOOPS = ("auto", "asyncio", "uvloop")
@@ -42,6 +41,8 @@ LOOPS = ("auto", "asyncio", "uvloop")
 DRAIN_POLL = 0.01
 # For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
 LAST_CALL = 0.1
+# At the deadline of a drain the engine says 503 to whom it may, in seconds: a step of it, and the wait for its turn.
+LAST_WORD = 0.1
 # In a hurry, what drain_grace is at most: for requests that are under way on idle connections.
 HURRIED_GRACE = 0.2
 # What the application's shutdown gets when we must end now.
@@ -141,10 +142,14 @@ class Server:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
         if loop not in LOOPS:
             raise UsageError(f"loop={loop!r}: must be auto, asyncio or uvloop")
-        if not 0 <= port <= 65535:
-            raise UsageError(f"port={port}: must be between 0 and 65535")
-        if not 0 <= threads <= 1024:
-            raise UsageError(f"threads={threads}: must be between 0 and 1024")
+        if not isinstance(policy, Policy | PolicySet | None):
+            raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
+        if not isinstance(tls, TLS | ssl.SSLContext | None):
+            raise UsageError(f"tls={tls!r}: must be a kacore.TLS or an ssl.SSLContext")
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise UsageError(f"port={port!r}: must be between 0 and 65535")
+        if not isinstance(threads, int) or not 0 <= threads <= 1024:
+            raise UsageError(f"threads={threads!r}: must be between 0 and 1024")
         if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
             raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
         if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
@@ -515,7 +520,7 @@ class Server:
             listener.close()
         if self.worker is not None:
             self.worker.closed()
-        await self._wait_for_room(deadline - loop.time(), is_idle=True)
+        await self._wait_for_room(deadline - loop.time() + LAST_WORD, is_idle=True)
 
     async def _wait_for_room(self, seconds: float, *, is_idle: bool) -> None:
         """Wait, but not when we must end now; is_idle: nor when no connection is left but those that linger."""

@@ -357,7 +357,7 @@ def test_a_request_whose_client_left_before_a_thread_was_free_is_not_begun(start
         start_response("200 OK", [])
         return [b"ok"]
 
-    running = start(app, threads=1, policy=Policy(handler_timeout=0.3))
+    running = start(app, threads=1, policy=Policy(handler_timeout=1))
     first = client(running).send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: called)
     left = client(running).send("GET /left HTTP/1.1\r\nHost: a\r\n\r\n")
