@@ -432,6 +432,7 @@ cdef extern from "ka_turn.h" nogil:
         void (*settled)(void *port, void *peer, ka_talk *talk) noexcept
 
     ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes, int64_t now)
+    ka_cause ka_turn_broken(int phase)
     bint ka_turn_is_cut_short(const ka_talk *talk)
     void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
     ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)

@@ -560,9 +560,7 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
             discard(e, h, s); /* before the end there may be a request that crossed our close */
             return;
         }
-        ka_sock_end(e, h, s, phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
-                             : phase == KA_TUNNEL                ? KA_CAUSE_UPGRADED
-                                                                 : KA_CAUSE_ERROR);
+        ka_sock_end(e, h, s, ka_turn_broken(phase));
         return;
     }
     ka_session *session = session_of(e, h);

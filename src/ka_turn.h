@@ -70,6 +70,12 @@ static inline void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
         moves->on_news(port, talk, KA_NEWS_EOF);
 }
 
+/* The connection broke, or the client is gone altogether, in this phase: why it ended. One that lingers knows itself. */
+static inline ka_cause ka_turn_broken(int phase)
+{
+    return phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT : phase == KA_TUNNEL ? KA_CAUSE_UPGRADED : KA_CAUSE_ERROR;
+}
+
 /* Bytes left, and ka_talk_sent knows. Return KA_N_CAUSES, or the cause to end for. */
 static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
 {

@@ -50,6 +50,7 @@ cdef class TransportProtocol:
     cdef bint is_tls                   # by the loop
     cdef bint has_filter               # TLS by the listener's filter
     cdef bint is_waiting               # for a place in the table
+    cdef bint has_early_fin            # FIN came meanwhile
     cdef bint awaits_proxy             # its first bytes are to be a PROXY header
     cdef bint is_resuming              # inside resume_writing(), where asyncio's transports cannot bear to be closed
 
@@ -92,7 +93,8 @@ cdef class TransportProtocol:
     def eof_received(self):
         """asyncio.Protocol. True: the connection is ours to close, and answers still go out."""
         if self.conn == 0:
-            return self.is_waiting
+            self.has_early_fin = self.is_waiting
+            return self.is_waiting and not self.is_tls
         self.transports.enter()
         try:
             if self.awaits_proxy:
@@ -107,12 +109,10 @@ cdef class TransportProtocol:
 
     def connection_lost(self, error):
         """asyncio.Protocol."""
-        cdef int phase
         if self.conn:
             self.transports.enter()
             try:
-                phase = ka_conn_phase(self.transports.table.table, self.conn)
-                self.end(KA_CAUSE_CLIENT if phase in (<int>KA_IDLE, <int>KA_NEW, <int>KA_LINGER) else KA_CAUSE_ERROR)
+                self.end(ka_turn_broken(ka_conn_phase(self.transports.table.table, self.conn)))
             finally:
                 self.transports.leave()
         self.is_waiting = False

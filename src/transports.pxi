@@ -345,6 +345,8 @@ cdef class Transports(Driver):
             early, one.early = one.early, None
             if early is not None and one.conn:
                 one.receive(early)
+            if one.has_early_fin and one.conn:
+                one.eof_received()
         return 0
 
     cdef int look_who(self, TransportProtocol one) except -1:

@@ -68,11 +68,10 @@ ELSEWHERE = {
 def checked(policies: Policy | PolicySet) -> PolicySet:
     """PolicyError for a field that would have no effect."""
     policies = policies if isinstance(policies, PolicySet) else PolicySet(policies, [])
-    default = Policy()
-    for policy in policies.policies:
+    for said in (policy.changes() for policy in policies.policies):
         for name, why in ELSEWHERE.items():
-            if getattr(policy, name) != getattr(default, name):
-                raise PolicyError(f"{name}={getattr(policy, name):g}: has no effect inside uvicorn: {why}", name)
+            if name in said:
+                raise PolicyError(f"{name}={said[name]:g}: has no effect inside uvicorn: {why}", name)
     return policies
 
 

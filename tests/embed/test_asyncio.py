@@ -100,6 +100,7 @@ def test_newcomer_waits_for_a_place_unless_the_policy_rejects():
             await until(lambda: connections.table.stats()["phases"]["busy"] == 1)
             await until(lambda n=n: connections.stats()["waiting"] == n)
         clients[1][1].transport.abort()  # nobody looks at it until its turn comes
+        clients[2][1].write_eof()
         gate.set()
         for reader, _ in (clients[0], clients[2]):
             assert (await reader.readuntil(b"served")).startswith(b"HTTP/1.1 200 ")

@@ -1,7 +1,7 @@
 """18,000 clients that each send 60 KiB of a request head and no more, at `kacore serve`, and one good client beside them.
 
     .venv/bin/python tests/soak/half_heads.py
-    .venv/bin/python tests/soak/half_heads.py --clients 4000 --megabytes 16
+    .venv/bin/python tests/soak/half_heads.py --clients 4000 --megabytes 16 --io transports
 
 A process has some 20,000 descriptors at most in many places, so the clients are spread over processes, and over source
 addresses for their ports. Nobody closes before all have sent. Printed: the most bytes of buffers lent at any look, the
@@ -54,12 +54,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=18_000)
     parser.add_argument("--megabytes", type=int, default=64, help="max_buffer_bytes of the server")
+    parser.add_argument("--io", choices=("epoll", "transports"), default="epoll", help="as of kacore serve")
     parser.add_argument("--be-clients", type=int, nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.be_clients:
         return be_clients(*chosen.be_clients)
     most = chosen.megabytes << 20
     options = ["--max-connections", str(chosen.clients + 1000), "--max-head-bytes", "65536", "--max-buffer-bytes", str(most)]
+    options += ["--io", chosen.io]
     soak.SCENES["half-heads"] = ("asgi", options, "", False, 1.0)
     raise_limit()
     with tempfile.TemporaryDirectory() as directory:
