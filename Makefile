@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: bench-deadlines help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: bench-deadlines bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -132,15 +132,17 @@ portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as o
 	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(ARGS)
 
 # --- what a change must pass besides its tests --------------------------------------------------------------
-# Strict warnings for the project's own C, with and without assertions, by every compiler that is here.
+# Strict warnings for the project's own C, with and without assertions, by every compiler that is here; for what Cython
+# makes of the .pxi all but -Wconversion, whose noise is Cython's own.
 
 COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
 CORE_C := $(wildcard src/ka_*.c)
 CORE_H := $(filter-out %_lines.h,$(wildcard src/ka_*.h)) # ka_head_lines.h is a part of ka_head.c
+PYTHON_H = $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('include'))")
 HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
 
-lint: $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
+lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	bash -n .ci/run
@@ -151,6 +153,7 @@ lint: $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of
 	    done; \
 	    for file in $(CORE_H); do $$cc $(STRICT) -Wconversion -Wno-unused -fsyntax-only -x c $$file; done; \
 	    for file in $(HARNESS_C); do $$cc $(STRICT) -Itests/c -c $$file -o /dev/null; done; \
+	    $$cc $(STRICT) -O1 -isystem $(PYTHON_H) -c build/cython/src/_core.c -o /dev/null; \
 	done
 
 types: build $(VENV)/.for-dev  ## mypy --strict on kacore/, and the stub against the compiled module
@@ -180,6 +183,9 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 
 bench-server: build .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
+
+bench-send: $(VENV)/.for-build  ## what each way to send 1 MiB from memory costs the kernel: send, MSG_ZEROCOPY, vmsplice, sendfile
+	$(BIN)/python benches/bench_send.py $(ARGS)
 
 bench-deadlines: build  ## how late idle connections are closed; a burst of newcomers; one client more than full
 	$(BIN)/python benches/bench_deadlines.py $(ARGS)

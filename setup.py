@@ -85,7 +85,7 @@ if coverage:
     compile_args += ["--coverage"]
     link_args += ["--coverage"]
 
-# Strict warnings are asked of our own C only, by `make lint`: what Cython writes has its own style.
+# Strict warnings are asked for by `make lint`, not from whoever builds this from source.
 sources = [f"src/{name}.c" for name in CORE + (EPOLL if has_epoll else [])]
 extension = Extension(
     "kacore._core",

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, unknown = make_parser().parse_known_args(argv)
     try:
         if unknown:
-            raise UsageError(explain(unknown))
+            raise UsageError(explain(unknown, [f"--{name.replace('_', '-')}" for name in vars(args)]))
         return int(args.run(args))
     except (UsageError, PolicyError, LocalError, ImportError) as error:
         if isinstance(error, ImportError) and args.run is not policy_command.run and not is_ours(error):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 ONE_KIND = "there is one kind of worker, see --interface and --loop"
 # of gunicorn, uvicorn, granian and hypercorn: option -> ours, or a sentence.
 OPTIONS = {
@@ -62,12 +65,13 @@ OPTIONS = {
 }
 
 
-def explain(words: list[str]) -> str:
-    """The message for command-line words that mean nothing here."""
+def explain(words: list[str], ours: Iterable[str]) -> str:
+    """The message for command-line words that mean nothing here. ours: the options that there are."""
     option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if option is None:
         return f"{words[0]!r} belongs to no option"
-    ours = OPTIONS.get(option)
-    if ours is None:
-        return f"there is no option {option}"
-    return f"there is no option {option}: {ours}" if " " in ours else f"there is no option {option}: it is {ours} here"
+    known = OPTIONS.get(option)
+    if known is None:
+        near = difflib.get_close_matches(option, ours, n=1)
+        return f"there is no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"there is no option {option}: {known}" if " " in known else f"there is no option {option}: it is {known} here"

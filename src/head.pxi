@@ -41,8 +41,11 @@ def set_simd_variant(name, /) -> None:
 
     Raises LocalError for a name that is not in simd_variants().
     """
-    cdef bytes as_bytes = b"" if name is None else name.encode()
-    if ka_simd_select(NULL if name is None else <const char *>as_bytes) != KA_OK:
+    cdef const char *asked = NULL
+    if name is not None:
+        as_bytes = name.encode()
+        asked = as_bytes
+    if ka_simd_select(asked) != KA_OK:
         raise LocalError(f"no way of scanning called {name!r} on this machine; there are {simd_variants()}")
 
 
@@ -185,6 +188,8 @@ cdef class Limits:
 cdef int64_t within(str name, value, int64_t default, int64_t low, int64_t high) except -1:
     if value is None:
         return default
+    if type(value) is not int:
+        raise TypeError(f"{name}={value!r} is no int")
     if not low <= value <= high:
         raise ValueError(f"{name}={value} is not between {low} and {high}")
     return value

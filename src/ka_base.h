@@ -8,6 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus /* who includes the headers there, inside extern "C", has the assertion by another name */
+#define _Static_assert static_assert
+#endif
+
 enum {
     KA_OK = 0,
     KA_PARTIAL = -1,  /* more bytes are needed; nothing was consumed beyond what was said */

@@ -85,7 +85,7 @@ def sum_counters(buffers):
         for k in range(sizeof(total) // sizeof(uint64_t)):
             to[k] += add[k]
         PyBuffer_Release(&view)
-    engine = {ENGINE_NAMES[k]: total.engine[k] for k in range(ENGINE_NUMBERS)}
+    engine = {ENGINE_NAMES[k]: total.engine[k] for k in range(<size_t>ENGINE_NUMBERS)}
     return {"open": still_open(&total.table), **counters_dict(&total.table), "engine": engine}
 
 

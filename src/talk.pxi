@@ -180,7 +180,7 @@ cdef class Exchange:
         reason: None = the usual one. LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
         cdef Py_ssize_t i, n, size
-        cdef text name, value
+        cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")

@@ -6,8 +6,7 @@
 # has polled once more.
 from collections import deque
 
-cdef enum:
-    MOST_WAITING = 256        # newcomers to a full table; each has a descriptor. More are answered 503
+MOST_WAITING = 256   # newcomers to a full table; each has a descriptor. More are answered 503
 
 cdef int64_t WAITING_RETRY_NS = 100 * 1000000   # places come free without us, too: min_idle_before_evict
 
@@ -102,6 +101,12 @@ cdef class Transports(Driver):
             except Exception:
                 pass  # a clock that fails stands still
         return self.moment
+
+    cdef int64_t now_exactly(self) noexcept:
+        try:
+            return max(self.moment, <int64_t>(<double>self.clock() * 1e9))
+        except Exception:
+            return self.moment
 
     cdef int arm(self) except -1:
         """Set the timer only when something is due earlier than it will fire."""
@@ -524,5 +529,7 @@ cdef class Transports(Driver):
     def stats(self):
         """dict: passes made; newcomers that wait for a place; bytes of buffers in use, how often one was refused, and
         conversations with something pending."""
-        return {"passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": self.service.pool.lent_bytes, "buffers_refused": self.service.pool.refused,
-                "talks": self.service.n_talks}
+        return {
+            "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": self.service.pool.lent_bytes,
+            "buffers_refused": self.service.pool.refused, "talks": self.service.n_talks,
+        }

@@ -96,6 +96,10 @@ SCENARIOS = {
         "1 MiB from memory (nginx: a cached file)", ("nginx", "nginx-copying", "kacore-asgi", "uvicorn"), app="mebibyte",
         path="/mebibyte",
     ),
+    "mebibyte-few": Scenario(
+        "the same for 4 connections", ("nginx", "nginx-copying", "kacore-asgi", "uvicorn"), app="mebibyte",
+        path="/mebibyte", load=Load(4),
+    ),
     "file": Scenario("10 MiB file", ("nginx", "kacore-asgi", "granian-asgi"), app="file", path="/file", load=Load(16)),
     "starlette": Scenario("Starlette hello", ("kacore-asgi", "granian-asgi", "uvicorn"), app="starlette"),
     "fastapi": Scenario("FastAPI hello", ("kacore-asgi", "granian-asgi", "uvicorn"), app="fastapi"),

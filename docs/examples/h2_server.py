@@ -277,7 +277,9 @@ class Connection(asyncio.Protocol):
         if self.streams.get(number) is not stream:
             return
         verdict = self.table.decide(self.conn, self.now(), "2")
-        head = [(":status", str(status)), *strip_connection_fields(fields), ("content-length", str(len(body)))]
+        head = [(":status", str(status)), *(one for one in strip_connection_fields(fields) if one[0] != "content-length")]
+        if status not in (204, 304):  # RFC 9110 section 8.6
+            head.append(("content-length", str(len(body))))
         if stream.fields[":method"] == "HEAD":
             body = b""
         try:

@@ -5,6 +5,7 @@
  *
  * The core does no I/O and reads no clock: this file accepts, receives, sends and tells the time. Which bytes are a
  * request, whether its connection is kept, who is late and who goes when there is no room, the core decides. */
+#define _POSIX_C_SOURCE 200809L /* for -std=c99, which hides clock_gettime() and sigaction() */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -40,7 +40,7 @@ from aiohttp.web_protocol import RequestHandler as HostHandler
 from aiohttp.web_server import Server as HostServer
 
 from kacore._core import ConnectionTable
-from kacore.policy import Policy
+from kacore.policy import Policy, PolicyError
 
 try:
     import fcntl
@@ -97,7 +97,15 @@ PARSER_LIMITS = {
     "max_headers": "max_headers",
     "max_field_size": "max_header_bytes",
 }
-
+# Fields that would have no effect, and why.
+PARSED = "aiohttp's parser has no such limit"
+ELSEWHERE = {
+    "max_head_bytes": f"{PARSED}; max_target_bytes, max_header_bytes and max_headers it has",
+    "max_chunk_line_bytes": PARSED,
+    "max_trailer_bytes": PARSED,
+    "max_body_bytes": "content has the application's client_max_size",
+    "max_buffer_bytes": "the loop's transports have the buffers",
+}
 
 FIONREAD = getattr(termios, "FIONREAD", 0)
 TIOCOUTQ = getattr(termios, "TIOCOUTQ", 0)
@@ -184,7 +192,7 @@ class RequestHandler(HostHandler):
         self._cause: str | None = None  # what it will end by, once that is decided
         self._exchange: Any = None  # the request in hand
         self._unsent = 0  # bytes on our side, when last looked at; while a file is sent, less what was acknowledged
-        self._file: asyncio.Task[None] | None = None  # the loop's work on it
+        self._file: asyncio.Task[Any] | None = None  # the loop's work on it
         # With 0 aiohttp starts no timer when a connection is made.
         super().__init__(manager, loop=loop, **{**kwargs, "keepalive_timeout": 0})
 
@@ -471,7 +479,7 @@ class RequestHandler(HostHandler):
         self._stage |= OVER
         return True
 
-    async def send_file(self, sending: Coroutine[Any, Any, None]) -> None:
+    async def send_file(self, sending: Coroutine[Any, Any, Any]) -> None:
         """The client must take a file. The loop sends it past the transport's buffer, and calls nobody meanwhile."""
         manager, transport, task = self._manager, self.transport, asyncio.current_task()
         if not self._conn or manager is None or transport is None or acknowledged_bytes(transport) is None:
@@ -508,7 +516,8 @@ class Server(HostServer):
     """aiohttp.web.Server with kacore's table: of one loop, with one timer.
 
     policy: kacore.Policy; default Policy(). keepalive_timeout, where it is given, counts instead of the policy's.
-    Other arguments as aiohttp's. Raises TypeError for a policy that is none, ValueError for a value out of range.
+    Other arguments as aiohttp's. Raises TypeError for a policy that is none, PolicyError (a ValueError) for a value out
+    of range, and for a field that is set and would have no effect: those of ELSEWHERE.
     """
 
     def __init__(
@@ -523,8 +532,12 @@ class Server(HostServer):
         if not isinstance(policy, Policy | None):
             raise TypeError(f"policy is a kacore.Policy, not {type(policy).__name__}: rules are for kacore's own server")
         policy = policy or Policy()
+        said = policy.changes()
+        for field, why in ELSEWHERE.items():
+            if field in said:
+                raise PolicyError(f"{field}={said[field]}: has no effect inside aiohttp: {why}", field)
         for argument, field in PARSER_LIMITS.items():
-            if field in policy.changes():
+            if field in said:
                 kwargs.setdefault(argument, getattr(policy, field))
         if keepalive_timeout is not None:
             policy = with_keepalive_timeout(policy, float(keepalive_timeout))
@@ -756,7 +769,7 @@ class AppRunner(web.AppRunner):
 
     async def cleanup(self) -> None:
         """As aiohttp's. First whoever waits in the backlog is accepted: it would be reset with the listeners."""
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._server.policy.drain_lame_duck if isinstance(self._server, Server) else 0)
         await super().cleanup()
 
 
@@ -871,29 +884,13 @@ def several(what: Any, single: Any = ()) -> list[Any]:
 
 def run_to_end(loop: asyncio.AbstractEventLoop, main: asyncio.Task[None]) -> None:
     """Until a signal ends it, then its cleanup, then what other tasks are left. Closes the loop."""
-    try:
-        loop.run_until_complete(main)
-    except (web.GracefulExit, KeyboardInterrupt):
-        pass
-    finally:
+    with asyncio.Runner(loop_factory=lambda: loop):
         try:
+            loop.run_until_complete(main)
+        except (web.GracefulExit, KeyboardInterrupt):
+            pass
+        finally:
             if not main.done():  # the signal broke into the loop: what it was doing goes on here, with its cleanup
                 main.cancel()
                 with suppress(asyncio.CancelledError):
                     loop.run_until_complete(main)
-        finally:
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            for task in left:
-                if not task.cancelled() and task.exception() is not None:
-                    loop.call_exception_handler(
-                        {
-                            "message": "unhandled exception during asyncio.run() shutdown",
-                            "exception": task.exception(),
-                            "task": task,
-                        }
-                    )
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()

@@ -88,14 +88,19 @@ def configure(policy: Policy | PolicySet | None) -> None:
     configured = policy
 
 
+def from_environment() -> PolicySet:
+    """PolicyError names a variable that is wrong."""
+    sources = Sources()
+    sources.add_environment(os.environ)
+    return checked(sources.policy_set())
+
+
+from_environment()  # at import: what is wrong is told when uvicorn starts, not when somebody connects
+
+
 def policy_for(config: Config) -> PolicySet:
-    """What is in force for a server of this configuration. PolicyError names a variable that is wrong."""
-    if configured is None:
-        sources = Sources()
-        sources.add_environment(os.environ)
-        policies = checked(sources.policy_set())
-    else:
-        policies = checked(configured)
+    """What is in force for a server of this configuration. PolicyError as above."""
+    policies = from_environment() if configured is None else checked(configured)
     fields: dict[str, Any] = {}
     for flag, (default, field) in FLAGS.items():
         value = getattr(config, flag, default)

@@ -22,7 +22,7 @@ def response_fields(
     policy: Policy, http_version: str = "1.1", responses: int = 1, timeout: float | None = None
 ) -> Fields:
     """See `Policy.response_fields`."""
-    major, dot, minor = http_version.partition(".")
+    major, dot, minor = http_version.partition(".") if isinstance(http_version, str) else ("", "", "")
     if major not in ("1", "2", "3") or (dot and not minor.isdecimal()) or (major == "1" and not dot):
         raise ValueError(f"http_version={http_version!r}: must be '1.0', '1.1', '2' or '3'")
     if responses < 1:

@@ -37,17 +37,32 @@ class Lifespan:
         self._error: BaseException | None = None
 
     async def startup(self) -> None:
-        """Raises LifespanError when the application failed to start, or must have the protocol and has not."""
+        """Raises LifespanError when the application failed to start, or must have the protocol and has not. Cancelled,
+        it cancels the application, too."""
         if self.mode == "off":
             return
         self._task = asyncio.create_task(self._run(), name="kacore-lifespan")
-        answer = await self._ask("lifespan.startup")
+        try:
+            answer = await self._ask("lifespan.startup")
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=RETURN_WITHIN)
+            raise
         if answer is None:
-            if self.mode == "on":
-                raise LifespanError("the application has no lifespan, and lifespan=on demands one") from self._error
             self._task = None
+            self._judge_silence()
         elif answer["type"] == "lifespan.startup.failed":
             raise LifespanError(f"the application's start-up failed: {answer.get('message') or 'no reason given'}")
+
+    def _judge_silence(self) -> None:
+        """The application ended before it answered. One that was asked and then raised meant to have a lifespan."""
+        has_failed = self._error is not None and self._to_app.empty()
+        if self.mode == "on" and has_failed:
+            raise LifespanError(f"the application's start-up failed: {self._error!r}") from self._error
+        if self.mode == "on":
+            raise LifespanError("the application has no lifespan, and lifespan=on demands one") from self._error
+        if has_failed:
+            self.logger.warning("the application failed in its lifespan and is served without one", exc_info=self._error)
 
     async def shutdown(self) -> None:
         """Never raises: what the application says is logged."""

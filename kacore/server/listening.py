@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -217,6 +218,17 @@ def inherited_socket(fd: int) -> socket.socket:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         set_inherited_options(sock)
     return sock
+
+
+def most_connections() -> int:
+    """How many can be open in a process that cannot close one for want of a descriptor, with room for newcomers who wait
+    and for the application."""
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, soft - min(DESCRIPTORS_ELSE, soft // 4) - min(_core.MOST_WAITING, soft // 8))
 
 
 def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:

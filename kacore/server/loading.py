@@ -30,6 +30,8 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
     if not module_name or (":" in target and not path):
         raise UsageError(f'{target!r} is not of the form "module:name"')
     where = os.path.abspath(app_dir)
+    if not os.path.isdir(where):
+        raise UsageError(f"app_dir={app_dir!r}: is no directory")
     if where not in sys.path:
         sys.path.insert(0, where)
     try:
@@ -87,8 +89,8 @@ def detect_interface(app: Callable[..., Any]) -> Interface:
         return "wsgi"
     if n_needed == 1:
         return "handler"
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and is_async(app):
-        return "asgi"
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return "asgi" if is_async(app) else "wsgi"  # as wsgiref.validate.validator and old middleware write it
     raise UsageError(
         f"cannot tell the interface of {app!r}: it takes neither (scope, receive, send) nor (environ, start_response) "
         "nor (request); say --interface asgi, wsgi or handler"

@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from kacore.server.loading import UsageError
+
 # Seconds between two looks.
 LOOK_EVERY = 0.25
 SKIPPED = {"__pycache__", "node_modules"}
@@ -21,6 +23,9 @@ class Watcher:
     def __init__(self, directories: Iterable[str], include: Iterable[str] = ()) -> None:
         self._is_source = re.compile("|".join(map(fnmatch.translate, ["*.py", *include]))).match
         self._directories = [os.path.abspath(directory) for directory in directories]
+        for directory in self._directories:
+            if not os.path.isdir(directory):
+                raise UsageError(f"reload_dir={directory!r}: is no directory")
         self._seen = self._look()
 
     def changed(self) -> list[str]:

@@ -23,10 +23,10 @@ from kacore import _core
 from kacore._core import ConnectionTable
 from kacore._limits import limits_of
 from kacore._version import __version__
-from kacore.policy import Policy
+from kacore.policy import Policy, PolicySet
 from kacore.server import logs
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
-from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
 from kacore.server.races import RaceLog
 from kacore.server.systemd import Notifier
@@ -34,7 +34,6 @@ from kacore.server.tls import TLS, FixedTLS
 from kacore.server.transports import TransportsServer
 
 if TYPE_CHECKING:
-    from kacore.policy import PolicySet
     from kacore.server.workers import Worker
 
 LOOPS = ("auto", "asyncio", "uvloop")
@@ -42,6 +41,8 @@ LOOPS = ("auto", "asyncio", "uvloop")
 DRAIN_POLL = 0.01
 # For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
 LAST_CALL = 0.1
+# At the deadline of a drain the engine says 503 to whom it may, in seconds: a step of it, and the wait for its turn.
+LAST_WORD = 0.1
 # In a hurry, what drain_grace is at most: for requests that are under way on idle connections.
 HURRIED_GRACE = 0.2
 # What the application's shutdown gets when we must end now.
@@ -141,10 +142,14 @@ class Server:
             raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
         if loop not in LOOPS:
             raise UsageError(f"loop={loop!r}: must be auto, asyncio or uvloop")
-        if not 0 <= port <= 65535:
-            raise UsageError(f"port={port}: must be between 0 and 65535")
-        if not 0 <= threads <= 1024:
-            raise UsageError(f"threads={threads}: must be between 0 and 1024")
+        if not isinstance(policy, Policy | PolicySet | None):
+            raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
+        if not isinstance(tls, TLS | ssl.SSLContext | None):
+            raise UsageError(f"tls={tls!r}: must be a kacore.TLS or an ssl.SSLContext")
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise UsageError(f"port={port!r}: must be between 0 and 65535")
+        if not isinstance(threads, int) or not 0 <= threads <= 1024:
+            raise UsageError(f"threads={threads!r}: must be between 0 and 1024")
         if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
             raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
         if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
@@ -268,6 +273,11 @@ class Server:
         if self._engine is not None:
             self._engine.set_classes(policy)
 
+    def _policy_with(self, **fields: Any) -> Policy | PolicySet:
+        if isinstance(self._policy, Policy):
+            return self._policy.replace(**fields)
+        return self._policy.replace_default(**fields)
+
     def reload_certificates(self) -> None:
         """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
         used is logged, and the old ones stay in use."""
@@ -297,6 +307,8 @@ class Server:
         if self.worker is None:
             self._notifier = Notifier()
             raise_descriptor_limit(self.policy.max_connections, self.logger)
+        if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
+            self.set_policy(self._policy_with(max_connections=most))
         with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
             runner.run(self.serve())
 
@@ -337,7 +349,8 @@ class Server:
         try:
             if self._admin is not None:
                 await self._admin.start(is_shared=self.worker is not None)
-            await lifespan.startup()
+            if not await self._start_lifespan(lifespan):
+                return
             self.bind()
             application = self._application(loop, lifespan)
             if self.interface != "wsgi":
@@ -507,7 +520,7 @@ class Server:
             listener.close()
         if self.worker is not None:
             self.worker.closed()
-        await self._wait_for_room(deadline - loop.time(), is_idle=True)
+        await self._wait_for_room(deadline - loop.time() + LAST_WORD, is_idle=True)
 
     async def _wait_for_room(self, seconds: float, *, is_idle: bool) -> None:
         """Wait, but not when we must end now; is_idle: nor when no connection is left but those that linger."""
@@ -533,6 +546,22 @@ class Server:
             if self.worker is None:
                 listener.refuse()
             listener.close()
+
+    async def _start_lifespan(self, lifespan: Lifespan) -> bool:
+        """Whether the application is up. Not when we are told to end before: a start-up is not waited for."""
+        startup = asyncio.ensure_future(lifespan.startup())
+        is_over = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([startup, is_over], return_when=asyncio.FIRST_COMPLETED)
+            if startup.done():
+                startup.result()
+                return True
+            self.logger.info("told to end before the application had started")
+            return False
+        finally:
+            is_over.cancel()
+            if startup.cancel():
+                await asyncio.wait([startup])
 
     async def _end_lifespan(self, lifespan: Lifespan) -> None:
         """The application may take its time to shut down, until we are told to end now."""

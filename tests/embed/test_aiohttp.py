@@ -82,7 +82,7 @@ class House:
 
     async def adopt(self, **options):
         reader, writer = await asyncio.open_connection(**options)
-        self.clients.append(Client(reader, writer, 1.5 if self.is_stock else PATIENCE))
+        self.clients.append(Client(reader, writer, 0.6 if self.is_stock else PATIENCE))
         return self.clients[-1]
 
 
@@ -724,6 +724,30 @@ def test_rules_are_refused():
             adapter.Server(hello, policy=__import__("kacore").PolicySet(Policy(), []))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("field", sorted(adapter.ELSEWHERE))
+def test_field_without_effect_is_refused(field):
+    async def main():
+        with pytest.raises(ValueError, match=f"^{field}=.*has no effect inside aiohttp"):
+            adapter.Server(hello, policy=Policy().replace(**{field: getattr(Policy(), field) + 1}))
+
+    asyncio.run(main())
+
+
+def test_newcomers_are_served_while_a_lame_duck_waits(visit_kacore):
+    async def scenario(house):
+        port = house.runner.addresses[0][1]
+        leaving = asyncio.create_task(house.runner.cleanup())
+        await asyncio.sleep(0)
+        client = await house.adopt(host="127.0.0.1", port=port)
+        assert (await client.ask())[2] == b"hello"
+        client.writer.close()
+        await leaving
+        with pytest.raises(OSError):
+            await house.adopt(host="127.0.0.1", port=port)
+
+    visit_kacore(scenario, drain_lame_duck=0.3)
 
 
 def test_importing_kacore_imports_no_host(python_environment):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import ssl
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from kacore import Policy, PolicySet, Rule
 from kacore.embed.asyncio import Connections, KeepAliveProtocol
+from kacore.server import TLS
+from tests.wire.test_tls import certificates  # noqa: F401
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "hello_asyncio.py"
 
@@ -211,3 +214,24 @@ def test_client_that_says_too_little_is_closed_by_the_one_timer(sent):
         writer.close()
 
     run(scenario, Policy(**{"request_header_timeout" if sent else "first_byte_timeout": 0.1}))
+
+
+def test_tls_by_kacore_has_its_handshake_counted_and_limited(certificates):  # noqa: F811
+    path = certificates.issue("localhost")
+
+    async def scenario(connections, port):
+        number = connections.add_listener(("127.0.0.1", 0), TLS(path))
+        server = await asyncio.get_running_loop().create_server(lambda: Named(connections, 0, number), "127.0.0.1", 0)
+        other = server.sockets[0].getsockname()[1]
+        context = ssl.create_default_context(cafile=certificates.roots)
+        reader, writer = await asyncio.open_connection("127.0.0.1", other, ssl=context, server_hostname="localhost")
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readuntil(b"named")).startswith(b"HTTP/1.1 200 ")
+        reader, silent = await asyncio.open_connection("127.0.0.1", other)
+        assert await reader.read() == b""
+        assert connections.table.stats()["closed"]["handshake_timeout"] == 1
+        for one in (writer, silent):
+            one.transport.abort()
+        server.close()
+
+    run(scenario, Policy(handshake_timeout=0.2), Named)

@@ -506,6 +506,18 @@ def test_content_over_its_limit_is_reset_and_the_connection_kept():
     visit(scenario)
 
 
+@pytest.mark.parametrize(("status", "length"), [(204, None), (304, None), (200, b"5")])
+def test_length_is_that_of_the_content_and_none_where_there_is_never_any(status, length):
+    async def app(fields, body):
+        return status, [("content-length", "99")], b"hello" if length else b""
+
+    async def scenario(house):
+        fields, content = await (await house.connect()).ask()
+        assert fields.get(b"content-length") == length and len(content) == int(length or 0)
+
+    visit(scenario, app)
+
+
 def test_bytes_that_are_no_http_2_end_the_connection():
     async def scenario(house):
         client = Client(*await asyncio.open_connection("127.0.0.1", house.port))

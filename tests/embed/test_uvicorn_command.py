@@ -89,6 +89,14 @@ def test_proxy_headers_and_access_log_stay_uvicorns_and_no_context_leaks(command
     assert "Traceback" not in child.text
 
 
+def test_variable_that_is_wrong_is_told_at_the_start(launch, tmp_path, free_port):
+    (tmp_path / "app.py").write_text(APP)
+    where = ("app:app", "--http", "kacore.embed.uvicorn:Protocol", "--port", str(free_port()))
+    child = launch("-m", "uvicorn", *where, KACORE_KEEP_ALIVE_TIMEOUT="long")
+    assert child.wait() == 1
+    assert re.search(r"PolicyError: .*KACORE_KEEP_ALIVE_TIMEOUT.*long", child.text)
+
+
 def test_tls_and_workers_stay_uvicorns(command, need, tmp_path):
     root = need("module:trustme").CA()
     pem = root.issue_cert("localhost")

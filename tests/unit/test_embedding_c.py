@@ -15,8 +15,32 @@ import kacore
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "poll_server.c"
 # What an installation holds; in a source tree there is more beside it.
-CORE = ("scan", "head", "body", "reply", "table", "conn", "buf", "talk")
+CORE = ("scan", "head", "body", "reply", "table", "conn", "buf", "talk", "filter", "proxy", "trust")
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
+
+
+HEADERS = [f"ka_{name}.h" for name in ("base", "block", "turn", *CORE)]
+STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", "-Wno-unused")
+
+
+def accepts(compiler, *arguments):
+    command = [*shlex.split(compiler), *STRICT, f"-I{kacore.get_include()}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+
+
+def test_example_and_each_header_by_itself_are_plain_c99(need, tmp_path):
+    need(COMPILER[0])
+    for name in HEADERS:
+        (tmp_path / name).with_suffix(".c").write_text(f'#include "{name}"\n')
+    accepts(shlex.join(COMPILER), "-std=c99", EXAMPLE, *tmp_path.glob("*.c"))
+
+
+def test_headers_are_included_from_cplusplus(need, tmp_path):
+    need("c++")
+    includes = "".join(f'#include "{name}"\n' for name in HEADERS)
+    (tmp_path / "all.cpp").write_text(f'extern "C" {{\n{includes}}}\nint main() {{ return KA_OK; }}\n')
+    accepts("c++", "-std=c++17", "-Wno-pedantic", tmp_path / "all.cpp")
 
 
 @pytest.fixture(scope="module")

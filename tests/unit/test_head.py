@@ -138,8 +138,9 @@ def test_limits_are_checked_compared_and_shown():
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Limits(**wrong)
-    with pytest.raises(TypeError):
-        Limits(max_headers="many")
+    for wrong in ("many", 1.5, True):
+        with pytest.raises(TypeError, match="max_headers="):
+            Limits(max_headers=wrong)
 
 
 def test_the_way_of_scanning_can_be_asked_and_set():

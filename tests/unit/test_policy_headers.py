@@ -40,7 +40,7 @@ def test_http_2_and_later_get_no_connection_fields(policy, version):
     assert policy.response_fields(http_version=version) == []
 
 
-@pytest.mark.parametrize("version", ["", "1", "0.9", "1.x", "4", "HTTP/1.1"])
+@pytest.mark.parametrize("version", ["", "1", "0.9", "1.x", "4", "HTTP/1.1", 2, 1.1])
 def test_an_unknown_version_is_refused(version):
     with pytest.raises(ValueError, match="http_version="):
         Policy().response_fields(http_version=version)

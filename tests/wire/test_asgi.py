@@ -1,6 +1,7 @@
 """ASGI: the scope, what receive() tells and when, and lifespan."""
 
 import asyncio
+import signal
 import time
 
 import pytest
@@ -328,6 +329,21 @@ async def raises_after(scope, receive, send):
 
 async def without(scope, receive, send):
     assert scope["type"] == "http"
+
+async def raises(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        raise RuntimeError("no queue")
+    await send({"type": "http.response.start", "status": 204})
+    await send({"type": "http.response.body"})
+
+async def hangs(scope, receive, send):
+    import asyncio
+    try:
+        print("waits", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        print("cancelled", flush=True)
 """
 
 
@@ -344,3 +360,25 @@ def test_lifespan_on_demands_the_protocol(launch, tmp_path):
     child = launch("-m", "kacore", "serve", "app:without", "--port", "0", "--lifespan", "on")
     assert child.wait() == 2
     assert child.text == "kacore: the application has no lifespan, and lifespan=on demands one\n"
+
+
+def test_a_lifespan_that_breaks_is_told_and_with_on_ends_the_server(serve, launch, client, tmp_path):
+    (tmp_path / "app.py").write_text(FAILURES)
+    server = serve("app:raises")
+    assert client(server).get().status == 204
+    assert server.text.count("the application failed in its lifespan and is served without one") == 1
+    assert "RuntimeError: no queue" in server.text
+    child = launch("-m", "kacore", "serve", "app:raises", "--port", "0", "--lifespan", "on")
+    assert child.wait() == 2
+    assert child.text == "kacore: the application's start-up failed: RuntimeError('no queue')\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_start_up_that_hangs(launch, tmp_path, number):
+    (tmp_path / "app.py").write_text(FAILURES)
+    child = launch("-m", "kacore", "serve", "app:hangs", "--port", "0", ready="waits")
+    child.process.send_signal(number)
+    assert child.wait() == 0
+    assert "cancelled" in child.text
+    assert "told to end before the application had started" in child.text
+    assert "Traceback" not in child.text

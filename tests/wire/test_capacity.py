@@ -1,6 +1,7 @@
 """A server that is full: who makes room, who waits, who is turned away; no descriptors; handlers over their time."""
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -175,6 +176,21 @@ def test_without_descriptors_new_clients_are_served_in_place_of_idle_ones(hoarde
     with connect(child.port) as last:
         assert get(last)[0] == 200
     assert child.stop() == 0
+
+
+def test_over_transports_there_are_fewer_places_than_descriptors(hoarder):
+    child = hoarder("--io", "transports")
+    socks = []
+    try:
+        for _ in range(300):
+            socks.append(connect(child.port))
+            assert get(socks[-1]) == (200, "ok")
+    finally:
+        for sock in socks:
+            sock.close()
+    assert re.search("at most 160 connections", child.text)
+    assert child.stop() == 0
+    assert "Traceback" not in child.text
 
 
 def test_an_idle_client_makes_room_when_the_application_holds_all_other_descriptors(hoarder):

@@ -65,6 +65,9 @@ def app(tmp_path):
         (["app:app", "--uds", "/no/such/directory/socket"], ["/no/such/directory/socket"]),
         (["app:app", "--config", "missing.toml"], ["missing.toml"]),
         (["app:app", "--interface", "cgi"], ["cgi"]),
+        (["app:app", "--app-dir", "/nowhere"], ["app_dir='/nowhere'", "is no directory"]),
+        (["app:app", "--reload", "--reload-dir", "/nowhere"], ["reload_dir='/nowhere'", "is no directory"]),
+        (["app:app", "--keepalive-timeout", "5"], ["no option --keepalive-timeout", "did you mean --keep-alive-timeout"]),
         (["app:app", "--server-name", "a\r\nb"], ["server.name"]),
     ],
 )

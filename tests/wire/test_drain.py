@@ -143,12 +143,14 @@ def test_second_signal_ends_at_once_whatever_is_in_progress(run, processes):
         assert time.monotonic() - began < 20  # drain_timeout is 30 s, the application's shutdown takes 60
 
 
-def test_whatever_is_left_at_drain_timeout_is_cut_off(run):
-    server = run("--drain-timeout", "0.5", "--drain-grace", "0")
-    with in_progress(server):
+@pytest.mark.parametrize("more", [(), OVER_TRANSPORTS], ids=["engine", "transports"])
+def test_whatever_is_left_at_drain_timeout_is_cut_off_and_told_so_where_nothing_has_left(run, more):
+    server = run("--drain-timeout", "0.5", "--drain-grace", "0", *more)
+    with in_progress(server) as sock:
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began >= 0.5
+        assert answer(sock).startswith(b"HTTP/1.1 503")
 
 
 @pytest.mark.parametrize("processes", [(), ("--workers", "2"), OVER_TRANSPORTS], ids=["alone", "2", "transports"])

@@ -1,6 +1,5 @@
 """A full server still answers the next client, and one client cannot have it all."""
 
-
 from kacore import Policy
 from tests.wire.conftest import wait_until
 

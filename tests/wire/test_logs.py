@@ -45,7 +45,6 @@ def test_combined_format_escapes_what_the_client_wrote(start, client, lines):
     assert lines()[1].endswith('200 5 "-" "-"')
 
 
-@pytest.mark.engine  # the transports go by the time of a whole step
 def test_time_of_an_application_that_holds_up_the_loop_is_logged(start, client, lines):
     def takes_its_time(request):
         time.sleep(0.02)

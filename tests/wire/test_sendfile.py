@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import socket
 import tempfile
 
 import pytest
@@ -77,6 +78,7 @@ def test_a_slow_reader_of_a_file_costs_no_buffer_and_holds_up_nobody(serving, cl
     assert other.get("/100").status == 200
     assert serving.stats()["engine"]["buffer_bytes"] < 100_000
     assert serving.phase_count("write") == 1
+    slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     assert slow.response().body == (files / "9000000").read_bytes()
 
 

@@ -204,9 +204,11 @@ def test_sighup_reloads_the_certificates_of_the_command(launch, over_tls, certif
     shutil.copy(certificates.issue("localhost"), path)
     server.send_signal(signal.SIGHUP)
     server.wait_for("the certificates were read again")
-    assert over_tls(server).sock.getpeercert()["serialNumber"] != first
+    new = over_tls(server)
+    assert new.sock.getpeercert()["serialNumber"] != first
     assert old.get("/").body == b"hello"
-    old.close()
+    for one in (old, new):
+        one.close()
     assert server.stop() == 0, server.text
 
 

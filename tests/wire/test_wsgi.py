@@ -357,7 +357,7 @@ def test_a_request_whose_client_left_before_a_thread_was_free_is_not_begun(start
         start_response("200 OK", [])
         return [b"ok"]
 
-    running = start(app, threads=1, policy=Policy(handler_timeout=0.3))
+    running = start(app, threads=1, policy=Policy(handler_timeout=1))
     first = client(running).send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: called)
     left = client(running).send("GET /left HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -390,3 +390,13 @@ def test_work_that_outlives_its_client_ends_quietly(start, client, caplog):
     go_on.set()
     assert client(running).get().body == b"late"
     assert all(record.levelname == "INFO" for record in caplog.records)
+
+
+def test_what_takes_any_arguments_and_is_not_async_is_told_to_be_wsgi(start, client):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x"]
+
+    running = start(wsgiref.validate.validator(app))
+    assert running.server.interface == "wsgi"
+    assert client(running).get().status == 200
