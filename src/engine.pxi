@@ -290,6 +290,8 @@ cdef class Engine(Driver):
         cdef uint8_t addr[16]
         cdef uint16_t port
         cdef unsigned listener
+        if len(self.servers) == 1:
+            return self.servers[0]
         if ka_engine_peer(self.engine, talk.conn, addr, &port, &listener) < 0:
             return None
         return self.servers[listener]
