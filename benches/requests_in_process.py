@@ -45,7 +45,7 @@ async def application(name: str, logger: logging.Logger) -> _core.AsgiApplicatio
 def certificate() -> TLS:
     with tempfile.TemporaryDirectory() as where:
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-        files = ["-keyout", f"{where}/key", "-out", f"{where}/cert"]
+        files = ("-keyout", f"{where}/key", "-out", f"{where}/cert")
         subprocess.run([*command.split(), *files], check=True, capture_output=True)
         return TLS(f"{where}/cert", f"{where}/key")
 

@@ -2,7 +2,7 @@
 
 uvicorn stays the server: its listeners, workers, lifespan, logs, TLS, websockets and signals. Each connection is held
 by kacore's table: every phase has a deadline, a full server closes its least useful idle connection instead of
-answering 503, and one timer serves all. docs/embedding.md says what changes.
+answering 503, and one timer serves all. docs/embedding-uvicorn.md says what changes.
 
 The policy comes from configure(), or else from KACORE_* variables. uvicorn's own flags win where they differ from
 uvicorn's defaults: a 5 that the user wrote and the default 5 look alike.

@@ -231,15 +231,16 @@ async def big(request):
     return web.Response(body=b"y" * 20_000_000)
 
 
-def test_client_that_takes_nothing_is_closed_by_its_deadline(visit):
-    async def scenario(house):
-        client = await house.connect(limit=1024)
-        client.writer.write(GET)
-        await house.has("write")
-        await (house.closes_one("send_timeout") if not house.is_stock else asyncio.sleep(1))
-        assert len(await client.rest()) < 20_000_000
+async def takes_nothing(house):
+    client = await house.connect(limit=1024)
+    client.writer.write(GET)
+    await house.has("write")
+    await (house.closes_one("send_timeout") if not house.is_stock else asyncio.sleep(1))
+    assert len(await client.rest()) < 20_000_000
 
-    visit(scenario, big, send_timeout=0.2)
+
+def test_client_that_takes_nothing_is_closed_by_its_deadline(visit):
+    visit(takes_nothing, big, send_timeout=0.2)
 
 
 async def narrow(request):
@@ -308,14 +309,7 @@ def serves_file(tmp_path):
 
 
 def test_client_that_takes_nothing_of_a_file_is_closed_by_its_deadline(visit, serves_file):
-    async def scenario(house):
-        client = await house.connect(limit=1024)
-        client.writer.write(GET)
-        await house.has("write")
-        await (house.closes_one("send_timeout") if not house.is_stock else asyncio.sleep(1))
-        assert len(await client.rest()) < 20_000_000
-
-    visit(scenario, serves_file, send_timeout=0.2)
+    visit(takes_nothing, serves_file, send_timeout=0.2)
 
 
 def test_file_is_sent_whole_and_the_next_request_answered(visit_kacore, serves_file):

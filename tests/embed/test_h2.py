@@ -506,14 +506,14 @@ def test_content_over_its_limit_is_reset_and_the_connection_kept():
     visit(scenario)
 
 
-@pytest.mark.parametrize(("status", "length"), [(204, None), (304, None), (200, b"5")])
+@pytest.mark.parametrize(("status", "length"), [(204, None), (304, None), (200, "5")])
 def test_length_is_that_of_the_content_and_none_where_there_is_never_any(status, length):
     async def app(fields, body):
         return status, [("content-length", "99")], b"hello" if length else b""
 
     async def scenario(house):
         fields, content = await (await house.connect()).ask()
-        assert fields.get(b"content-length") == length and len(content) == int(length or 0)
+        assert fields.get("content-length") == length and len(content) == int(length or 0)
 
     visit(scenario, app)
 

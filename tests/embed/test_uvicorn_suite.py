@@ -1,7 +1,7 @@
 """uvicorn's own tests of a protocol class, from its sdist, with kacore's class in place of the httptools one.
 
 `make hosts` puts the sdist into build/hosts; without it these tests are skipped. Where kacore means to differ stands
-here by name, as in docs/embedding.md: a test that is listed and passes is as wrong as one that fails unlisted.
+here by name, as in docs/embedding-uvicorn.md: a test that is listed and passes is as wrong as one that fails unlisted.
 """
 
 import os
@@ -60,5 +60,5 @@ def test_uvicorn_protocol_tests_differ_only_where_that_is_meant():
 
 
 def test_every_difference_stands_in_the_documentation():
-    text = (ROOT / "docs" / "embedding.md").read_text()
+    text = (ROOT / "docs" / "embedding-uvicorn.md").read_text()
     assert [name for name in DIFFERENT if f"`{name}`" not in text] == []
