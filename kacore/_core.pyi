@@ -11,6 +11,7 @@ from kacore.policy import Policy, PolicySet
 
 __all__ = [
     "COUNTERS_BYTES",
+    "MOST_WAITING",
     "AccessEntry",
     "AsgiApplication",
     "ClientGone",
