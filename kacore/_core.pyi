@@ -211,7 +211,7 @@ class Response:
         self,
         body: bytes | bytearray | memoryview | str | Iterable[bytes] = b"",
         status: int = 200,
-        headers: Iterable[tuple[str | bytes, str | bytes]] = (),
+        headers: Iterable[tuple[str | bytes, str | bytes]] | dict[str, str] | dict[bytes, bytes] = (),
     ) -> None: ...
 
 class HandlerApplication(Application):
@@ -490,6 +490,7 @@ class TransportProtocol:
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
     def closed(self, cause: str) -> int: ...
+    def lingers(self) -> int: ...
 
 class Transports:
     @property

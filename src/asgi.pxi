@@ -89,6 +89,7 @@ cdef class AsgiExchange(Exchange):
     cdef list readers         # futures of the receive() that wait, one each: who cancels one leaves the others alone
     cdef list writers         # the same of send()
     cdef object start         # the http.response.start message, until its first body
+    cdef dict scope           # until the application is done
     cdef bint is_asked        # receive() has given the end of the content
     cdef bint is_begun        # http.response.start was seen
     cdef bint is_done         # the response is complete
@@ -230,7 +231,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef int cancel(self) except -1:
         if self.task is not None:
-            self.app.logger.warning("a request took longer than handler_timeout and was cancelled")
+            self.app.logger.warning("%s took longer than handler_timeout and was cancelled", self.named())
             self.task.cancel()
         return 0
 
@@ -255,11 +256,17 @@ cdef class AsgiExchange(Exchange):
                 self.give_up("failed", error)
         elif not self.is_done and self.talk != NULL:
             self.give_up("returned without completing its response", None)
+        self.scope = None
         return 0
+
+    cdef str named(self):
+        """Method and path, for logs; an application may have changed its scope."""
+        path = self.scope.get("raw_path")
+        return f"{self.scope.get('method')} {path.decode('ascii', 'backslashreplace') if isinstance(path, bytes) else path}"
 
     cdef int give_up(self, str what, object error) except -1:
         if error is not None or self.talk != NULL:
-            self.app.logger.error("the application %s", what, exc_info=error)
+            self.app.logger.error("the application %s on %s", what, self.named(), exc_info=error)
         self.is_done = True
         return self.refuse(500, b"Internal Server Error")
 
@@ -384,6 +391,7 @@ cdef class AsgiApplication(Application):
         if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
             return 0
         exchange.app = self
+        exchange.scope = scope
         exchange.attach(port, talk)
         if exchange.entry is not None:
             exchange.entry.request = scope

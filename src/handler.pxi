@@ -82,7 +82,7 @@ cdef class Request:
 
 
 cdef class Response:
-    """body: bytes, str (sent as UTF-8) or an iterable of bytes; status: int; headers: pairs of str or bytes.
+    """body: bytes, str (sent as UTF-8) or an iterable of bytes; status: int; headers: pairs of str or bytes, or a dict.
 
     Content-Length, the framing and persistence are the server's; `Connection: close` among the headers closes.
     """
@@ -93,7 +93,7 @@ cdef class Response:
     def __init__(self, body=b"", status=200, headers=()):
         self.body = body
         self.status = status
-        self.headers = headers
+        self.headers = headers.items() if isinstance(headers, dict) else headers
 
     def __repr__(self):
         return f"<Response {self.status}>"

@@ -194,10 +194,10 @@ static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause
 {
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
         return 0;
-    int is_408 = action == KA_DO_ANSWER_408;
-    return ka_talk_refuse(talk, is_408 ? 408 : 503,
-                          is_408 ? "the request took too long to arrive" : "the application took too long to answer",
-                          cause, now) == KA_OK;
+    const char *why = action == KA_DO_ANSWER_408  ? "the request took too long to arrive"
+                      : cause == KA_CAUSE_DRAIN ? "the server stops"
+                                                : "the application took too long to answer";
+    return ka_talk_refuse(talk, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, now) == KA_OK;
 }
 
 /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first, which has `queued` bytes

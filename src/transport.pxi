@@ -410,6 +410,10 @@ cdef class TransportProtocol:
         """It has left the table: for hosts that keep count. cause: a key of ConnectionTable.stats()["closed"]."""
         return 0
 
+    cpdef int lingers(self) except -1:
+        """We have sent FIN, and wait for the client's own only so that nothing it still sends makes a reset."""
+        return 0
+
     cdef int half_close(self, ka_cause cause) except -1:
         can_write_eof = getattr(self.transport, "can_write_eof", None)
         cdef ka_talk *talk = self.talk
@@ -432,7 +436,7 @@ cdef class TransportProtocol:
         self.steer_reading()
         if talk != NULL:
             ka_talk_free(talk)
-        return 0
+        return self.lingers()
 
     def _end_writing(self):
         if self.transport is not None and not self.transport.is_closing():

@@ -235,6 +235,11 @@ class Protocol(_core.TransportProtocol):
         self.transports.server_state.connections.discard(self)
         return 0
 
+    def lingers(self) -> int:
+        """It waits for the client's own end, and nobody needs to wait for that."""
+        self.transports.server_state.connections.discard(self)
+        return 0
+
     def shutdown(self) -> None:
         """Called by uvicorn for each connection when the server ends."""
         self.transports.leave_soon()

@@ -468,9 +468,8 @@ class Server:
             return self.worker.handle_signals(loop)
         loop.add_signal_handler(signal.SIGTERM, self.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
-        if self.tls is None:
-            return [signal.SIGTERM, signal.SIGINT]
-        loop.add_signal_handler(signal.SIGHUP, self.reload_certificates)
+        # Without certificates there is nothing to read again, and a terminal that goes away must cost no request.
+        loop.add_signal_handler(signal.SIGHUP, self.shutdown if self.tls is None else self.reload_certificates)
         return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:

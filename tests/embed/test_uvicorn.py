@@ -209,6 +209,16 @@ def test_http_1_0_client_that_asks_for_keep_alive_gets_it(serve):
             assert (status, fields.get("connection"), content) == (200, "keep-alive", b"hello")
 
 
+def test_client_that_does_not_answer_the_close_holds_up_no_exit(served):
+    policy = Policy(drain_grace=0.05, drain_spread=0.05, linger_timeout=60.0)
+    server = served(policy=policy)
+    with server.connect() as sock:
+        assert ask(sock)[0] == 200
+        server.server.should_exit = True
+        server.thread.join(PATIENCE)
+        assert not server.thread.is_alive()
+
+
 # -- what stays uvicorn's --------------------------------------------------------------------------------
 
 

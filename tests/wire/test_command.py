@@ -286,7 +286,7 @@ def test_logs_go_where_the_configuration_says(launch, app, tmp_path, name):
 # --- signals ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_an_idle_server_with_status_0(serve, app, number):
     server = serve("app:app")
     assert server.stop(number) == 0, server.text

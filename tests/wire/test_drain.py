@@ -150,7 +150,9 @@ def test_whatever_is_left_at_drain_timeout_is_cut_off_and_told_so_where_nothing_
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began >= 0.5
-        assert answer(sock).startswith(b"HTTP/1.1 503")
+        told = answer(sock)
+        assert told.startswith(b"HTTP/1.1 503")
+        assert told.endswith(b"the server stops\n")
 
 
 @pytest.mark.parametrize("processes", [(), ("--workers", "2"), OVER_TRANSPORTS], ids=["alone", "2", "transports"])

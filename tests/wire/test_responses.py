@@ -31,6 +31,24 @@ def piece(body, more=False):
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
+def test_headers_of_a_response_are_pairs_or_a_dict(start, client):
+    for headers in ([("x-one", "1"), (b"x-two", b"2")], {"x-one": "1", "x-two": "2"}):
+        got = client(start(lambda request, headers=headers: Response(b"", headers=headers))).get()
+        assert (got.get("x-one"), got.get("x-two")) == ("1", "2")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_log_says_which_request_an_application_failed_on(start, client, caplog, waits):
+    async def app(scope, receive, send):
+        if waits:
+            await asyncio.sleep(0)
+        scope.update(path="/changed")
+        raise ValueError("on purpose")
+
+    assert client(start(app, lifespan="off")).get("/a%2F?b").status == 500
+    assert "the application failed on GET /a%2F" in caplog.text
+
+
 def wsgi_app(status, headers, pieces):
     def app(environ, start_response):
         start_response(status, headers)
