@@ -375,13 +375,13 @@ cdef class TransportProtocol:
         if self.transport is not None:
             if lies:
                 make_reset(self.transport)
-            abort = getattr(self.transport, "abort", None) if is_unsent or lies else None
-            if abort is not None:
-                abort()
-            elif self.is_resuming:
-                self.transports.call_soon(self.transport.close)
-            elif not self.transport.is_closing():
-                self.transport.close()
+            leave = getattr(self.transport, "abort", None) if is_unsent or lies else None
+            if leave is None and not self.transport.is_closing():
+                leave = self.transport.close
+            if leave is not None and self.is_resuming:
+                self.transports.call_soon(leave)
+            elif leave is not None:
+                leave()
         if talk != NULL:
             ka_talk_free(talk)  # last: it tells the application
         return 0

@@ -66,6 +66,37 @@ def test_client_that_takes_nothing_is_in_write_and_closed_by_its_deadline():
     run(scenario, Policy(send_timeout=0.2))
 
 
+@pytest.mark.parametrize("breaks", [True, False])
+def test_the_end_in_the_moment_when_the_loop_has_written_everything_is_one_end(breaks):
+    """asyncio's transports call resume_writing() before they look whether they were closed in it."""
+    told = []
+
+    class Breaks(KeepAliveProtocol):
+        def connection_made(self, transport):
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+            super().connection_made(transport)
+
+        def handle(self, head, body):
+            yield from (b"y" * 5_000_000, b"z" * 5_000_000)
+            if breaks:
+                raise ValueError("on purpose")
+
+    async def scenario(connections, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+        try:
+            content = (await reader.read()).partition(b"\r\n\r\n")[2]
+        except ConnectionResetError:
+            content = None
+        assert (content is None or len(content) < 10_000_000) == breaks
+        writer.close()
+        await until(lambda: len(connections.table) == 0)
+        await asyncio.sleep(0)
+
+    run(scenario, Policy(), Breaks)
+    assert told == []
+
+
 def test_newcomer_is_answered_503_when_nobody_can_go():
     class Waits(KeepAliveProtocol):
         async def handle(self, head, body):
