@@ -56,6 +56,7 @@ class Peer:
     tls: list[str] | None = None  # None: it has none
     patience: list[str] = field(default_factory=list)  # added where thousands of connections stay idle for minutes
     sendfile: bool = True  # nginx only
+    is_restless: bool = False  # uses its core while nobody asks, so it is stopped while others are measured
 
 
 def kacore(interface: str, *arguments: str) -> Peer:
@@ -93,9 +94,9 @@ def gunicorn(worker: str, interface: str, *arguments: str) -> Peer:
     )  # fmt: skip
 
 
-def launched(package: str, interface: str) -> Peer:
+def launched(package: str, interface: str, is_restless: bool = False) -> Peer:
     command = ["{python}", str(HERE / "launch.py"), package, "{app}", "{port}"]
-    return Peer(command, package=package, interface=interface)
+    return Peer(command, package=package, interface=interface, is_restless=is_restless)
 
 
 PEERS = {
@@ -111,7 +112,7 @@ PEERS = {
     "uvicorn-kacore": uvicorn("kacore.embed.uvicorn:Protocol", "--limit-concurrency", "19500"),
     "granian-asgi": granian("asgi"),
     "granian-wsgi": granian("wsgi"),
-    "fastpysgi-asgi": launched("fastpysgi", "asgi"),
+    "fastpysgi-asgi": launched("fastpysgi", "asgi", is_restless=True),
     "fastpysgi-wsgi": launched("fastpysgi", "wsgi"),
     "bjoern": launched("bjoern", "wsgi"),
     "mrhttp": launched("mrhttp", "handler"),

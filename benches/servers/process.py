@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -166,8 +167,21 @@ class Running:
     def memory(self) -> int:
         return memory_bytes(self.process.pid)
 
+    def rest(self) -> None:
+        """Until go_on() it does nothing, if it is one that else takes the core of the others."""
+        self._signal_if_restless(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal_if_restless(signal.SIGCONT)
+
+    def _signal_if_restless(self, number: signal.Signals) -> None:
+        if self.peer.is_restless and self.process.poll() is None:
+            for pid in process_tree(self.process.pid):
+                os.kill(pid, number)
+
     def stop(self) -> None:
         if self.process.poll() is None:
+            self.go_on()
             tree = process_tree(self.process.pid)
             self.process.terminate()
             try:

@@ -159,6 +159,7 @@ class Ring:
             if name not in self.running and name not in self.absent:
                 try:
                     self.running[name] = Running(name, scenario.app, self.place, tls=scenario.tls, path=scenario.path)
+                    self.running[name].rest()
                 except NotMeasured as reason:
                     self.absent[name] = str(reason)
         found = [self.running[name] for name in names if name in self.running]
@@ -179,12 +180,15 @@ def capacity(scenario: Scenario, plan: Plan, ring: Ring) -> dict[str, Record]:
     for number in range(plan.rounds + 1):
         for server in servers:
             if server.name not in record.lost:
+                server.go_on()
                 try:
                     figures = measure(server, scenario.load, plan.place, plan.seconds if number else 1)
                 except NotMeasured as reason:
                     record.lost[server.name] = str(reason)
                     record.figures.pop(server.name, None)
                     continue
+                finally:
+                    server.rest()
                 if number:
                     record.add(server.name, figures)
     return {"": record}
