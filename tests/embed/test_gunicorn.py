@@ -210,7 +210,10 @@ def test_no_request_is_lost_when_usr2_starts_a_new_arbiter_and_the_old_one_ends(
 
 def test_newcomer_whom_a_leaving_worker_lets_in_last_has_time_to_ask(run):
     server = run("wsgi", "--max-requests", "1", KACORE_DRAIN_GRACE="1.5", KACORE_DRAIN_SPREAD="0")
-    request, waiting, answered, old = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", [], set(), pid(server)
+    request, answered = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", set()
+    # A first one that keeps the worker until the others come: without anybody it would be gone at once.
+    waiting = [socket.create_connection(("127.0.0.1", server.port), timeout=20)]
+    old = pid(server)
     while "Worker exiting" not in server.text:
         waiting.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
         time.sleep(0.01)
@@ -220,7 +223,7 @@ def test_newcomer_whom_a_leaving_worker_lets_in_last_has_time_to_ask(run):
                 answered.add(int(sock.recv(4096).rpartition(b"\r\n")[2]))
     for sock in waiting:
         sock.close()
-    assert old in answered
+    assert old in answered, server.text
 
 
 def can_connect(server):
