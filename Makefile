@@ -75,7 +75,7 @@ hosts: build $(VENV)/.for-test  ## fetch the sdists of uvicorn and aiohttp, and 
 	        --dest build/hosts "$$host==$$($(BIN)/python -c "import $$host; print($$host.__version__)")"; \
 	    tar -xzf build/hosts/$$host-*.tar.gz --directory build/hosts; \
 	done
-	$(BIN)/pytest tests/embed/test_uvicorn_suite.py tests/embed/test_aiohttp_suite.py
+	TEST_HOSTS=1 $(BIN)/pytest tests/embed/test_uvicorn_suite.py tests/embed/test_aiohttp_suite.py
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.
