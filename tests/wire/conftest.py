@@ -133,8 +133,6 @@ def io(request: pytest.FixtureRequest) -> str:
     """Who moves the bytes: every test of the server runs over the engine and over the loop's transports."""
     if request.param == "epoll" and not kacore._core.has_epoll:
         pytest.skip("this build has no epoll")
-    if request.param == "transports" and request.node.get_closest_marker("engine"):
-        pytest.skip("about the engine alone")
     return str(request.param)
 
 
