@@ -119,6 +119,7 @@ cdef class Engine(Driver):
         if got < 0:
             raise os_error(got)
         self.serves = ka_engine_service(self.engine)
+        self.budget = &self.serves.pool
         self.trusted = ka_engine_trust(self.engine)
         self.set_server(server_name)
 
@@ -309,6 +310,7 @@ cdef class Engine(Driver):
             ka_engine_close_all(engine, KA_CAUSE_DRAIN)
             self.engine = NULL
             ka_engine_free(engine)
+            self.budget = NULL
 
     def stats(self):
         """dict of what the engine itself counts: steps, events, system calls, buffers."""
@@ -319,7 +321,7 @@ cdef class Engine(Driver):
         service = ka_engine_service(self.engine)
         return {
             **{ENGINE_NAMES[k]: (<const uint64_t *>c)[k] for k in range(ENGINE_NUMBERS)},
-            "buffer_bytes": service.pool.lent_bytes, "buffers_refused": service.pool.refused,
+            "buffer_bytes": ka_pool_used(&service.pool), "buffers_refused": service.pool.refused,
             "talks": service.n_talks,
         }
 

@@ -296,10 +296,21 @@ cdef extern from "ka_buf.h" nogil:
         int64_t file_off
         int fd
 
+    ctypedef enum ka_use:
+        KA_USE_INPUT
+        KA_USE_OUTPUT
+
     ctypedef struct ka_pool:
         size_t lent_bytes
+        size_t held_bytes
         size_t kept_bytes
         size_t refused
+        size_t max_bytes
+
+    size_t ka_pool_used(const ka_pool *pool)
+    int ka_pool_hold(ka_pool *pool, ka_use use, size_t nbytes)
+    void ka_pool_let_go(ka_pool *pool, size_t nbytes)
+    bint ka_pool_is_tight(const ka_pool *pool)
 
 
 cdef extern from "ka_talk.h" nogil:

@@ -34,12 +34,12 @@ void ka_pool_free(ka_pool *pool)
     pool->kept_bytes = 0;
 }
 
-ka_buf *ka_buf_take(ka_pool *pool, size_t room)
+ka_buf *ka_buf_take(ka_pool *pool, ka_use use, size_t room)
 {
     unsigned k = class_for(room);
     size_t cap = k < KA_BUF_SIZES ? size_of_class(k) : room;
     ka_buf *buf = NULL;
-    if (ka_unlikely(pool->lent_bytes + cap > pool->max_bytes || cap > UINT32_MAX)) {
+    if (ka_unlikely(!ka_pool_has_room(pool, use, cap) || cap > UINT32_MAX)) {
         pool->refused++;
         return NULL;
     }

@@ -2,7 +2,10 @@
  *
  * An idle connection holds none. A buffer either has its own bytes (taken from the pool, in one of a few sizes) or
  * refers to somebody else's (a response body: never copied, released through the pool's `release` when sent).
- * The pool counts every byte it has lent and refuses at `max_bytes`; it keeps a bounded number of free buffers warm. */
+ * The pool is a worker's budget for what strangers can make it hold: the buffers it lends, and what others report as
+ * held for a peer (content collected, output ahead of a slow reader, parts of messages). It refuses at `max_bytes`, and
+ * what peers send before that: responses and refusals have a reserve that input can never take. A bounded number of
+ * free buffers is kept warm. */
 #ifndef KA_BUF_H
 #define KA_BUF_H
 
@@ -21,11 +24,18 @@ typedef struct ka_buf {
 
 enum { KA_BUF_SIZES = 4, KA_BUF_MIN = 2048, KA_BUF_KEEP = 1 << 20 };
 
+/* What memory of the budget is for. */
+typedef enum {
+    KA_USE_INPUT, /* from the peer: heads, what is sent ahead, content, messages. Not out of the reserve */
+    KA_USE_OUTPUT /* for the peer: responses, refusals */
+} ka_use;
+
 typedef struct {
     ka_buf *free[KA_BUF_SIZES];  /* 2 KiB, 8 KiB, 32 KiB, 128 KiB */
     size_t lent_bytes;           /* own bytes in use */
+    size_t held_bytes;           /* held elsewhere: ka_pool_hold */
     size_t kept_bytes;           /* own bytes on the free lists; at most KA_BUF_KEEP */
-    size_t max_bytes;            /* cap on lent_bytes */
+    size_t max_bytes;            /* cap on lent_bytes + held_bytes */
     size_t refused;              /* how often the cap or malloc said no */
     void (*release)(void *owner);
 } ka_pool;
@@ -33,8 +43,40 @@ typedef struct {
 void ka_pool_init(ka_pool *pool, size_t max_bytes, void (*release)(void *owner));
 void ka_pool_free(ka_pool *pool);
 
+static inline size_t ka_pool_used(const ka_pool *pool) { return pool->lent_bytes + pool->held_bytes; }
+
+/* What responses and refusals have for themselves. */
+static inline size_t ka_pool_reserve(const ka_pool *pool) { return pool->max_bytes / 4; }
+
+static inline int ka_pool_has_room(const ka_pool *pool, ka_use use, size_t nbytes)
+{
+    size_t most = pool->max_bytes - (use == KA_USE_INPUT ? ka_pool_reserve(pool) : 0), used = ka_pool_used(pool);
+    return used <= most && nbytes <= most - used;
+}
+
+/* Count bytes that are held for a peer elsewhere than in buffers of the pool. KA_OK, or KA_ENOMEM: there is no room
+ * for them, and nothing is counted. Whoever was told KA_OK lets go of them later. */
+static inline int ka_pool_hold(ka_pool *pool, ka_use use, size_t nbytes)
+{
+    if (ka_unlikely(!ka_pool_has_room(pool, use, nbytes))) {
+        pool->refused++;
+        return KA_ENOMEM;
+    }
+    pool->held_bytes += nbytes;
+    return KA_OK;
+}
+
+static inline void ka_pool_let_go(ka_pool *pool, size_t nbytes)
+{
+    ka_assert(nbytes <= pool->held_bytes);
+    pool->held_bytes -= nbytes;
+}
+
+/* Half of the budget is used: what can be moved to a file is to be moved. */
+static inline int ka_pool_is_tight(const ka_pool *pool) { return ka_pool_used(pool) > pool->max_bytes / 2; }
+
 /* A buffer with room for at least `room` bytes, or NULL at the cap or out of memory. */
-ka_buf *ka_buf_take(ka_pool *pool, size_t room);
+ka_buf *ka_buf_take(ka_pool *pool, ka_use use, size_t room);
 
 /* A buffer that refers to ptr[0..len); takes over the caller's hold on `owner`, also when it returns NULL. */
 ka_buf *ka_buf_refer(ka_pool *pool, const char *ptr, size_t len, void *owner);

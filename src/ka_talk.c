@@ -118,7 +118,7 @@ char *ka_talk_room(ka_talk *talk, size_t want, size_t *room)
 {
     ka_buf *in = talk->in;
     if (in == NULL || ka_buf_room(in) < want) {
-        ka_buf *bigger = ka_buf_take(&talk->service->pool, talk->window_len + want);
+        ka_buf *bigger = ka_buf_take(&talk->service->pool, KA_USE_INPUT, talk->window_len + want);
         if (bigger == NULL)
             return NULL;
         memcpy(bigger->data, talk->window, talk->window_len);
@@ -514,7 +514,7 @@ static char *reserve(ka_talk *talk, size_t n)
 {
     ka_buf *last = talk->out_last;
     if (last == NULL || ka_buf_room(last) < n) {
-        last = ka_buf_take(&talk->service->pool, n);
+        last = ka_buf_take(&talk->service->pool, KA_USE_OUTPUT, n);
         if (last == NULL)
             return NULL;
         append(talk, last);

@@ -217,8 +217,7 @@ static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
  * ended by KA_CAUSE_BUFFER_LIMIT; 0 = nobody. Ask again after each, a bounded number of times. */
 static inline ka_handle ka_turn_sheds(const ka_service *service)
 {
-    const ka_pool *pool = &service->pool;
-    if (ka_likely(pool->lent_bytes <= pool->max_bytes - pool->max_bytes / 8))
+    if (ka_likely(ka_pool_has_room(&service->pool, KA_USE_INPUT, service->pool.max_bytes / 8)))
         return 0;
     return ka_conn_oldest(service->table, KA_HEAD);
 }

@@ -31,6 +31,7 @@ cdef class Application
 cdef class Port:
     """Whoever moves the bytes of an Exchange, and hands requests to an application."""
     cdef Application application
+    cdef ka_pool *budget         # of the worker's memory; NULL once the driver is closed
     cdef object pending          # an exception that means to end the process, for whoever drives the port
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
@@ -93,6 +94,42 @@ cdef class Port:
     cdef object server_of(self, ka_talk *talk):
         """(host, port) or (path, None) of the listener."""
         return None
+
+
+@cython.no_gc_clear
+cdef class Holding:
+    """Bytes of a worker's budget (`max_buffer_bytes`) that are held for one peer; given back when this object goes."""
+    cdef Port port
+    cdef size_t nbytes
+
+    cdef bint hold(self, ka_use use, size_t nbytes) noexcept:
+        """Count `nbytes` more. False: there is no room for them, and nothing is counted."""
+        if self.port.budget == NULL or ka_pool_hold(self.port.budget, use, nbytes) < 0:
+            return False
+        self.nbytes += nbytes
+        return True
+
+    cdef void let_go(self, size_t nbytes) noexcept:
+        """`nbytes` of those are held no longer."""
+        if nbytes > self.nbytes:
+            nbytes = self.nbytes
+        self.nbytes -= nbytes
+        if self.port.budget != NULL:
+            ka_pool_let_go(self.port.budget, nbytes)
+
+    cdef bint is_tight(self) noexcept:
+        """Half of the budget is used: what can be moved to a file is to be moved."""
+        return self.port.budget == NULL or ka_pool_is_tight(self.port.budget)
+
+    def __dealloc__(self):
+        if self.port is not None:
+            self.let_go(self.nbytes)
+
+
+cdef Holding holding_of(Port port):
+    cdef Holding holding = Holding.__new__(Holding)
+    holding.port = port
+    return holding
 
 
 cdef class Exchange:

@@ -64,6 +64,7 @@ cdef class Transports(Driver):
         self.armed_ns = INT64_MAX
         if ka_service_init(&self.service, table.table, c, max_buffer_bytes, release_object) < 0:
             raise MemoryError("no memory for the transports")
+        self.budget = &self.service.pool
         self.service.port = <void *>self
         self.service.attend = move_note
         self.service.lost = port_on_lost
@@ -532,6 +533,6 @@ cdef class Transports(Driver):
         """dict: passes made; newcomers that wait for a place; bytes of buffers in use, how often one was refused, and
         conversations with something pending."""
         return {
-            "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": self.service.pool.lent_bytes,
+            "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": ka_pool_used(&self.service.pool),
             "buffers_refused": self.service.pool.refused, "talks": self.service.n_talks,
         }
