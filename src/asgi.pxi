@@ -111,7 +111,7 @@ cdef class AsgiExchange(Exchange):
         if self.talk == NULL or self.is_done:
             return DISCONNECT.copy()
         if self.is_asked:
-            return DISCONNECT.copy() if self.talk.is_eof else None
+            return DISCONNECT.copy() if self.talk.sees_fin else None
         if ka_talk_body_is_over(self.talk):
             self.is_asked = True
             return NO_CONTENT.copy()

@@ -318,6 +318,9 @@ cdef extern from "ka_talk.h" nogil:
         KA_OUT_HIGH
         KA_OUT_LOW
         KA_COPY_MAX
+        KA_READ_AHEAD
+        KA_READ_MOST
+        KA_READ_BEHIND
         KA_WHOLE_TUNNEL
 
     ctypedef struct ka_service:
@@ -353,6 +356,7 @@ cdef extern from "ka_talk.h" nogil:
         uint8_t awaits_empty
         uint8_t is_held
         uint8_t is_eof
+        uint8_t sees_fin
         uint8_t is_tunnel
         uint8_t is_cut
         int32_t outq
@@ -363,6 +367,7 @@ cdef extern from "ka_talk.h" nogil:
     ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
     void ka_talk_free(ka_talk *talk)
     void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len)
+    size_t ka_talk_appetite(const ka_talk *talk)
     char *ka_talk_room(ka_talk *talk, size_t want, size_t *room)
     void ka_talk_filled(ka_talk *talk, size_t nbytes)
     void ka_talk_sent(ka_talk *talk, size_t nbytes)
@@ -441,19 +446,23 @@ cdef extern from "ka_turn.h" nogil:
         void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
         void (*again)(void *port, void *peer, ka_talk *talk) noexcept
         void (*settled)(void *port, void *peer, ka_talk *talk) noexcept
+        void (*end_of)(void *port, ka_handle conn, ka_cause cause) noexcept
 
     ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes, int64_t now)
     ka_cause ka_turn_broken(int phase)
     bint ka_turn_is_cut_short(const ka_talk *talk)
+    void ka_turn_fin(const ka_moves *moves, void *port, ka_talk *talk)
     void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
     ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
     void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
     void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
     bint ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
     ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
-    ka_handle ka_turn_sheds(const ka_service *service)
+    void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, size_t nbytes, unsigned most)
+    void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)
     enum:
         KA_NO_MAX
+        KA_SHEDS
     size_t ka_turn_no(const ka_table *table, char *text)
 
 

@@ -4,17 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Size classes grow by four: a partial head that outgrows one moves at most three times. */
-static size_t size_of_class(unsigned k) { return (size_t)KA_BUF_MIN << (2 * k); }
-
-static unsigned class_for(size_t room)
-{
-    unsigned k = 0;
-    while (k < KA_BUF_SIZES && size_of_class(k) < room)
-        k++;
-    return k;
-}
-
 void ka_pool_init(ka_pool *pool, size_t max_bytes, void (*release)(void *owner))
 {
     memset(pool, 0, sizeof *pool);
@@ -36,8 +25,8 @@ void ka_pool_free(ka_pool *pool)
 
 ka_buf *ka_buf_take(ka_pool *pool, ka_use use, size_t room)
 {
-    unsigned k = class_for(room);
-    size_t cap = k < KA_BUF_SIZES ? size_of_class(k) : room;
+    unsigned k = ka_buf_class(room);
+    size_t cap = k < KA_BUF_SIZES ? (size_t)KA_BUF_MIN << k : room; /* at most half of one is empty */
     ka_buf *buf = NULL;
     if (ka_unlikely(!ka_pool_has_room(pool, use, cap) || cap > UINT32_MAX)) {
         pool->refused++;
@@ -95,7 +84,7 @@ void ka_buf_give(ka_pool *pool, ka_buf *buf)
         return;
     }
     size_t cap = buf->cap;
-    unsigned k = class_for(cap);
+    unsigned k = ka_buf_class(cap);
     pool->lent_bytes -= cap;
     if (k < KA_BUF_SIZES && pool->kept_bytes + cap <= KA_BUF_KEEP) {
         buf->next = pool->free[k];

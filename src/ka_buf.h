@@ -22,7 +22,7 @@ typedef struct ka_buf {
     char data[];
 } ka_buf;
 
-enum { KA_BUF_SIZES = 4, KA_BUF_MIN = 2048, KA_BUF_KEEP = 1 << 20 };
+enum { KA_BUF_SIZES = 7, KA_BUF_MIN = 2048, KA_BUF_KEEP = 1 << 20 };
 
 /* What memory of the budget is for. */
 typedef enum {
@@ -31,7 +31,7 @@ typedef enum {
 } ka_use;
 
 typedef struct {
-    ka_buf *free[KA_BUF_SIZES];  /* 2 KiB, 8 KiB, 32 KiB, 128 KiB */
+    ka_buf *free[KA_BUF_SIZES];  /* 2 KiB, 4 KiB ... 128 KiB */
     size_t lent_bytes;           /* own bytes in use */
     size_t held_bytes;           /* held elsewhere: ka_pool_hold */
     size_t kept_bytes;           /* own bytes on the free lists; at most KA_BUF_KEEP */
@@ -86,6 +86,15 @@ ka_buf *ka_buf_refer_file(ka_pool *pool, int fd, int64_t off, size_t len, void *
 
 void ka_buf_give(ka_pool *pool, ka_buf *buf);
 void ka_buf_give_all(ka_pool *pool, ka_buf *list);
+
+/* Which of the sizes has room for so much; KA_BUF_SIZES: none, such a buffer is made as large as it must be. */
+static inline unsigned ka_buf_class(size_t room)
+{
+    unsigned k = 0;
+    while (k < KA_BUF_SIZES && (size_t)KA_BUF_MIN << k < room)
+        k++;
+    return k;
+}
 
 static inline size_t ka_buf_len(const ka_buf *buf) { return buf->end - buf->start; }
 /* Bytes that can still be written behind `end`: none in a reference. */

@@ -21,8 +21,7 @@ enum {
     EXPIRIES = 64,           /* a step */
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 4 << 20,   /* the same */
-    SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
-    READ_BEHIND = 4096       /* room for a read behind bytes that wait */
+    SHAKES = 8               /* handshake steps a step: each can take a millisecond */
 };
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
@@ -91,16 +90,30 @@ ka_sock *ka_sock_make(ka_engine *e, ka_handle h)
 
 /* --- receiving --- */
 
+/* Room behind bytes that wait, where others may have to go for it; NULL: there is none. */
+static char *room_behind(ka_engine *e, ka_talk *talk, size_t appetite, size_t *room)
+{
+    size_t want = appetite < KA_READ_BEHIND ? appetite : KA_READ_BEHIND;
+    char *to = ka_talk_room(talk, want, room);
+    if (ka_unlikely(to == NULL)) {
+        ka_turn_shed(&moves, e, &e->service, talk->window_len + want, KA_SHEDS);
+        to = ka_talk_room(talk, want, room);
+    }
+    return to;
+}
+
 /* Read and parse in the shared scratch; only when bytes wait already, behind them.
  * Return: as ka_wire_receive, and KA_ENOMEM. */
 static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 {
     char *to = e->scratch;
-    size_t room = KA_SCRATCH;
+    size_t room = KA_SCRATCH, appetite = ka_talk_appetite(talk);
     if (talk->window_len == 0)
         (void)ka_talk_park(talk); /* gives back a buffer that is used up */
-    else if ((to = ka_talk_room(talk, READ_BEHIND, &room)) == NULL)
+    else if ((to = room_behind(e, talk, appetite, &room)) == NULL)
         return KA_ENOMEM;
+    if (room > appetite)
+        room = appetite;
     ssize_t n = ka_wire_receive(s, session_of(e, h), e->scratch, to, room, &e->counters.receives);
     if (n == KA_ESTALE)
         n = ka_turn_is_cut_short(talk) ? KA_EPEER : 0;
@@ -241,20 +254,27 @@ static void again(ka_engine *e, ka_handle h, ka_sock *s)
     (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
 }
 
-/* FIN was announced while the application is busy with a request whose content is complete. It may be behind bytes, of
- * pipelined requests: they are taken in, up to a window's worth. FIN means "no further request", nothing more. */
+/* FIN was announced while the application is busy. It means "no further request", nothing more; and it may be behind bytes
+ * of pipelined requests: a head's worth of them is taken in, and where more lie before it the application is told
+ * without. Whether the client is there at all the kernel finds out: see ka_wire_probe. */
 static void look_for_fin(void *port, void *peer, ka_talk *talk)
 {
     ka_engine *e = port;
     ka_sock *s = peer;
-    if (ka_likely(!s->saw_fin) || !ka_talk_body_is_over(talk))
+    if (ka_likely(!s->saw_fin))
+        return;
+    if (!talk->sees_fin)
+        ka_wire_probe(s->fd);
+    if (!ka_talk_body_is_over(talk))
         return;
     ssize_t n = 1;
-    while (n > 0 && s->can_read && talk->window_len < KA_SCRATCH)
+    while (n > 0 && s->can_read && ka_talk_appetite(talk))
         n = receive(e, talk->conn, s, talk);
     if (n == 0) {
         s->can_read = 0;
         ka_turn_eof(&moves, e, talk);
+    } else {
+        ka_turn_fin(&moves, e, talk);
     }
 }
 
@@ -333,6 +353,8 @@ static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause)
     ka_sock_end(port, talk->conn, peer, cause);
 }
 
+static void move_end_of(void *port, ka_handle conn, ka_cause cause) { ka_engine_close(port, conn, cause); }
+
 static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
 {
     half_close(port, talk->conn, peer, cause);
@@ -353,6 +375,7 @@ static const ka_moves moves = {
     .on_request = on_request, .on_news = on_news,       .read = read_more,              .flush = flush,
     .can_read = can_read,     .has_unread = has_unread, .look_for_fin = look_for_fin,   .can_send = can_send,
     .settled = settled,       .end = move_end,          .half_close = move_half_close,  .again = move_again,
+    .end_of = move_end_of,
 };
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s)
@@ -582,13 +605,6 @@ static void on_conn_event(ka_engine *e, ka_handle h, uint32_t events)
         turn(e, h, s);
 }
 
-static void free_buffers(ka_engine *e)
-{
-    ka_handle h;
-    for (int i = 0; i < EXPIRIES && (h = ka_turn_sheds(&e->service)) != 0; i++)
-        ka_sock_end(e, h, ka_sock_of(e, h), KA_CAUSE_BUFFER_LIMIT);
-}
-
 /* The kernel had no memory for what some were to send. Which ones is not kept: it is rare. O(slots). */
 static void send_again(ka_engine *e)
 {
@@ -649,7 +665,7 @@ int ka_engine_step(ka_engine *e)
         }
     }
     expire(e);
-    free_buffers(e);
+    ka_turn_relieve(&moves, e, &e->service);
     if (ka_unlikely(e->now >= e->retry_ns))
         ka_listeners_resume(e);
     if (ka_unlikely(e->now >= e->resend_ns))

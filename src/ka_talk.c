@@ -79,12 +79,58 @@ static void lose_exchange(ka_talk *talk)
         talk->service->lost(exchange);
 }
 
+/* --- whose bytes wait --- */
+
+static void unpark(ka_talk *talk)
+{
+    ka_talk **ring = &talk->service->parked[ka_buf_class(talk->in->cap)];
+    if (talk->parked_next == talk) {
+        *ring = NULL;
+        return;
+    }
+    talk->parked_next->parked_prev = talk->parked_prev;
+    talk->parked_prev->parked_next = talk->parked_next;
+    if (*ring == talk)
+        *ring = talk->parked_next;
+}
+
+/* The buffer of bytes that wait, in place of the one before; NULL: none. What was in that one is the caller's to copy. */
+static void set_in(ka_talk *talk, ka_buf *in)
+{
+    if (talk->in) {
+        unpark(talk);
+        ka_buf_give(&talk->service->pool, talk->in);
+    }
+    talk->in = in;
+    if (in == NULL)
+        return;
+    ka_talk **ring = &talk->service->parked[ka_buf_class(in->cap)], *oldest = *ring;
+    if (oldest == NULL) {
+        *ring = talk->parked_next = talk->parked_prev = talk;
+        return;
+    }
+    talk->parked_next = oldest;
+    talk->parked_prev = oldest->parked_prev;
+    talk->parked_prev->parked_next = oldest->parked_prev = talk;
+}
+
+ka_talk *ka_service_fattest(const ka_service *service)
+{
+    for (unsigned k = KA_BUF_SIZES + 1; k-- > 0;) {
+        ka_talk *oldest = service->parked[k], *talk = oldest;
+        while (talk && talk->is_driven) /* few are, at any time */
+            talk = talk->parked_next == oldest ? NULL : talk->parked_next;
+        if (talk)
+            return talk;
+    }
+    return NULL;
+}
+
 void ka_talk_free(ka_talk *talk)
 {
     ka_service *service = talk->service;
     lose_exchange(talk);
-    if (talk->in)
-        ka_buf_give(&service->pool, talk->in);
+    set_in(talk, NULL);
     ka_buf *out = talk->out;
     service->n_talks--;
     if (service->n_free_talks < KA_TALKS_KEEP) {
@@ -121,11 +167,11 @@ char *ka_talk_room(ka_talk *talk, size_t want, size_t *room)
         ka_buf *bigger = ka_buf_take(&talk->service->pool, KA_USE_INPUT, talk->window_len + want);
         if (bigger == NULL)
             return NULL;
-        memcpy(bigger->data, talk->window, talk->window_len);
+        if (talk->window_len)
+            memcpy(bigger->data, talk->window, talk->window_len);
         bigger->end = talk->window_len;
-        if (in)
-            ka_buf_give(&talk->service->pool, in);
-        talk->in = in = bigger;
+        set_in(talk, bigger);
+        in = bigger;
         talk->window = in->data;
     }
     *room = ka_buf_room(in);
@@ -142,18 +188,16 @@ int ka_talk_park(ka_talk *talk)
 {
     size_t room;
     if (talk->window_len == 0) {
-        if (talk->in)
-            ka_buf_give(&talk->service->pool, talk->in);
-        talk->in = NULL;
+        set_in(talk, NULL);
         talk->window = NULL;
         return KA_OK;
     }
-    if (talk->in == NULL && ka_talk_room(talk, 1, &room) == NULL)
+    if (talk->in == NULL && ka_talk_room(talk, 0, &room) == NULL)
         return KA_ENOMEM;
     return KA_OK;
 }
 
-void ka_talk_eof(ka_talk *talk) { talk->is_eof = 1; }
+void ka_talk_eof(ka_talk *talk) { talk->is_eof = talk->sees_fin = 1; }
 
 static void end_with(ka_talk *talk, ka_cause cause)
 {
@@ -182,6 +226,32 @@ size_t ka_talk_readable(const ka_talk *talk)
     if ((talk->head_flags & KA_HEAD_CHUNKED) == 0 && (uint64_t)talk->body.left < here)
         here = (size_t)talk->body.left;
     return here;
+}
+
+size_t ka_talk_appetite(const ka_talk *talk)
+{
+    const ka_limits *limits = &talk->service->limits;
+    uint64_t here = talk->window_len, most = KA_READ_AHEAD;
+    if (talk->is_tunnel)
+        most = KA_READ_MOST;
+    else if ((talk->has_exchange ? talk->wants_body : talk->is_draining) && !ka_body_is_over(&talk->body))
+        most += (uint64_t)talk->body.left + limits->max_trailer_bytes; /* which are taken whole */
+    else if (!talk->has_exchange && here && limits->max_head_bytes > most)
+        most = limits->max_head_bytes; /* never reached: so long a head is refused */
+    most = most > here ? most - here : 0;
+    return most < KA_READ_MOST ? (size_t)most : KA_READ_MOST;
+}
+
+int ka_talk_drop_ahead(ka_talk *talk)
+{
+    int is_answering = talk->has_exchange ? !talk->is_tunnel && ka_body_is_over(&talk->body) : talk->unsent > 0;
+    if (!is_answering || talk->is_draining)
+        return 0;
+    talk->window_len = 0;
+    (void)ka_talk_park(talk);
+    end_with(talk, KA_CAUSE_BUFFER_LIMIT);
+    talk->needs_linger = 1;
+    return 1;
 }
 
 /* Nothing more can be sent in step. */

@@ -5,8 +5,9 @@
  * connection is over. Whether it is kept, and every deadline, ka_conn decides. The engine, the path over an event
  * loop's transports and TLS only move bytes.
  *
- * One exchange at a time: while the application has a request, the next one is not parsed and, once a window's worth
- * of it has come, not read. A talk exists only while something is pending; an idle connection has none.
+ * One exchange at a time: while the application has a request, the next one is not parsed and, once a head's worth of
+ * it has come, not read (ka_talk_appetite): the rest stays in the kernel, whose buffers bound it for every connection.
+ * A talk exists only while something is pending; an idle connection has none.
  *
  * The driver's turn, for bytes that arrived:
  *     ka_talk_arrived(talk, bytes, n)            the window: borrowed until ka_talk_park
@@ -32,6 +33,9 @@ enum {
     KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */
     KA_OUT_LOW = 16 * 1024,    /* ... and below which it may go on */
     KA_COPY_MAX = 8 * 1024,    /* content up to this size is copied behind the head, so that both leave in one piece */
+    KA_READ_AHEAD = 16 * 1024, /* taken in ahead of its turn: a large head's worth, most pipelines whole */
+    KA_READ_MOST = 64 * 1024,  /* taken in at once */
+    KA_READ_BEHIND = 4096,     /* room that is made behind bytes that wait */
     KA_DRAIN_MAX = 64 * 1024   /* an unread request body of this size at most is read and thrown away, to keep the connection */
 };
 
@@ -45,6 +49,7 @@ typedef struct {
     ka_limits limits;
     ka_field *fields;        /* room for limits.max_headers, owned; valid between ka_talk_next and the next call of it */
     ka_talk *free_talks;     /* owned; at most KA_TALKS_KEEP */
+    ka_talk *parked[KA_BUF_SIZES + 1]; /* talks with bytes that wait, by the class of their buffer: rings, oldest first */
     uint32_t n_free_talks, n_talks;
     /* Whoever moves the bytes. `attend`: output is pending, content is wanted or the exchange is over; give the talk a
      * turn, but after this call, which may come from deep inside the application. `lost`: the exchange ended and not by
@@ -62,6 +67,7 @@ struct ka_talk {
     ka_service *service;    /* not owned */
     ka_handle conn;
     ka_buf *in;             /* owned: bytes that waited, or NULL */
+    ka_talk *parked_next, *parked_prev; /* in the service's ring, while `in` is there */
     const char *window;     /* bytes to be parsed next: inside `in` or the driver's */
     size_t window_len;
     ka_buf *out, *out_last; /* owned: bytes to be sent */
@@ -84,6 +90,7 @@ struct ka_talk {
     uint8_t owes_continue;  /* Expect: 100-continue, not answered yet */
     uint8_t is_last;        /* no request is taken after this one */
     uint8_t is_eof;         /* the peer sent FIN: no byte will come */
+    uint8_t sees_fin;       /* the peer sent FIN, perhaps behind bytes that are not taken in */
     uint8_t is_draining;    /* the rest of an unread body is being thrown away */
     uint8_t is_failed;      /* the peer broke a rule in the body: `fault` says which */
     uint8_t is_tunnel;      /* 101 or 2xx to CONNECT is sent: both directions are the application's bytes, until it ends */
@@ -124,6 +131,18 @@ void ka_talk_sent(ka_talk *talk, size_t nbytes);
 int  ka_talk_settle(ka_talk *talk, int64_t now);  /* report the phase to ka_conn; the phase */
 int  ka_talk_park(ka_talk *talk);                 /* 0 or KA_ENOMEM: the window could not be kept, close */
 int  ka_talk_is_idle(const ka_talk *talk);        /* nothing pending: it can be freed */
+
+/* How many bytes may be taken in now: what is asked for, and KA_READ_AHEAD beyond; 0 = the rest is to stay outside. At
+ * most KA_READ_MOST. Never 0 after KA_TALK_READ. */
+size_t ka_talk_appetite(const ka_talk *talk);
+
+/* Of the talks with bytes that wait, whoever has the largest buffer, among equals the longest; NULL: nobody has, outside
+ * of a turn of its own. */
+ka_talk *ka_service_fattest(const ka_service *service);
+
+/* Give up what the peer sent ahead of its turn: the response in progress will be the last. Return 0, and nothing is
+ * given up, where more than that would be lost: end the connection. */
+int ka_talk_drop_ahead(ka_talk *talk);
 
 /* Room behind the bytes that wait, for a read that must not move them. NULL: out of memory or at the cap. */
 char *ka_talk_room(ka_talk *talk, size_t want, size_t *room);

@@ -39,6 +39,7 @@ typedef struct {
     void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
     void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause); /* FIN and LINGER, or end at once */
     void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause);        /* close, and free the talk */
+    void (*end_of)(void *port, ka_handle conn, ka_cause cause);      /* the same for another connection, whose turn it is not */
     void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
 } ka_moves;
 
@@ -62,7 +63,16 @@ static inline int ka_turn_is_cut_short(const ka_talk *talk)
     return talk->has_exchange && !ka_talk_body_is_over(talk);
 }
 
-/* The client sent FIN. */
+/* The client sent FIN, behind bytes that are left where they are: whoever waits for its end is told all the same. */
+static inline void ka_turn_fin(const ka_moves *moves, void *port, ka_talk *talk)
+{
+    int is_news = !talk->sees_fin;
+    talk->sees_fin = 1;
+    if (is_news && talk->has_exchange)
+        moves->on_news(port, talk, KA_NEWS_EOF);
+}
+
+/* The client sent FIN, and everything before it is here. */
 static inline void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
 {
     ka_talk_eof(talk);
@@ -127,6 +137,33 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, void *port, void *pe
     return KA_TURN_PAUSE;
 }
 
+/* Where `nbytes` more of input would not fit: make room, in the order of docs/policy.md. Whoever has sent most ahead of its
+ * turn goes first, among equals the one who did so first: what it sent ahead is given up and its connection closed behind
+ * the response in progress; an unfinished head, or content that nobody asks for, ends at once. When nobody has bytes
+ * waiting it is output that fills the budget: then whoever has taken none for longest. At most `most` go. */
+static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, size_t nbytes, unsigned most)
+{
+    while (most-- && ka_unlikely(!ka_pool_has_room(&service->pool, KA_USE_INPUT, nbytes))) {
+        ka_talk *talk = ka_service_fattest(service);
+        if (talk == NULL) {
+            ka_handle slow = ka_conn_oldest(service->table, KA_WRITE);
+            if (slow == 0 || ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
+                return;
+            moves->end_of(port, slow, KA_CAUSE_BUFFER_LIMIT);
+        } else if (!ka_talk_drop_ahead(talk)) {
+            moves->end_of(port, talk->conn, KA_CAUSE_BUFFER_LIMIT);
+        }
+    }
+}
+
+enum { KA_SHEDS = 64 }; /* at once, in a pass */
+
+/* Once a pass: keep some of the budget free, so that who comes next finds it. */
+static inline void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)
+{
+    ka_turn_shed(moves, port, service, service->pool.max_bytes / 8, KA_SHEDS);
+}
+
 /* Everything one connection can do now, within bounds. The talk may be gone afterwards. */
 static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
 {
@@ -168,8 +205,12 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
     if (ka_talk_is_idle(talk)) {
         moves->settled(port, peer, talk);
         ka_talk_free(talk);
-    } else if (ka_talk_park(talk) < 0) {
-        moves->end(port, peer, talk, KA_CAUSE_BUFFER_LIMIT);
+        return;
+    }
+    if (ka_talk_park(talk) < 0) {
+        ka_turn_shed(moves, port, talk->service, talk->window_len, KA_SHEDS);
+        if (ka_talk_park(talk) < 0)
+            moves->end(port, peer, talk, KA_CAUSE_BUFFER_LIMIT);
     }
 }
 
@@ -210,16 +251,6 @@ static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
     if (taken > 0 && ka_conn_progress(talk->service->table, talk->conn, (size_t)taken, now, &cause) == KA_ESLOW)
         return cause;
     return KA_N_CAUSES;
-}
-
-/* Unfinished heads are what strangers can pile up at no cost. Near the cap the oldest go, so that there is room for the
- * requests and responses of others; a cap that is reached before costs whoever needed the buffer. Return: who is to be
- * ended by KA_CAUSE_BUFFER_LIMIT; 0 = nobody. Ask again after each, a bounded number of times. */
-static inline ka_handle ka_turn_sheds(const ka_service *service)
-{
-    if (ka_likely(ka_pool_has_room(&service->pool, KA_USE_INPUT, service->pool.max_bytes / 8)))
-        return 0;
-    return ka_conn_oldest(service->table, KA_HEAD);
 }
 
 enum { KA_NO_MAX = 160 };

@@ -3,11 +3,14 @@
 #include "ka_wire.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum {
+    PROBE_SECONDS = 5,
     IOVECS = 16,
     FILE_BYTES = 512 * 1024 /* a sendfile */
 };
@@ -68,6 +71,14 @@ ssize_t ka_wire_receive(ka_sock *s, ka_session *session, char *scratch, char *to
     if (is_used_up)
         s->can_read = 0;
     return n >= 0 ? n : errno == EAGAIN ? KA_PARTIAL : KA_EPEER;
+}
+
+void ka_wire_probe(int fd)
+{
+    const int on = 1, seconds = PROBE_SECONDS;
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on); /* a unix socket's close says so by itself */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
 }
 
 /* --- sending --- */

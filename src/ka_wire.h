@@ -11,7 +11,7 @@
 
 #include "ka_filter.h"
 
-enum { KA_SCRATCH = 64 * 1024 };
+enum { KA_SCRATCH = KA_READ_MOST };
 
 /* What an open connection owns while idle, beside its slot. */
 typedef struct {
@@ -50,6 +50,12 @@ ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_d
 
 /* What the filter itself has to say (handshake, alerts). As ka_wire_send, and 0 when there is nothing. */
 ssize_t ka_wire_send_session(ka_sock *s, ka_session *session);
+
+/* A client that has sent FIN may be gone altogether, or wait for its answer: to us both look alike, and nothing may be sent
+ * before its time. Have the kernel ask it every few seconds (TCP keep-alive). One that waits acknowledges; of one that
+ * closed its socket the kernel there knows nothing any more within a minute (RFC 9293 3.6: its FIN-WAIT-2), and answers by a
+ * reset, which ends the connection in any phase. */
+void ka_wire_probe(int fd);
 
 /* The filter's last word, if the peer can still take it for one: nothing waits before it. Never blocks. */
 void ka_wire_shut(ka_sock *s, ka_session *session);

@@ -19,15 +19,18 @@ cdef extern from "<sys/ioctl.h>" nogil:
     unsigned long TIOCOUTQ   # of a socket, Linux calls it SIOCOUTQ; where it means nothing, ioctl fails
 
 cdef enum:
-    READ_HIGH = 64 * 1024     # bytes that wait behind a request, above which the transport is not read
-    READ_LOW = 16 * 1024
     WRITE_AT_ONCE = 256 * 1024
     TRANSPORT_EXPIRIES = 64   # a round of the loop
-    TRANSPORT_SCRATCH = 64 * 1024
+    TRANSPORT_TURN = 64 * 1024  # bytes of input that come out of a filter in one turn
+    UNPLACED_ROOM = 4096      # read at most of one that has no place yet: loops may read once before they are paused
+    PROBE_SECONDS = 5
 
 
 cdef class TransportProtocol:
     """One connection: an asyncio.Protocol. Made by the host for each, with the Transports it belongs to.
+
+    It is an asyncio.BufferedProtocol as well: a loop that calls get_buffer() reads no more than is wanted, into memory that
+    all connections share. (asyncio asks a protocol by its class: derive from both.)
 
     klass: its class in the table, unless rules are asked. listener: what Transports.add_listener() gave; -1: the host's
     own, whose TLS is the loop's.
@@ -47,6 +50,10 @@ cdef class TransportProtocol:
     cdef uint8_t klass
     cdef ka_cause cause                # of one that lingers
     cdef bint is_write_paused, is_read_paused, is_lingering
+    cdef bint is_unwatched             # among Transports.unwatched
+    cdef bint saw_fin                  # the filter was told of FIN
+    cdef bint has_more                 # the filter may have more to give without being fed
+    cdef size_t turn_bytes             # that it gave in this turn
     cdef bint is_tls                   # by the loop
     cdef bint has_filter               # TLS by the listener's filter
     cdef bint is_waiting               # for a place in the table
@@ -79,16 +86,40 @@ cdef class TransportProtocol:
 
     def data_received(self, data):
         """asyncio.Protocol."""
+        data = bytes(data)
+        self.arrived(PyBytes_AS_STRING(data), <size_t>len(data))
+
+    def get_buffer(self, sizehint):
+        """asyncio.BufferedProtocol: where the loop is to put what it reads, and how much at most."""
+        return self.transports.scratch_for(self.appetite())
+
+    def buffer_updated(self, nbytes):
+        """asyncio.BufferedProtocol: it has read so many bytes."""
+        self.arrived(self.transports.scratch, nbytes)
+
+    cdef int arrived(self, const char *raw, size_t n) except -1:
         if self.conn:
             self.transports.enter()
             try:
-                self.receive(data)
+                self.receive(raw, n)
             finally:
                 self.transports.leave()
         elif self.is_waiting:
-            self.early = bytes(data) if self.early is None else self.early + bytes(data)
+            data = PyBytes_FromStringAndSize(raw, <Py_ssize_t>n)
+            self.early = data if self.early is None else self.early + data
             self.transport.resume_reading()  # a pause before the loop begins to read is forgotten by some
             self.transport.pause_reading()
+        return 0
+
+    cdef size_t appetite(self) noexcept:
+        """How much may be read now."""
+        if self.conn == 0:
+            return UNPLACED_ROOM
+        if self.is_lingering:
+            return KA_READ_MOST
+        if self.has_filter:
+            return KA_WIRE_RECORD  # a record at a time, as the engine: a filter's buffers stay as large as what was put in
+        return <size_t>KA_READ_AHEAD if self.talk == NULL else max(<size_t>1, ka_talk_appetite(self.talk))
 
     def eof_received(self):
         """asyncio.Protocol. True: the connection is ours to close, and answers still go out."""
@@ -137,33 +168,47 @@ cdef class TransportProtocol:
 
     # -- moving bytes ------------------------------------------------------------------------------------
 
-    cdef int receive(self, object data) except -1:
-        if not isinstance(data, bytes):
-            data = bytes(data)
+    cdef int receive(self, const char *raw, size_t n) except -1:
+        cdef bytes behind
         if self.is_lingering:
-            return self.discard(<size_t>len(data))
+            return self.discard(n)
         if self.awaits_proxy:
-            data = self.introduce(data)
-        if len(data) == 0:
+            behind = self.introduce(PyBytes_FromStringAndSize(raw, <Py_ssize_t>n))
+            raw = PyBytes_AS_STRING(behind)
+            n = <size_t>len(behind)
+        if n == 0:
             return 0
-        if self.has_filter:
-            return self.feed(PyBytes_AS_STRING(data), <size_t>len(data))
-        return self.take(PyBytes_AS_STRING(data), <size_t>len(data))
+        return self.feed(raw, n) if self.has_filter else self.take(raw, n)
+
+    cdef bint has_talk(self) except -1:
+        """Its talk is there, or has just been made. False: there was no memory for one, and it has ended."""
+        if self.talk == NULL:
+            self.talk = ka_talk_new(&self.transports.service, self.conn)
+            if self.talk == NULL:
+                self.end(KA_CAUSE_BUFFER_LIMIT)
+                return False
+        return True
+
+    cdef char *room_behind(self, size_t want, size_t *room) except? NULL:
+        """Room behind bytes that wait, where others may have to go for it; NULL: there is none."""
+        cdef char *to = ka_talk_room(self.talk, want, room)
+        if to == NULL:
+            ka_turn_shed(&transport_moves, <void *>self.transports, &self.transports.service, self.talk.window_len + want,
+                         KA_SHEDS)
+            to = ka_talk_room(self.talk, want, room)
+        return to
 
     cdef int take(self, const char *bytes_in, size_t n) except -1:
         """Bytes of the conversation, which stay where they are until this returns."""
         cdef size_t room
         cdef char *to
-        if self.talk == NULL:
-            self.talk = ka_talk_new(&self.transports.service, self.conn)
-            if self.talk == NULL:
-                self.end(KA_CAUSE_BUFFER_LIMIT)
-                return 0
+        if not self.has_talk():
+            return 0
         if self.talk.window_len == 0:
             ka_talk_park(self.talk)  # gives back a buffer that is used up
             ka_talk_arrived(self.talk, bytes_in, n)
         else:
-            to = ka_talk_room(self.talk, n, &room)
+            to = self.room_behind(n, &room)
             if to == NULL:
                 self.end(KA_CAUSE_BUFFER_LIMIT)
                 return 0
@@ -179,7 +224,17 @@ cdef class TransportProtocol:
         if self.is_lingering or self.talk == NULL:
             return self.end(KA_CAUSE_CLIENT)
         ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
-        return self.turn()
+        self.turn()
+        return self.watch_for_end()
+
+    cdef int watch_for_end(self) except -1:
+        """Its FIN has come, and the application is busy with its request: it may wait for the answer, or be gone. See
+        ka_wire_probe; and the loop does not watch a transport that it does not read."""
+        if self.conn and self.talk != NULL and self.talk.has_exchange and not self.is_unwatched:
+            probe(self.transport)
+            self.transports.unwatched.add(self)
+            self.is_unwatched = True
+        return 0
 
     cdef int discard(self, size_t n) except -1:
         """What a lingering client still sends. The answer to a close_notify is no request that crossed our close: at most
@@ -252,23 +307,67 @@ cdef class TransportProtocol:
             if got != KA_OK:
                 return self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
             ka_conn_event(table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
-        return self.end(KA_CAUSE_ERROR) if got < 0 else self.take_through()
+        if got < 0:
+            return self.end(KA_CAUSE_ERROR)
+        self.saw_fin = self.saw_fin or n == 0
+        self.has_more = True
+        if not self.has_talk():
+            return 0
+        self.turn()
+        return self.watch_for_end() if self.saw_fin else 0
 
-    cdef int take_through(self) except -1:
-        """All that the filter gives of what it was fed."""
-        cdef char *scratch = self.transports.scratch
+    cdef ptrdiff_t take_through(self) except? -1:
+        """The next that the filter has, up to what is wanted, into the window. Return: as ka_wire_receive, and KA_ENOMEM."""
+        cdef ka_talk *talk = self.talk
+        cdef size_t room = KA_READ_MOST, appetite = ka_talk_appetite(talk)
+        cdef char *to = self.transports.scratch
         cdef ptrdiff_t n
-        while self.session != NULL:
-            n = self.session.filter.read(self.session, scratch, TRANSPORT_SCRATCH)
-            self.say_of_session()
-            if n == KA_PARTIAL:
-                return 0
-            if n > 0:
-                self.take(scratch, <size_t>n)
-            elif n == 0 or (n == KA_ESTALE and not (self.talk != NULL and ka_turn_is_cut_short(self.talk))):
-                return self.fin() if self.talk == NULL or not self.talk.is_eof else 0
+        if talk.window_len == 0:
+            ka_talk_park(talk)  # gives back a buffer that is used up
+        else:
+            to = self.room_behind(min(appetite, <size_t>KA_READ_BEHIND), &room)
+            if to == NULL:
+                return KA_ENOMEM
+        n = self.session.filter.read(self.session, to, min(room, appetite))
+        self.has_more = n > 0 and not self.session.is_empty
+        self.say_of_session()
+        if n == KA_ESTALE:
+            return KA_EPEER if ka_turn_is_cut_short(talk) else 0
+        if n > 0:
+            self.turn_bytes += <size_t>n
+            if to == self.transports.scratch:
+                ka_talk_arrived(talk, to, <size_t>n)
             else:
-                return self.end(KA_CAUSE_ERROR)
+                ka_talk_filled(talk, <size_t>n)
+        return n
+
+    cdef ka_turned read_through(self) except *:
+        """The move `read` where there is a filter."""
+        cdef ptrdiff_t n
+        if self.turn_bytes >= TRANSPORT_TURN:
+            self.transports.again.append(self)
+            return KA_TURN_PAUSE
+        n = self.take_through()
+        if n == KA_PARTIAL:
+            return KA_TURN_PAUSE
+        if n == 0:
+            ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
+            return KA_TURN_ON
+        if n < 0:
+            self.end(KA_CAUSE_BUFFER_LIMIT if n == KA_ENOMEM else KA_CAUSE_ERROR)
+            return KA_TURN_ENDED
+        return ka_turn_arrived(&transport_moves, <void *>self.transports, <void *>self, self.talk, <size_t>n,
+                               self.transports.moment)
+
+    cdef int look_for_fin_through(self) except -1:
+        """FIN has come, perhaps behind requests: a head's worth of them is taken in, and the application told."""
+        cdef ptrdiff_t n = 1
+        while n > 0 and ka_talk_appetite(self.talk):
+            n = self.take_through()
+        if n == 0:
+            ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
+        else:
+            ka_turn_fin(&transport_moves, <void *>self.transports, self.talk)
         return 0
 
     cdef int say_of_session(self) except -1:
@@ -295,6 +394,7 @@ cdef class TransportProtocol:
         """Everything that can be done now. The connection may be gone afterwards."""
         if self.conn == 0 or self.talk == NULL:
             return 0
+        self.turn_bytes = 0
         ka_turn(&transport_moves, <void *>self.transports, <void *>self, self.talk, self.transports.moment)
         if self.taker is not None:
             self.hand_over()
@@ -303,15 +403,36 @@ cdef class TransportProtocol:
         return 0
 
     cdef int steer_reading(self) except -1:
-        """What waits behind a request is bounded: backpressure by not reading."""
-        cdef size_t waiting = 0 if self.talk == NULL else self.talk.window_len
+        """What is sent ahead of its turn is bounded: the rest stays in the kernel. The loop does not see the end of a
+        transport that is not read; see Transports.look_at_unwatched."""
+        cdef size_t appetite = KA_READ_AHEAD if self.talk == NULL else ka_talk_appetite(self.talk)
+        if appetite and self.has_filter and self.has_more and self.talk != NULL:
+            appetite = 0  # what it was fed first
         if not self.is_read_paused:
-            if waiting > READ_HIGH:
+            if appetite == 0:
                 self.is_read_paused = True
                 self.transport.pause_reading()
-        elif waiting <= READ_LOW:
+                self.transports.unwatched.add(self)
+                self.is_unwatched = True
+        elif appetite >= KA_READ_BEHIND:
             self.is_read_paused = False
             self.transport.resume_reading()
+            self.watch_no_longer()
+        return 0
+
+    cdef int looked_at(self, bint is_broken) except -1:
+        """What the kernel says of one that the loop does not read: FIN has come, or it is over."""
+        if is_broken:
+            return self.end(ka_turn_broken(ka_conn_phase(self.transports.table.table, self.conn)))
+        if self.talk != NULL and not self.talk.sees_fin:
+            ka_turn_fin(&transport_moves, <void *>self.transports, self.talk)
+            probe(self.transport)
+        return 0
+
+    cdef int watch_no_longer(self) except -1:
+        if self.is_unwatched:
+            self.is_unwatched = False
+            self.transports.unwatched.discard(self)
         return 0
 
     cdef int send_some(self) except -1:
@@ -397,6 +518,7 @@ cdef class TransportProtocol:
             driver_on_closed(<void *>self.transports, conn, cause)
         self.conn = 0
         self.talk = NULL
+        self.watch_no_longer()
         if self.session != NULL:
             self.session.filter.close(self.session)
             self.session = NULL
@@ -476,6 +598,22 @@ cdef int make_reset(object transport) except -1:
     return 0
 
 
+cdef int probe(object transport) except -1:
+    """As ka_wire_probe, where there are such options."""
+    import socket
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return 0
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):  # the second is macOS's word for the first
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), PROBE_SECONDS)
+    except OSError:
+        pass
+    return 0
+
+
 cdef bytes out_of(ka_session *session):
     """All that the filter wants sent."""
     cdef bytes out = (<TlsSession>session.owner).out
@@ -512,7 +650,14 @@ cdef void move_on_request(void *port, ka_talk *talk, const ka_head *head) noexce
 
 
 cdef ka_turned move_read(void *port, void *peer, ka_talk *talk) noexcept:
-    return KA_TURN_PAUSE  # it comes when it comes
+    if (<TransportProtocol>peer).session == NULL:
+        return KA_TURN_PAUSE  # it comes when it comes
+    try:
+        return (<TransportProtocol>peer).read_through()
+    except BaseException as error:
+        (<Transports>port).failed(error)
+        move_end(port, peer, talk, KA_CAUSE_ERROR)
+        return KA_TURN_ENDED
 
 
 cdef ka_cause move_flush(void *port, void *peer, ka_talk *talk) noexcept:
@@ -525,11 +670,17 @@ cdef ka_cause move_flush(void *port, void *peer, ka_talk *talk) noexcept:
 
 
 cdef void move_look_for_fin(void *port, void *peer, ka_talk *talk) noexcept:
-    pass  # the loop tells
+    cdef TransportProtocol one = <TransportProtocol>peer
+    if one.session == NULL or not one.saw_fin or not ka_talk_body_is_over(talk):
+        return  # the loop tells
+    try:
+        one.look_for_fin_through()
+    except BaseException as error:
+        (<Transports>port).failed(error)
 
 
 cdef bint move_can_read(void *port, void *peer) noexcept:
-    return (<TransportProtocol>peer).is_read_paused
+    return (<TransportProtocol>peer).is_read_paused or (<TransportProtocol>peer).has_more
 
 
 cdef bint move_has_unread(void *port, void *peer, ka_talk *talk) noexcept:
@@ -551,6 +702,14 @@ cdef void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
 cdef void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept:
     try:
         (<TransportProtocol>peer).end(cause)
+    except BaseException as error:
+        (<Transports>port).failed(error)
+
+
+cdef void move_end_of(void *port, ka_handle conn, ka_cause cause) noexcept:
+    cdef PyObject *one = (<Transports>port).by_slot[<uint32_t>conn]
+    try:
+        (<TransportProtocol>one).end(cause)
     except BaseException as error:
         (<Transports>port).failed(error)
 
@@ -588,3 +747,4 @@ transport_moves.half_close = move_half_close
 transport_moves.end = move_end
 transport_moves.again = move_again
 transport_moves.settled = move_settled
+transport_moves.end_of = move_end_of

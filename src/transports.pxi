@@ -4,11 +4,27 @@
 # What differs from the engine, because the host accepts and reads: newcomers to a full table are accepted and wait here,
 # unread, a bounded number of them; and instead of reading once more before a verdict, the verdict waits until the loop
 # has polled once more.
+from cpython.bytearray cimport PyByteArray_AS_STRING
+
 from collections import deque
 
 MOST_WAITING = 256   # newcomers to a full table; each has a descriptor. More are answered 503
 
 cdef int64_t WAITING_RETRY_NS = 100 * 1000000   # places come free without us, too: min_idle_before_evict
+cdef int64_t LOOK_NS = 1000000000               # how often transports that are not read are looked at
+
+cdef extern from *:
+    """
+    #include <poll.h>
+    #ifndef POLLRDHUP
+    #define POLLRDHUP 0
+    #endif
+    """
+    struct pollfd:
+        int fd
+        short events, revents
+    int POLLERR, POLLHUP, POLLRDHUP
+    int poll(pollfd *fds, unsigned long n, int timeout) nogil
 
 
 cdef object clock_of(object loop):
@@ -30,7 +46,10 @@ cdef class Transports(Driver):
     """
     cdef ka_service service
     cdef ka_trust proxies
-    cdef char *scratch               # for what comes through a filter; NULL without one
+    cdef char *scratch               # KA_READ_MOST bytes, for what comes
+    cdef object scratch_view, ahead_view  # all of it; as much of it as is read of one that has nothing pending
+    cdef set unwatched               # of TransportProtocol: who is not read, or has sent FIN: the loop sees no end of theirs
+    cdef int64_t look_ns             # when to look at them
     cdef readonly object loop
     cdef object clock, call_soon, timer
     cdef object on_timer, on_round
@@ -60,6 +79,11 @@ cdef class Transports(Driver):
         self.on_round = self._next_round
         self.noted = []
         self.again = []
+        self.unwatched = set()
+        scratch = bytearray(KA_READ_MOST)
+        self.scratch = PyByteArray_AS_STRING(scratch)  # the views keep it
+        self.scratch_view = memoryview(scratch)
+        self.ahead_view = self.scratch_view[:KA_READ_AHEAD]
         self.waiting = deque()
         self.armed_ns = INT64_MAX
         if ka_service_init(&self.service, table.table, c, max_buffer_bytes, release_object) < 0:
@@ -78,7 +102,6 @@ cdef class Transports(Driver):
     def __dealloc__(self):
         # Every connection holds this object, so none is left.
         free(self.by_slot)
-        free(self.scratch)
         ka_trust_free(&self.proxies)
         if self.service.fields != NULL:
             ka_service_free(&self.service)
@@ -114,6 +137,8 @@ cdef class Transports(Driver):
         cdef int64_t due = ka_conn_next_due(self.table.table)
         if self.waiting:
             due = min(due, self.moment + WAITING_RETRY_NS)
+        if self.unwatched:
+            due = min(due, max(self.look_ns, self.moment))
         if due >= self.armed_ns:
             return 0
         if self.timer is not None:
@@ -164,7 +189,36 @@ cdef class Transports(Driver):
                 if one.talk != NULL:
                     one.talk.cause = <uint8_t>cause  # by it the application is told why
                 one.end(cause)
+        if self.unwatched and self.moment >= self.look_ns:
+            self.look_at_unwatched()
         self.leave()
+
+    cdef int look_at_unwatched(self) except -1:
+        """A transport that the loop does not read tells of nothing, neither of FIN nor of a reset. One system call for all,
+        once a second."""
+        cdef TransportProtocol one
+        cdef pollfd *fds
+        cdef unsigned long i = 0
+        self.look_ns = self.moment + LOOK_NS
+        found = [(one, sock.fileno()) for one in self.unwatched
+                 if (sock := one.transport.get_extra_info("socket")) is not None and sock.fileno() >= 0]
+        fds = <pollfd *>malloc((len(found) + 1) * sizeof(pollfd))
+        if fds == NULL:
+            return 0  # in a second, then
+        try:
+            for item in found:
+                fds[i].fd = item[1]
+                fds[i].events = <short>POLLRDHUP
+                i += 1
+            if poll(fds, i, 0) <= 0:
+                return 0
+            for i in range(<unsigned long>len(found)):
+                one = found[i][0]
+                if fds[i].revents and one.conn:
+                    one.looked_at(fds[i].revents & (POLLERR | POLLHUP) != 0)
+        finally:
+            free(fds)
+        return 0
 
     cdef bint has_progress(self, TransportProtocol one) except -1:
         """Look once more at what left, before a verdict. Return whether the connection still stands."""
@@ -201,7 +255,7 @@ cdef class Transports(Driver):
     cdef int finish(self) except -1:
         if self.noted:
             self.attend_noted()
-        self.shed()
+        ka_turn_relieve(&transport_moves, <void *>self, &self.service)
         if self.waiting:
             self.admit_waiting()
             if self.noted:
@@ -217,16 +271,6 @@ cdef class Transports(Driver):
             self.arm()
         return self.passed()
 
-    cdef int shed(self) except -1:
-        cdef ka_handle conn
-        cdef int n
-        for n in range(TRANSPORT_EXPIRIES):
-            conn = ka_turn_sheds(&self.service)
-            if conn == 0:
-                break
-            (<TransportProtocol>self.by_slot[<uint32_t>conn]).end(KA_CAUSE_BUFFER_LIMIT)
-        return 0
-
     cpdef int passed(self) except -1:
         """A pass is over: for hosts that keep count."""
         return 0
@@ -238,6 +282,7 @@ cdef class Transports(Driver):
             one = self.noted[i]
             i += 1
             if one.conn and one.talk != NULL and one.talk.is_noted:
+                one.turn_bytes = 0
                 ka_turn_attend(&transport_moves, <void *>self, <void *>one, one.talk, self.moment)
                 if one.conn and one.transport is not None:
                     one.steer_reading()
@@ -296,12 +341,12 @@ cdef class Transports(Driver):
         cdef TlsListener made = self.tls_listener(tls) if tls is not None else None
         if made is None:
             self.tls.append(None)
-        elif self.scratch == NULL:
-            self.scratch = <char *>malloc(TRANSPORT_SCRATCH)
-            if self.scratch == NULL:
-                raise MemoryError("no memory for TLS sessions")
         self.servers.append(name)
         return len(self.servers) - 1
+
+    cdef object scratch_for(self, size_t room):
+        """A writable view of `room` bytes, KA_READ_MOST at most."""
+        return self.ahead_view if room == KA_READ_AHEAD else self.scratch_view[:room]
 
     cdef TlsListener filter_of(self, int listener):
         return self.tls[listener]
@@ -345,7 +390,7 @@ cdef class Transports(Driver):
             one.transport.resume_reading()
             early, one.early = one.early, None
             if early is not None and one.conn:
-                one.receive(early)
+                one.receive(PyBytes_AS_STRING(early), <size_t>len(early))
             if one.has_early_fin and one.conn:
                 one.eof_received()
         return 0

@@ -88,12 +88,12 @@ static int receive(peer *p)
 {
     ka_talk *talk = p->talk;
     ka_cause cause;
-    size_t room = sizeof scratch;
+    size_t room = sizeof scratch, appetite = ka_talk_appetite(talk);
     char *to = scratch;
     if (talk->window_len) to = ka_talk_room(talk, 1, &room);
     else if (ka_talk_park(talk) < 0) return -1;
     if (to == NULL) return -1;
-    ssize_t n = recv(p->fd, to, room, 0);
+    ssize_t n = recv(p->fd, to, room < appetite ? room : appetite, 0); /* the rest waits in the kernel */
     if (n < 0) return errno == EAGAIN || errno == EINTR ? 0 : -1;
     if (n == 0) ka_talk_eof(talk);
     else if (to == scratch) ka_talk_arrived(talk, to, (size_t)n);

@@ -93,8 +93,8 @@ class Connections(_core.Transports):
         self.close()
 
 
-class KeepAliveProtocol(_core.TransportProtocol):
-    """An asyncio.Protocol for one connection. Subclasses write `handle`."""
+class KeepAliveProtocol(_core.TransportProtocol, asyncio.BufferedProtocol):
+    """An asyncio.BufferedProtocol for one connection. Subclasses write `handle`."""
 
     def handle(self, head: Head, body: bytes) -> Answer | Awaitable[Answer]:
         """Answer one request, whose content is complete: bytes, str (as UTF-8) or a Response; may be async.

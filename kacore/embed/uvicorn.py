@@ -200,7 +200,7 @@ class Host(_core.Transports):
             self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
 
 
-class Protocol(_core.TransportProtocol):
+class Protocol(_core.TransportProtocol, asyncio.BufferedProtocol):
     """One connection, in place of uvicorn's HttpToolsProtocol or H11Protocol."""
 
     __slots__ = ("ws_protocol_class",)

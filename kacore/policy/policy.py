@@ -324,8 +324,9 @@ class Policy(Record):
         low=65_536,
         high=1 << 50,
         scope=WORKER,
-        doc="Memory of a worker for unfinished heads and unread pipelined requests. At the limit the oldest"
-        " unfinished head goes and pipelined bytes are no longer read.",
+        doc="Memory of a worker for what clients send and what they have not taken: unfinished heads, requests sent ahead,"
+        " content that is collected, responses that wait. What they send may take three quarters of it. Near the limit"
+        " whoever has sent most ahead goes first.",
         reason="A thousand clients with the largest head each; an idle connection holds none of it.",
     )
     pressure_start: float = field(
@@ -507,8 +508,8 @@ class Policy(Record):
             raise clash(self, "pressure_start", "pressure_full", "must not be above it")
         if self.max_connections_per_client > self.max_connections:
             raise clash(self, "max_connections_per_client", "max_connections", "could never be reached")
-        if self.max_head_bytes > self.max_buffer_bytes:
-            raise clash(self, "max_head_bytes", "max_buffer_bytes", "one head must fit into it")
+        if self.max_head_bytes > self.max_buffer_bytes // 2:
+            raise clash(self, "max_head_bytes", "max_buffer_bytes", "a head may take half of it at most")
         if self.min_request_body_rate and not self.request_body_timeout:
             raise clash(self, "min_request_body_rate", "request_body_timeout", RATE_NEEDS_GAP)
         if self.min_send_rate and not self.send_timeout:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from kacore.policy import Policy, PolicySet
 
 
+class Connection(_core.TransportProtocol, asyncio.BufferedProtocol):
+    """A TransportProtocol that asyncio reads for no more than is wanted."""
+
+    __slots__ = ()
+
+
 class TransportsServer:
     """The face of kacore._core.Engine that Server needs."""
 
@@ -62,7 +68,7 @@ class TransportsServer:
         number = self._numbers[sock]
 
         def make() -> Any:
-            return _core.TransportProtocol(self.transports, 0, number)
+            return Connection(self.transports, 0, number)
 
         serving = self.loop.create_unix_server if is_unix else self.loop.create_server
         self._servers[sock] = self.loop.create_task(serving(make, sock=sock.dup(), backlog=BACKLOG))

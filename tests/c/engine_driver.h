@@ -42,7 +42,7 @@ typedef struct {
     ka_engine  *engine;
     ka_table   *table;
     ka_counters counters;
-    int         fd, file_fd, holds, n_notices, keeps_all;
+    int         fd, file_fd, holds, n_notices, n_fins, keeps_all;
     struct sockaddr_un address;
     socklen_t   address_len;
     uint64_t    random;
@@ -203,7 +203,7 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
 
 static void on_news(void *ctx, ka_talk *talk, ka_news news)
 {
-    (void)ctx;
+    ((server *)ctx)->n_fins += news == KA_NEWS_EOF;
     exchange *x = talk->exchange;
     if (x && !talk->has_response && ((news == KA_NEWS_BODY && x->kind == 'e') || (news == KA_NEWS_LOW && x->kind == 'd')))
         act(x);

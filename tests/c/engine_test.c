@@ -187,6 +187,74 @@ static void go(server *s, client *c)
     server_close(s);
 }
 
+/* --- those who send ahead of their turn, and take nothing --- */
+
+enum { N_HOARDERS = 120, AHEAD = 70000 };
+
+/* Each asks for `first`, then sends as much more as the kernel takes, up to AHEAD bytes. */
+static void hoard(server *s, client *hoarders, int n, const char *first)
+{
+    static const char more[] = "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (int i = 0; i < n; i++) {
+        hoarders[i] = (client){.fd = -1, .piece = AHEAD, .manner = SILENT};
+        if (!client_connect(&hoarders[i], s)) abort();
+        put(&hoarders[i], first, strlen(first));
+        while (hoarders[i].n_text < AHEAD) put(&hoarders[i], more, sizeof more - 1);
+        step(s);
+        (void)!send(hoarders[i].fd, hoarders[i].text, hoarders[i].n_text, MSG_NOSIGNAL);
+        step(s);
+    }
+}
+
+static void what_is_sent_ahead_leaves_room_for_others(const char *first, size_t budget)
+{
+    static client hoarders[N_HOARDERS];
+    server s;
+    client c = {.fd = -1, .piece = 100, .stays = 1};
+    no_faults(1);
+    server_open(&s, &ka_capacity_default, NULL, budget);
+    hoard(&s, hoarders, N_HOARDERS, first);
+    const ka_pool *pool = &ka_engine_service(s.engine)->pool;
+    CHECK(ka_pool_used(pool) <= budget - budget / 8, "%zu of %zu bytes are used", ka_pool_used(pool), budget);
+    if (!client_connect(&c, &s)) abort();
+    ask(&c, 'b', 7, &s.random);
+    CHECK(is_answered_within(&s, &c, 50), "nobody else is answered");
+    for (int i = 0; i < N_HOARDERS; i++) client_leave(&hoarders[i]);
+    go(&s, &c);
+}
+
+static void what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel(void)
+{
+    static client hoarders[4];
+    server s;
+    no_faults(1);
+    server_open(&s, &ka_capacity_default, NULL, 1 << 20);
+    hoard(&s, hoarders, 4, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    CHECK(ka_pool_used(&ka_engine_service(s.engine)->pool) <= 4 * KA_READ_AHEAD, "%zu bytes of four",
+          ka_pool_used(&ka_engine_service(s.engine)->pool));
+    client c = {.fd = -1};
+    for (int i = 0; i < 4; i++) client_leave(&hoarders[i]);
+    go(&s, &c);
+}
+
+static void a_fin_behind_more_than_is_taken_in_is_told(void)
+{
+    static client hoarder;
+    server s;
+    no_faults(1);
+    server_open(&s, &ka_capacity_default, NULL, 1 << 20);
+    hoard(&s, &hoarder, 1, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    EXPECT(s.n_fins == 0);
+    if (shutdown(hoarder.fd, SHUT_WR) < 0) abort();
+    step(&s);
+    EXPECT(s.n_fins == 1);
+    step(&s);
+    EXPECT(s.n_fins == 1 && ka_table_open_count(s.table) == 1); /* it waits for its answers all the same */
+    client_leave(&hoarder);
+    client c = {.fd = -1};
+    go(&s, &c);
+}
+
 static void what_accept_lacks_is_waited_for_without_spinning(int error)
 {
     server s;
@@ -253,6 +321,11 @@ int main(void)
     for (int seed = from; seed <= to; seed++)
         for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++)
             if (scene == NULL || strcmp(scene, scenes[i].name) == 0) crowd(&scenes[i], (uint64_t)seed);
+    what_is_sent_ahead_leaves_room_for_others("GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n", 1 << 20); /* never answered */
+    what_is_sent_ahead_leaves_room_for_others("GET /d1 HTTP/1.1\r\nHost: a\r\n\r\n", 1 << 20); /* nobody reads it */
+    what_is_sent_ahead_leaves_room_for_others("GET /a1 HTTP/1.1\r\nHost: a\r\nX: ", 1 << 20);    /* heads without an end */
+    what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel();
+    a_fin_behind_more_than_is_taken_in_is_told();
     static const int lacks[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
     for (int i = 0; i < 4; i++) what_accept_lacks_is_waited_for_without_spinning(lacks[i]);
     an_idle_connection_goes_when_nothing_more_can_be_watched();

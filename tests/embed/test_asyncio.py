@@ -12,7 +12,7 @@ import pytest
 from kacore import Policy, PolicySet, Rule
 from kacore.embed.asyncio import Connections, KeepAliveProtocol
 from kacore.server import TLS
-from tests.wire.test_tls import certificates  # noqa: F401
+from tests.wire.conftest import certificates  # noqa: F401
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "hello_asyncio.py"
 

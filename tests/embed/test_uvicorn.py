@@ -16,7 +16,7 @@ module("httptools")
 
 from kacore import Policy, PolicyError, PolicySet, Rule  # noqa: E402
 from kacore.embed import uvicorn as adapter  # noqa: E402
-from tests.wire.test_tls import certificates  # noqa: E402, F401
+from tests.wire.conftest import certificates  # noqa: E402, F401
 
 KACORE = "kacore.embed.uvicorn:Protocol"
 PATIENCE = 15.0

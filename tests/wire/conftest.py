@@ -7,6 +7,7 @@ nothing counted twice, no error that nobody asked for.
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+import trustme
 
 import kacore
 from kacore.server.server import loop_factory
@@ -290,6 +292,71 @@ def client() -> Iterator[Callable[..., Client]]:
             return made
 
         yield connect
+
+
+# --- over TLS ------------------------------------------------------------------------------------------------
+
+
+class Certificates:
+    """A root, and what it signed, as files."""
+
+    def __init__(self, directory: Any) -> None:
+        self.directory = directory
+        self.root = trustme.CA()
+        self.roots = str(directory / "roots.pem")
+        self.root.cert_pem.write_to_path(self.roots)
+
+    def issue(self, *names: str) -> str:
+        """A PEM file with key and certificate."""
+        path = str(self.directory / f"{names[0].replace('*', 'any')}-{time.monotonic_ns()}.pem")
+        self.root.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def localhost(certificates: Certificates) -> str:
+    return certificates.issue("localhost")
+
+
+@pytest.fixture
+def over_tls(client, certificates):
+    """over_tls(server): a Client that speaks TLS; options of an SSLContext by name, and server_name."""
+
+    def connect(server: Any, server_name: str = "localhost", **settings: Any) -> Any:
+        one = client(server)
+        context = ssl.create_default_context(cafile=certificates.roots)
+        certificate = settings.pop("certificate", None)
+        protocols = settings.pop("alpn", None)
+        if certificate:
+            context.load_cert_chain(certificate)
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        for name, value in settings.items():
+            setattr(context, name, value)
+        one.sock = context.wrap_socket(one.sock, server_hostname=server_name)
+        return one
+
+    return connect
+
+
+@pytest.fixture(params=["plain", "tls"])
+def over(request: pytest.FixtureRequest, start: Any, client: Any, over_tls: Any, localhost: str) -> Callable[..., Any]:
+    """over(app, **options): a server, and connect(), which makes clients of it: in the clear, and over TLS."""
+    from kacore.server import TLS
+
+    def run(app: Any, **options: Any) -> tuple[Running, Callable[[], Client]]:
+        if request.param == "plain":
+            running = start(app, **options)
+            return running, lambda: client(running)
+        running = start(app, tls=TLS(localhost), **options)
+        return running, lambda: over_tls(running)
+
+    return run
 
 
 # --- the same small application by every interface ----------------------------------------------------------

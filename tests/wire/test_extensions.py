@@ -6,9 +6,9 @@ import pytest
 
 from kacore.server import TLS
 from kacore.server.tls import attribute, distinguished_name, first_certificate
+from tests.wire.conftest import certificates, localhost, over_tls  # noqa: F401
 from tests.wire.test_asgi import answer, http_only
 from tests.wire.test_responses import errors, head, piece
-from tests.wire.test_tls import certificates, localhost, over_tls  # noqa: F401
 
 PROMISE = {"type": "http.response.start", "status": 200, "headers": [], "trailers": True}
 

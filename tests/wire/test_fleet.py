@@ -15,8 +15,8 @@ import pytest
 
 from kacore import ConnectionTable
 from kacore._core import COUNTERS_BYTES, Engine, HandlerApplication, sum_counters
+from tests.wire.conftest import certificates  # noqa: F401
 from tests.wire.test_proxies import v2
-from tests.wire.test_tls import certificates  # noqa: F401
 
 APP = """
 import json, os

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import trustme
 
 import kacore
 from kacore.server import TLS, UsageError
+from tests.wire.conftest import Certificates
 
 BIG = bytes(range(256)) * 40_000  # 10 MB
 
@@ -29,53 +29,6 @@ def handler(request: kacore.Request) -> Any:
     if request.path == "/big":
         return BIG
     return f"{request.method} {len(request.body)}".encode()
-
-
-class Certificates:
-    """A root, and what it signed, as files."""
-
-    def __init__(self, directory: Any) -> None:
-        self.directory = directory
-        self.root = trustme.CA()
-        self.roots = str(directory / "roots.pem")
-        self.root.cert_pem.write_to_path(self.roots)
-
-    def issue(self, *names: str) -> str:
-        """A PEM file with key and certificate."""
-        path = str(self.directory / f"{names[0].replace('*', 'any')}-{time.monotonic_ns()}.pem")
-        self.root.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(path)
-        return path
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def localhost(certificates: Certificates) -> str:
-    return certificates.issue("localhost")
-
-
-@pytest.fixture
-def over_tls(client, certificates):
-    """over_tls(server): a Client that speaks TLS; options of an SSLContext by name, and server_name."""
-
-    def connect(server: Any, server_name: str = "localhost", **settings: Any) -> Any:
-        one = client(server)
-        context = ssl.create_default_context(cafile=certificates.roots)
-        certificate = settings.pop("certificate", None)
-        protocols = settings.pop("alpn", None)
-        if certificate:
-            context.load_cert_chain(certificate)
-        if protocols:
-            context.set_alpn_protocols(protocols)
-        for name, value in settings.items():
-            setattr(context, name, value)
-        one.sock = context.wrap_socket(one.sock, server_hostname=server_name)
-        return one
-
-    return connect
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
