@@ -378,6 +378,7 @@ cdef extern from "ka_talk.h" nogil:
     int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, bint more, void *owner)
     int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
     void ka_talk_done(ka_talk *talk)
+    void ka_talk_rest(ka_talk *talk)
     int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
     bint ka_talk_holds(ka_talk *talk)
     bint ka_talk_is_started(const ka_talk *talk)

@@ -164,6 +164,8 @@ int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len);
 /* The application is through with the request: nothing more will be read or written for it. An unfinished response
  * cuts the connection off. */
 void ka_talk_done(ka_talk *talk);
+/* The application has more to give, and lets the others have their turns first: it is told by KA_NEWS_LOW. */
+void ka_talk_rest(ka_talk *talk);
 /* An interim response (100, 103); fields as raw lines. */
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
 
