@@ -211,12 +211,17 @@ cdef object listener_name(object where):
 cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
     cdef Driver driver = <Driver>ctx
     cdef Exchange exchange = None
+    cdef ka_handle conn = talk.conn
+    cdef int phase
     try:
         if driver.access_log is not None:
             driver.entry = driver.entry_of(talk, head, fields)
         driver.application.request(driver, talk, head, fields)
     except BaseException as error:
         driver.failed(error)
+        phase = ka_conn_phase(driver.table.table, conn)
+        if phase < 0 or phase == KA_LINGER:
+            return  # the application has ended the connection, and the talk is gone
         if talk.exchange != NULL:
             exchange = <Exchange>talk.exchange
             exchange.detach()

@@ -233,8 +233,8 @@ cdef class Engine(Driver):
             ka_engine_wake(self.engine)
 
     cdef int attend(self, bint soon) except -1:
-        if ka_engine_is_stepping(self.engine):
-            return 0  # the end of the step does it
+        if self.engine == NULL or ka_engine_is_stepping(self.engine):
+            return 0  # closed by the application; or the end of the step does it
         if soon and self.call_soon is not None:
             if not self.is_attending:
                 self.is_attending = True
@@ -242,6 +242,12 @@ cdef class Engine(Driver):
             return 0
         ka_engine_attend(self.engine)
         return self.application.leave()
+
+    cdef int push(self, ka_talk *talk) except -1:
+        if self.engine == NULL:
+            return 0
+        ka_engine_push(self.engine, talk)
+        return 0
 
     def attend_now(self):
         """Send what responses in progress have produced."""
@@ -251,7 +257,7 @@ cdef class Engine(Driver):
             self.application.leave()
 
     cdef int64_t now(self) noexcept:
-        return ka_engine_now(self.engine)
+        return ka_engine_now(self.engine) if self.engine != NULL else 0
 
     cdef int64_t now_exactly(self) noexcept:
         return ka_engine_read_clock()

@@ -1,5 +1,7 @@
 # Plain handlers: a Request in, bytes, str or a Response out; sync or async. For those who embed the server.
 
+from cpython.unicode cimport PyUnicode_AsUTF8String
+
 cdef extern from "Python.h":
     bint PyCoro_CheckExact(object) noexcept
 
@@ -116,10 +118,8 @@ cdef class HandlerExchange(CollectedExchange):
                     return 0
                 result = self.app.runner.take_value()
             self.answer(result)
-        except ClientGone:
-            pass
-        except Exception:
-            self.failed()
+        except BaseException as error:
+            self.failed(error)
         return 0
 
     def finished(self, task):
@@ -133,13 +133,18 @@ cdef class HandlerExchange(CollectedExchange):
             if error is not None:
                 raise error
             self.answer(task.result())
-        except ClientGone:
-            pass
-        except Exception:
-            self.failed()
+        except BaseException as error:
+            self.failed(error)
 
-    cdef int failed(self) except -1:
-        self.app.logger.error("the handler failed on %s %s", self.request.method, self.request.target, exc_info=True)
+    cdef int failed(self, object error) except -1:
+        """The request is answered, or broken off, whatever was raised."""
+        self.rest = None
+        if isinstance(error, ClientGone) and self.talk == NULL:
+            return 0
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self.port.failed(error)
+        else:
+            self.app.say(f"the handler failed on {self.request.method} {self.request.target}", error)
         return self.refuse(500, b"Internal Server Error")
 
     cdef int answer(self, object result) except -1:
@@ -155,38 +160,40 @@ cdef class HandlerExchange(CollectedExchange):
         elif isinstance(result, str):
             headers = TEXT_HEADERS
         if isinstance(body, str):
-            body = (<str>body).encode()
+            body = PyUnicode_AsUTF8String(body)
         if isinstance(body, (bytes, bytearray, memoryview)):
             body = content_of(body)
             self.write_head(status, headers, len(body))
             return self.write(body, False)
         if body is None or not hasattr(body, "__iter__"):
             raise LocalError(f"a handler returns bytes, str or Response, not {type(result).__name__}")
+        rest = iter(body)
         self.write_head(status, headers, -1)
-        self.rest = iter(body)
+        self.rest = rest
         return self.advance()
 
     cdef int advance(self) except -1:
         """Send what the iterable gives, while the client takes it."""
-        while not self.is_held():
-            for piece in self.rest:
-                break
-            else:
+        cdef unsigned n = 0
+        while self.rest is not None and not self.is_held():  # it is None when the client has gone
+            if n == PIECES_A_TURN:
+                return self.yield_turn()
+            piece = next(self.rest, END)
+            if piece is END:
                 self.rest = None
                 return self.write(b"", False)
             if piece:
                 self.write(content_of(piece), True)
+                self.push()
+            n += 1
         return 0
 
     cdef int news(self, ka_news news) except -1:
         if news == KA_NEWS_LOW and self.rest is not None:
             try:
                 self.advance()
-            except ClientGone:
-                self.rest = None
-            except Exception:
-                self.rest = None
-                self.failed()
+            except BaseException as error:
+                self.failed(error)
             return 0
         return CollectedExchange.news(self, news)
 

@@ -779,6 +779,13 @@ void ka_talk_done(ka_talk *talk)
     attend(talk);
 }
 
+void ka_talk_rest(ka_talk *talk)
+{
+    talk->n_pushed = KA_PUSH_MAX;
+    talk->is_held = 1;
+    attend(talk);
+}
+
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
 {
     if (talk->reply.is_started || talk->has_response) {

@@ -36,6 +36,7 @@ enum {
     KA_READ_AHEAD = 16 * 1024, /* taken in ahead of its turn: a large head's worth, most pipelines whole */
     KA_READ_MOST = 64 * 1024,  /* taken in at once */
     KA_READ_BEHIND = 4096,     /* room that is made behind bytes that wait */
+    KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: an application that goes on and on lets others have one, too */
     KA_DRAIN_MAX = 64 * 1024   /* an unread request body of this size at most is read and thrown away, to keep the connection */
 };
 
@@ -78,6 +79,7 @@ struct ka_talk {
     ka_fault fault;
     int64_t max_body;       /* content of the request, by its class */
     int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
+    uint32_t n_pushed;      /* bytes that left by ka_turn_push since the last turn began */
     uint32_t checked;       /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
     uint32_t head_bytes;    /* of the request being answered */
     uint16_t head_flags;    /* KA_HEAD_* of it */
@@ -101,6 +103,7 @@ struct ka_talk {
     uint8_t is_driven;      /* the driver is inside its turn for this talk */
     uint8_t awaits_empty;   /* a held application may go on when nothing is unsent, and not before */
     uint8_t is_noted;       /* the driver's: on the list of those to attend to */
+    uint8_t broken;         /* 1 + the ka_cause to end for, which a push has found: the turn does it */
 };
 
 /* For ka_talk_head_end: how long is the content? */
@@ -180,6 +183,8 @@ int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len);
 /* The application is through with the request: nothing more will be read or written for it. An unfinished response
  * cuts the connection off. */
 void ka_talk_done(ka_talk *talk);
+/* The application has more to give, and lets the others have their turns first: it is told by KA_NEWS_LOW. */
+void ka_talk_rest(ka_talk *talk);
 /* An interim response (100, 103); fields as raw lines. */
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
 
@@ -190,6 +195,21 @@ static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk-
 static inline int ka_talk_end_would_lie(const ka_talk *talk)
 {
     return talk->ends_by_close && (talk->is_cut || talk->unsent || (talk->has_exchange && !talk->has_response));
+}
+
+/* May a held application go on? */
+static inline int ka_talk_is_low(const ka_talk *talk)
+{
+    return talk->unsent <= (talk->awaits_empty ? 0 : (size_t)KA_OUT_LOW);
+}
+
+/* Must the application wait before it gives more? It is told by KA_NEWS_LOW then, unless the connection ends. */
+static inline int ka_talk_holds(ka_talk *talk)
+{
+    if (ka_likely(talk->unsent <= KA_OUT_HIGH && talk->n_pushed < KA_PUSH_MAX))
+        return 0;
+    talk->is_held = 1;
+    return 1;
 }
 
 static inline int ka_talk_is_started(const ka_talk *talk) { return talk->reply.is_started; }

@@ -56,48 +56,6 @@ cdef str path_of(const char *buf, const ka_head *head, bint as_latin1):
     return unquoted(buf, head.path, as_latin1) if head.path.len else path_instead(buf, head).decode("ascii")
 
 
-cdef class Collector:
-    """The content of a request, gathered until it is complete: in memory, then in a temporary file."""
-    cdef list pieces
-    cdef object file
-    cdef Py_ssize_t n, spool_bytes
-
-    def __cinit__(self, Py_ssize_t spool_bytes=512 * 1024):
-        self.pieces = []
-        self.spool_bytes = spool_bytes
-
-    cdef int add(self, bytes piece) except -1:
-        self.n += PyBytes_GET_SIZE(piece)
-        if self.file is None:
-            self.pieces.append(piece)
-            if self.n > self.spool_bytes:
-                import tempfile
-                self.file = tempfile.TemporaryFile(prefix="kacore-")
-                self.file.writelines(self.pieces)
-                self.pieces = None
-        else:
-            self.file.write(piece)
-        return 0
-
-    cdef object as_file(self):
-        """A binary file at its start."""
-        if self.file is not None:
-            self.file.seek(0)
-            return self.file
-        from io import BytesIO
-        return BytesIO(b"".join(self.pieces))
-
-    cdef bytes as_bytes(self):
-        if self.file is not None:
-            self.file.seek(0)
-            return self.file.read()
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-
-    def __del__(self):
-        if self.file is not None:
-            self.file.close()
-
-
 cdef class CollectedExchange(Exchange):
     """An exchange whose application is called when the content is complete, so that a head without its content never
     holds a thread or the loop."""
@@ -108,18 +66,29 @@ cdef class CollectedExchange(Exchange):
         if self.is_read():
             return self.complete()
         if self.collector is None:
-            self.collector = Collector()
-        while True:
-            try:
-                piece = self.read()
-            except ClientGone:
-                return self.refuse(400, b"the connection ended inside the content")
-            if piece is None:
+            self.collector = collector_of(self.port)
+        try:
+            if not self.gather():
                 return 0
+        except ClientGone:
+            return self.refuse(400, b"the connection ended inside the content")
+        except OSError as error:
+            self.collector = None
+            self.port.application.say_of_files(error)
+            return self.refuse(503, b"there is no room for the content now")
+        return self.complete()
+
+    cdef bint gather(self) except -1:
+        """Whether all of it is here."""
+        while True:
+            piece = self.read()
+            if piece is None:
+                return False
             if piece:
                 self.collector.add(<bytes>piece)
             if self.is_read():
-                return self.complete()
+                self.collector.seal()
+                return True
 
     cdef int complete(self) except -1:
         raise NotImplementedError

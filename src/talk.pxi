@@ -11,6 +11,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_SIZE
 from cpython.tuple cimport PyTuple_CheckExact
 
+from time import monotonic as monotonic_seconds
+
 cdef extern from "Python.h":
     PyObject *PySequence_Fast_GET_ITEM(object sequence, Py_ssize_t i) noexcept   # borrowed
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
@@ -40,9 +42,9 @@ cdef class Port:
 
     cdef int failed(self, object error) except -1:
         """An exception out of the application's side. Only what means to end the process goes on from here."""
-        if isinstance(error, Exception):
-            self.application.logger.error("an error in handling a request", exc_info=error)
-        elif self.pending is None:
+        if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            return self.application.say("an error in handling a request", error)
+        if self.pending is None:
             self.pending = error
         return 0
 
@@ -55,6 +57,10 @@ cdef class Port:
 
     cdef int attend(self, bint soon) except -1:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
+        raise NotImplementedError
+
+    cdef int push(self, ka_talk *talk) except -1:
+        """Send what is pending of this one now, whatever else goes on. Nothing ends, and no news is given."""
         raise NotImplementedError
 
     cdef int64_t now(self) noexcept:
@@ -80,7 +86,10 @@ cdef class Port:
         entry.n_bytes = 0 if talk.reply.is_head else talk.reply.n_content
         entry.took_ns = self.now_exactly() - entry.begun_ns
         if self.access_log is not None:
-            self.access_log(entry)
+            try:
+                self.access_log(entry)
+            except BaseException as error:  # a log of the user's: the response goes on
+                self.failed(error)
         return 0
 
     cdef object give_away(self, Exchange exchange):
@@ -218,16 +227,18 @@ cdef class Exchange:
         cdef char *at
         cdef Py_ssize_t i, n, size
         cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
-        cdef ka_talk *talk = self.talk
-        if talk == NULL:
-            raise ClientGone("the client is gone")
-        if self.entry is not None:
-            self.entry.fields = headers
+        cdef ka_talk *talk
+        # Code of the application's may run up to here, and the connection end in it: its talk is looked at afterwards.
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:
             fast = plain_headers(fast)
             size = bytes_in(fast)
+        talk = self.talk
+        if talk == NULL:
+            raise ClientGone("the client is gone")
+        if self.entry is not None:
+            self.entry.fields = headers
         n = PySequence_Fast_GET_SIZE(fast)
         if reason is not None:
             size += PyBytes_GET_SIZE(reason)
@@ -259,36 +270,38 @@ cdef class Exchange:
 
     cdef int write_file(self, OpenFile content) except -1:
         """The same for a file, as the last piece: sent by the kernel."""
+        return self.write_part(content, content.offset, content.n, False)
+
+    cdef int write_part(self, OpenFile content, int64_t offset, int64_t n, bint more) except -1:
+        """The same for `n` bytes of a file from `offset` on."""
         cdef ka_talk *talk = self.talk
         if talk == NULL:
             raise ClientGone("the client is gone")
-        self.detach()
+        if not more:
+            self.detach()
         Py_INCREF(content)
-        return self.written(talk, ka_talk_file(talk, content.fd, content.offset, <size_t>content.n, False,
-                                               <void *>content), False)
+        return self.written(talk, ka_talk_file(talk, content.fd, offset, <size_t>n, more, <void *>content), more)
 
     cdef int write_trailers(self, object headers) except -1:
         """End the response with trailer fields. Where they cannot be sent it ends without; LocalError for a field that
         may be none, and then nothing is sent."""
+        lines = self.lines_of(plain_headers(headers), True)
         cdef ka_talk *talk = self.talk
-        if talk == NULL:
-            raise ClientGone("the client is gone")
-        lines = self.lines_of(headers, True)
         self.detach()
         return self.written(talk, ka_talk_trailers(talk, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)), False)
 
     cdef int write_interim(self, bytes status_line, object headers) except -1:
         """A response before the response, as 103 (Early Hints)."""
-        if self.talk == NULL:
-            raise ClientGone("the client is gone")
-        whole = status_line + self.lines_of(headers, False) + b"\r\n"
+        whole = status_line + self.lines_of(plain_headers(headers), False) + b"\r\n"
         self.check(ka_talk_interim(self.talk, PyBytes_AS_STRING(whole), <size_t>PyBytes_GET_SIZE(whole)))
         self.port.attend(True)
         return 0
 
-    cdef bytes lines_of(self, object headers, bint are_trailers):
+    cdef bytes lines_of(self, list plain, bint are_trailers):
+        """plain: what plain_headers gave. ClientGone, LocalError."""
         cdef char *at
-        plain = plain_headers(headers)
+        if self.talk == NULL:
+            raise ClientGone("the client is gone")
         room = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
         at = PyBytes_AS_STRING(room)
         for name, value in plain:
@@ -309,12 +322,34 @@ cdef class Exchange:
         self.port.attend(more)
         return 0
 
+    cdef int push(self) except -1:
+        """Offer what was written to the kernel now, before control goes back to the application's code: it may take its
+        time over the next piece. Before is_held(), if that is asked."""
+        if self.talk != NULL:
+            self.port.push(self.talk)
+        return 0
+
     cdef bint is_held(self) noexcept:
-        """The client takes more slowly than the application writes: wait for KA_NEWS_LOW."""
-        if self.talk == NULL or self.talk.unsent <= KA_OUT_HIGH:
-            return False
-        self.talk.is_held = 1
-        return True
+        """The client takes more slowly than the application writes, or the others are to have their turn: wait for
+        KA_NEWS_LOW."""
+        return self.talk != NULL and ka_talk_holds(self.talk)
+
+    cdef int yield_turn(self) except -1:
+        """There is more to write: let the others have their turn, and wait for KA_NEWS_LOW."""
+        if self.talk != NULL:
+            ka_talk_rest(self.talk)
+            self.port.attend(True)
+        return 0
+
+    cdef int break_off(self) except -1:
+        """Break off: what the client has looks incomplete."""
+        cdef ka_talk *talk = self.talk
+        if talk != NULL:
+            self.detach()
+            ka_talk_done(talk)
+            self.ended(talk)
+            self.port.attend(False)
+        return 0
 
     cdef int refuse(self, unsigned status, const char *text) except -1:
         """Answer in the application's place and close; or cut off a response that has begun."""
@@ -407,9 +442,12 @@ cdef object as_bytes(object value):
 
 
 cdef inline object content_of(object content):
-    """A piece of content as bytes or OpenFile, before anything of it is promised. LocalError for what is neither."""
-    if PyBytes_Check(content) or isinstance(content, OpenFile):
+    """A piece of content as bytes, exactly, or OpenFile, before anything of it is promised. LocalError for what is
+    neither. Code of the application's may run in here."""
+    if PyBytes_CheckExact(content) or isinstance(content, OpenFile):
         return content
+    if PyBytes_Check(content):  # of a class of its own, with a length and a text that may be its own as well
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content))
     try:
         return bytes(memoryview(content))
     except TypeError:
@@ -419,6 +457,23 @@ cdef inline object content_of(object content):
 cdef class Application:
     """What is done with a request. One for each application interface."""
     cdef readonly object logger
+    cdef double says_again   # of files that could not be written: not before, by the monotonic clock
+
+    cdef int say_of_files(self, object error) except -1:
+        """A temporary file could not be had or written: told once in ten seconds."""
+        cdef double now = monotonic_seconds()
+        if now >= self.says_again:
+            self.says_again = now + 10
+            self.say(f"a temporary file could not be written: {error}", None)
+        return 0
+
+    cdef int say(self, str text, object error) except -1:
+        """An error, in the log. Whatever its log makes of it, the caller goes on: somebody waits for it."""
+        try:
+            self.logger.error("%s", text, exc_info=error)
+        except BaseException:
+            pass
+        return 0
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         raise NotImplementedError
@@ -467,18 +522,29 @@ cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
         exchange.news(news)
     except BaseException as error:
         (<Port>ctx).failed(error)
-        exchange.refuse(500, b"Internal Server Error")
+        try:
+            exchange.refuse(500, b"Internal Server Error")
+        except BaseException as broken:
+            (<Port>ctx).failed(broken)
 
 
 cdef void port_on_lost(void *owner) noexcept:
     cdef Exchange exchange = <Exchange>owner
     cdef Port port = exchange.port
     cdef ka_talk *talk = exchange.talk
+    cdef bint is_late = talk.cause == KA_CAUSE_HANDLER_TIMEOUT
     exchange.talk = NULL
+    # Each for itself: whoever waits for `lost` would wait for ever.
     try:
         exchange.ended(talk)
-        if talk.cause == KA_CAUSE_HANDLER_TIMEOUT:
+    except BaseException as error:
+        port.failed(error)
+    if is_late:
+        try:
             exchange.cancel()
+        except BaseException as error:
+            port.failed(error)
+    try:
         exchange.lost()
     except BaseException as error:
         port.failed(error)

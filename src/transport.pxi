@@ -7,7 +7,6 @@
 from libc.stdlib cimport free, realloc
 
 from struct import pack
-from time import monotonic as monotonic_seconds
 
 cdef bytes RESET_AT_ONCE = pack("ii", 1, 0)
 

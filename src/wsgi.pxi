@@ -1,9 +1,10 @@
 # WSGI, PEP 3333, for any number of threads by one path.
 #
 # The application is called when the request's content is complete. With threads = 0 it runs in the engine's thread;
-# else in a pool, whose threads are started when a request waits for one. Its iterable is advanced only while the
-# client takes data. What a thread produces is handed to the engine's thread through `outbox`: a talk belongs to one
-# thread, and only Port.wake may be called from another.
+# else in a pool, whose threads are started when a request waits for one. Without threads its iterable is advanced only
+# while the client takes data. A thread never waits for its client: what it produces is handed to the engine's thread
+# through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. A talk belongs to one thread,
+# and only Port.wake may be called from another.
 #
 # Threads and engine share their state by holding the GIL, and wake each other once for many requests: a thread is woken
 # for the first request that waits, and wakes another one if more wait when it takes it; the engine is woken for the
@@ -20,7 +21,11 @@ cdef dict HTTP_KEYS = {}   # field name -> environ key; bounded, since names com
 cdef tuple COMMON_HTTP_KEYS   # the same for NAMES
 cdef enum:
     MAX_HTTP_KEYS = 1024
-    OUTBOX_HIGH = 256 * 1024
+    PIECES_A_TURN = 64   # asked of an iterable in the engine's thread, before others have their turn
+
+# A client that has sent FIN may still read, and only bytes that it does not take tell that it has left. While there are
+# none, it is given up after this long.
+cdef int64_t LEFT_NS = 1000 * 1000 * 1000
 
 
 cdef object http_key_of(bytes name):
@@ -88,21 +93,28 @@ cdef class FileWrapper:
             self.filelike.close()
 
 
+cdef object END = object()   # of an iterator
+
+
 cdef class WsgiExchange(CollectedExchange):
     cdef WsgiApplication app
     cdef dict environ
+    cdef str method, target      # for logs: the environ is the application's
     cdef object result, rest     # the application's iterable, and an iterator over it
     cdef unsigned status
     cdef bytes reason            # of the status line, if not the usual one
-    cdef object headers
+    cdef list headers
     cdef bint has_content        # some of it was given: the head is as good as sent
+    cdef bint is_all             # the last of it was given
     cdef bint is_headed          # the response head is written
     cdef bint is_started         # the application has been called
-    cdef list outbox             # pieces from a thread
-    cdef bint is_all             # ... the last of which ends the response
-    cdef Py_ssize_t outbox_bytes
-    cdef object gate             # a lock that a thread waits on while the client is slow; None until then
+    cdef bint is_inside          # ... and its code is on the stack, in the engine's thread
+    cdef Outbox outbox           # pieces from a thread; None until there is one that is not the last
+    cdef object last             # from a thread: the piece that ends the response
+    cdef object gate             # a lock that a thread waits on while too much is ahead; None until then
     cdef object error            # what the application raised, in a thread
+    cdef bint has_fin            # the client sent FIN
+    cdef int64_t left_ns         # since when there is nothing to tell whether it has left; 0: there is
     cdef bint is_gone
     cdef bint is_posted
 
@@ -120,10 +132,9 @@ cdef class WsgiExchange(CollectedExchange):
             raise LocalError("start_response() was called already")
         self.status = status_of(status)
         self.reason = reason_of(status, self.status)
-        # A copy: the list stays the application's.
-        self.headers = list(headers)
-        if bytes_in(self.headers) < 0:
-            self.headers = plain_headers(self.headers)
+        # A copy, through and through: lists stay the application's.
+        fields = list(headers)
+        self.headers = fields if are_tuples(fields) and bytes_in(fields) >= 0 else plain_headers(fields)
         return PyCFunction_New(&WSGI_WRITE, self)
 
     cdef int write_now(self, object data) except -1:
@@ -132,25 +143,23 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int run(self) except -1:
-        """Call the application and send what it returns. Never raises for the application's errors."""
+        """Call the application and send what it returns. Whatever it raises ends here."""
         try:
-            self.is_started = True
+            self.is_started = self.is_inside = True
             self.result = self.app.app(self.environ, self.start_response)
-            if isinstance(self.result, FileWrapper) and self.outbox_bytes == 0 and not self.is_headed:
+            self.is_inside = False
+            if isinstance(self.result, FileWrapper) and not self.has_content:
                 opened = self.as_file()
                 if opened is not None:
                     self.deliver(opened, True)
                     return self.close_result()
-            if isinstance(self.result, (list, tuple)) and self.outbox_bytes == 0 and not self.is_headed:
+            if isinstance(self.result, (list, tuple)) and not self.has_content:
                 pieces = self.result
                 self.deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces), True)
-                self.close_result()
-                return 0
+                return self.close_result()
+            self.is_inside = True
             self.rest = iter(self.result)
-        except ClientGone:
-            return self.close_result()
-        except Exception as error:
-            self.close_result()
+        except BaseException as error:
             return self.fail(error)
         return self.advance()
 
@@ -164,55 +173,86 @@ cdef class WsgiExchange(CollectedExchange):
         return opened
 
     cdef int advance(self) except -1:
-        """Send what the iterable gives while the client takes it."""
+        """Send what the iterable gives: for as long as it is asked. Whatever it raises ends here."""
+        cdef unsigned n = 0
         try:
-            for piece in self.rest:
-                if not piece:
-                    continue
-                self.deliver(piece, False)
-                if self.app.threads == 0 and self.is_held():
-                    return 0
-            self.rest = None
-            self.deliver(b"", True)
-        except ClientGone:
-            pass
-        except Exception as error:
-            self.rest = None
-            self.close_result()
+            self.is_inside = True
+            while self.app.threads or (n < PIECES_A_TURN and not self.is_held()):
+                piece = next(self.rest, END)
+                if piece is END:
+                    self.rest = None
+                    self.deliver(b"", True)
+                    return self.close_result()
+                if piece:
+                    self.deliver(piece, False)
+                    self.left_ns = 0
+                else:
+                    self.look_for_client()
+                n += 1
+            self.is_inside = False
+            if self.is_gone:  # while the application's code was on the stack
+                raise ClientGone("the client is gone")
+        except BaseException as error:
             return self.fail(error)
-        self.rest = None
-        return self.close_result()
+        return self.yield_turn() if n == PIECES_A_TURN else 0
+
+    cdef int look_for_client(self) except -1:
+        """Between two pieces without content, which tell nothing of the client. ClientGone."""
+        cdef int64_t now
+        if self.is_gone:
+            raise ClientGone("the client is gone")
+        if self.has_fin:
+            now = self.port.now_exactly()
+            if self.left_ns == 0:
+                self.left_ns = now
+            elif now - self.left_ns > LEFT_NS:
+                raise ClientGone("the client has left")
+        return 0
 
     cdef int close_result(self) except -1:
+        """PEP 3333: once, however it ended."""
         result = self.result
         self.result = None
-        if PyList_CheckExact(result) or PyTuple_CheckExact(result):
+        if result is None or PyList_CheckExact(result) or PyTuple_CheckExact(result):
+            self.is_inside = False
             return 0
-        if hasattr(result, "close"):
-            try:
-                result.close()
-            except Exception:
-                self.app.logger.error("close() of the application's iterable failed", exc_info=True)
+        self.is_inside = True
+        try:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            if self.ends_process(error):
+                self.port.failed(error)
+            else:
+                self.app.say(f"close() of the application's iterable failed on {self.method} {self.target}", error)
+        self.is_inside = False
         return 0
 
     cdef int deliver(self, object piece, bint is_last) except -1:
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
-        if not isinstance(piece, OpenFile):
-            piece = content_of(piece)
-        self.has_content = True
-        if self.app.threads == 0:
-            return self.put(piece, is_last)
+        if self.is_all:
+            raise LocalError("the response is complete already")
+        piece = content_of(piece)
         if self.is_gone:
             raise ClientGone("the client is gone")
-        if self.outbox is None:
-            self.outbox = [piece]
-        else:
-            self.outbox.append(piece)
+        self.has_content = True
         self.is_all = is_last
-        self.outbox_bytes += len(piece)
+        if self.app.threads == 0:
+            return self.put(piece, is_last)
+        if is_last:
+            self.last = piece
+            return self.app.post(self)
+        if self.outbox is None:
+            self.outbox = outbox_of(self.port)
+        try:
+            self.outbox.put(piece, self.app.max_response_buffer)
+        except OSError as error:
+            self.app.say_of_files(error)
+            self.outbox.put_anyway(piece)
         self.app.post(self)
-        while not is_last and self.outbox_bytes > OUTBOX_HIGH and not self.is_gone:
+        while self.outbox.is_full(self.app.max_response_buffer) and not self.is_gone:
             if self.gate is None:
                 self.gate = allocate_lock()
                 self.gate.acquire()
@@ -220,10 +260,23 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int fail(self, object error) except -1:
+        """The application is through, by an exception of its own or since its client is gone."""
+        self.rest = None
+        self.close_result()
         if self.app.threads == 0:
+            if self.ends_process(error):
+                self.port.failed(error)
+                return self.refuse(500, b"Internal Server Error")
             return self.report(error)
+        if self.is_gone and isinstance(error, ClientGone):
+            return 0
+        self.is_all = True
         self.error = error
         return self.app.post(self)
+
+    cdef bint ends_process(self, object error) except -1:
+        """In a thread it is the request's end."""
+        return self.app.threads == 0 and isinstance(error, (SystemExit, KeyboardInterrupt))
 
     # -- the engine's thread ----------------------------------------------------------------------------
 
@@ -236,31 +289,46 @@ cdef class WsgiExchange(CollectedExchange):
         return self.run()
 
     cdef int put(self, object piece, bint is_last) except -1:
+        cdef SpoolPart part
         if not self.is_headed:
             self.write_head(self.status, self.headers, len(piece) if is_last else -1, self.reason)
             self.is_headed = True
+        if isinstance(piece, SpoolPart):
+            part = piece
+            return self.write_part(part.file, part.offset, part.n, True)
         if isinstance(piece, OpenFile):
             return self.write_file(piece)
-        return self.write(piece, not is_last)
+        self.write(piece, not is_last)
+        if not is_last and self.app.threads == 0:
+            self.push()  # PEP 3333: before the application is asked for the next one
+        return 0
 
     cdef int pump(self) except -1:
         """Send what the thread has produced."""
-        cdef list outbox = self.outbox
         self.is_posted = False
         try:
-            while outbox and not self.is_held():
-                piece = outbox.pop(0)
-                self.outbox_bytes -= len(piece)
-                self.put(piece, self.is_all and not outbox)
-        except ClientGone:
-            self.lost()
-        except Exception as error:
+            self.send_on()
+        except BaseException as error:
             self.report(error)
             self.lost()
-        if self.error is not None and not outbox:
-            self.report(self.error)
+        if self.outbox is not None and self.outbox.is_full(self.app.max_response_buffer):
+            return 0
+        return self.open_gate()
+
+    cdef int send_on(self) except -1:
+        cdef Outbox outbox = self.outbox
+        while outbox is not None and outbox.items:
+            if self.is_held():
+                return 0
+            self.put(outbox.take(), False)
+        if self.last is not None and not self.is_held():
+            last = self.last
+            self.last = None
+            self.put(last, True)
+        elif self.error is not None:
+            error = self.error
             self.error = None
-        self.open_gate()
+            self.report(error)
         return 0
 
     cdef int open_gate(self) except -1:
@@ -269,23 +337,25 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int report(self, object error) except -1:
-        if self.talk == NULL and isinstance(error, ClientGone):
-            return 0
-        self.app.logger.error("the application failed on %s %s", self.environ["REQUEST_METHOD"],
-                              self.environ["RAW_URI"], exc_info=error)
+        """The application failed. Whatever that makes of the log, the request is answered, or broken off."""
+        if isinstance(error, ClientGone) and (self.talk == NULL or self.left_ns):
+            return self.break_off()
+        self.app.say(f"the application failed on {self.method} {self.target}", error)
         return self.refuse(500, b"Internal Server Error")
 
     cdef int news(self, ka_news news) except -1:
         if news == KA_NEWS_LOW:
             if self.app.threads:
                 return self.pump()
-            return self.advance() if self.rest is not None else 0
+            return self.advance() if self.rest is not None and not self.is_inside else 0
+        if news == KA_NEWS_EOF:
+            self.has_fin = True
         return CollectedExchange.news(self, news) if not self.is_started else 0
 
     cdef int cancel(self) except -1:
         what = ("took longer than handler_timeout; what its thread still gives is dropped" if self.is_started else
                 "found no thread free within handler_timeout; it is dropped")
-        self.app.logger.warning("%s %s %s", self.environ["REQUEST_METHOD"], self.environ["RAW_URI"], what)
+        self.app.logger.warning("%s %s %s", self.method, self.target, what)
         return 0
 
     cdef int lost(self) except -1:
@@ -294,9 +364,11 @@ cdef class WsgiExchange(CollectedExchange):
             self.environ = None
             self.collector = None
         elif self.app.threads:
-            self.outbox_bytes = 0
+            self.last = None
+            if self.outbox is not None:
+                self.outbox.clear()
             self.open_gate()
-        elif self.rest is not None:
+        elif self.rest is not None and not self.is_inside:
             self.rest = None
             self.close_result()
         return 0
@@ -311,6 +383,13 @@ WSGI_WRITE.ml_name = b"write"
 WSGI_WRITE.ml_meth = wsgi_write
 WSGI_WRITE.ml_flags = METH_O
 WSGI_WRITE.ml_doc = b"PEP 3333 write(): for old applications."
+
+
+cdef bint are_tuples(list items) noexcept:
+    for item in items:
+        if not PyTuple_CheckExact(item):
+            return False
+    return True
 
 
 cdef unsigned status_of(object status) except 0:
@@ -338,7 +417,7 @@ cdef bytes reason_of(object status, unsigned number):
 
 cdef class WsgiApplication(Application):
     """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads;
-    environ: what every environ begins with besides, such as wsgi.errors."""
+    environ: what every environ begins with besides, such as wsgi.errors; max_response_buffer: of the policy."""
     cdef readonly object app
     cdef readonly int threads
     cdef object waker, work, posted  # deques: requests that wait for a thread, exchanges that wait for the engine
@@ -349,15 +428,17 @@ cdef class WsgiApplication(Application):
     cdef bint is_stopping
     cdef dict template
     cdef object server               # the listener that the template names
+    cdef public int64_t max_response_buffer  # bytes that a thread may be ahead of its client
 
     def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name="",
-                 environ=None):
+                 environ=None, max_response_buffer=16 << 20):
         from collections import deque
         global BytesIO
         from io import BytesIO
         self.app = app
         self.logger = logger
         self.threads = threads
+        self.max_response_buffer = max_response_buffer
         self.waker = waker
         self.work = deque()
         self.posted = deque()
@@ -390,7 +471,7 @@ cdef class WsgiApplication(Application):
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
         cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
         exchange.app = self
-        exchange.environ = self.environ_of(port, talk, head, fields)
+        exchange.environ = self.environ_of(exchange, port, talk, head, fields)
         exchange.attach(port, talk)
         if exchange.entry is not None:
             exchange.entry.request = exchange.environ
@@ -402,7 +483,8 @@ cdef class WsgiApplication(Application):
         self.template["SERVER_PORT"] = "" if port is None else str(port)
         return 0
 
-    cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+    cdef dict environ_of(self, WsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head,
+                         const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
         cdef dict environ
         cdef str path = path_of(buf, head, True)
@@ -412,15 +494,17 @@ cdef class WsgiApplication(Application):
         if server is not self.server:
             self.name_server(server)
         environ = self.template.copy()
+        exchange.method = "GET"
         if not is_get(buf, head.method):
-            environ["REQUEST_METHOD"] = method_str(buf, head.method)
+            environ["REQUEST_METHOD"] = exchange.method = method_str(buf, head.method)
         environ["PATH_INFO"] = path
         if head.query.len:
             environ["QUERY_STRING"] = PyUnicode_DecodeASCII(buf + head.query.off, head.query.len, NULL)
         if head.target.len == head.path.len == <uint32_t>PyUnicode_GET_LENGTH(path):
-            environ["RAW_URI"] = path  # nothing is decoded in it
+            exchange.target = path  # nothing is decoded in it
         else:
-            environ["RAW_URI"] = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
+            exchange.target = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
+        environ["RAW_URI"] = exchange.target
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         client = port.client_of(talk)
@@ -462,33 +546,46 @@ cdef class WsgiApplication(Application):
             from threading import Thread
             self.is_waking = True
             self.n_started += 1
-            Thread(target=self.serve, name=f"kacore-wsgi-{self.n_started}", daemon=True).start()
+            try:
+                Thread(target=self.serve, name=f"kacore-wsgi-{self.n_started}", daemon=True).start()
+            except RuntimeError as error:  # the system has no thread to give
+                self.is_waking = False
+                self.n_started -= 1
+                return self.lack_thread(error)
         return 0
+
+    cdef int lack_thread(self, object error) except -1:
+        """Those that are there do the work. When there is none, nobody ever would."""
+        cdef WsgiExchange exchange
+        if self.n_started == 0:
+            while self.work:
+                exchange = self.work.popleft()
+                exchange.refuse(503, b"there is no thread for the request")
+        return self.say(f"no thread could be started besides {self.n_started} of {self.threads}", error)
 
     def serve(self):
         """What a thread of the pool does until `stop`."""
-        cdef WsgiExchange exchange
         lock = allocate_lock()
         lock.acquire()
         while True:
             self.is_waking = False
             while self.work:
-                exchange = self.work.popleft()
-                if self.work and not self.is_waking:
-                    self.wake_thread()  # this one may be held up by what it does
-                if exchange.is_gone:  # nobody waits for it: threads that are short must not work for nobody
-                    exchange = None
-                    continue
                 try:
-                    exchange.run()
-                except BaseException as error:  # sys.exit() in the application: the request's end, not the thread's
-                    exchange.close_result()
-                    exchange.fail(error)
-                exchange = None
+                    self.do_one()
+                except BaseException as error:  # sys.exit() in the application is the request's end, not the thread's
+                    self.say("a thread of the pool failed and goes on", error)
             if self.is_stopping:
                 return
             self.idle.append(lock)
             lock.acquire()
+
+    cdef int do_one(self) except -1:
+        cdef WsgiExchange exchange = self.work.popleft()
+        if self.work and not self.is_waking:
+            self.wake_thread()  # this one may be held up by what it does
+        if exchange.is_gone:  # nobody waits for it: threads that are short must not work for nobody
+            return 0
+        return exchange.run()
 
     def stop(self):
         """End the pool's threads when they have finished what they do."""
@@ -511,5 +608,8 @@ cdef class WsgiApplication(Application):
         self.is_called = False
         while self.posted:
             exchange = self.posted.popleft()
-            exchange.pump()
+            try:
+                exchange.pump()
+            except BaseException as error:  # of the log: the others' responses wait
+                exchange.port.failed(error)
         return 0

@@ -105,6 +105,7 @@ ELSEWHERE = {
     "max_trailer_bytes": PARSED,
     "max_body_bytes": "content has the application's client_max_size",
     "max_buffer_bytes": "the loop's transports have the buffers",
+    "max_response_buffer": "applications are not WSGI",
 }
 
 FIONREAD = getattr(termios, "FIONREAD", 0)

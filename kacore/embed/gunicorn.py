@@ -278,6 +278,7 @@ class Worker(base.Worker):
             environ={"wsgi.errors": WSGIErrorsWrapper(cfg), "SERVER_SOFTWARE": gunicorn.SERVER_SOFTWARE},
         )
         self.open_engine(application)
+        application.max_response_buffer = self.policies.default.max_response_buffer
         waiting = select.poll()
         waiting.register(self.engine.fileno(), select.POLLIN)
         waiting.register(self.PIPE[0], select.POLLIN)

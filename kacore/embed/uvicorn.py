@@ -62,6 +62,7 @@ configured: Policy | PolicySet | None = None
 ELSEWHERE = {
     "handshake_timeout": "the TLS handshake is done before kacore hears of the connection",
     "drain_lame_duck": "uvicorn stops accepting as soon as it is told to end",
+    "max_response_buffer": "applications are not WSGI",
 }
 
 
@@ -79,7 +80,7 @@ def configure(policy: Policy | PolicySet | None) -> None:
     """The policy of servers that are started from now on in this process; None: KACORE_* variables again.
 
     Call it in the module of the application: workers of uvicorn import that, too. PolicyError for a field that is set
-    and would have no effect: handshake_timeout and drain_lame_duck.
+    and would have no effect: handshake_timeout, drain_lame_duck and max_response_buffer.
     """
     global configured
     if policy is not None:

@@ -329,6 +329,19 @@ class Policy(Record):
         " whoever has sent most ahead goes first.",
         reason="A thousand clients with the largest head each; an idle connection holds none of it.",
     )
+    max_response_buffer: int = field(
+        int,
+        "bytes",
+        default=16 << 20,
+        high=1 << 50,
+        zero="nothing",
+        scope=WORKER,
+        doc="WSGI in threads: how far the application may be ahead of its client in one response, in memory at first and"
+        " then in a temporary file. Beyond it the thread waits.",
+        reason="A thread is free when its application is done, not when its client is. nginx buffers responses the same"
+        " way; most of them are far below this.",
+        nginx="proxy_buffers, proxy_max_temp_file_size",
+    )
     pressure_start: float = field(
         float,
         "fraction",

@@ -267,7 +267,8 @@ class Server:
     # -- steering ----------------------------------------------------------------------------------------
 
     def set_policy(self, policy: Policy | PolicySet) -> None:
-        """Another policy from now on, for open connections too. The parser's limits and max_buffer_bytes stay."""
+        """Another policy from now on, for open connections too. The parser's limits, max_buffer_bytes and
+        max_response_buffer stay."""
         self.table.set_policy(policy)
         self._policy = policy
         if self._engine is not None:
@@ -426,6 +427,7 @@ class Server:
             scheme=self.scheme,
             multiprocess=self.worker is not None,
             script_name=self.root_path,
+            max_response_buffer=self.policy.max_response_buffer,
         )
 
     def _websocket(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:

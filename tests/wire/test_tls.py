@@ -75,6 +75,22 @@ def test_a_slow_reader_of_a_large_response_gets_it_whole_and_memory_is_bounded(s
     assert one.response().body == BIG[:100_000] * 100
 
 
+def test_a_slow_reader_of_a_wsgi_response_holds_no_thread_and_gets_it_whole(start, over_tls, localhost):
+    pieces = [bytes([65 + n % 26]) * (99_000 + n) for n in range(120)]
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [b"small"] if environ["PATH_INFO"] == "/small" else iter(pieces)
+
+    server = start(app, tls=TLS(localhost), interface="wsgi", threads=1)
+    slow = over_tls(server)
+    slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
+    slow.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    wait_until(lambda: server.phase_count("write") == 1, "the client is waited for")
+    assert over_tls(server).get("/small").body == b"small"
+    assert slow.response().body == b"".join(pieces)
+
+
 @pytest.mark.parametrize("interface", ["asgi", "wsgi", "handler"])
 def test_applications_see_https(start, over_tls, localhost, interface):
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
