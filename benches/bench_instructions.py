@@ -60,7 +60,7 @@ def compiler_version():
 
 
 def ways(binary):
-    for way in ("scalar", "sse4.2", "avx2", "neon"):
+    for way in ("scalar", "sse4.2", "neon"):
         if subprocess.run([binary, way, os.devnull], check=False).returncode != 4:
             yield way
 

@@ -1,8 +1,10 @@
 """How long does one request head take, in nanoseconds: kacore, and peers in the same interleaved run?
 
 Two tables. From Python the full result: method, target, version, all headers and whether the connection is
-kept, by parse_parts (`kacore full`) or from the attributes of a Head, and for `kacore lazy` a Head of which
-only keep_alive is read. From C: offsets of everything.
+kept, by parse_parts (`full`) or from the attributes of a Head (`Head`), and for `lazy` a Head of which
+only keep_alive is read; by each way of scanning that there is. A peer is asked in a process without kacore, and once
+more (`beside`) in ours, where kacore has just read a head and is idle: the two must not differ.
+From C: offsets of everything.
 `make bench-parse` makes .venv-bench with the peers and runs this. Best and median of the rounds.
 """
 
@@ -11,6 +13,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -18,7 +21,8 @@ import tarfile
 import time
 from pathlib import Path
 
-from heads import HEADS, INPUTS
+from heads import BROWSER, HEADS, INPUTS
+from parse_peers import Alone, peers, timed
 
 import kacore
 from kacore import _core
@@ -71,106 +75,42 @@ def kacore_lazy_pipelined(pieces):
                 event.keep_alive  # noqa: B018
 
 
-def httptools_full():
-    import httptools
-
-    class Protocol:
-        def __init__(self):
-            self.headers = []
-            self.url = b""
-
-        def on_message_begin(self):
-            self.headers = []
-
-        def on_url(self, url):
-            self.url = url
-
-        def on_header(self, name, value):
-            self.headers.append((name.lower(), value))
-
-        def on_headers_complete(self):
-            parser.get_method(), parser.get_http_version(), parser.should_keep_alive()
-
-    parser = httptools.HttpRequestParser(Protocol())
-
-    def run(pieces):
-        for piece in pieces:
-            parser.feed_data(piece)
-
-    return run
-
-
-def gunicorn_h1c_full():
-    from gunicorn_h1c import parse_request_fast
-
-    def run(pieces):
-        for piece in pieces:
-            head = parse_request_fast(piece)
-            head.method, head.path, head.minor_version, head.asgi_headers, head.connection_close  # noqa: B018
-
-    def run_pipelined(pieces):
-        for piece in pieces:
-            while piece:
-                head = parse_request_fast(piece)
-                head.method, head.path, head.minor_version, head.asgi_headers, head.connection_close  # noqa: B018
-                piece = piece[head.consumed :]
-
-    return run, run_pipelined
-
-
-def aiohttp_full():
-    import asyncio
-
-    from aiohttp.base_protocol import BaseProtocol
-    from aiohttp.http_parser import HttpRequestParserC
-
-    loop = asyncio.new_event_loop()
-    parser = HttpRequestParserC(BaseProtocol(loop), loop, 2**16)
-
-    def run(pieces):
-        for piece in pieces:
-            for message, _ in parser.feed_data(piece)[0]:
-                message.method, message.path, message.version, message.raw_headers, message.should_close  # noqa: B018
-
-    return run
-
-
-def h11_full():
-    import h11
-
-    def run(pieces):
-        for piece in pieces:
-            connection = h11.Connection(h11.SERVER)
-            connection.receive_data(piece)
-            for _ in range(piece.count(b"\r\n\r\n")):
-                request = connection.next_event()
-                request.method, request.target, request.http_version, list(request.headers)
-                connection.next_event()
-                connection.send(h11.Response(status_code=204, headers=[]))
-                connection.send(h11.EndOfMessage())
-                connection.start_next_cycle()
-
-    return run
-
-
-def python_readers(name):
-    piped = name == "pipe16"
-    readers = {
-        "kacore full": kacore_full_pipelined if piped else kacore_full,
-        "kacore Head": kacore_attributes_pipelined if piped else kacore_attributes,
-        "kacore lazy": kacore_lazy_pipelined if piped else kacore_lazy,
+def python_measures(name, alone):
+    """{reader: seconds of n times}: kacore by every way of scanning, each peer alone, and each beside kacore."""
+    piped, pieces = name == "pipe16", INPUTS[name]
+    own = {
+        "full": kacore_full_pipelined if piped else kacore_full,
+        "Head": kacore_attributes_pipelined if piped else kacore_attributes,
+        "lazy": kacore_lazy_pipelined if piped else kacore_lazy,
     }
-    for peer, make in [
-        ("httptools", httptools_full),
-        ("gunicorn_h1c", lambda: gunicorn_h1c_full()[piped]),
-        ("aiohttp", aiohttp_full),
-        ("h11", h11_full),
-    ]:
-        try:
-            readers[peer] = make()
-        except ImportError as error:
-            print(f"{peer} is not here: {error}", file=sys.stderr)
-    return readers
+    measures = {
+        f"{reader}, {variant}": scanning_by(variant, timed(function, pieces))
+        for variant in _core.simd_variants()
+        for reader, function in own.items()
+    }
+    for peer, function in peers(name).items():
+        measures[peer] = alone.measure(name, peer)
+        measures[f"{peer} beside"] = beside_kacore(timed(function, pieces))
+    return measures
+
+
+def scanning_by(variant, measure):
+    def seconds(n):
+        _core.set_simd_variant(variant)
+        return measure(n)
+
+    return seconds
+
+
+def beside_kacore(measure):
+    """In kacore's process, where it has just read one head and is idle now."""
+
+    def seconds(n):
+        _core.set_simd_variant(None)
+        kacore.parse_head(BROWSER)
+        return measure(n)
+
+    return seconds
 
 
 def interleaved(measures, rounds):
@@ -189,20 +129,6 @@ def interleaved(measures, rounds):
         for name, run in measures.items():
             times[name].append(run(repeats[name]) / repeats[name])
     return times
-
-
-def timed(function, pieces):
-    """A short list of pieces is read many times in one call, so that the call is not what is measured."""
-    times = max(1, 256 // len(pieces))
-    many = pieces * times
-
-    def run(n):
-        start = time.perf_counter()
-        for _ in range(n):
-            function(many)
-        return (time.perf_counter() - start) / times
-
-    return run
 
 
 def unpack(pattern, wanted):
@@ -265,19 +191,24 @@ def c_measures(library, name):
 def table(title, rows, against):
     """rows: {input: {reader: [seconds a head]}}. Prints best (median) in ns, then ratios of bests."""
     readers = list(next(iter(rows.values())))
-    print(f"\n{title}\n{'':16}" + "".join(f"{name:>16}" for name in rows))
+    print(f"\n{title}\n{'':22}" + "".join(f"{name:>16}" for name in rows))
     for reader in readers:
         cells = [
             (min(times[reader]) * 1e9, statistics.median(times[reader]) * 1e9) for times in rows.values()
         ]
-        print(f"{reader:16}" + "".join(f"{best:8.1f} ({median:.0f})".rjust(16) for best, median in cells))
+        print(f"{reader:22}" + "".join(f"{best:8.1f} ({median:.0f})".rjust(16) for best, median in cells))
     for ours, peer in against:
         if ours in readers and peer in readers:
             ratios = [min(times[peer]) / min(times[ours]) for times in rows.values()]
             print(
-                f"{ours + ' is faster than ' + peer + ' by':48}"
+                f"{ours + ' is faster than ' + peer + ' by':54}"
                 + "".join(f"{ratio:9.2f}x" for ratio in ratios)
             )
+
+
+def processor():
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
 
 
 def main():
@@ -287,32 +218,28 @@ def main():
     options.add_argument("--inputs", default=",".join(INPUTS))
     options.add_argument("--raw", type=Path, help="write all times to this file, as JSON")
     chosen = options.parse_args()
+    best = _core.simd_variants()[-1]
     print(
-        f"CPython {platform.python_version()}, kacore {kacore.__version__} scanning by {_core.simd_variant()}"
+        f"{processor()}, CPython {platform.python_version()}, kacore {kacore.__version__} scanning by {best}"
     )
     print(f"{chosen.rounds} rounds; ns a head: best (median)")
-    raw = {}
+    raw, names = {}, chosen.inputs.split(",")
     if chosen.only != "c":
-        raw["python"] = {
-            name: interleaved(
-                {r: timed(f, INPUTS[name]) for r, f in python_readers(name).items()}, chosen.rounds
-            )
-            for name in chosen.inputs.split(",")
-        }
+        alone = Alone()
+        raw["python"] = {name: interleaved(python_measures(name, alone), chosen.rounds) for name in names}
+        alone.close()
     if chosen.only != "python":
         library = c_library()
-        raw["c"] = {
-            name: interleaved(c_measures(library, name), chosen.rounds) for name in chosen.inputs.split(",")
-        }
+        raw["c"] = {name: interleaved(c_measures(library, name), chosen.rounds) for name in names}
     for part in raw.values():
         for name, times in part.items():
             part[name] = {reader: [t / HEADS[name] for t in values] for reader, values in times.items()}
     if "python" in raw:
-        full = [("kacore full", peer) for peer in ("httptools", "gunicorn_h1c", "aiohttp", "h11")]
-        table("From Python", raw["python"], [*full, ("kacore lazy", "httptools")])
+        others = ("httptools", "gunicorn_h1c", "aiohttp", "h11")
+        ratios = [(f"full, {best}", peer) for peer in others] + [(f"lazy, {best}", "httptools")]
+        table("From Python", raw["python"], ratios + [(peer, f"{peer} beside") for peer in others])
     if "c" in raw:
-        best = f"kacore {_core.simd_variants()[-1]}"
-        table("From C", raw["c"], [(best, peer) for peer in ("pico debian", "pico sse4.2", "llhttp")])
+        table("From C", raw["c"], [(f"kacore {best}", peer) for peer in ("pico debian", "pico sse4.2", "llhttp")])
     if chosen.raw:
         chosen.raw.write_text(json.dumps(raw))
 

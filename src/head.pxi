@@ -24,7 +24,7 @@ cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_
 
 
 def simd_variants() -> list[str]:
-    """The ways of scanning that this machine has, plainest first: "scalar", "sse4.2", "avx2", "neon"."""
+    """The ways of scanning that this machine has, plainest first: "scalar", "sse4.2", "neon"."""
     cdef list names = []
     while ka_simd_at(<unsigned>len(names)) != NULL:
         names.append((<bytes>ka_simd_at(<unsigned>len(names))).decode("ascii"))

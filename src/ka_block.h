@@ -7,59 +7,22 @@
  * The tables repeat what ka_class says: tests/c/scan_test.c compares them byte by byte.
  *
  * The functions are compiled for their instruction set one by one, so that the rest of the build stays for the
- * plainest machine; ka_simd_select in ka_head.c chooses at run time. */
+ * plainest machine; ka_simd_select in ka_head.c chooses at run time. There is none of 256 bits: docs/performance.md. */
 #ifndef KA_BLOCK_H
 #define KA_BLOCK_H
 
 #include "ka_base.h"
 
-/* In memory and not known to the compiler, each twice over: it would build every one of them in registers anew for
- * each line, with two or three instructions instead of one load. */
-#define KA_ALIGNED __attribute__((aligned(32)))
-extern const uint8_t ka_token_rows[32] KA_ALIGNED, ka_target_rows[32] KA_ALIGNED, ka_path_rows[32] KA_ALIGNED;
-extern const uint8_t ka_host_rows[32] KA_ALIGNED, ka_digit_rows[32] KA_ALIGNED, ka_row_bits[32] KA_ALIGNED;
-extern const uint8_t ka_ones[32] KA_ALIGNED, ka_low_halves[32] KA_ALIGNED, ka_bound[32] KA_ALIGNED, ka_dots[32] KA_ALIGNED;
+/* In memory and not known to the compiler: it would build every one of them in registers anew for each line, with two or
+ * three instructions instead of one load. */
+#define KA_ALIGNED __attribute__((aligned(16)))
+extern const uint8_t ka_token_rows[16] KA_ALIGNED, ka_target_rows[16] KA_ALIGNED, ka_path_rows[16] KA_ALIGNED;
+extern const uint8_t ka_host_rows[16] KA_ALIGNED, ka_digit_rows[16] KA_ALIGNED, ka_row_bits[16] KA_ALIGNED;
+extern const uint8_t ka_ones[16] KA_ALIGNED, ka_low_halves[16] KA_ALIGNED, ka_bound[16] KA_ALIGNED, ka_dots[16] KA_ALIGNED;
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define KA_HAS_X86 1
-
-/* ---- AVX2 ---- */
-#define KA_AVX2 __attribute__((target("avx2,bmi,bmi2")))
-#define KA_AVX2_INLINE static inline __attribute__((always_inline, target("avx2,bmi,bmi2")))
-
-typedef __m256i ka_block_avx2;
-
-KA_AVX2_INLINE ka_block_avx2 ka_load_avx2(const char *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
-
-KA_AVX2_INLINE __m256i ka_constant_avx2(const uint8_t bytes[32]) {
-    return _mm256_load_si256((const __m256i *)(const void *)bytes);
-}
-
-KA_AVX2_INLINE uint32_t ka_equal_avx2(ka_block_avx2 b, const uint8_t c[32]) {
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(b, ka_constant_avx2(c)));
-}
-
-KA_AVX2_INLINE uint32_t ka_outside_avx2(ka_block_avx2 b, const uint8_t rows[32]) {
-    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(b, 4), ka_constant_avx2(ka_low_halves));
-    __m256i both = _mm256_and_si256(_mm256_shuffle_epi8(ka_constant_avx2(rows), b),
-                                    _mm256_shuffle_epi8(ka_constant_avx2(ka_row_bits), upper));
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(both, _mm256_setzero_si256()));
-}
-
-/* Controls other than HTAB: below 0x20, and DEL. */
-KA_AVX2_INLINE uint32_t ka_controls_avx2(ka_block_avx2 b) {
-    __m256i low = _mm256_cmpeq_epi8(_mm256_min_epu8(b, _mm256_set1_epi8(0x1f)), b);
-    __m256i tab = _mm256_cmpeq_epi8(b, _mm256_set1_epi8('\t'));
-    __m256i del = _mm256_cmpeq_epi8(b, _mm256_set1_epi8(0x7f));
-    return (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(_mm256_andnot_si256(tab, low), del));
-}
-
-/* With 1 added, printable ASCII is what is over 0x20 as a signed number. */
-KA_AVX2_INLINE uint32_t ka_unusual_avx2(ka_block_avx2 b) {
-    __m256i next = _mm256_add_epi8(b, ka_constant_avx2(ka_ones));
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(ka_constant_avx2(ka_bound), next));
-}
 
 /* ---- SSE4.2 (of it, SSSE3's byte shuffle) ---- */
 #define KA_SSE42 __attribute__((target("sse4.2")))
@@ -78,22 +41,22 @@ KA_SSE42_INLINE uint32_t ka_mask_sse42(__m128i a, __m128i b) {
     return (uint32_t)_mm_movemask_epi8(a) | (uint32_t)_mm_movemask_epi8(b) << 16;
 }
 
-KA_SSE42_INLINE __m128i ka_constant_sse42(const uint8_t bytes[32]) {
+KA_SSE42_INLINE __m128i ka_constant_sse42(const uint8_t bytes[16]) {
     return _mm_load_si128((const __m128i *)(const void *)bytes);
 }
 
-KA_SSE42_INLINE uint32_t ka_equal_sse42(ka_block_sse42 b, const uint8_t c[32]) {
+KA_SSE42_INLINE uint32_t ka_equal_sse42(ka_block_sse42 b, const uint8_t c[16]) {
     return ka_mask_sse42(_mm_cmpeq_epi8(b.a, ka_constant_sse42(c)), _mm_cmpeq_epi8(b.b, ka_constant_sse42(c)));
 }
 
-KA_SSE42_INLINE __m128i ka_half_outside_sse42(__m128i b, const uint8_t rows[32]) {
+KA_SSE42_INLINE __m128i ka_half_outside_sse42(__m128i b, const uint8_t rows[16]) {
     __m128i upper = _mm_and_si128(_mm_srli_epi16(b, 4), ka_constant_sse42(ka_low_halves));
     __m128i both = _mm_and_si128(_mm_shuffle_epi8(ka_constant_sse42(rows), b),
                                  _mm_shuffle_epi8(ka_constant_sse42(ka_row_bits), upper));
     return _mm_cmpeq_epi8(both, _mm_setzero_si128());
 }
 
-KA_SSE42_INLINE uint32_t ka_outside_sse42(ka_block_sse42 b, const uint8_t rows[32]) {
+KA_SSE42_INLINE uint32_t ka_outside_sse42(ka_block_sse42 b, const uint8_t rows[16]) {
     return ka_mask_sse42(ka_half_outside_sse42(b.a, rows), ka_half_outside_sse42(b.b, rows));
 }
 
@@ -122,11 +85,11 @@ KA_SSE42_INLINE ka_block_sse42_half ka_load_sse42_half(const char *p) {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
 }
 
-KA_SSE42_INLINE uint32_t ka_equal_sse42_half(ka_block_sse42_half b, const uint8_t c[32]) {
+KA_SSE42_INLINE uint32_t ka_equal_sse42_half(ka_block_sse42_half b, const uint8_t c[16]) {
     return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(b, ka_constant_sse42(c)));
 }
 
-KA_SSE42_INLINE uint32_t ka_outside_sse42_half(ka_block_sse42_half b, const uint8_t rows[32]) {
+KA_SSE42_INLINE uint32_t ka_outside_sse42_half(ka_block_sse42_half b, const uint8_t rows[16]) {
     return (uint32_t)_mm_movemask_epi8(ka_half_outside_sse42(b, rows));
 }
 
@@ -164,19 +127,19 @@ KA_NEON_INLINE uint32_t ka_mask_neon(uint8x16_t a, uint8x16_t b) {
     return vgetq_lane_u32(vreinterpretq_u32_u8(sum), 0);
 }
 
-KA_NEON_INLINE uint32_t ka_equal_neon(ka_block_neon b, const uint8_t c[32]) {
+KA_NEON_INLINE uint32_t ka_equal_neon(ka_block_neon b, const uint8_t c[16]) {
     uint8x16_t v = vld1q_u8(c);
     return ka_mask_neon(vceqq_u8(b.a, v), vceqq_u8(b.b, v));
 }
 
-KA_NEON_INLINE uint8x16_t ka_half_outside_neon(uint8x16_t b, const uint8_t rows[32]) {
+KA_NEON_INLINE uint8x16_t ka_half_outside_neon(uint8x16_t b, const uint8_t rows[16]) {
     /* This lookup takes all of a byte as its index and gives 0 over 15: clear bits 4 to 6, keep bit 7. */
     uint8x16_t low = vqtbl1q_u8(vld1q_u8(rows), vandq_u8(b, vdupq_n_u8(0x8f)));
     uint8x16_t high = vqtbl1q_u8(vld1q_u8(ka_row_bits), vshrq_n_u8(b, 4));
     return vceqq_u8(vandq_u8(low, high), vdupq_n_u8(0));
 }
 
-KA_NEON_INLINE uint32_t ka_outside_neon(ka_block_neon b, const uint8_t rows[32]) {
+KA_NEON_INLINE uint32_t ka_outside_neon(ka_block_neon b, const uint8_t rows[16]) {
     return ka_mask_neon(ka_half_outside_neon(b.a, rows), ka_half_outside_neon(b.b, rows));
 }
 
@@ -204,11 +167,11 @@ KA_NEON_INLINE uint32_t ka_half_mask_neon(uint8x16_t a) { return ka_mask_neon(a,
 
 KA_NEON_INLINE ka_block_neon_half ka_load_neon_half(const char *p) { return vld1q_u8((const uint8_t *)p); }
 
-KA_NEON_INLINE uint32_t ka_equal_neon_half(ka_block_neon_half b, const uint8_t c[32]) {
+KA_NEON_INLINE uint32_t ka_equal_neon_half(ka_block_neon_half b, const uint8_t c[16]) {
     return ka_half_mask_neon(vceqq_u8(b, vld1q_u8(c)));
 }
 
-KA_NEON_INLINE uint32_t ka_outside_neon_half(ka_block_neon_half b, const uint8_t rows[32]) {
+KA_NEON_INLINE uint32_t ka_outside_neon_half(ka_block_neon_half b, const uint8_t rows[16]) {
     return ka_half_mask_neon(ka_half_outside_neon(b, rows));
 }
 

@@ -543,13 +543,6 @@ enum { KA_LAST_BYTE = 0 };
 #undef V
 #undef V_TARGET
 #undef V_BLOCK
-#define V(name) name##_avx2
-#define V_TARGET KA_AVX2
-#define V_BLOCK 32
-#include "ka_head_lines.h"
-#undef V
-#undef V_TARGET
-#undef V_BLOCK
 #endif
 #ifdef KA_HAS_NEON
 #define V(name) name##_neon
@@ -585,7 +578,6 @@ static const variant variants[] = {
     {"scalar", {WAY(scalar), WAY(scalar), WAY(scalar)}},
 #ifdef KA_HAS_X86
     {"sse4.2", {WAY(scalar), WAY(sse42_half), WAY(sse42)}},
-    {"avx2", {WAY(scalar), WAY(sse42_half), WAY(avx2)}},
 #endif
 #ifdef KA_HAS_NEON
     {"neon", {WAY(scalar), WAY(neon_half), WAY(neon)}},
@@ -604,8 +596,6 @@ static inline const way *way_for(size_t len) {
 static int is_supported(unsigned i) {
 #ifdef KA_HAS_X86
     if (i == 1) return __builtin_cpu_supports("sse4.2") > 0;
-    if (i == 2) return __builtin_cpu_supports("avx2") > 0 && __builtin_cpu_supports("bmi") > 0 &&
-                      __builtin_cpu_supports("bmi2") > 0;
 #endif
     return i < N_VARIANTS;
 }

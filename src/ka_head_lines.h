@@ -29,7 +29,7 @@ static __attribute__((noinline)) V_TARGET const char *V(controls_from)(const cha
 }
 
 static __attribute__((noinline)) V_TARGET const char *V(outside_from)(const char *p, const char *end,
-                                                                      const uint8_t rows[32]) {
+                                                                      const uint8_t rows[16]) {
     for (; p < end; p += V_BLOCK) {
         unsigned shift;
         V(ka_block) b = V(block_at)(end, p, &shift);

@@ -26,18 +26,17 @@ const uint8_t ka_class[256] = {
 
 /* ---- what ka_block.h loads ---- */
 
-#define TWICE(...) {__VA_ARGS__, __VA_ARGS__}
 #define X8(c) c, c, c, c, c, c, c, c
-#define ALL(c) {X8(c), X8(c), X8(c), X8(c)}
+#define ALL(c) {X8(c), X8(c)}
 
-KA_ALIGNED const uint8_t ka_token_rows[32] = TWICE(58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28);
-KA_ALIGNED const uint8_t ka_target_rows[32] = TWICE(62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31);
-KA_ALIGNED const uint8_t ka_path_rows[32] = TWICE(62, 63, 62, 62, 63, 62, 63, 63, 63, 63, 63, 63, 61, 63, 61, 29);
-KA_ALIGNED const uint8_t ka_digit_rows[32] = TWICE(2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0);
-KA_ALIGNED const uint8_t ka_host_rows[32] = TWICE(42, 63, 62, 62, 63, 62, 63, 63, 63, 63, 61, 23, 21, 23, 53, 28);
-KA_ALIGNED const uint8_t ka_row_bits[32] = TWICE(0, 0, 1, 2, 4, 8, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0);
-KA_ALIGNED const uint8_t ka_ones[32] = ALL(1), ka_low_halves[32] = ALL(0x0f), ka_bound[32] = ALL(0x21);
-KA_ALIGNED const uint8_t ka_dots[32] = ALL('.');
+KA_ALIGNED const uint8_t ka_token_rows[16] = {58, 63, 62, 63, 63, 63, 63, 63, 62, 62, 61, 21, 52, 21, 61, 28};
+KA_ALIGNED const uint8_t ka_target_rows[16] = {62, 63, 62, 62, 63, 63, 63, 63, 63, 63, 63, 63, 61, 63, 61, 31};
+KA_ALIGNED const uint8_t ka_path_rows[16] = {62, 63, 62, 62, 63, 62, 63, 63, 63, 63, 63, 63, 61, 63, 61, 29};
+KA_ALIGNED const uint8_t ka_digit_rows[16] = {2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0};
+KA_ALIGNED const uint8_t ka_host_rows[16] = {42, 63, 62, 62, 63, 62, 63, 63, 63, 63, 61, 23, 21, 23, 53, 28};
+KA_ALIGNED const uint8_t ka_row_bits[16] = {0, 0, 1, 2, 4, 8, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0};
+KA_ALIGNED const uint8_t ka_ones[16] = ALL(1), ka_low_halves[16] = ALL(0x0f), ka_bound[16] = ALL(0x21);
+KA_ALIGNED const uint8_t ka_dots[16] = ALL('.');
 
 /* ---- names ---- */
 

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include "ka_body.h"
+#include "upper_halves.h"
 
 typedef struct {
     int rc;
@@ -12,13 +13,18 @@ typedef struct {
 
 static ka_field fields[KA_MAX_FIELDS];
 
+static int parse_clean(const char *bytes, size_t len, uint32_t *checked, outcome *o) {
+    const char *edge = at_the_edge(bytes, len);
+    LEAVES_THEM_CLEAN(o->rc = ka_head_parse(edge, len, checked, &ka_limits_default, &o->head, fields, &o->fault),
+                      "%s, %zu bytes of %s", ka_simd_name(), len, bytes);
+    return o->rc;
+}
+
 /* The bytes in two pieces, the second call with what the first one remembered. */
 static outcome parse_split(const char *bytes, size_t len, size_t first) {
     outcome o = {0};
     uint32_t checked = 0;
-    o.rc = ka_head_parse(at_the_edge(bytes, first), first, &checked, &ka_limits_default, &o.head, fields, &o.fault);
-    if (o.rc == KA_PARTIAL)
-        o.rc = ka_head_parse(at_the_edge(bytes, len), len, &checked, &ka_limits_default, &o.head, fields, &o.fault);
+    if (parse_clean(bytes, first, &checked, &o) == KA_PARTIAL) parse_clean(bytes, len, &checked, &o);
     return o;
 }
 
@@ -26,8 +32,7 @@ static outcome parse_split(const char *bytes, size_t len, size_t first) {
 static outcome parse_bytewise(const char *bytes, size_t len) {
     outcome o = {.rc = KA_PARTIAL};
     uint32_t checked = 0;
-    for (size_t n = 0; n <= len && o.rc == KA_PARTIAL; n++)
-        o.rc = ka_head_parse(at_the_edge(bytes, n), n, &checked, &ka_limits_default, &o.head, fields, &o.fault);
+    for (size_t n = 0; n <= len && o.rc == KA_PARTIAL; n++) parse_clean(bytes, n, &checked, &o);
     return o;
 }
 
@@ -78,8 +83,10 @@ static void run_body(const char *bytes, size_t len, size_t step, int64_t length,
         size_t n;
         ka_span piece;
         ka_fault fault;
-        int rc = ka_body_next(&body, at_the_edge(bytes + done, have - done), have - done, &ka_limits_default, &n,
-                              &piece, &fault);
+        int rc;
+        const char *edge = at_the_edge(bytes + done, have - done);
+        LEAVES_THEM_CLEAN(rc = ka_body_next(&body, edge, have - done, &ka_limits_default, &n, &piece, &fault),
+                          "%s, content at %zu of %s", ka_simd_name(), done, bytes);
         if (rc == KA_EPEER) {
             snprintf(out + w, room - w, "!%s@%lu", ka_fault_name(fault.code), (unsigned long)fault.offset);
             return;
@@ -112,6 +119,12 @@ static void every_case(void) {
     accepts("POST / HTTP/1.1\r\nhost:a\r\nTransfer-Encoding:\t chunked \r\nConnection: x, Close\r\n\r\n", 3,
             KA_HEAD_CHUNKED);
     accepts("CONNECT [::1]:443 HTTP/1.1\r\nHost: a:1\r\n\r\n", 1, KA_HEAD_IS_CONNECT);
+    /* Fields that mean something and other lines, in every order: the ways out of the loop over the lines. */
+    accepts("GET /a/path/of/more/than/a/block/of/bytes?and=a%20query HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\n"
+            "Connection: keep-alive\r\nCookie: tab\tinside; and a value that is longer than a block of bytes\r\n\r\n",
+            4, KA_HEAD_KEEP_ALIVE);
+    accepts("GET /%41 HTTP/1.1\r\nAccept: */*\r\nHost: a.example:8000\r\nConnection: keep-alive\r\nA: b\r\n\r\n", 4,
+            KA_HEAD_KEEP_ALIVE);
     refuses("GET / HTTP/1.1\nHost: a\r\n\r\n", "bare_lf", 14);
     refuses("GET / HTTP/1.1\r\n Host: a\r\n\r\n", "space_before_field", 16);
     refuses("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", "obs_fold", 25);
@@ -124,6 +137,8 @@ static void every_case(void) {
     body_reads("", 0, "|");
     body_reads("5;a=\"\\\"\" ; b\r\nhello\r\n0\r\n\r\n", -1, "hello|");
     body_reads("0\r\nA: b\r\n\r\n", -1, "|A: b\r\n");
+    body_reads("0\r\nA-Name-Over-32-Bytes-Long-For-One-Block: and a value that is longer than that, too\r\n\r\n", -1,
+               "|A-Name-Over-32-Bytes-Long-For-One-Block: and a value that is longer than that, too\r\n");
     body_reads("0\r\nHost: b\r\n\r\n", -1, "!forbidden_trailer@3");
     body_reads("5\nhello", -1, "!bare_lf@1");
     body_reads("1\r\nab", -1, "a!bad_chunk_end@4");
