@@ -227,6 +227,11 @@ def add_listening_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd", metavar="N", type=int, action="append", default=[], help="an inherited descriptor that listens"
     )
     group.add_argument(
+        "--reuse-port",
+        action="store_true",
+        help="let another server that says so, too, listen on the same port: the next one, before this one ends",
+    )
+    group.add_argument(
         "--backlog", metavar="N", type=int, default=4096, help="connections that may wait to be accepted (default: 4096)"
     )
 
@@ -278,21 +283,22 @@ def addresses(args: argparse.Namespace, has_fds: bool) -> list[str]:
 
 def run_serve(args: argparse.Namespace) -> int:
     from kacore.server import logs
+    from kacore.server.listening import check_inherited
+    from kacore.server.systemd import passed_fds
 
+    fds = [*args.fd, *passed_fds()]
+    check_inherited(fds)  # before a file that is opened here can get such a number
     if args.log_config is not None:
         logs.configure(args.log_config)
     if args.log_config is None or args.log_level is not None:
         logs.set_up(getattr(logging, (args.log_level or "info").upper()))
     with pid_file(args.pid):
-        return serve(args)
+        return serve(args, fds)
 
 
-def serve(args: argparse.Namespace) -> int:
-    from kacore.server.systemd import passed_fds
-
-    fds = [*args.fd, *passed_fds()]
+def serve(args: argparse.Namespace, fds: list[int]) -> int:
     bind = addresses(args, bool(fds))
-    listening = {"bind": bind, "fds": fds, "backlog": args.backlog, "uds_mode": args.uds_mode}
+    listening = {"bind": bind, "fds": fds, "backlog": args.backlog, "uds_mode": args.uds_mode, "reuse_port": args.reuse_port}
     if args.workers is None and not args.max_requests_per_worker and not args.reload:
         make_server(args, **listening).run()
         return 0

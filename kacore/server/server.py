@@ -82,6 +82,7 @@ class Server:
     uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
     backlog:   connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn).
     uds_mode:  permissions of unix sockets, as 0o660; None: by the umask.
+    reuse_port: another server of this user may listen on the same port (SO_REUSEPORT), if it says so, too.
     bind:      any number of "HOST:PORT", "[HOST]:PORT" and "unix:PATH", in place of host and port; fds: descriptors
                of sockets that listen already, to go with it. Such sockets, and `sockets`, may be other processes' too.
     interface: "asgi", "wsgi", "handler", or "auto": told apart by the arguments that app takes.
@@ -125,6 +126,7 @@ class Server:
         headers: Iterable[tuple[str, str]] = (),
         backlog: int = BACKLOG,
         uds_mode: int | None = None,
+        reuse_port: bool = False,
         tls: TLS | ssl.SSLContext | None = None,
         worker: Worker | None = None,
         access_log: str = "off",
@@ -164,7 +166,7 @@ class Server:
             self._field_lines = _core.field_lines(headers)
         except ValueError as error:
             raise UsageError(f"headers: {error}") from None
-        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode}
+        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode, "reuse_port": reuse_port}
         self.access_log, self.proxy_protocol = access_log, proxy_protocol
         self.trusted = trusted_networks(forwarded_allow_ips)
         if proxy_protocol and not self.trusted:
@@ -348,7 +350,7 @@ class Server:
         application = None
         try:
             if self._admin is not None:
-                await self._admin.start(is_shared=self.worker is not None)
+                await self._admin.start(is_shared=self.worker is not None or self._listening["reuse_port"])
             if not await self._start_lifespan(lifespan):
                 return
             self.bind()
@@ -587,9 +589,9 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, *, is_shared: bool) -> None:
-        """Listen and serve. is_shared: each of several worker processes does. UsageError."""
+        """Listen and serve. is_shared: other processes do, too. UsageError."""
         where = f"[{self.host}]:{self.port}"
-        listener = open_listeners([where], n_slots=1 if is_shared else 0, is_alone=not is_shared)[0]
+        listener = open_listeners([where], reuse_port=is_shared)[0]
         self.port = listener.port
         self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="", io=self._io)
         self._server.is_quiet = True

@@ -186,7 +186,7 @@ class Supervisor:
     """The parent of `n_workers` workers, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
 
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
-    bind, fds, backlog, uds_mode: see open_listeners. scheme: "https" when the workers speak TLS.
+    bind, fds, backlog, uds_mode, reuse_port: see open_listeners. scheme: "https" when the workers speak TLS.
     policy:       as the parent knows it, for the drain's timeout and what is said at the start.
     max_requests: a worker is replaced after so many requests, give or take a tenth: not all at once. 0: never.
     reload_dirs:  replace the workers whenever a source below one of these changes, or a file named as reload_include.
@@ -202,6 +202,7 @@ class Supervisor:
         fds: Iterable[int] = (),
         backlog: int = BACKLOG,
         uds_mode: int | None = None,
+        reuse_port: bool = False,
         scheme: str = "http",
         policy: Policy,
         max_requests: int = 0,
@@ -216,7 +217,9 @@ class Supervisor:
         self.max_requests = max_requests
         self.scheme = scheme
         self.logger = logging.getLogger("kacore.error")
-        self.listeners = open_listeners(bind, fds, n_slots=n_workers, backlog=backlog, uds_mode=uds_mode)
+        self.listeners = open_listeners(
+            bind, fds, n_slots=n_workers, backlog=backlog, uds_mode=uds_mode, reuse_port=reuse_port
+        )
         self.notifier = Notifier()
         self.beat = (self.notifier.watchdog or 0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
