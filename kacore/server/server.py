@@ -24,7 +24,7 @@ from kacore._core import ConnectionTable
 from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
-from kacore.server import logs
+from kacore.server import logs, signals
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
@@ -323,6 +323,13 @@ class Server:
         else:
             self._listeners = open_listeners(self._addresses(), self._fds, **self._listening)
 
+    def close(self) -> None:
+        """Give up the sockets of bind(), which the end of serving does, too. More than once: no harm."""
+        for listener in self._listeners:
+            if self.worker is None:
+                listener.refuse()
+            listener.close()
+
     def _addresses(self) -> list[str]:
         if self.uds is not None:
             return [*self._bind, f"unix:{self.uds}"]
@@ -346,7 +353,7 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
-        signals = self._handle_signals(loop) if handle_signals else []
+        handled = self._handle_signals(loop) if handle_signals else []
         application = None
         try:
             if self._admin is not None:
@@ -379,7 +386,7 @@ class Server:
             await self._end_lifespan(lifespan)
             if self._admin is not None:
                 await self._admin.stop()
-            for number in signals:
+            for number in handled:
                 loop.remove_signal_handler(number)
 
     def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
@@ -466,13 +473,17 @@ class Server:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
         if threading.current_thread() is not threading.main_thread():
             return []
+        others = signals.handle(loop, self.logger)
         if self.worker is not None:
-            return self.worker.handle_signals(loop)
+            return [*self.worker.attach(self, loop), *others]
+        if not signals.is_caught(signal.SIGQUIT):
+            loop.add_signal_handler(signal.SIGQUIT, lambda: self.shutdown(now=True))
+            others.append(signal.SIGQUIT)
         loop.add_signal_handler(signal.SIGTERM, self.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
         # Without certificates there is nothing to read again, and a terminal that goes away must cost no request.
         loop.add_signal_handler(signal.SIGHUP, self.shutdown if self.tls is None else self.reload_certificates)
-        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *others]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.is_quiet:
@@ -543,10 +554,7 @@ class Server:
             self._runner = None
         elif application is not None:
             application.stop()
-        for listener in self._listeners:
-            if self.worker is None:
-                listener.refuse()
-            listener.close()
+        self.close()
 
     async def _start_lifespan(self, lifespan: Lifespan) -> bool:
         """Whether the application is up. Not when we are told to end before: a start-up is not waited for."""
