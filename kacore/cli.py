@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kacore._version import __version__
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kacore.policy import PolicyError
     from kacore.server import UsageError
 
+    open_standard_streams()
     args, unknown = make_parser().parse_known_args(argv)
     try:
         if unknown:
@@ -37,8 +38,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"kacore: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"kacore: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        if is_of_the_application(error):
+            raise
+        print(f"kacore: {policy_command.told(error)}", file=sys.stderr)
     return 2
+
+
+def open_standard_streams() -> None:
+    """Whoever starts us with one of them closed gets a connection there instead, and its log lines in it."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "r" if fd == 0 else "w", errors="backslashreplace", closefd=False))  # noqa: SIM115
+
+
+def is_of_the_application(error: OSError) -> bool:
+    """Raised while it was loaded: its author wants to see where."""
+    from kacore.server import load
+
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is load.__code__:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def is_ours(error: ImportError) -> bool:
@@ -227,6 +253,11 @@ def add_listening_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd", metavar="N", type=int, action="append", default=[], help="an inherited descriptor that listens"
     )
     group.add_argument(
+        "--reuse-port",
+        action="store_true",
+        help="let another server that says so, too, listen on the same port: the next one, before this one ends",
+    )
+    group.add_argument(
         "--backlog", metavar="N", type=int, default=4096, help="connections that may wait to be accepted (default: 4096)"
     )
 
@@ -277,28 +308,35 @@ def addresses(args: argparse.Namespace, has_fds: bool) -> list[str]:
 
 
 def run_serve(args: argparse.Namespace) -> int:
-    from kacore.server import logs
+    from kacore.server import logs, signals
+    from kacore.server.listening import check_inherited
+    from kacore.server.systemd import passed_fds
 
+    fds = [*args.fd, *passed_fds()]
+    check_inherited(fds)  # before a file that is opened here can get such a number
+    signals.survive()
+    signals.serve_below_init()
     if args.log_config is not None:
         logs.configure(args.log_config)
     if args.log_config is None or args.log_level is not None:
         logs.set_up(getattr(logging, (args.log_level or "info").upper()))
-    with pid_file(args.pid):
-        return serve(args)
+    return serve(args, fds)
 
 
-def serve(args: argparse.Namespace) -> int:
-    from kacore.server.systemd import passed_fds
+def serve(args: argparse.Namespace, fds: list[int]) -> int:
+    from kacore.server.pidfile import pid_file
 
-    fds = [*args.fd, *passed_fds()]
     bind = addresses(args, bool(fds))
-    listening = {"bind": bind, "fds": fds, "backlog": args.backlog, "uds_mode": args.uds_mode}
+    listening = {"bind": bind, "fds": fds, "backlog": args.backlog, "uds_mode": args.uds_mode, "reuse_port": args.reuse_port}
     if args.workers is None and not args.max_requests_per_worker and not args.reload:
-        make_server(args, **listening).run()
+        server = make_server(args, **listening)
+        server.bind()
+        with contextlib.closing(server), pid_file(args.pid):
+            server.run()
         return 0
     from kacore.server.workers import Supervisor
 
-    return Supervisor(
+    supervisor = Supervisor(
         lambda worker: make_server(args, worker=worker),
         n_workers=1 if args.workers is None else args.workers,
         scheme="http" if args.ssl_certfile is None else "https",
@@ -307,22 +345,9 @@ def serve(args: argparse.Namespace) -> int:
         reload_dirs=(args.reload_dir or [args.app_dir]) if args.reload else [],
         reload_include=args.reload_include,
         **listening,
-    ).run()
-
-
-@contextlib.contextmanager
-def pid_file(path: str | None) -> Iterator[None]:
-    """It is ours to delete, and not a worker's, who comes out of the same call."""
-    pid = os.getpid()
-    if path is not None:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{pid}\n")
-    try:
-        yield
-    finally:
-        if path is not None and os.getpid() == pid:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+    )
+    with contextlib.closing(supervisor), pid_file(args.pid):
+        return supervisor.run()
 
 
 def find_policy(args: argparse.Namespace) -> PolicySet:

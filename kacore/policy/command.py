@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         found = policy_from(args, os.environ, config_files(args))
     except OSError as error:
-        print(f"kacore policy: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"kacore policy: {told(error)}", file=sys.stderr)
         return 2
     except (PolicyError, ImportError) as error:
         print(f"kacore policy: {error}", file=sys.stderr)
@@ -143,6 +143,12 @@ def run(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # `kacore policy | head`; what the interpreter flushes at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def told(error: OSError) -> str:
+    """In one line. Not every OSError has a file, or a number."""
+    why = error.strerror or str(error) or type(error).__name__
+    return why if error.filename is None else f"{error.filename}: {why}"
 
 
 def as_table(found: Effective) -> str:

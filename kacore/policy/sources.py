@@ -17,6 +17,17 @@ from kacore.policy.rules import PolicySet, Rule
 # Switches of the build and of the compiled core, which are no policy.
 OTHER_VARIABLES = frozenset(("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE", "KACORE_PORTABLE", "KACORE_SIMD"))
 PREFIX = "KACORE_"
+# What Kubernetes puts into every container for a Service called "kacore" or "kacore-...", and Docker for such a --link.
+# Each with a part of its value, where the name alone could be a mistake.
+FROM_ELSEWHERE = (
+    (r"KACORE(_\w+)?_SERVICE_(HOST|PORT(_\w+)?)", ""),
+    (r"KACORE(_\w+)?_PORT_\d+_[A-Z]+(_(PROTO|ADDR|(PORT_)?(START|END)|PORT))?", ""),
+    (r"KACORE(_\w+)?_PORT", "://"),
+    (r"KACORE(_\w+)?_NAME", "/"),
+    (r"KACORE(_\w+)?_ENV_\w+", ""),
+)
+
+_told: set[str] = set()  # variables without meaning that were told already; a worker knows what its parent told
 
 
 class Sources:
@@ -72,15 +83,16 @@ class Sources:
         self.add_rules(rules, path)
 
     def add_environment(self, environ: Mapping[str, str], others: Collection[str] = ()) -> None:
-        """Every KACORE_* variable must be a field's, or one of `others`. PolicyError names the variable."""
+        """What fields' variables say; an empty one says nothing. A name that is no field's and none of `others` is told
+        once on the logger kacore.error, but for those that come from elsewhere. PolicyError names the variable."""
         for name, text in environ.items():
-            if not name.startswith(PREFIX) or name in OTHER_VARIABLES or name in others:
+            if not name.startswith(PREFIX) or name in OTHER_VARIABLES or name in others or not text.strip():
                 continue
             key = name.removeprefix(PREFIX).lower()
-            if key not in Policy.__fields__ or name != PREFIX + key.upper():
-                known = [PREFIX + field.upper() for field in Policy.__fields__]
-                raise PolicyError(f"environment: {unknown(name, [*known, *others])}")
-            self.add({key: parse(key, text, f"environment variable {name}")}, name)
+            if key in Policy.__fields__ and name == PREFIX + key.upper():
+                self.add({key: parse(key, text, f"environment variable {name}")}, name)
+            elif not is_from_elsewhere(name, text):
+                tell_unknown(name, others)
 
     def add_flags(self, args: object) -> None:
         """args: the parsed command line; attributes that are missing or None were not given."""
@@ -106,6 +118,22 @@ class Sources:
 
     def origin(self, field: str) -> str:
         return self.origins.get(field, "default")
+
+
+def is_from_elsewhere(name: str, text: str) -> bool:
+    """Whether Kubernetes or Docker wrote this for somebody to find a service called kacore, which may be us."""
+    import re
+
+    return any(re.fullmatch(names, name) and part in text for names, part in FROM_ELSEWHERE)
+
+
+def tell_unknown(name: str, others: Collection[str]) -> None:
+    import logging
+
+    if name not in _told:
+        _told.add(name)
+        known = [*(PREFIX + field.upper() for field in Policy.__fields__), *others]
+        logging.getLogger("kacore.error").warning("environment: %s; it is ignored", unknown(name, known))
 
 
 def parse(field: str, text: str, origin: str) -> Value:

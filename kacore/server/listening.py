@@ -6,6 +6,7 @@ the end; an inherited one (systemd, another process manager) goes on to listen f
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -20,6 +21,13 @@ from kacore.server.loading import UsageError
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 # Descriptors besides those of connections: standard streams, epoll sets, the loop's, files of the application.
 DESCRIPTORS_ELSE = 64
+# What bind() and socket() say of an address, or a family, that this machine has not.
+NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+# How many free ports are tried for one that IPv4 and IPv6 both have.
+PORT_ATTEMPTS = 8
+MAX_UNIX_PATH = 107  # sun_path of unix(7) without its NUL
+
+logger = logging.getLogger("kacore.error")
 
 
 class Listener:
@@ -103,27 +111,29 @@ def open_listeners(
     *,
     backlog: int = BACKLOG,
     uds_mode: int | None = None,
-    is_alone: bool = True,
+    reuse_port: bool = False,
 ) -> list[Listener]:
     """Listen on all of them. UsageError when one cannot be had, and then none is kept.
 
-    bind:     see parse_address. fds: descriptors that listen already.
-    n_slots:  TCP addresses get a socket for each of so many worker slots; 0: one socket.
-    backlog:  connections that may wait to be accepted. uds_mode: permissions of unix sockets; None: by the umask.
-    is_alone: with n_slots, nobody else may listen on these addresses; else other processes of ours do.
+    bind:       see parse_address. fds: descriptors that listen already.
+    n_slots:    TCP addresses get a socket for each of so many worker slots; 0: one socket.
+    backlog:    connections that may wait to be accepted. uds_mode: permissions of unix sockets; None: by the umask.
+    reuse_port: other processes of this user may listen on the same TCP addresses, if they say so, too.
     """
     if not 1 <= backlog <= 1 << 20:
         raise UsageError(f"backlog={backlog}: must be between 1 and {1 << 20}")
     if uds_mode is not None and not 0 <= uds_mode <= 0o777:
         raise UsageError(f"uds_mode={uds_mode:o}: must be between 0 and 777 (octal)")
+    fds = list(dict.fromkeys(fds))
+    check_inherited(fds)  # before a socket of ours can get the number of one that is missing
     listeners: list[Listener] = []
     try:
         for address in map(parse_address, dict.fromkeys(bind)):
             if isinstance(address, str):
                 listeners.append(Listener(unix_socket(address, backlog, uds_mode), is_own=True))
             else:
-                listeners += tcp_listeners(*address, n_slots, backlog, is_alone)
-        listeners += [Listener(inherited_socket(fd), is_own=False) for fd in dict.fromkeys(fds)]
+                listeners += tcp_listeners(*address, n_slots, backlog, reuse_port)
+        listeners += [Listener(inherited_socket(fd), is_own=False) for fd in fds]
     except BaseException:
         for listener in listeners:
             listener.refuse()
@@ -132,32 +142,82 @@ def open_listeners(
     return listeners
 
 
-def tcp_listeners(host: str, port: int, n_slots: int, backlog: int, is_alone: bool) -> list[Listener]:
-    """On every address of `host`; with port 0 one free port for all of them."""
+def resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    """(family, address) of everything that `host` names; "": all of IPv4 and all of IPv6. UsageError.
+
+    The resolver is asked about names only. It is never asked which families this machine has (AI_ADDRCONFIG): it goes
+    by the interfaces that are up just now, and does not count loopback among them. bind() knows better.
+    """
+    if not host:
+        return [(socket.AF_INET, ("0.0.0.0", port)), (socket.AF_INET6, ("::", port, 0, 0))]
     try:
-        found = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-        )
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise UsageError(f"host {host!r}: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"host {host!r}: is no name of a host") from None
+    return [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
+
+
+def tcp_listeners(host: str, port: int, n_slots: int, backlog: int, reuse_port: bool) -> list[Listener]:
+    """On every address of `host` that this machine has; with port 0 one free port for all of them."""
+    found = resolve(host, port)
+    for attempt in range(PORT_ATTEMPTS):
+        listeners: list[Listener] = []
+        absent: dict[tuple[str, int], OSError] = {}
+        chosen = port
+        for family, address in found:
+            try:
+                listeners += sockets_at(family, (address[0], chosen, *address[2:]), n_slots, backlog, reuse_port)
+                chosen = listeners[-1].port
+            except OSError as error:
+                if error.errno in NOT_HERE and len(found) > 1:
+                    absent[address[0], port] = error
+                    continue
+                for listener in listeners:
+                    listener.close()
+                if error.errno == errno.EADDRINUSE and listeners and not port and attempt + 1 < PORT_ATTEMPTS:
+                    break  # the port is free for one family and not for the other: another one
+                raise cannot_listen((address[0], chosen), error) from None
+        else:
+            if not listeners:
+                raise cannot_listen(*next(iter(absent.items())))
+            for (name, _), why in absent.items():
+                logger.info("%s: not on %s: %s", host or f":{port}", name, reason(why))
+            return listeners
+    raise AssertionError("the last attempt returns or raises")
+
+
+def cannot_listen(where: tuple[str, int], error: OSError) -> UsageError:
+    return UsageError(f"cannot listen on {where[0]} port {where[1]}: {reason(error)}")
+
+
+def sockets_at(family: int, address: Any, n_slots: int, backlog: int, reuse_port: bool) -> list[Listener]:
+    """One socket, or one for each slot; with port 0 on the same free port. OSError, and then there is none."""
+    host, port, *rest = address
+    if n_slots and not reuse_port:  # with SO_REUSEPORT a second server would go unnoticed: ask without it first
+        probe = tcp_socket(family, address, backlog=None)
+        port = probe.getsockname()[1]
+        probe.close()
     listeners: list[Listener] = []
-    slots: list[int | None] = [*range(n_slots)] or [None]
     try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            if n_slots and is_alone:  # with SO_REUSEPORT a second server would go unnoticed: ask without it first
-                probe = tcp_socket(family, (address[0], port, *address[2:]), backlog=None)
-                address = (address[0], probe.getsockname()[1], *address[2:])
-                probe.close()
-            for slot in slots:
-                address = (address[0], port, *address[2:]) if port else address
-                sock = tcp_socket(family, address, backlog=backlog, is_shared=n_slots > 0)
-                listeners.append(Listener(sock, is_own=True, slot=slot))
-                port = listeners[-1].port
-    except OSError as error:
+        for slot in [*range(n_slots)] or [None]:
+            sock = tcp_socket(family, (host, port, *rest), backlog=backlog, is_shared=n_slots > 0 or reuse_port)
+            listeners.append(Listener(sock, is_own=True, slot=slot))
+            port = listeners[-1].port
+    except OSError:
         for listener in listeners:
             listener.close()
-        raise UsageError(f"cannot listen on {address[0]} port {port}: {os.strerror(error.errno or 0)}") from None
+        raise
     return listeners
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, in words; not every OSError has a number."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 def tcp_socket(family: int, address: Any, *, backlog: int | None, is_shared: bool = False) -> socket.socket:
@@ -186,34 +246,60 @@ def set_inherited_options(sock: socket.socket) -> None:
 
 def unix_socket(path: str, backlog: int, mode: int | None) -> socket.socket:
     """A socket file that nobody listens on any more is replaced; one in use, or another kind of file, is not."""
+    n_bytes = len(os.fsencode(path))
+    if n_bytes > MAX_UNIX_PATH or "\0" in path:
+        raise UsageError(f"uds {path!r}: must be at most {MAX_UNIX_PATH} bytes without NUL, and has {n_bytes}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if os.path.exists(path) and sock.connect_ex(path) != 0:
-            if not stat.S_ISSOCK(os.stat(path).st_mode):
-                raise UsageError(f"uds {path!r}: is there already and is no socket")
+        if is_abandoned(path):
             os.unlink(path)
-        sock.close()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(path)
         if mode is not None:
             os.chmod(path, mode)  # before it listens, so that nobody gets in by other permissions
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise UsageError(f"cannot listen on unix socket {path!r}: {os.strerror(error.errno or 0)}") from None
+        raise UsageError(f"cannot listen on unix socket {path!r}: {reason(error)}") from None
+    except UsageError:
+        sock.close()
+        raise
     return sock
 
 
-def inherited_socket(fd: int) -> socket.socket:
-    """A descriptor that listens already, of systemd or another parent. UsageError when it is anything else."""
+def is_abandoned(path: str) -> bool:
+    """Whether a socket file is there and nobody listens on it. UsageError for another kind of file. Does not wait for
+    a holder that accepts nobody: its full queue is an answer, too."""
+    if not os.path.exists(path):
+        return False
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise UsageError(f"uds {path!r}: is there already and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def check_inherited(fds: Iterable[int]) -> None:
+    """UsageError when one of the descriptors is not open, or no stream socket that listens. Changes nothing."""
+    for fd in fds:
+        try:
+            is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"fd {fd}: {reason(error) if isinstance(error, OSError) else error}") from None
+        if not is_socket or not is_listening(fd):
+            raise UsageError(f"fd {fd}: is not a listening stream socket")
+
+
+def is_listening(fd: int) -> bool:
+    sock = socket.socket(fileno=fd)
     try:
-        sock = socket.socket(fileno=fd)
-    except OSError as error:
-        raise UsageError(f"fd {fd}: {os.strerror(error.errno or 0)}") from None
-    is_stream = sock.type == socket.SOCK_STREAM
-    if not is_stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
         sock.detach()
-        raise UsageError(f"fd {fd}: is not a listening stream socket")
+
+
+def inherited_socket(fd: int) -> socket.socket:
+    """A descriptor that listens already, of systemd or another parent, and was checked."""
+    sock = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         set_inherited_options(sock)
@@ -240,7 +326,11 @@ def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError) as error:  # a sandbox forbids it, or the system has another limit
+        logger.warning("the limit of descriptors stays at %d instead of %d: %s", soft, allowed, error)
+        allowed = soft
     if allowed < needed:
         logger.warning(
             "max_connections=%d needs %d descriptors, and this process may have %d (ulimit -n): idle connections will "

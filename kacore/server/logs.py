@@ -187,7 +187,8 @@ def configure(path: str) -> None:
     try:
         if path.endswith((".json", ".toml")):
             with open(path, "rb") as file:
-                logging.config.dictConfig((json.load if path.endswith(".json") else tomllib.load)(file))
+                settings = (json.load if path.endswith(".json") else tomllib.load)(file)
+            logging.config.dictConfig({"disable_existing_loggers": False, **settings})
         elif path.endswith((".yaml", ".yml")):
             raise UsageError(f"log_config={path!r}: YAML is not read; write it as .json or .toml")
         else:
@@ -197,6 +198,31 @@ def configure(path: str) -> None:
             raise
         why = getattr(error, "strerror", None) or f"{error.__cause__ or error}".partition("\n")[0]
         raise UsageError(f"log_config={path!r}: {why}") from None
+
+
+def reopen_files() -> int:
+    """Open the files of all handlers again by their names, after logrotate has moved them. Return: how many. One that
+    cannot be opened stays what it is, and that is logged."""
+    n = 0
+    for handler in {handler for logger in all_loggers() for handler in logger.handlers}:
+        if not isinstance(handler, logging.FileHandler) or handler.stream is None:
+            continue
+        handler.acquire()
+        try:
+            before, handler.mode = handler.stream, "a"  # not "w": it may be the same file, which nobody moved
+            handler.stream = handler._open()
+            before.close()
+            n += 1
+        except OSError as error:
+            logging.getLogger("kacore.error").error("the log file stays the one it was: %s", error)
+        finally:
+            handler.release()
+    return n
+
+
+def all_loggers() -> list[logging.Logger]:
+    known = logging.root.manager.loggerDict.values()
+    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
 
 
 class LineHandler(logging.StreamHandler[TextIO]):

@@ -24,7 +24,7 @@ from kacore._core import ConnectionTable
 from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
-from kacore.server import logs
+from kacore.server import logs, signals
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
@@ -82,6 +82,7 @@ class Server:
     uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
     backlog:   connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn).
     uds_mode:  permissions of unix sockets, as 0o660; None: by the umask.
+    reuse_port: another server of this user may listen on the same port (SO_REUSEPORT), if it says so, too.
     bind:      any number of "HOST:PORT", "[HOST]:PORT" and "unix:PATH", in place of host and port; fds: descriptors
                of sockets that listen already, to go with it. Such sockets, and `sockets`, may be other processes' too.
     interface: "asgi", "wsgi", "handler", or "auto": told apart by the arguments that app takes.
@@ -125,6 +126,7 @@ class Server:
         headers: Iterable[tuple[str, str]] = (),
         backlog: int = BACKLOG,
         uds_mode: int | None = None,
+        reuse_port: bool = False,
         tls: TLS | ssl.SSLContext | None = None,
         worker: Worker | None = None,
         access_log: str = "off",
@@ -164,7 +166,7 @@ class Server:
             self._field_lines = _core.field_lines(headers)
         except ValueError as error:
             raise UsageError(f"headers: {error}") from None
-        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode}
+        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode, "reuse_port": reuse_port}
         self.access_log, self.proxy_protocol = access_log, proxy_protocol
         self.trusted = trusted_networks(forwarded_allow_ips)
         if proxy_protocol and not self.trusted:
@@ -322,6 +324,13 @@ class Server:
         else:
             self._listeners = open_listeners(self._addresses(), self._fds, **self._listening)
 
+    def close(self) -> None:
+        """Give up the sockets of bind(), which the end of serving does, too. More than once: no harm."""
+        for listener in self._listeners:
+            if self.worker is None:
+                listener.refuse()
+            listener.close()
+
     def _addresses(self) -> list[str]:
         if self.uds is not None:
             return [*self._bind, f"unix:{self.uds}"]
@@ -345,11 +354,11 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
-        signals = self._handle_signals(loop) if handle_signals else []
+        handled = self._handle_signals(loop) if handle_signals else []
         application = None
         try:
             if self._admin is not None:
-                await self._admin.start(is_shared=self.worker is not None)
+                await self._admin.start(is_shared=self.worker is not None or self._listening["reuse_port"])
             if not await self._start_lifespan(lifespan):
                 return
             self.bind()
@@ -378,7 +387,7 @@ class Server:
             await self._end_lifespan(lifespan)
             if self._admin is not None:
                 await self._admin.stop()
-            for number in signals:
+            for number in handled:
                 loop.remove_signal_handler(number)
 
     def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
@@ -466,13 +475,17 @@ class Server:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
         if threading.current_thread() is not threading.main_thread():
             return []
+        others = signals.handle(loop, self.logger)
         if self.worker is not None:
-            return self.worker.handle_signals(loop)
+            return [*self.worker.attach(self, loop), *others]
+        if not signals.is_caught(signal.SIGQUIT):
+            loop.add_signal_handler(signal.SIGQUIT, lambda: self.shutdown(now=True))
+            others.append(signal.SIGQUIT)
         loop.add_signal_handler(signal.SIGTERM, self.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
         # Without certificates there is nothing to read again, and a terminal that goes away must cost no request.
         loop.add_signal_handler(signal.SIGHUP, self.shutdown if self.tls is None else self.reload_certificates)
-        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *others]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.is_quiet:
@@ -543,10 +556,7 @@ class Server:
             self._runner = None
         elif application is not None:
             application.stop()
-        for listener in self._listeners:
-            if self.worker is None:
-                listener.refuse()
-            listener.close()
+        self.close()
 
     async def _start_lifespan(self, lifespan: Lifespan) -> bool:
         """Whether the application is up. Not when we are told to end before: a start-up is not waited for."""
@@ -589,9 +599,9 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, *, is_shared: bool) -> None:
-        """Listen and serve. is_shared: each of several worker processes does. UsageError."""
+        """Listen and serve. is_shared: other processes do, too. UsageError."""
         where = f"[{self.host}]:{self.port}"
-        listener = open_listeners([where], n_slots=1 if is_shared else 0, is_alone=not is_shared)[0]
+        listener = open_listeners([where], reuse_port=is_shared)[0]
         self.port = listener.port
         self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="", io=self._io)
         self._server.is_quiet = True

@@ -8,8 +8,8 @@ once for each slot, unix or inherited, are watched by all workers, and a newcome
 
 Parent and worker talk over a socket pair, a word or two a message. To the worker: "watch I" and "unwatch I" (a
 listener), "leave" (a successor serves: drain), "hurry" (the same, with 0.2 s of grace), "stop" (nobody comes after us),
-"interrupt" (the same, with 0.2 s of grace), "now". To the parent: "serving", "retire" (give me a successor), "closed" (my
-listeners), "beat". An end of file is the death of the other.
+"interrupt" (the same, with 0.2 s of grace), "now", "reopen" (the log files). To the parent: "serving", "retire" (give me
+a successor), "closed" (my listeners), "beat". An end of file is the death of the other.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from kacore import _core
 from kacore._version import __version__
 from kacore.policy import Policy, PolicyError
+from kacore.server import signals
 from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
 from kacore.server.loading import UsageError
 from kacore.server.reload import LOOK_EVERY, Watcher
@@ -37,7 +38,7 @@ from kacore.server.systemd import Notifier
 if TYPE_CHECKING:
     from kacore.server.server import Server
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, *signals.IGNORED)
 # Exit statuses of workers, and of a parent whose first workers failed: as for any mistake of a user; as for a crash.
 MISTAKE, CRASH = 2, 3
 # A worker that lived shorter is replaced later each time, in seconds.
@@ -45,6 +46,8 @@ SETTLED_AFTER = 10.0
 BACKOFF_FIRST, BACKOFF_MOST = 0.25, 30.0
 # Beyond the drain's own timeout before a worker is killed, in seconds: for the application's shutdown.
 KILL_AFTER_DRAIN, KILL_AFTER_NOW = 10.0, 1.0
+# One that is told to end while it starts: it has no connection, and may stand still in the application.
+KILL_STARTING = 2.0
 # How often a worker looks whether it has served its number of requests, in seconds.
 COUNT_EVERY = 0.1
 # Shared memory for counters, of which each process has one: there can be one that drains beside one that serves.
@@ -64,6 +67,7 @@ class Worker:
         self._beat = supervisor.beat
         self._max_requests = supervisor.draw_max_requests()
         self._server: Server | None = None
+        self._is_serving = False
 
     def watches(self, listener: Listener) -> bool:
         return listener.slot is None or listener.slot == self.slot
@@ -80,14 +84,23 @@ class Worker:
 
     # -- called by the server ------------------------------------------------------------------------------
 
-    def handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        """The parent decides when we end. SIGTERM to a worker alone asks for a successor first."""
-        loop.add_signal_handler(signal.SIGTERM, self._say, "retire")
-        return [signal.SIGTERM]
-
-    def serving(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(self, server: Server, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
+        """Listen to the parent, who decides when we end, also while the application starts. Return: signals handled."""
         self._server = server
         loop.add_reader(self._channel.fileno(), self._listen, loop)
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        return [signal.SIGTERM]
+
+    def _on_sigterm(self) -> None:
+        """To a worker alone it asks for a successor first; the parent sends it to one that has not yet started."""
+        assert self._server is not None
+        if self._is_serving:
+            self._say("retire")
+        else:
+            self._server.shutdown(now=True)
+
+    def serving(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_serving = True
         self._say("serving")
         if self._max_requests:
             self._count(loop, server.table.stats()["requests"] + self._max_requests)
@@ -124,6 +137,8 @@ class Worker:
             server.listen(self.listeners[int(rest)])
         elif word == "unwatch":
             server.unlisten(self.listeners[int(rest)])
+        elif word == "reopen":
+            signals.reopen(server.logger)
         elif word == "now":
             server.shutdown(now=True)
         elif not server.is_ending:  # leave, hurry, stop, interrupt; a second shutdown() would mean "now"
@@ -186,7 +201,7 @@ class Supervisor:
     """The parent of `n_workers` workers, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
 
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
-    bind, fds, backlog, uds_mode: see open_listeners. scheme: "https" when the workers speak TLS.
+    bind, fds, backlog, uds_mode, reuse_port: see open_listeners. scheme: "https" when the workers speak TLS.
     policy:       as the parent knows it, for the drain's timeout and what is said at the start.
     max_requests: a worker is replaced after so many requests, give or take a tenth: not all at once. 0: never.
     reload_dirs:  replace the workers whenever a source below one of these changes, or a file named as reload_include.
@@ -202,6 +217,7 @@ class Supervisor:
         fds: Iterable[int] = (),
         backlog: int = BACKLOG,
         uds_mode: int | None = None,
+        reuse_port: bool = False,
         scheme: str = "http",
         policy: Policy,
         max_requests: int = 0,
@@ -212,11 +228,14 @@ class Supervisor:
             raise UsageError(f"workers={n_workers}: must be between 1 and 512")
         if max_requests < 0:
             raise UsageError(f"max_requests_per_worker={max_requests}: must not be negative")
+        self._pid = os.getpid()
         self.make_server, self.n_workers, self.policy = make_server, n_workers, policy
         self.max_requests = max_requests
         self.scheme = scheme
         self.logger = logging.getLogger("kacore.error")
-        self.listeners = open_listeners(bind, fds, n_slots=n_workers, backlog=backlog, uds_mode=uds_mode)
+        self.listeners = open_listeners(
+            bind, fds, n_slots=n_workers, backlog=backlog, uds_mode=uds_mode, reuse_port=reuse_port
+        )
         self.notifier = Notifier()
         self.beat = (self.notifier.watchdog or 0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
@@ -231,6 +250,7 @@ class Supervisor:
         self._status = 0
         self._watcher = Watcher(reload_dirs, reload_include) if reload_dirs else None
         self._next_look = self._next_ping = 0.0
+        self._told: set[int] = set()  # signals that are ignored, and that was said
 
     def page(self, number: int) -> mmap.mmap:
         return self._pages[number]
@@ -262,7 +282,7 @@ class Supervisor:
             wakeup_end.close()
             process = born.process
         else:
-            self._close_listeners()
+            self.close()
             return self._status
         return self._work(process)
 
@@ -289,7 +309,7 @@ class Supervisor:
         self._kill_overdue(time.monotonic())
         self._look_after(time.monotonic())
         if self._stopping and all(process.has_closed for process in self._processes if process.state != "starting"):
-            self._close_listeners()  # newcomers are refused at once now, instead of asking again
+            self.close()  # newcomers are refused at once now, instead of asking again
 
     def _milliseconds_to_wait(self, now: float) -> int:
         times = [slot.start_at for slot in self._slots] + [process.kill_at for process in self._processes]
@@ -330,10 +350,11 @@ class Supervisor:
     def _work(self, process: Process) -> int:
         """The child: all of its life. The parent's ends are closed, or nobody would notice the parent's death."""
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGCHLD, *signals.IGNORED, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal they come to all; the parent says what to do
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # of a terminal they come to all; we are told
             signal.signal(number, signal.SIG_IGN)
+        signals.survive()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for other in [*self._processes, process]:
             other.channel.close()
@@ -421,6 +442,17 @@ class Supervisor:
                 process.channel.close()
                 _core.settle_counters(self.page(process.page), "error")
                 self._on_end(process, os.waitstatus_to_exitcode(status))
+        if os.getpid() == 1:
+            self._bury_orphans()
+
+    def _bury_orphans(self) -> None:
+        """The first process of a container inherits those whose parents are gone, and nobody else can wait for them."""
+        ours = {process.pid for process in self._processes}
+        try:
+            while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid not in ours:
+                os.waitpid(found.si_pid, 0)
+        except ChildProcessError:
+            pass  # nobody is left
 
     def _on_end(self, process: Process, status: int) -> None:
         slot, now = self._slots[process.slot], time.monotonic()
@@ -499,6 +531,14 @@ class Supervisor:
         if number in (signal.SIGTERM, signal.SIGINT):
             is_first = not self._stopping
             self._stop(("stop" if number == signal.SIGTERM else "interrupt") if is_first else "now")
+        elif number == signal.SIGQUIT:
+            self._stop("now")
+        elif number == signal.SIGUSR1:
+            signals.reopen(self.logger)
+            for process in self._processes:
+                process.say("reopen")
+        elif number in signals.IGNORED:
+            signals.ignore(number, self._told, self.logger)
         elif number == signal.SIGHUP and not self._stopping:
             self.logger.info("SIGHUP: the workers are replaced one after the other")
             self._roll()
@@ -515,8 +555,13 @@ class Supervisor:
         for process in self._processes:
             process.kill_at = time.monotonic() + (KILL_AFTER_NOW if word == "now" else drain)
             process.say(word)
-            if process.state == "starting":
-                os.kill(process.pid, signal.SIGTERM)  # it has no connection yet
+            if process.state in ("starting", "outdated"):
+                self._end_starting(process)
+
+    def _end_starting(self, process: Process) -> None:
+        """It has no connection yet, and perhaps no ear for us."""
+        process.kill_at = min(process.kill_at, time.monotonic() + KILL_STARTING)
+        os.kill(process.pid, signal.SIGTERM)
 
     def _look_after(self, now: float) -> None:
         if self.beat and now >= self._next_ping:
@@ -531,10 +576,13 @@ class Supervisor:
                 for process in self._processes:  # what is starting may have read the file before
                     if process.state == "starting":
                         process.state = "outdated"
-                        os.kill(process.pid, signal.SIGTERM)
+                        self._end_starting(process)
                 self._roll()
 
-    def _close_listeners(self) -> None:
+    def close(self) -> None:
+        """Give up the listening sockets, which the end of run() does, too; not in a worker, who has them from us."""
+        if os.getpid() != self._pid:
+            return
         for listener in self.listeners:
             listener.refuse()
             listener.close()

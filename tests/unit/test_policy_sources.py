@@ -168,25 +168,64 @@ def test_switches_of_the_build_are_no_policy():
     assert command.policy_from(parse_args(), more, variables=("KACORE_WORKERS",)).policy == Policy()
 
 
+FROM_ELSEWHERE = {
+    "KACORE_SERVICE_HOST": "10.0.0.1",
+    "KACORE_SERVICE_PORT": "8000",
+    "KACORE_SERVICE_PORT_HTTP": "8000",
+    "KACORE_PORT": "tcp://10.0.0.1:8000",
+    "KACORE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "KACORE_PORT_8000_TCP_PROTO": "tcp",
+    "KACORE_PORT_8000_TCP_PORT": "8000",
+    "KACORE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "KACORE_API_2_SERVICE_HOST": "10.0.0.2",
+    "KACORE_API_2_SERVICE_PORT_KEEP_ALIVE": "80",
+    "KACORE_API_2_PORT": "udp://10.0.0.2:53",
+    "KACORE_API_2_PORT_53_UDP_ADDR": "10.0.0.2",
+    "KACORE_MAX_CONNECTIONS_SERVICE_HOST": "10.0.0.3",
+    "KACORE_NAME": "/web/kacore",
+    "KACORE_ENV_PATH": "/usr/bin",
+    "KACORE_WEB_1_ENV_lang": "C",
+    "KACORE_PORT_8000_TCP_START": "tcp://172.17.0.2:8000",
+    "KACORE_PORT_8000_TCP_PORT_END": "8009",
+}
+
+
+@pytest.mark.parametrize("name", FROM_ELSEWHERE)
+def test_what_kubernetes_and_docker_say_of_a_service_called_kacore_is_passed_over(caplog, name):
+    environ = {name: FROM_ELSEWHERE[name], "KACORE_KEEP_ALIVE_TIMEOUT": "7"}
+    assert policy_from(environ=environ).policy == Policy(keep_alive_timeout=7)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
-    ("environ", "message"),
+    ("name", "text", "message"),
     [
-        (
-            {"KACORE_KEEPALIVE": "1"},
-            "environment: unknown name 'KACORE_KEEPALIVE'; did you mean 'KACORE_KEEP_ALIVE'?",
-        ),
-        ({"KACORE_keep_alive": "1"}, "unknown name 'KACORE_keep_alive'"),
-        ({"KACORE_": "1"}, "unknown name 'KACORE_'"),
-        (
-            {"KACORE_KEEP_ALIVE_TIMEOUT": "soon"},
-            "environment variable KACORE_KEEP_ALIVE_TIMEOUT: keep_alive_timeout='soon': must be",
-        ),
-        ({"KACORE_KEEP_ALIVE": ""}, "keep_alive='': must be True or False"),
+        ("KACORE_KEEPALIVE", "1", "unknown name 'KACORE_KEEPALIVE'; did you mean 'KACORE_KEEP_ALIVE'?; it is ignored"),
+        ("KACORE_keep_alive", "1", "unknown name 'KACORE_keep_alive'"),
+        ("KACORE_", "1", "unknown name 'KACORE_'"),
+        ("KACORE_PORT", "8000", "unknown name 'KACORE_PORT'"),
+        ("KACORE_NAME", "x", "unknown name 'KACORE_NAME'"),
+        ("KACORE_HOST", "::", "unknown name 'KACORE_HOST'"),
     ],
 )
-def test_what_is_wrong_in_the_environment_names_the_variable(environ, message):
+def test_an_unknown_variable_is_told_once_with_the_nearest_name(monkeypatch, caplog, name, text, message):
+    monkeypatch.setattr("kacore.policy.sources._told", set())
+    for _ in range(2):
+        assert policy_from(environ={name: text}).policy == Policy()
+    assert caplog.text.count(f"environment: {message}") == 1
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_variable_is_as_good_as_none(caplog, text):
+    environ = {"KACORE_KEEP_ALIVE": text, "KACORE_MAX_CONNECTIONS": text, "KACORE_NONSENSE": text}
+    assert policy_from(environ=environ).policy == Policy()
+    assert caplog.text == ""
+
+
+def test_a_wrong_value_in_the_environment_names_the_variable():
     with pytest.raises(PolicyError) as raised:
-        policy_from(environ=environ)
+        policy_from(environ={"KACORE_KEEP_ALIVE_TIMEOUT": "soon"})
+    message = "environment variable KACORE_KEEP_ALIVE_TIMEOUT: keep_alive_timeout='soon': must be"
     assert message in str(raised.value)
 
 
