@@ -491,9 +491,10 @@ cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date"
                                        b"transfer-encoding", b"upgrade"))
 
 
-def field_lines(headers):
+def field_lines(headers, *, bint has_server=False):
     """bytes: field lines for set_fields of Engine and Transports, of pairs (name, value) of str or bytes; 8 KiB at most.
 
+    has_server: Server may be among them, also twice; for a driver whose server_name is "".
     Raises ValueError for a field that may not be one, or that is the server's own to write."""
     cdef ka_reply reply
     cdef char *at
@@ -502,7 +503,7 @@ def field_lines(headers):
     at = PyBytes_AS_STRING(lines)
     for name, value in plain:
         text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
-        if name.lower() in OWN_FIELDS:
+        if name.lower() in OWN_FIELDS and not (has_server and name.lower() == b"server"):
             raise ValueError(f"{text!r}: this field is the server's own")
         if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
             raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")

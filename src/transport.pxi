@@ -42,7 +42,7 @@ cdef class TransportProtocol:
     cdef size_t handed                 # bytes that the transport has and could not send yet; counted in talk.unsent
     cdef object client, server         # (host, port), None until asked for; False = there is none
     cdef dict described                # its TLS, when that is the loop's; None until asked for
-    cdef tuple taker                   # who takes the connection over when this turn ends, and the head: see hand_over
+    cdef object taker                  # who takes the connection over when this turn ends: see hand_over
     cdef bytes early                   # what came before it had a place, or of a PROXY header that is not whole
     cdef ka_peer who
     cdef int listener
@@ -567,13 +567,15 @@ cdef class TransportProtocol:
                 pass  # the loop is about to tell that the client is gone
 
     cdef int hand_over(self) except -1:
-        """Somebody else's from now on: what has come of the connection, from the request's head on, goes with it."""
+        """Somebody else's from now on, with what has come behind the request's head. Nobody is told of a FIN twice: who has
+        said everything already has no use for an upgrade."""
         cdef ka_talk *talk = self.talk
-        taker, head = self.taker
-        self.taker = None
+        taker, self.taker = self.taker, None
         if talk == NULL or self.conn == 0:
             return 0
-        head += PyBytes_FromStringAndSize(talk.window, <Py_ssize_t>talk.window_len)
+        if talk.is_eof:
+            return self.end(KA_CAUSE_CLIENT)
+        rest = PyBytes_FromStringAndSize(talk.window, <Py_ssize_t>talk.window_len)
         ka_talk_sent(talk, self.handed)
         while talk.unsent:
             piece = next_piece_of(talk.out)
@@ -581,7 +583,10 @@ cdef class TransportProtocol:
             ka_talk_sent(talk, <size_t>len(piece))
         self.forget(KA_CAUSE_UPGRADED)
         ka_talk_free(talk)
-        taker(self.transport, head)
+        if self.is_read_paused:
+            self.is_read_paused = False
+            self.transport.resume_reading()
+        taker(self.transport, rest)
         return 0
 
 

@@ -14,31 +14,41 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.config import Config
-from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+import uvicorn.logging
+from uvicorn.protocols import utils
 
 from kacore import _core
 from kacore._core import ConnectionTable, Head
 from kacore._limits import limits_of
+from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
 from kacore.server.loading import UsageError
 from kacore.server.logs import closed_log
 from kacore.server.races import RaceLog
-from kacore.server.server import trusted_networks
+from kacore.server.server import LAST_CALL, trusted_networks
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
 
 __all__ = ["Protocol", "configure"]
 
-TESTED = ("0.51", "0.52", "0.53", "0.54")
-
-if ".".join(uvicorn.__version__.split(".")[:2]) not in TESTED:
-    raise ImportError(
-        f"kacore.embed.uvicorn is tested with uvicorn {', '.join(TESTED)}, and this is {uvicorn.__version__}:"
-        f" install one of those (pip install kacore[uvicorn])"
-    )
+OF_CONFIG = "asgi_version date_header encoded_headers forwarded_allow_ips is_ssl load loaded loaded_app proxy_headers"
+TRIED = Tried(
+    "uvicorn",
+    oldest="0.30",
+    newest="0.54",
+    needed=(
+        *(f"uvicorn.config:Config.{name}" for name in (*OF_CONFIG.split(), "root_path", "ws_protocol_class")),
+        *(f"uvicorn.server:ServerState.{name}" for name in ("connections", "tasks", "total_requests")),
+        *(f"uvicorn.protocols.utils:get_{name}" for name in ("client_addr", "path_with_query_string", "remote_addr")),
+        "uvicorn.logging:TRACE_LOG_LEVEL",
+    ),
+)
+TRIED.at_import(uvicorn.__version__)
 
 # uvicorn's flag: its default there, and the field of the policy that it means.
 FLAGS = {
@@ -52,6 +62,8 @@ WORDS = {
     "was cancelled": "Exception in ASGI application\n",
     "returned without completing its response": "ASGI callable returned without completing response.",
 }
+
+SERVER_NAME_MAX = 117  # bytes; see Transports
 
 logger = logging.getLogger("uvicorn.error")
 access_logger = logging.getLogger("uvicorn.access")
@@ -142,6 +154,7 @@ class Host(_core.Transports):
     app_state: dict[str, Any]
     policy: Policy
     given_loop: Any
+    is_traced: bool
     probing: asyncio.Task[Any] | None
 
     def __new__(cls, config: Config, server_state: Any, app_state: dict[str, Any], loop: Any) -> Host:
@@ -151,7 +164,8 @@ class Host(_core.Transports):
         if is_bare:
             loop = BareLoop(loop)
         policies = policy_for(config)
-        names = [value for name, value in config.encoded_headers if name == b"server"]
+        name = server_name_of(config)
+        is_fresh = getattr(config, "reset_contextvars", False)
         application = _core.HostedAsgiApplication(
             logged(config.loaded_app),
             loop,
@@ -161,6 +175,7 @@ class Host(_core.Transports):
             scheme="https" if config.is_ssl else "http",
             tasks=server_state.tasks,
             is_bare=is_bare,
+            is_fresh=is_fresh,
             upgrade=upgrade,
             scope={"asgi": {"version": config.asgi_version, "spec_version": "2.4"}},
         )
@@ -171,18 +186,19 @@ class Host(_core.Transports):
             loop,
             limits=limits_of(policies),
             max_buffer_bytes=policies.default.max_buffer_bytes,
-            server_name=names[0].decode("latin-1") if names else "",
+            server_name=name.decode("latin-1"),
             on_closed=closed_log(logger),
             on_race=RaceLog(policies.default, logger),
         )
         self.set_classes(policies)
         if config.proxy_headers:
             self.trust(proxies_of(config), fields=False)  # uvicorn's own middleware reads what they say
-        self.set_fields(lines_of(config), date=config.date_header)
+        self.set_fields(lines_of(config, has_name=bool(name)), date=config.date_header)
         self.config, self.server_state, self.app_state = config, server_state, app_state
         self.policy, self.given_loop = policies.default, given_loop
+        self.is_traced = logger.isEnabledFor(uvicorn.logging.TRACE_LOG_LEVEL)
         self.probing = None
-        if not is_bare and not getattr(config, "reset_contextvars", False):
+        if not (is_bare or is_fresh):
             self.probing = loop.create_task(application.runner.probe())
         return self
 
@@ -199,6 +215,26 @@ class Host(_core.Transports):
         if not self.table.is_draining:
             policy = self.policy
             self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
+            self.settled()
+
+    def settled(self) -> None:
+        """A connection is over. In a server that ends, those that only wait for their clients' own ends go with the last:
+        uvicorn waits for all, and since Python 3.12 asyncio's servers do, too."""
+        if self.table.is_draining and len(self.table) == self.table.stats()["phases"]["linger"]:
+            self.given_loop.call_later(LAST_CALL, self.part)
+
+    def part(self) -> None:
+        """From clients that have had their answers, and a moment to read them."""
+        if len(self.table) == self.table.stats()["phases"]["linger"]:
+            for protocol in list(self.server_state.connections):
+                if isinstance(protocol, Protocol) and protocol.transport is not None:
+                    getattr(protocol.transport, "abort", protocol.transport.close)()
+
+    def trace(self, transport: Any, what: str) -> None:
+        """In uvicorn's words, for --log-level trace."""
+        client = utils.get_remote_addr(transport)
+        prefix = f"{client[0]}:{client[1]} - " if client else ""
+        logger.log(uvicorn.logging.TRACE_LOG_LEVEL, "%s%s", prefix, what)
 
 
 class Protocol(_core.TransportProtocol, asyncio.BufferedProtocol):
@@ -226,19 +262,32 @@ class Protocol(_core.TransportProtocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         """As of asyncio.Protocol."""
         super().connection_made(transport)
-        if self.conn:
-            self.transports.server_state.connections.add(self)
+        host = self.transports
+        host.server_state.connections.add(self)
+        if host.is_traced:
+            host.trace(transport, "HTTP connection made")
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """As of asyncio.Protocol."""
+        host = self.transports
+        if host.is_traced:
+            host.trace(self.transport, "HTTP connection lost")
+        super().connection_lost(error)
+        host.server_state.connections.discard(self)
 
     def closed(self, cause: str) -> int:
         """It has left the table."""
+        host = self.transports
         if cause == "bad_request":
             logger.warning("Invalid HTTP request received.")
-        self.transports.server_state.connections.discard(self)
+        elif cause == "upgraded":
+            host.server_state.connections.discard(self)
+        host.settled()
         return 0
 
     def lingers(self) -> int:
-        """It waits for the client's own end, and nobody needs to wait for that."""
-        self.transports.server_state.connections.discard(self)
+        """It waits for the client's own end."""
+        self.transports.settled()
         return 0
 
     def shutdown(self) -> None:
@@ -259,16 +308,26 @@ def upgrade(protocol: Protocol, head: Head) -> Callable[[Any, bytes], None] | No
             )
         return None
 
-    def take(transport: Any, data: bytes) -> None:
+    def take(transport: Any, rest: bytes) -> None:
         host = protocol.transports
+        if host.is_traced:
+            host.trace(transport, "Upgrading to WebSocket")
         if hasattr(transport, "set_write_buffer_limits"):
             transport.set_write_buffer_limits()
         taker = protocol.ws_protocol_class(config=config, server_state=host.server_state, app_state=host.app_state)
         taker.connection_made(transport)
-        taker.data_received(data)
         transport.set_protocol(taker)
+        taker.data_received(handshake_of(head) + rest)
 
     return take
+
+
+def handshake_of(head: Head) -> bytes:
+    """A handshake as uvicorn's own classes write it for its websockets, which look for names in lower case."""
+    lines = [f"{head.method} ".encode(), head.target, b" HTTP/1.1\r\n"]
+    for name, value in head.headers:
+        lines += (name, b": ", value, b"\r\n")
+    return b"".join([*lines, b"\r\n"])
 
 
 def proxies_of(config: Config) -> list[str]:
@@ -284,14 +343,20 @@ def proxies_of(config: Config) -> list[str]:
     return networks
 
 
-def lines_of(config: Config) -> bytes:
+def server_name_of(config: Config) -> bytes:
+    """What is told in Server unless the application says something else; b"" if that takes lines_of()."""
+    names = [value for name, value in config.encoded_headers if name == b"server"]
+    return names[0] if len(names) == 1 and len(names[0]) <= SERVER_NAME_MAX else b""
+
+
+def lines_of(config: Config, has_name: bool) -> bytes:
     """What --header adds to every response. Fields that the framing needs are kacore's to write."""
     lines = b""
     for name, value in config.encoded_headers:
-        if name == b"server":
-            continue  # the first is the server's name
+        if name == b"server" and has_name:
+            continue
         try:
-            lines += _core.field_lines([(name, value)])
+            lines += _core.field_lines([(name, value)], has_server=True)
         except ValueError as error:
             logger.warning("left out of responses: %s", error)
     return lines
@@ -308,9 +373,9 @@ def logged(app: Any) -> Any:
             if message["type"] == "http.response.start":
                 access_logger.info(
                     '%s - "%s %s HTTP/%s" %d',
-                    get_client_addr(scope),  # type: ignore[arg-type]
+                    utils.get_client_addr(scope),  # type: ignore[arg-type]
                     scope["method"],
-                    get_path_with_query_string(scope),  # type: ignore[arg-type]
+                    utils.get_path_with_query_string(scope),  # type: ignore[arg-type]
                     scope["http_version"],
                     message["status"],
                 )
