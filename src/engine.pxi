@@ -243,6 +243,10 @@ cdef class Engine(Driver):
         ka_engine_attend(self.engine)
         return self.application.leave()
 
+    cdef int push(self, ka_talk *talk) except -1:
+        ka_engine_push(self.engine, talk)
+        return 0
+
     def attend_now(self):
         """Send what responses in progress have produced."""
         self.is_attending = False

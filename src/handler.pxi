@@ -176,6 +176,7 @@ cdef class HandlerExchange(CollectedExchange):
                 return self.write(b"", False)
             if piece:
                 self.write(content_of(piece), True)
+                self.push()
         return 0
 
     cdef int news(self, ka_news news) except -1:

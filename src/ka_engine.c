@@ -465,6 +465,14 @@ void ka_engine_attend(ka_engine *e)
         arm(e);
 }
 
+void ka_engine_push(ka_engine *e, ka_talk *talk)
+{
+    ka_sock *s = ka_sock_of(e, talk->conn);
+    (void)ka_engine_now(e);
+    if (s && s->talk == talk)
+        ka_turn_push(&moves, e, s, talk);
+}
+
 /* --- expiry --- */
 
 /* Set the timer only when something is due earlier than it will fire: a timer that fires too early finds nothing due

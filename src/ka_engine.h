@@ -84,6 +84,9 @@ int ka_engine_step(ka_engine *e);
 /* Give a turn to the talks that were noted outside a step (a response made by a task of the host's loop). */
 void ka_engine_attend(ka_engine *e);
 
+/* Send what is pending of this one now: see ka_turn_push. Within a step, and between two. */
+void ka_engine_push(ka_engine *e, ka_talk *talk);
+
 void ka_engine_wake(ka_engine *e);  /* from any thread: a step soon, with on_wake */
 
 void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause);

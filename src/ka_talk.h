@@ -32,6 +32,7 @@ enum {
     KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */
     KA_OUT_LOW = 16 * 1024,    /* ... and below which it may go on */
     KA_COPY_MAX = 8 * 1024,    /* content up to this size is copied behind the head, so that both leave in one piece */
+    KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: an application that goes on and on lets others have one, too */
     KA_DRAIN_MAX = 64 * 1024   /* an unread request body of this size at most is read and thrown away, to keep the connection */
 };
 
@@ -72,6 +73,7 @@ struct ka_talk {
     ka_fault fault;
     int64_t max_body;       /* content of the request, by its class */
     int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
+    uint32_t n_pushed;      /* bytes that left by ka_turn_push since the last turn began */
     uint32_t checked;       /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
     uint32_t head_bytes;    /* of the request being answered */
     uint16_t head_flags;    /* KA_HEAD_* of it */
@@ -94,6 +96,7 @@ struct ka_talk {
     uint8_t is_driven;      /* the driver is inside its turn for this talk */
     uint8_t awaits_empty;   /* a held application may go on when nothing is unsent, and not before */
     uint8_t is_noted;       /* the driver's: on the list of those to attend to */
+    uint8_t broken;         /* 1 + the ka_cause to end for, which a push has found: the turn does it */
 };
 
 /* For ka_talk_head_end: how long is the content? */
@@ -171,6 +174,21 @@ static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk-
 static inline int ka_talk_end_would_lie(const ka_talk *talk)
 {
     return talk->ends_by_close && (talk->is_cut || talk->unsent || (talk->has_exchange && !talk->has_response));
+}
+
+/* May a held application go on? */
+static inline int ka_talk_is_low(const ka_talk *talk)
+{
+    return talk->unsent <= (talk->awaits_empty ? 0 : (size_t)KA_OUT_LOW);
+}
+
+/* Must the application wait before it gives more? It is told by KA_NEWS_LOW then, unless the connection ends. */
+static inline int ka_talk_holds(ka_talk *talk)
+{
+    if (ka_likely(talk->unsent <= KA_OUT_HIGH && talk->n_pushed < KA_PUSH_MAX))
+        return 0;
+    talk->is_held = 1;
+    return 1;
 }
 
 static inline int ka_talk_is_started(const ka_talk *talk) { return talk->reply.is_started; }

@@ -82,7 +82,7 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
     ka_cause cause;
     if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
         return cause;
-    if (talk->is_held && talk->unsent <= (talk->awaits_empty ? 0 : (size_t)KA_OUT_LOW)) {
+    if (talk->is_held && ka_talk_is_low(talk)) {
         talk->is_held = 0;
         if (talk->has_exchange)
             moves->on_news(port, talk, KA_NEWS_LOW);
@@ -90,10 +90,40 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
     return KA_N_CAUSES;
 }
 
+/* Send what is pending, from inside the application's code, while it makes more: no client waits for what the application
+ * has given. A turn of this talk may be on the stack, so nothing ends here and no news is given: what is found is left to
+ * the turn that is on, or for which the talk is noted. A held application is told first that it may go on. */
+static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
+{
+    size_t before = talk->unsent;
+    if (before == 0 || talk->is_held || talk->broken)
+        return;
+    ka_cause cause = moves->flush(port, peer, talk);
+    size_t n = talk->n_pushed + (before - talk->unsent);
+    if (cause != KA_N_CAUSES) {
+        talk->broken = (uint8_t)(1 + cause);
+        talk->is_held = 1;
+        n = KA_PUSH_MAX;
+    }
+    talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : KA_PUSH_MAX;
+}
+
+/* A new turn. An application that waits since it pushed so much may go on: the others have had theirs. */
+static inline void ka_turn_pushed(const ka_moves *moves, void *port, ka_talk *talk)
+{
+    int waits = talk->is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
+    talk->n_pushed = 0;
+    if (waits && ka_talk_is_low(talk)) {
+        talk->is_held = 0;
+        if (talk->has_exchange)
+            moves->on_news(port, talk, KA_NEWS_LOW);
+    }
+}
+
 /* Send what is pending. Return whether the connection still stands. */
 static inline int ka_turn_flush(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
 {
-    ka_cause cause = moves->flush(port, peer, talk);
+    ka_cause cause = ka_unlikely(talk->broken) ? (ka_cause)(talk->broken - 1) : moves->flush(port, peer, talk);
     if (ka_likely(cause == KA_N_CAUSES))
         return 1;
     moves->end(port, peer, talk, cause);
@@ -136,6 +166,8 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
     do {
         turned = KA_TURN_ON;
         talk->is_driven = 1;
+        if (ka_unlikely(talk->n_pushed))
+            ka_turn_pushed(moves, port, talk);
         while (turned == KA_TURN_ON) {
             switch (ka_talk_next(talk, now, &head)) {
             case KA_TALK_REQUEST:
@@ -158,8 +190,9 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
         if (turned == KA_TURN_ENDED || !ka_turn_flush(moves, port, peer, talk))
             return;
         talk->is_driven = 0;
-        if (talk->unsent && moves->can_send(port, peer))
-            moves->again(port, peer, talk); /* written when the application was told to go on: no event will tell */
+        /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
+        if ((talk->unsent && moves->can_send(port, peer)) || ka_unlikely(talk->is_held && talk->n_pushed >= KA_PUSH_MAX))
+            moves->again(port, peer, talk);
         /* Once more when the application, told that it may go on, completed its response (the next request may wait),
          * and when all that is left to do is to close. */
     } while ((talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||

@@ -57,6 +57,10 @@ cdef class Port:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
         raise NotImplementedError
 
+    cdef int push(self, ka_talk *talk) except -1:
+        """Send what is pending of this one now, whatever else goes on. Nothing ends, and no news is given."""
+        raise NotImplementedError
+
     cdef int64_t now(self) noexcept:
         return 0
 
@@ -309,12 +313,17 @@ cdef class Exchange:
         self.port.attend(more)
         return 0
 
+    cdef int push(self) except -1:
+        """Offer what was written to the kernel now, before control goes back to the application's code: it may take its
+        time over the next piece. Before is_held(), if that is asked."""
+        if self.talk != NULL:
+            self.port.push(self.talk)
+        return 0
+
     cdef bint is_held(self) noexcept:
-        """The client takes more slowly than the application writes: wait for KA_NEWS_LOW."""
-        if self.talk == NULL or self.talk.unsent <= KA_OUT_HIGH:
-            return False
-        self.talk.is_held = 1
-        return True
+        """The client takes more slowly than the application writes, or the others are to have their turn: wait for
+        KA_NEWS_LOW."""
+        return self.talk != NULL and ka_talk_holds(self.talk)
 
     cdef int refuse(self, unsigned status, const char *text) except -1:
         """Answer in the application's place and close; or cut off a response that has begun."""

@@ -276,6 +276,11 @@ cdef class Transports(Driver):
         self.enter()
         return self.leave()
 
+    cdef int push(self, ka_talk *talk) except -1:
+        cdef TransportProtocol one = self.protocol_of(talk)
+        ka_turn_push(&transport_moves, <void *>self, <void *>one, talk)
+        return 0
+
     def wake(self):
         """Have the application's threads heard soon. May be called from any thread."""
         self.loop.call_soon_threadsafe(self._woken)

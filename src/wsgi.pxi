@@ -241,7 +241,10 @@ cdef class WsgiExchange(CollectedExchange):
             self.is_headed = True
         if isinstance(piece, OpenFile):
             return self.write_file(piece)
-        return self.write(piece, not is_last)
+        self.write(piece, not is_last)
+        if not is_last and self.app.threads == 0:
+            self.push()  # PEP 3333: before the application is asked for the next one
+        return 0
 
     cdef int pump(self) except -1:
         """Send what the thread has produced."""

@@ -245,6 +245,104 @@ static void a_send_without_memory_is_tried_again(int error)
     go(&s, &c);
 }
 
+/* --- bytes pushed from inside the application --- */
+
+static client *reader;     /* whose server is at work */
+static size_t  n_heard;    /* what it has had while the application was still at it */
+static unsigned n_rounds;  /* how often that was told to go on */
+
+static void hear_now(void)
+{
+    char heard[4096];
+    for (ssize_t n; (n = recv(reader->fd, heard, sizeof heard, 0)) > 0;) n_heard += (size_t)n;
+}
+
+static void asks_for(server *s, client *c, char kind, void (*acts)(exchange *x))
+{
+    no_faults(1);
+    server_open(s, &ka_capacity_default, NULL, 1 << 20);
+    s->acts = acts;
+    *c = (client){.fd = -1, .piece = 100};
+    if (!client_connect(c, s)) abort();
+    ask(c, kind, 1, &s->random);
+    EXPECT(send(c->fd, c->text, c->n_text, MSG_NOSIGNAL) == (ssize_t)c->n_text);
+    reader = c;
+    n_heard = n_rounds = 0;
+}
+
+static void gives_a_piece_and_looks(exchange *x)
+{
+    EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
+    hear_now();
+    EXPECT(n_heard == 0); /* the head waits for what follows it */
+    EXPECT(ka_talk_content(x->talk, "first", 5, 1, NULL) == KA_OK);
+    uint64_t sends = ka_engine_stats(x->server->engine)->sends;
+    ka_engine_push(x->server->engine, x->talk);
+    EXPECT(ka_engine_stats(x->server->engine)->sends == sends + 1);
+    hear_now();
+    EXPECT(n_heard > 5 && x->talk->unsent == 0 && !ka_talk_holds(x->talk));
+    ka_engine_push(x->server->engine, x->talk); /* nothing is pending */
+    EXPECT(ka_talk_content(x->talk, "last", 4, 0, NULL) == KA_OK);
+}
+
+static void what_is_pushed_is_there_before_the_application_goes_on(void)
+{
+    server s;
+    client c;
+    asks_for(&s, &c, 'z', gives_a_piece_and_looks);
+    for (int i = 0; i < 4; i++) step(&s);
+    size_t before = n_heard;
+    hear_now();
+    EXPECT(before > 5 && n_heard > before + 4 && s.n_exchanges == 0);
+    go(&s, &c);
+}
+
+static void gives_to_nobody(exchange *x)
+{
+    close(reader->fd);
+    reader->fd = -1;
+    EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
+    for (int i = 0; i < 3; i++) {
+        EXPECT(ka_talk_content(x->talk, "piece", 5, 1, NULL) == KA_OK);
+        ka_engine_push(x->server->engine, x->talk);
+        EXPECT(x->server->n_exchanges == 1 && ka_talk_holds(x->talk)); /* still there: the turn ends it */
+    }
+}
+
+static void a_push_that_finds_the_client_gone_leaves_the_end_to_the_turn(void)
+{
+    server s;
+    client c;
+    asks_for(&s, &c, 'z', gives_to_nobody);
+    for (int i = 0; i < 4; i++) step(&s);
+    EXPECT(s.n_exchanges == 0 && s.counters.closed[KA_CAUSE_ERROR] == 1);
+    go(&s, &c);
+}
+
+static void gives_for_ever(exchange *x)
+{
+    if (n_rounds++ == 0) EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
+    for (unsigned n = 0; !ka_talk_holds(x->talk); n++) {
+        if (n > 2 * KA_PUSH_MAX / 4096) abort();
+        EXPECT(ka_talk_content(x->talk, pattern, 4096, 1, NULL) == KA_OK);
+        ka_engine_push(x->server->engine, x->talk);
+        hear_now(); /* as fast as it is given */
+    }
+}
+
+static void who_pushes_for_ever_leaves_the_others_their_turn(void)
+{
+    server s;
+    client c, other = {.fd = -1, .piece = 100, .stays = 1};
+    asks_for(&s, &c, 'z', gives_for_ever);
+    if (!client_connect(&other, &s)) abort();
+    ask(&other, 'a', 7, &s.random);
+    EXPECT(is_answered_within(&s, &other, 50));
+    EXPECT(n_rounds > 1 && n_heard > (n_rounds - 1) * (size_t)KA_PUSH_MAX);
+    client_leave(&other);
+    go(&s, &c);
+}
+
 int main(void)
 {
     const char *seeds = getenv("ENGINE_SEEDS"), *scene = getenv("ENGINE_SCENE");
@@ -259,5 +357,8 @@ int main(void)
     a_newcomer_that_cannot_be_watched_is_told_so();
     a_send_without_memory_is_tried_again(ENOBUFS);
     a_send_without_memory_is_tried_again(ENOMEM);
+    what_is_pushed_is_there_before_the_application_goes_on();
+    a_push_that_finds_the_client_gone_leaves_the_end_to_the_turn();
+    who_pushes_for_ever_leaves_the_others_their_turn();
     return CHECKS_DONE;
 }

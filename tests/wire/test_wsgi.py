@@ -400,3 +400,46 @@ def test_what_takes_any_arguments_and_is_not_async_is_told_to_be_wsgi(start, cli
     running = start(wsgiref.validate.validator(app))
     assert running.server.interface == "wsgi"
     assert client(running).get().status == 200
+
+
+def test_a_piece_is_with_the_client_before_the_application_is_asked_for_the_next(wsgi, client):
+    clients, heard = [], []
+
+    def app(environ, start_response):
+        write = start_response("200 OK", [])
+        c = clients[0]
+        write(b"written")
+        heard.append(c.until(b"written\r\n"))
+        for piece in (b"first", b"second"):
+            yield piece
+            heard.append(c.until(piece + b"\r\n"))
+
+    running = wsgi(app)
+    clients.append(client(running))
+    clients[0].send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: len(heard) == 3)
+    assert clients[0].take(5) == b"0\r\n\r\n"
+
+
+def test_an_application_that_gives_for_ever_leaves_others_their_turn(start, client):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/":
+            return [b"ok"]
+        return iter(lambda: b"x" * 4096, None)
+
+    running = start(app, interface="wsgi", threads=0)
+    endless = client(running).send("GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+    is_enough = threading.Event()
+
+    def read_on():
+        while not is_enough.is_set():
+            endless.sock.recv(1 << 20)
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    for _ in range(3):
+        assert client(running).get("/").body == b"ok"
+    is_enough.set()
+    reader.join()
+    endless.reset()
