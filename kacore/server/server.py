@@ -100,6 +100,7 @@ class Server:
     admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
     admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
     ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate: of websockets, see WebSocketOptions.
+    pathsend:  ASGI only: offer http.response.pathsend; middleware that does not know it breaks responses that use it.
     io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
     Raises UsageError (a ValueError) for arguments that cannot be served.
     """
@@ -136,6 +137,7 @@ class Server:
         ws_ping_interval: float = WebSocketOptions.ping_interval,
         ws_ping_timeout: float = WebSocketOptions.ping_timeout,
         ws_per_message_deflate: bool = WebSocketOptions.per_message_deflate,
+        pathsend: bool = False,
         io: str = "auto",
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
@@ -177,6 +179,7 @@ class Server:
         self.interface: Interface = detect_interface(app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
         self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
+        self.pathsend = pathsend
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
         self.worker = worker
@@ -411,10 +414,11 @@ class Server:
                 self.app,
                 loop,
                 self.logger,
-                state=lifespan.state or None,
+                state=lifespan.state,
                 root_path=self.root_path,
                 scheme=self.scheme,
                 websocket=self._websocket(loop),
+                pathsend=self.pathsend,
             )
         if self.interface == "handler":
             return _core.HandlerApplication(self.app, loop, self.logger, scheme=self.scheme)

@@ -35,7 +35,7 @@ def test_the_scope_says_what_was_asked(start, client):
     c.get("/a%20b/%C3%BC?x=%20&y", "X-One: 1", "x-One: 2", "Cookie: a=b", version="1.0")
     scope = scopes[0]
     assert scope["asgi"]["version"] == "3.0"
-    assert scope["asgi"]["spec_version"] >= "2.4"
+    assert scope["asgi"]["spec_version"] == "2.3"  # frameworks listen for the disconnect below 2.4
     assert (scope["http_version"], scope["method"], scope["scheme"]) == ("1.0", "GET", "http")
     assert (scope["path"], scope["raw_path"]) == ("/mounted/a b/ü", b"/a%20b/%C3%BC")
     assert (scope["query_string"], scope["root_path"]) == (b"x=%20&y", "/mounted")
@@ -196,19 +196,22 @@ def test_fin_inside_the_content_is_a_disconnect(start, client):
     assert [event.get("body") for event in events] == [b"four", None]
 
 
-def test_a_reset_is_a_disconnect_and_sending_raises_os_error(start, client):
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_reset_is_a_disconnect_and_what_is_sent_then_goes_nowhere_in_silence(start, client, waits):
     events = []
 
     @http_only
     async def app(scope, receive, send):
         await receive()
-        events.append((await receive())["type"])
-        for _ in range(2):
-            try:
-                await answer(send)
-            except OSError as error:
-                events.append(type(error).__name__)
-            break
+        listening = asyncio.create_task(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not listening.done():  # with nothing else to wait for, it would be alone in the loop
+            if waits:
+                await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": b"" if waits else b"x" * 100, "more_body": True})
+        events.append((await listening)["type"])
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        events.append("end")
 
     running = start(app)
     c = client(running)
@@ -216,7 +219,7 @@ def test_a_reset_is_a_disconnect_and_sending_raises_os_error(start, client):
     wait_until(lambda: running.phase_count("busy") == 1)
     c.reset()
     wait_until(lambda: len(events) == 2)
-    assert events == ["http.disconnect", "ClientGone"]
+    assert events == ["http.disconnect", "end"]
 
 
 def test_cancelling_one_receive_leaves_another_waiting(start, client):
