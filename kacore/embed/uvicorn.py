@@ -11,6 +11,7 @@ uvicorn's defaults: a 5 that the user wrote and the default 5 look alike.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 from collections.abc import Callable
@@ -161,7 +162,7 @@ class Host(_core.Transports):
             tasks=server_state.tasks,
             is_bare=is_bare,
             upgrade=upgrade,
-            scope={"asgi": {"version": config.asgi_version, "spec_version": "2.4"}},
+            scope={"asgi": {"version": config.asgi_version, "spec_version": "2.3"}},
         )
         self = super().__new__(
             cls,
@@ -173,6 +174,7 @@ class Host(_core.Transports):
             server_name=names[0].decode("latin-1") if names else "",
             on_closed=closed_log(logger),
             on_race=RaceLog(policies.default, logger),
+            context=contextvars.Context() if getattr(config, "reset_contextvars", False) else None,
         )
         self.set_classes(policies)
         if config.proxy_headers:
@@ -181,7 +183,7 @@ class Host(_core.Transports):
         self.config, self.server_state, self.app_state = config, server_state, app_state
         self.policy, self.given_loop = policies.default, given_loop
         self.probing = None
-        if not is_bare and not getattr(config, "reset_contextvars", False):
+        if not is_bare:
             self.probing = loop.create_task(application.runner.probe())
         return self
 
