@@ -5,9 +5,6 @@ FIN alone is not the client's end: who has closed only his own side gets his ans
 import os
 import re
 import signal
-import socket
-import sys
-import time
 from pathlib import Path
 
 import pytest
