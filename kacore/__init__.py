@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from kacore.server import TLS as TLS
     from kacore.server import Server as Server
     from kacore.server import UsageError as UsageError
+    from kacore.server import run as run
+    from kacore.server import serving as serving
 
 __all__ = [
     "TLS",
@@ -52,6 +54,8 @@ __all__ = [
     "get_include",
     "parse_head",
     "parse_parts",
+    "run",
+    "serving",
     "strip_connection_fields",
 ]
 
@@ -68,7 +72,7 @@ def get_include() -> str:
 
 def __getattr__(name: str) -> Any:
     """Server is imported when it is asked for: who embeds the parser or the table need not load asyncio."""
-    if name in ("TLS", "Server", "UsageError"):
+    if name in ("TLS", "Server", "UsageError", "run", "serving"):
         from kacore import server
 
         return getattr(server, name)

@@ -1,6 +1,7 @@
 """The compiled core. Every public name of kacore._core is declared here, and `make types` compares."""
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context
 from logging import Logger
 from socket import socket
 from typing import Any, Literal, Self, TypeVar, final, overload
@@ -291,6 +292,7 @@ class AsgiApplication(Application):
         root_path: str = "",
         scheme: str = "http",
         websocket: Callable[[Any, dict[str, Any], Tunnel], bool] | None = None,
+        pathsend: bool = False,
     ) -> None: ...
 
 # wsgi.pxi
@@ -515,6 +517,7 @@ class Transports:
         access_log: Callable[[AccessEntry], object] | None = None,
         on_closed: Callable[[tuple[str, int] | None, str, str, int], object] | None = None,
         on_race: Callable[[bytes | None, str], object] | None = None,
+        context: Context | None = None,
     ) -> Self: ...
     def add_listener(self, name: tuple[str, int | None], tls: Any = None) -> int: ...
     def set_fields(self, lines: bytes, *, date: bool = True) -> None: ...

@@ -119,6 +119,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=4, help="WSGI: requests at once; 0 = no threads (default: 4)")
     parser.add_argument("--lifespan", choices=("auto", "on", "off"), default="auto", help="ASGI lifespan")
     parser.add_argument("--root-path", default="", help="what a proxy in front strips from paths")
+    parser.add_argument(
+        "--pathsend",
+        action="store_true",
+        help="ASGI: let applications have files sent by the kernel; not with middleware that compresses",
+    )
     add_response_arguments(parser)
     add_log_arguments(parser)
     parser.add_argument(
@@ -377,6 +382,7 @@ def make_server(args: argparse.Namespace, **where: Any) -> Server:
         threads=args.threads,
         lifespan=args.lifespan,
         root_path=args.root_path,
+        pathsend=args.pathsend,
         server_name=args.server_name,
         io=args.io,
         date_header=args.date_header,

@@ -1,5 +1,10 @@
-# ASGI 3, http scope: https://asgi.readthedocs.io/en/latest/specs/www.html (spec_version 2.4).
+# ASGI 3, http scope: https://asgi.readthedocs.io/en/latest/specs/www.html (spec_version 2.3).
 # Knows a talk and its port, never an engine or a socket.
+#
+# When is a client gone? A reset, or output that cannot be sent, says so: receive() gives http.disconnect, and what is sent
+# from then on goes nowhere, in silence. FIN alone says only that no further request comes: who closes the whole socket
+# sends the same FIN as who waits for the answer with his own side closed (`nc -N`). So a client that sent FIN counts as
+# there for as long as it is given something, and as gone when it has been given nothing for FIN_QUIET_NS.
 
 
 @cython.final
@@ -70,6 +75,17 @@ cdef PyObject *ready_next(PyObject *self) noexcept:
 (<PyTypeObject *>Ready).tp_iternext = ready_next
 
 
+cdef class Pause:
+    """An awaitable that lets the others in the loop have their turn."""
+
+    def __await__(self):
+        yield
+
+
+async def pause():
+    await Pause()
+
+
 cdef inline Ready ready(object value):
     cdef Ready done = Ready.__new__(Ready)
     done.value = value
@@ -77,10 +93,14 @@ cdef inline Ready ready(object value):
 
 
 cdef Ready SENT = ready(None)
+cdef int64_t FIN_QUIET_NS = 500 * 1000000
 cdef str TYPE = "type"   # the object that every literal of this word is
 # Copied for each use, which costs less than to build them.
 cdef dict DISCONNECT = {"type": "http.disconnect"}
 cdef dict NO_CONTENT = {"type": "http.request", "body": b"", "more_body": False}
+# To a websocket that is closed send() raises OSError, which 2.4 asks for; to an HTTP client that is gone it does not, and
+# says 2.3, below which frameworks listen for http.disconnect while they send.
+cdef dict WEBSOCKET_VERSION = {"version": "3.0", "spec_version": "2.4"}
 
 
 cdef class AsgiExchange(Exchange):
@@ -93,7 +113,11 @@ cdef class AsgiExchange(Exchange):
     cdef bint is_asked        # receive() has given the end of the content
     cdef bint is_begun        # http.response.start was seen
     cdef bint is_done         # the response is complete
-    cdef bint is_gone         # the client is gone
+    cdef bint is_gone         # the client is gone, or the server answered in the application's place
+    cdef bint is_told         # receive() said http.disconnect, of a response that is not complete
+    cdef int64_t quiet_ns     # since when a client that sent FIN has been given nothing; 0: nobody has asked
+    cdef uint32_t n_unheard   # messages since it is gone
+    cdef object timer         # to look whether that is long enough
     cdef bint takes_trailers  # the extension was offered
     cdef bint owes_trailers   # http.response.start promised trailers: they end the response
     cdef bint is_trailing     # ... and are all that is missing
@@ -111,33 +135,57 @@ cdef class AsgiExchange(Exchange):
         if self.talk == NULL or self.is_done:
             return DISCONNECT.copy()
         if self.is_asked:
-            return DISCONNECT.copy() if self.talk.sees_fin else None
+            return self.disconnect() if self.talk.sees_fin and self.is_quiet() else None
         if ka_talk_body_is_over(self.talk):
             self.is_asked = True
             return NO_CONTENT.copy()
         try:
             content = self.read()
         except ClientGone:
-            return DISCONNECT.copy()
+            return self.disconnect()
         if content is None:
             return None
         self.is_asked = self.is_read()
         return {"type": "http.request", "body": content, "more_body": not self.is_asked}
 
+    cdef object disconnect(self):
+        self.is_told = True
+        return DISCONNECT.copy()
+
+    cdef bint is_quiet(self) noexcept:
+        """Whether a client that sent FIN has been given nothing for so long that it counts as gone."""
+        cdef int64_t now = self.port.now()
+        if self.quiet_ns == 0 or self.talk.unsent:
+            self.quiet_ns = now
+        return now - self.quiet_ns >= FIN_QUIET_NS
+
     async def receive_later(self):
         while True:
             waiter = self.app.loop.create_future()
             self.readers = waiting(self.readers, waiter)
+            if self.quiet_ns and self.timer is None:
+                left = max(0.001, <double>(self.quiet_ns + FIN_QUIET_NS - self.port.now()) / 1e9)
+                self.timer = self.app.loop.call_later(left, self.look_again)
             await waiter
             message = self.next_message()
             if message is not None:
                 return message
+
+    def look_again(self):
+        """The timer has come."""
+        self.timer = None
+        wake(self.readers)
 
     # -- send -------------------------------------------------------------------------------------------
 
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
         cdef object kind = type_of(message)
+        if self.is_gone:
+            # Who sends in a loop is not to keep others from it. But seldom: one that is cancelled inside send() leaves its
+            # generator to the garbage collector.
+            self.n_unheard += 1
+            return pause() if self.n_unheard % 64 == 0 else SENT
         if is_word(kind, b"http.response.start", 19):
             if self.is_begun:
                 raise LocalError("http.response.start was sent already")
@@ -158,14 +206,10 @@ cdef class AsgiExchange(Exchange):
         return self.send_later() if not self.is_done and self.is_held() else SENT
 
     cdef int send_body(self, object body, bint more) except -1:
-        if self.is_done and self.talk == NULL:
-            if self.is_gone:
-                raise ClientGone("the client is gone")
+        if self.talk == NULL:
             raise LocalError("the response is complete already")
         if not self.is_begun:
             raise LocalError("http.response.body before http.response.start")
-        if self.talk == NULL:
-            raise ClientGone("the client is gone")
         if not isinstance(body, OpenFile):
             body = content_of(body)
         if self.owes_trailers:
@@ -181,8 +225,10 @@ cdef class AsgiExchange(Exchange):
         else:
             self.write(body, more)
         if self.is_done:
-            wake(self.readers)
-        return 0
+            return wake(self.readers)
+        if self.quiet_ns and len(body):
+            self.quiet_ns = self.port.now()
+        return self.push()
 
     cdef bint trailers_follow(self, object body, bint more) except *:
         """Whether something still comes behind this content: more of it, or the trailers."""
@@ -200,8 +246,6 @@ cdef class AsgiExchange(Exchange):
         if not self.is_trailing:
             raise LocalError('http.response.trailers ends a response whose start has "trailers": True, behind its content;'
                              ' offered as an extension to clients that say "TE: trailers"')
-        if self.talk == NULL:
-            raise ClientGone("the client is gone")
         if self.trailers is None:
             self.trailers = []
         self.trailers.extend(headers)
@@ -216,7 +260,8 @@ cdef class AsgiExchange(Exchange):
             raise LocalError("http.response.early_hint comes before http.response.start")
         if self.talk != NULL and self.talk.reply.minor == 0:
             return 0  # RFC 9110 15.2: nothing interim to HTTP/1.0; the extension was not offered
-        return self.write_interim(b"HTTP/1.1 103 Early Hints\r\n", [(b"link", link) for link in links])
+        self.write_interim(b"HTTP/1.1 103 Early Hints\r\n", [(b"link", link) for link in links])
+        return self.push()
 
     async def send_later(self):
         while self.is_held():
@@ -238,8 +283,8 @@ cdef class AsgiExchange(Exchange):
     cdef int lost(self) except -1:
         self.is_gone = not self.is_done
         self.is_done = True
-        wake(self.readers)
-        return wake(self.writers)
+        wake(self.writers)  # first: who is cancelled by a reader is better not found inside send()
+        return wake(self.readers)
 
     def finished(self, task):
         """The application's task is done, one way or another."""
@@ -248,12 +293,15 @@ cdef class AsgiExchange(Exchange):
         self.completed(CancelledError() if task.cancelled() else task.exception())
 
     cdef int completed(self, object error) except -1:
-        if error is not None:
-            if isinstance(error, CancelledError):
-                if self.talk != NULL:  # else the server itself cancelled it, and said why
-                    self.give_up("was cancelled", None)
-            elif not isinstance(error, ClientGone):
+        cdef bint is_cancelled = isinstance(error, CancelledError)
+        if error is not None and not is_cancelled:
+            if not isinstance(error, ClientGone):
                 self.give_up("failed", error)
+        elif self.is_told:  # it did as it was told
+            self.abandon()
+        elif is_cancelled:
+            if self.talk != NULL:  # else the server itself cancelled it, and said why
+                self.give_up("was cancelled", None)
         elif not self.is_done and self.talk != NULL:
             self.give_up("returned without completing its response", None)
         self.scope = None
@@ -344,9 +392,21 @@ cdef inline int wake(list waiters) except -1:
     return 0
 
 
+cdef bint is_coroutine_function(app) except *:
+    import inspect
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))
+
+
+async def call_in_task(app, scope, receive, send):
+    """For an application that does part of its work when it is called, before there is anything to await: that, too, has
+    the task and the context of its request."""
+    await app(scope, receive, send)
+
+
 cdef class AsgiApplication(Application):
     """app: an ASGI 3 application; state: the lifespan's state dict, copied for each request; websocket: called with
-    (app, scope, Tunnel) for an upgrade to websocket; false = answer it as HTTP."""
+    (app, scope, Tunnel) for an upgrade to websocket; false = answer it as HTTP; pathsend: offer the extension
+    http.response.pathsend."""
     cdef readonly object app, loop, state
     cdef object websocket
     cdef readonly Runner runner
@@ -355,7 +415,11 @@ cdef class AsgiApplication(Application):
     cdef dict template, extensions, extensions_tls, extensions_1_0
     cdef object server          # the listener that the template names
 
-    def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None):
+    def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None,
+                 pathsend=False):
+        if not is_coroutine_function(app):
+            from functools import partial
+            app = partial(call_in_task, app)
         self.app = app
         self.loop = loop
         self.logger = logger
@@ -366,7 +430,7 @@ cdef class AsgiApplication(Application):
         # Every key, in the order they are given: to fill in a copy costs less than to let a dict grow.
         self.template = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "scheme": scheme,
             "root_path": root_path,
@@ -381,8 +445,8 @@ cdef class AsgiApplication(Application):
         }
         if state is not None:
             self.template["state"] = None
-        self.extensions_1_0 = {"http.response.pathsend": {}}
-        self.extensions = {"http.response.pathsend": {}, "http.response.early_hint": {}}
+        self.extensions_1_0 = {"http.response.pathsend": {}} if pathsend else {}
+        self.extensions = {**self.extensions_1_0, "http.response.early_hint": {}}
         self.extensions_tls = {**self.extensions, "tls": None}
 
     cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
@@ -466,6 +530,7 @@ cdef class AsgiApplication(Application):
         asked = scope.copy()
         del asked["method"]
         asked["type"] = "websocket"
+        asked["asgi"] = WEBSOCKET_VERSION
         asked["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
         if self.websocket(self.app, asked, tunnel):
             return True

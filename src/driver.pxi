@@ -13,12 +13,20 @@ cdef class Driver(Port):
     cdef ka_trust *trusted       # the driver's
     cdef object policies         # the PolicySet whose rules are asked
     cdef object on_race, on_closed, on_notice
+    cdef object context          # the one it was made in, untouched by any request
     cdef list servers            # (host, port) or (path, None) of each listener
     cdef list tls                # TlsListener of listeners with TLS: the driver points to them
 
     def __cinit__(self, *args, **kwargs):
         self.servers = []
         self.tls = []
+        self.context = PyContext_CopyCurrent()
+
+    cdef object enter_context(self):
+        """Go on in a copy of `context`, whoever called; to be left by PyContext_Exit."""
+        entered = PyContext_Copy(self.context)
+        PyContext_Enter(entered)
+        return entered
 
     # -- what a driver knows --------------------------------------------------------------------------------
 

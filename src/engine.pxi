@@ -240,8 +240,7 @@ cdef class Engine(Driver):
                 self.is_attending = True
                 self.call_soon(self.attend_later)
             return 0
-        ka_engine_attend(self.engine)
-        return self.application.leave()
+        return self.attend_noted()
 
     cdef int push(self, ka_talk *talk) except -1:
         if self.engine == NULL:
@@ -253,8 +252,17 @@ cdef class Engine(Driver):
         """Send what responses in progress have produced."""
         self.is_attending = False
         if self.engine != NULL:
+            self.attend_noted()
+
+    cdef int attend_noted(self) except -1:
+        # Called from the task of one request, or soon after: what others get to do now is not to see its variables.
+        context = self.enter_context()
+        try:
             ka_engine_attend(self.engine)
             self.application.leave()
+        finally:
+            PyContext_Exit(context)
+        return 0
 
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine) if self.engine != NULL else 0

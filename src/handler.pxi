@@ -106,21 +106,36 @@ cdef class HandlerExchange(CollectedExchange):
     cdef Request request
     cdef object task
     cdef object rest       # iterator over what is still to be sent
+    cdef object context    # of a handler that is no coroutine function, and has none by its task
 
     cdef int complete(self) except -1:
         self.request._collector = self.collector
         try:
-            result = self.app.handle(self)
-            if hasattr(result, "__await__"):
-                self.task = self.app.runner.start(result if iscoroutine(result) else as_coroutine(result))
-                if self.task is not None:
-                    self.task.add_done_callback(self.finished)
-                    return 0
-                result = self.app.runner.take_value()
-            self.answer(result)
+            result = self.in_context() if self.app.needs_context else self.called()
+            if self.task is None:
+                self.answer(result)
         except BaseException as error:
             self.failed(error)
         return 0
+
+    cdef object called(self):
+        """What the handler returns. None while `task` runs it."""
+        result = self.app.handle(self)
+        if not hasattr(result, "__await__"):
+            return result
+        self.task = self.app.runner.start(result if iscoroutine(result) else as_coroutine(result))
+        if self.task is not None:
+            self.task.add_done_callback(self.finished)
+            return None
+        return self.app.runner.take_value()
+
+    cdef object in_context(self):
+        self.context = PyContext_CopyCurrent()
+        PyContext_Enter(self.context)
+        try:
+            return self.called()
+        finally:
+            PyContext_Exit(self.context)
 
     def finished(self, task):
         """The task of an async handler is done."""
@@ -174,6 +189,15 @@ cdef class HandlerExchange(CollectedExchange):
 
     cdef int advance(self) except -1:
         """Send what the iterable gives, while the client takes it."""
+        if self.context is None:
+            self.context = PyContext_CopyCurrent()
+        PyContext_Enter(self.context)
+        try:
+            return self.send_some()
+        finally:
+            PyContext_Exit(self.context)
+
+    cdef int send_some(self) except -1:
         cdef unsigned n = 0
         while self.rest is not None and not self.is_held():  # it is None when the client has gone
             if n == PIECES_A_TURN:
@@ -226,9 +250,11 @@ cdef class HandlerApplication(Application):
     cdef readonly object handler
     cdef readonly Runner runner
     cdef str scheme
+    cdef bint needs_context
 
     def __init__(self, handler, loop, logger, *, scheme="http"):
         self.handler = handler
+        self.needs_context = not is_coroutine_function(handler)
         self.scheme = scheme
         self.logger = logger
         self.runner = Runner(loop)

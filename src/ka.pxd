@@ -353,6 +353,7 @@ cdef extern from "ka_talk.h" nogil:
         uint16_t head_flags
         uint8_t cause
         uint8_t has_response
+        uint8_t is_last
         uint8_t awaits_empty
         uint8_t is_held
         uint8_t is_eof

@@ -363,6 +363,20 @@ cdef class Exchange:
         self.port.attend(False)
         return 0
 
+    cdef int abandon(self) except -1:
+        """The client is gone as far as the application is concerned: end without an answer, or in the middle of it."""
+        cdef ka_talk *talk = self.talk
+        if talk == NULL:
+            return 0
+        self.detach()
+        if not talk.is_last:
+            talk.is_last = 1
+            talk.cause = KA_CAUSE_CLIENT
+        ka_talk_done(talk)
+        self.ended(talk)
+        self.port.attend(False)
+        return 0
+
     cdef object reason(self, ka_talk *talk, int code):
         if code == KA_ENOMEM:
             return MemoryError("no buffer for the response: max_buffer_bytes is reached")

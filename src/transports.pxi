@@ -42,6 +42,7 @@ cdef class Transports(Driver):
     loop:        what has call_later(); call_soon(), time() and call_soon_threadsafe() are used if it has them.
                  Without time() the monotonic clock is read, and a timer that fires is taken to fire in time.
     limits, max_buffer_bytes, server_name, access_log, on_closed, on_race: as for Engine.
+    context:     contextvars.Context of which each request gets a copy. None: that of whoever makes this object.
     Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
     """
     cdef ka_service service
@@ -52,6 +53,7 @@ cdef class Transports(Driver):
     cdef int64_t look_ns             # when to look at them
     cdef readonly object loop
     cdef object clock, call_soon, timer
+    cdef object entered              # the context of this pass
     cdef object on_timer, on_round
     cdef PyObject **by_slot          # TransportProtocol by slot, a hold on each; NULL = none
     cdef uint32_t n_slots
@@ -65,8 +67,11 @@ cdef class Transports(Driver):
     cdef bint is_round_coming, trusts_timer, is_expiring, asks_class
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
-                  size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None, on_closed=None, on_race=None):
+                  size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None, on_closed=None, on_race=None,
+                  context=None):
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
+        if context is not None:
+            self.context = context
         self.serves = &self.service
         self.trusted = &self.proxies
         self.table = table
@@ -162,13 +167,19 @@ cdef class Transports(Driver):
 
     def _expire(self):
         """Carry out what is due, a bounded number; the rest in the next round of the loop."""
+        self.enter()
+        try:
+            self.is_expiring = False
+            self.expire()
+        finally:
+            self.leave()
+
+    cdef int expire(self) except -1:
         cdef TransportProtocol one
         cdef ka_handle conn
         cdef ka_cause cause
         cdef ka_action action
         cdef int n = 0
-        self.enter()
-        self.is_expiring = False
         self.attend_noted()  # what has been answered before we came to look at the time
         while n < TRANSPORT_EXPIRIES:
             action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
@@ -191,7 +202,7 @@ cdef class Transports(Driver):
                 one.end(cause)
         if self.unwatched and self.moment >= self.look_ns:
             self.look_at_unwatched()
-        self.leave()
+        return 0
 
     cdef int look_at_unwatched(self) except -1:
         """A transport that the loop does not read tells of nothing, neither of FIN nor of a reset. One system call for all,
@@ -235,9 +246,11 @@ cdef class Transports(Driver):
     # -- passes ------------------------------------------------------------------------------------------
 
     cdef int enter(self) except -1:
-        """Something happened; everything in this pass shares its moment."""
+        """Something happened; everything in this pass shares its moment, and a context that no request has: what the loop
+        is told to call later keeps the context in which it is told so."""
         if self.n_entered == 0:
             self.look_at_clock()
+            self.entered = self.enter_context()
         self.n_entered += 1
         return 0
 
@@ -248,6 +261,8 @@ cdef class Transports(Driver):
                 self.finish()
             finally:
                 self.n_entered = 0
+                context, self.entered = self.entered, None
+                PyContext_Exit(context)
         else:
             self.n_entered -= 1
         return self.raise_pending()
@@ -310,8 +325,10 @@ cdef class Transports(Driver):
         """In the loop's next round: whoever had more to do than a turn allows, and responses in progress."""
         self.is_round_coming = False
         self.enter()
-        self.take_turns()
-        self.leave()
+        try:
+            self.take_turns()
+        finally:
+            self.leave()
 
     cdef int attend(self, bint soon) except -1:
         if self.n_entered:
@@ -323,7 +340,11 @@ cdef class Transports(Driver):
 
     cdef int push(self, ka_talk *talk) except -1:
         cdef TransportProtocol one = self.protocol_of(talk)
-        ka_turn_push(&transport_moves, <void *>self, <void *>one, talk)
+        context = self.enter_context()  # in which the loop calls when the kernel takes more
+        try:
+            ka_turn_push(&transport_moves, <void *>self, <void *>one, talk)
+        finally:
+            PyContext_Exit(context)
         return 0
 
     def wake(self):
@@ -371,15 +392,18 @@ cdef class Transports(Driver):
     cdef int admit(self, TransportProtocol one) except -1:
         """A connection was made: into the table, for which another may have to go, or it waits."""
         self.enter()
-        self.look_who(one)
-        if self.waiting or not self.place(one):
-            if len(self.waiting) < MOST_WAITING and not ka_table_capacity(self.table.table).rejects_when_full:
-                one.is_waiting = True
-                one.transport.pause_reading()
-                self.waiting.append(one)
-            else:
-                self.turn_away(one, KA_CAUSE_REJECTED)
-        return self.leave()
+        try:
+            self.look_who(one)
+            if self.waiting or not self.place(one):
+                if len(self.waiting) < MOST_WAITING and not ka_table_capacity(self.table.table).rejects_when_full:
+                    one.is_waiting = True
+                    one.transport.pause_reading()
+                    self.waiting.append(one)
+                else:
+                    self.turn_away(one, KA_CAUSE_REJECTED)
+        finally:
+            self.leave()
+        return 0
 
     cdef int admit_waiting(self) except -1:
         """In the order they came, while there are places."""
@@ -530,8 +554,10 @@ cdef class Transports(Driver):
         exchange.ended(talk)
         exchange.detach()
         self.enter()
-        one.end(KA_CAUSE_UPGRADED)
-        self.leave()
+        try:
+            one.end(KA_CAUSE_UPGRADED)
+        finally:
+            self.leave()
         return given
 
     def set_fields(self, bytes lines not None, *, date=True):

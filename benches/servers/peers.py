@@ -102,8 +102,8 @@ def launched(package: str, interface: str, is_restless: bool = False) -> Peer:
 PEERS = {
     "nginx": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[]),
     "nginx-copying": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[], sendfile=False),
-    "kacore-asgi": kacore("asgi"),
-    "kacore-asgi-asyncio": kacore("asgi", "--loop", "asyncio"),
+    "kacore-asgi": kacore("asgi", "--pathsend"),
+    "kacore-asgi-asyncio": kacore("asgi", "--pathsend", "--loop", "asyncio"),
     "kacore-wsgi": kacore("wsgi", "--threads", "0"),
     "kacore-wsgi-1": kacore("wsgi", "--threads", "1"),
     "kacore-wsgi-4": kacore("wsgi", "--threads", "4"),

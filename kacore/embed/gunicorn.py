@@ -462,7 +462,7 @@ class ASGIWorker(Worker):
             self.hooked(self.wsgi),
             loop,
             self.log,
-            state=lifespan.state or None,
+            state=lifespan.state,
             root_path=self.cfg.root_path,
             scheme="https" if self.cfg.is_ssl else "http",
             websocket=self.websockets(loop),

@@ -11,6 +11,7 @@ uvicorn's defaults: a 5 that the user wrote and the default 5 look alike.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 from collections.abc import Callable
@@ -177,7 +178,7 @@ class Host(_core.Transports):
             is_bare=is_bare,
             is_fresh=is_fresh,
             upgrade=upgrade,
-            scope={"asgi": {"version": config.asgi_version, "spec_version": "2.4"}},
+            scope={"asgi": {"version": config.asgi_version, "spec_version": "2.3"}},
         )
         self = super().__new__(
             cls,
@@ -189,6 +190,7 @@ class Host(_core.Transports):
             server_name=name.decode("latin-1"),
             on_closed=closed_log(logger),
             on_race=RaceLog(policies.default, logger),
+            context=contextvars.Context() if getattr(config, "reset_contextvars", False) else None,
         )
         self.set_classes(policies)
         if config.proxy_headers:

@@ -5,7 +5,8 @@ signals, draining). It moves no byte and decides nothing about a connection: the
 """
 
 from kacore.server.loading import UsageError, detect_interface, load
+from kacore.server.running import run, serving
 from kacore.server.server import Server
 from kacore.server.tls import TLS
 
-__all__ = ["TLS", "Server", "UsageError", "detect_interface", "load"]
+__all__ = ["TLS", "Server", "UsageError", "detect_interface", "load", "run", "serving"]

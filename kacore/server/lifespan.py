@@ -1,7 +1,8 @@
 """The lifespan protocol of ASGI 3: https://asgi.readthedocs.io/en/latest/specs/lifespan.html
 
 One task runs the application's lifespan for as long as the server stands. An application that raises before it
-answered the start-up does not speak the protocol: with `auto` that is no error.
+answered the start-up does not speak the protocol: with `auto` that is no error. Whatever ends that task, at any moment,
+nobody waits for it in vain, and what went wrong is told once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 Mode = Literal["auto", "on", "off"]
+Message = MutableMapping[str, Any]
 # Seconds for the application to return once it has said that its shutdown is complete.
 RETURN_WITHIN = 0.1
 
@@ -32,30 +34,38 @@ class Lifespan:
         self.logger = logger
         self.state: dict[str, Any] = {}
         self._to_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-        self._answers: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        # What the application is in the middle of: "startup", "serving", "shutdown"; "over": nothing it says counts.
+        self._stage = "startup"
+        self._answer: asyncio.Future[Message | None] | None = None  # None: it ended without one
         self._error: BaseException | None = None
+        self._is_ours = False  # we cancelled it
 
     async def startup(self) -> None:
         """Raises LifespanError when the application failed to start, or must have the protocol and has not. Cancelled,
         it cancels the application, too."""
         if self.mode == "off":
             return
+        self._answer = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(), name="kacore-lifespan")
         try:
             answer = await self._ask("lifespan.startup")
         except asyncio.CancelledError:
-            self._task.cancel()
+            self._stage = "over"
+            self._cancel()
             await asyncio.wait([self._task], timeout=RETURN_WITHIN)
             raise
         if answer is None:
-            self._task = None
+            self._stage = "over"
             self._judge_silence()
         elif answer["type"] == "lifespan.startup.failed":
+            self._stage = "over"
             raise LifespanError(f"the application's start-up failed: {answer.get('message') or 'no reason given'}")
 
     def _judge_silence(self) -> None:
         """The application ended before it answered. One that was asked and then raised meant to have a lifespan."""
+        if isinstance(self._error, asyncio.CancelledError):
+            raise LifespanError("the application's start-up was cancelled") from self._error
         has_failed = self._error is not None and self._to_app.empty()
         if self.mode == "on" and has_failed:
             raise LifespanError(f"the application's start-up failed: {self._error!r}") from self._error
@@ -66,32 +76,64 @@ class Lifespan:
 
     async def shutdown(self) -> None:
         """Never raises: what the application says is logged."""
-        if self._task is None or self._task.done():
+        if self._task is None or self._task.done() or self._stage != "serving":
             return
-        answer = await self._ask("lifespan.shutdown")
-        if answer is None:
-            if self._error is not None:
-                self.logger.error("the application's shutdown failed", exc_info=self._error)
-        elif answer["type"] == "lifespan.shutdown.failed":
-            self.logger.error("the application's shutdown failed: %s", answer.get("message") or "no reason given")
-        # It has nothing left to do; one that goes on waiting for events does not hold up the end.
-        await asyncio.wait([self._task], timeout=RETURN_WITHIN)
-        self._task.cancel()
+        self._stage = "shutdown"
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await self._ask("lifespan.shutdown")
+            # It has nothing left to do; one that goes on waiting for events does not hold up the end.
+            await asyncio.wait([self._task], timeout=RETURN_WITHIN)
+        finally:
+            self._cancel()
 
-    async def _ask(self, event: str) -> MutableMapping[str, Any] | None:
+    def _cancel(self) -> None:
+        self._is_ours = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _ask(self, event: str) -> Message | None:
+        assert self._answer is not None
         self._to_app.put_nowait({"type": event})
-        return await self._answers.get()
+        return await self._answer
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self.app(scope, self._to_app.get, self._send)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._error = error
-        self._answers.put_nowait(None)
+        finally:  # also of what means to end the process
+            self._ended()
 
-    async def _send(self, message: MutableMapping[str, Any]) -> None:
+    def _ended(self) -> None:
+        error = None if self._is_ours else self._error
+        if error is not None and self._stage in ("serving", "shutdown"):
+            when = "while it was serving" if self._stage == "serving" else "in its shutdown"
+            what = "was cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
+            self.logger.error("the application's lifespan %s %s", what, when, exc_info=error)
+        self._resolve(None)
+
+    def _resolve(self, answer: Message | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+    async def _send(self, message: Message) -> None:
+        kind = message["type"]
         known = ("startup.complete", "startup.failed", "shutdown.complete", "shutdown.failed")
-        if message["type"] not in [f"lifespan.{word}" for word in known]:
-            raise ValueError(f"no lifespan message has the type {message['type']!r}")
-        self._answers.put_nowait(message)
+        if kind not in [f"lifespan.{word}" for word in known]:
+            raise ValueError(f"no lifespan message has the type {kind!r}")
+        if self._stage == "over":
+            return
+        if self._stage == "startup":
+            if kind.startswith("lifespan.shutdown"):
+                raise ValueError(f"{kind} before the start-up was answered")
+            self._stage = "serving" if kind == "lifespan.startup.complete" else "over"
+            self._resolve(message)
+        elif kind.startswith("lifespan.startup"):
+            raise ValueError(f"{kind}: the start-up was answered already")
+        else:  # perhaps on its own, without having been asked
+            if kind == "lifespan.shutdown.failed":
+                self._stage = "over"  # frameworks raise, too, what they have said here
+                self.logger.error("the application's shutdown failed: %s", message.get("message") or "no reason given")
+            self._resolve(message)

@@ -25,9 +25,10 @@ from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
 from kacore.server import logs, signals
+from kacore.server.calls import Calls
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
-from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface
+from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface, load
 from kacore.server.races import RaceLog
 from kacore.server.systemd import Notifier
 from kacore.server.tls import TLS, FixedTLS
@@ -76,7 +77,8 @@ class WebSocketOptions:
 class Server:
     """Serves one application until it is told to stop.
 
-    app:       ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async.
+    app:       ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async; or
+               where it is, "module:name".
     policy:    Policy or PolicySet; what connections may take. Default: Policy().
     host:      address to listen on; "" = all of IPv4 and IPv6. port: 0 = a free one, see `port` once started.
     uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
@@ -101,13 +103,15 @@ class Server:
     admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
     admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
     ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate: of websockets, see WebSocketOptions.
+    pathsend:  ASGI only: offer http.response.pathsend; middleware that does not know it breaks responses that use it.
     io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
-    Raises UsageError (a ValueError) for arguments that cannot be served.
+    Raises UsageError (a ValueError) for arguments that cannot be served. shutdown(), set_policy() and
+    reload_certificates() may be called from any thread, and from a signal handler; the rest is for the loop's thread.
     """
 
     def __init__(
         self,
-        app: Callable[..., Any],
+        app: Callable[..., Any] | str,
         *,
         policy: Policy | PolicySet | None = None,
         host: str = "127.0.0.1",
@@ -138,6 +142,7 @@ class Server:
         ws_ping_interval: float = WebSocketOptions.ping_interval,
         ws_ping_timeout: float = WebSocketOptions.ping_timeout,
         ws_per_message_deflate: bool = WebSocketOptions.per_message_deflate,
+        pathsend: bool = False,
         io: str = "auto",
     ) -> None:
         if interface != "auto" and interface not in INTERFACES:
@@ -175,10 +180,11 @@ class Server:
         self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
         if worker is not None and self.admin_port == 0:
             raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
-        self.app = app
-        self.interface: Interface = detect_interface(app) if interface == "auto" else interface
+        self.app: Callable[..., Any] = load(app) if isinstance(app, str) else app
+        self.interface: Interface = detect_interface(self.app) if interface == "auto" else interface
         self.host, self._port, self.uds = host, port, uds
         self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
+        self.pathsend = pathsend
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
         self.worker = worker
@@ -195,6 +201,8 @@ class Server:
         self._stop = asyncio.Event()
         self._is_hurried = False  # short grace for idle connections
         self._must_end = asyncio.Event()
+        self._calls = Calls()
+        self._is_ending = self._ends_now = False  # what the two events say, at once for every thread
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
 
@@ -225,6 +233,14 @@ class Server:
         return addresses(self._listeners, self.scheme)
 
     @property
+    def url(self) -> str:
+        """Where a client on this machine finds it, without a slash at the end: "http://127.0.0.1:8000"."""
+        found = next((address for address in self.addresses if not address.startswith("unix:")), None)
+        if found is None:
+            return self.addresses[0] if self.addresses else ""
+        return found.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
+
+    @property
     def scheme(self) -> str:
         """What URLs of this server begin with: "https" with TLS, else "http"."""
         return "http" if self.tls is None else "https"
@@ -232,12 +248,12 @@ class Server:
     @property
     def is_ending(self) -> bool:
         """Whether shutdown() was called."""
-        return self._stop.is_set()
+        return self._is_ending
 
     @property
     def is_ready(self) -> bool:
         """Whether new clients are welcome: connections are accepted, and no end is in sight."""
-        return self._engine is not None and not self._stop.is_set()
+        return self._engine is not None and not self._is_ending
 
     def stats(self) -> dict[str, Any]:
         """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
@@ -270,11 +286,19 @@ class Server:
 
     def set_policy(self, policy: Policy | PolicySet) -> None:
         """Another policy from now on, for open connections too. The parser's limits, max_buffer_bytes and
-        max_response_buffer stay."""
+        max_response_buffer stay.
+
+        From any thread; it is in force when this returns."""
+        if not isinstance(policy, Policy | PolicySet):
+            raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
+        self._calls.ask(lambda: self._set_policy(policy))
+
+    def _set_policy(self, policy: Policy | PolicySet) -> None:
         self.table.set_policy(policy)
         self._policy = policy
         if self._engine is not None:
             self._engine.set_classes(policy)
+            self._engine.wake()  # something may be due earlier now
 
     def _policy_with(self, **fields: Any) -> Policy | PolicySet:
         if isinstance(self._policy, Policy):
@@ -283,7 +307,7 @@ class Server:
 
     def reload_certificates(self) -> None:
         """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
-        used is logged, and the old ones stay in use."""
+        used is logged, and the old ones stay in use. From any thread."""
         if self.tls is not None:
             try:
                 self.tls.reload()
@@ -292,13 +316,18 @@ class Server:
                 self.logger.error("the old certificates stay in use: %s", error)
 
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
-        """Stop serving: `serve()` drains and returns. From the loop's thread; a second call ends at once.
+        """Stop serving: `serve()` drains and returns. From any thread, and not waited for; a second call ends at once.
 
         hurry: at most 0.2 s of grace for idle connections. now: cut off what is in progress, too.
         """
-        if now or self._stop.is_set():
-            self._must_end.set()
+        self._ends_now |= now or self._is_ending
         self._is_hurried |= hurry
+        self._is_ending = True
+        self._calls.soon(self._say_end)
+
+    def _say_end(self) -> None:
+        if self._ends_now:
+            self._must_end.set()
         self._stop.set()
 
     # -- serving -----------------------------------------------------------------------------------------
@@ -353,6 +382,7 @@ class Server:
         handle_signals: take those two over while serving; only ever in the main thread.
         """
         loop = asyncio.get_running_loop()
+        self._calls.begin(loop)
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
         handled = self._handle_signals(loop) if handle_signals else []
         application = None
@@ -389,6 +419,7 @@ class Server:
                 await self._admin.stop()
             for number in handled:
                 loop.remove_signal_handler(number)
+            self._calls.end()
 
     def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
         """Who moves the bytes: the engine, or the loop's transports behind the same face."""
@@ -421,10 +452,11 @@ class Server:
                 self.app,
                 loop,
                 self.logger,
-                state=lifespan.state or None,
+                state=lifespan.state,
                 root_path=self.root_path,
                 scheme=self.scheme,
                 websocket=self._websocket(loop),
+                pathsend=self.pathsend,
             )
         if self.interface == "handler":
             return _core.HandlerApplication(self.app, loop, self.logger, scheme=self.scheme)

@@ -35,7 +35,7 @@ def test_the_scope_says_what_was_asked(start, client):
     c.get("/a%20b/%C3%BC?x=%20&y", "X-One: 1", "x-One: 2", "Cookie: a=b", version="1.0")
     scope = scopes[0]
     assert scope["asgi"]["version"] == "3.0"
-    assert scope["asgi"]["spec_version"] >= "2.4"
+    assert scope["asgi"]["spec_version"] == "2.3"  # frameworks listen for the disconnect below 2.4
     assert (scope["http_version"], scope["method"], scope["scheme"]) == ("1.0", "GET", "http")
     assert (scope["path"], scope["raw_path"]) == ("/mounted/a b/ü", b"/a%20b/%C3%BC")
     assert (scope["query_string"], scope["root_path"]) == (b"x=%20&y", "/mounted")
@@ -196,19 +196,22 @@ def test_fin_inside_the_content_is_a_disconnect(start, client):
     assert [event.get("body") for event in events] == [b"four", None]
 
 
-def test_a_reset_is_a_disconnect_and_sending_raises_os_error(start, client):
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_reset_is_a_disconnect_and_what_is_sent_then_goes_nowhere_in_silence(start, client, waits):
     events = []
 
     @http_only
     async def app(scope, receive, send):
         await receive()
-        events.append((await receive())["type"])
-        for _ in range(2):
-            try:
-                await answer(send)
-            except OSError as error:
-                events.append(type(error).__name__)
-            break
+        listening = asyncio.create_task(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not listening.done():  # with nothing else to wait for, it would be alone in the loop
+            if waits:
+                await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": b"" if waits else b"x" * 100, "more_body": True})
+        events.append((await listening)["type"])
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        events.append("end")
 
     running = start(app)
     c = client(running)
@@ -216,7 +219,7 @@ def test_a_reset_is_a_disconnect_and_sending_raises_os_error(start, client):
     wait_until(lambda: running.phase_count("busy") == 1)
     c.reset()
     wait_until(lambda: len(events) == 2)
-    assert events == ["http.disconnect", "ClientGone"]
+    assert events == ["http.disconnect", "end"]
 
 
 def test_cancelling_one_receive_leaves_another_waiting(start, client):
@@ -337,6 +340,16 @@ async def raises(scope, receive, send):
     await send({"type": "http.response.start", "status": 204})
     await send({"type": "http.response.body"})
 
+async def cancels(scope, receive, send):
+    import asyncio
+    await receive()
+    raise asyncio.CancelledError
+
+async def leaves(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        raise SystemExit(3)
+
 async def hangs(scope, receive, send):
     import asyncio
     try:
@@ -353,6 +366,85 @@ def test_a_failed_start_up_is_one_line_and_exit_status_2(launch, tmp_path, name)
     child = launch("-m", "kacore", "serve", f"app:{name}", "--port", "0")
     assert child.wait() == 2
     assert child.text == "kacore: the application's start-up failed: no database\n"
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_a_start_up_that_is_cancelled_has_failed(launch, tmp_path, mode):
+    (tmp_path / "app.py").write_text(FAILURES)
+    child = launch("-m", "kacore", "serve", "app:cancels", "--port", "0", "--lifespan", mode)
+    assert child.wait() == 2
+    assert child.text == "kacore: the application's start-up was cancelled\n"
+
+
+def test_a_start_up_that_means_to_end_the_process_does(launch, tmp_path):
+    (tmp_path / "app.py").write_text(FAILURES)
+    child = launch("-m", "kacore", "serve", "app:leaves", "--port", "0")
+    assert child.wait() == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("raise RuntimeError('queue gone')", ["the application's lifespan failed while it was serving", "queue gone"]),
+        ("raise asyncio.CancelledError", ["the application's lifespan was cancelled while it was serving"]),
+        ("await send({'type': 'lifespan.shutdown.failed', 'message': 'no queue'})", ["shutdown failed: no queue"]),
+        (
+            "await send({'type': 'lifespan.shutdown.failed', 'message': 'no queue'}); raise RuntimeError('again')",
+            ["shutdown failed: no queue"],
+        ),
+        ("await send({'type': 'lifespan.shutdown.complete'})", []),
+        ("pass", []),
+        ("await send({'type': 'lifespan.startup.complete'})", ["ValueError: lifespan.startup.complete: the start-up was"]),
+        ("await receive(); raise RuntimeError('at the end')", ["lifespan failed in its shutdown", "at the end"]),
+        ("await receive(); raise asyncio.CancelledError", ["the application's lifespan was cancelled in its shutdown"]),
+        ("await receive(); asyncio.current_task().cancel(); await asyncio.sleep(0)", ["was cancelled in its shutdown"]),
+        ("await receive(); await send({'type': 'lifespan.shutdown.failed'}); raise RuntimeError", ["no reason given"]),
+        (
+            "await receive(); await send({'type': 'lifespan.shutdown.complete'}); raise RuntimeError('late')",
+            ["the application's lifespan failed in its shutdown", "RuntimeError: late"],
+        ),
+        ("await receive(); await send({'type': 'lifespan.shutdown.complete'}); await receive()", []),
+    ],
+)
+def test_however_a_lifespan_ends_it_is_told_once_and_nobody_waits(start, client, caplog, end, told):
+    program = f"""
+async def lifespan(receive, send):
+    await receive()
+    await send({{"type": "lifespan.startup.complete"}})
+    {end}
+"""
+    names = {"asyncio": asyncio}
+    exec(program, names)
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await names["lifespan"](receive, send)
+        else:
+            await answer(send, repr(scope["state"]).encode())
+
+    running = start(app)
+    c = client(running)
+    assert c.get().body == b"{}"
+    c.close()
+    running.stop(hurry=True)
+    said = [record for record in caplog.records if record.levelname != "INFO"]
+    assert len(said) == bool(told), caplog.text
+    for what in told:
+        assert what in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_there_is_always_a_state_and_each_request_has_its_own(start, client, mode):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            return
+        scope["state"]["n"] = scope["state"].get("n", 0) + 1
+        await answer(send, repr(scope["state"]).encode())
+
+    c = client(start(app, lifespan=mode))
+    assert [c.get().body for _ in range(3)] == [b"{'n': 1}"] * 3
 
 
 def test_lifespan_on_demands_the_protocol(launch, tmp_path):

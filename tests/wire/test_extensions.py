@@ -37,17 +37,18 @@ def ask(c, *fields, method="GET", version="1.1"):
 # --- what is offered ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pathsend", [False, True])
 @pytest.mark.parametrize(
     ("version", "fields", "offered"),
     [
-        ("1.1", [], {"pathsend", "early_hint"}),
-        ("1.0", ["TE: trailers"], {"pathsend"}),
-        ("1.1", ["TE: gzip;q=0.5, Trailers"], {"pathsend", "early_hint", "trailers"}),
-        ("1.1", ["TE: gzip", "TE: trailers"], {"pathsend", "early_hint", "trailers"}),
-        ("1.1", ["TE: trailers-not"], {"pathsend", "early_hint"}),
+        ("1.1", [], {"early_hint"}),
+        ("1.0", ["TE: trailers"], set()),
+        ("1.1", ["TE: gzip;q=0.5, Trailers"], {"early_hint", "trailers"}),
+        ("1.1", ["TE: gzip", "TE: trailers"], {"early_hint", "trailers"}),
+        ("1.1", ["TE: trailers-not"], {"early_hint"}),
     ],
 )
-def test_extensions_are_offered_to_clients_that_can_take_them(start, client, version, fields, offered):
+def test_extensions_are_offered_to_clients_that_can_take_them(start, client, version, fields, offered, pathsend):
     seen = []
 
     @http_only
@@ -57,11 +58,62 @@ def test_extensions_are_offered_to_clients_that_can_take_them(start, client, ver
         seen.append(scope["extensions"])
         await answer(send)
 
-    c = client(start(app))
+    c = client(start(app, pathsend=pathsend))
     for _ in range(2):
         assert c.get("/", *fields, "Connection: keep-alive", version=version).status == 200
-    expected = {"added", *(f"http.response.{name}" for name in offered)}
+    expected = {"added", *(f"http.response.{name}" for name in [*offered, *["pathsend"] * pathsend])}
     assert [set(extensions) for extensions in seen] == [expected, expected]
+
+
+class OldMiddleware:
+    """As written before there were extensions: what it does not know it does not pass on."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def known(message):
+            assert message["type"] in ("http.response.start", "http.response.body")
+            await send(message)
+
+        await self.app(scope, receive, known if scope["type"] == "http" else send)
+
+
+@pytest.mark.needs("module:starlette", "module:brotli_asgi")
+def test_what_is_offered_breaks_no_middleware(start, client, tmp_path):
+    from brotli_asgi import BrotliMiddleware
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.middleware.cors import CORSMiddleware
+    from starlette.middleware.gzip import GZipMiddleware
+    from starlette.responses import FileResponse, StreamingResponse
+    from starlette.routing import Route
+
+    async def passes(request, call_next):
+        return await call_next(request)
+
+    (tmp_path / "file").write_bytes(b"content " * 1000)
+    layers = [
+        Middleware(OldMiddleware),
+        Middleware(BaseHTTPMiddleware, passes),
+        Middleware(GZipMiddleware),
+        Middleware(BrotliMiddleware, gzip_fallback=False),
+        Middleware(CORSMiddleware, allow_origins=["*"]),
+    ]
+    routes = [
+        Route("/file", lambda request: FileResponse(tmp_path / "file")),
+        Route("/stream", lambda request: StreamingResponse(["content "] * 1000)),
+    ]
+    for middleware in ([layer] for layer in layers), [layers]:
+        for some in middleware:
+            c = client(start(Starlette(routes=routes, middleware=some)))
+            for path in ("/file", "/stream"):
+                answer = c.get(path, "TE: trailers", "Origin: http://a")
+                assert (answer.status, len(answer.body)) == (200, 8000)
+                for coding, layer in (("gzip", GZipMiddleware), ("br", BrotliMiddleware)):
+                    if any(one.cls is layer for one in some):
+                        assert c.get(path, f"Accept-Encoding: {coding}").get("content-encoding") == coding
 
 
 # --- trailers -----------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Wsgi:
 def serving(request, start, files):
     """A server of the files, by each interface."""
     if request.param == "asgi":
-        return start(pathsend(files), lifespan="off")
+        return start(pathsend(files), lifespan="off", pathsend=True)
     return start(Wsgi(lambda path: open(str(files) + path, "rb")), threads=int(request.param[-1]), interface="wsgi")
 
 
@@ -97,7 +97,7 @@ def test_a_reader_that_vanishes_gives_the_descriptor_back(serving, client):
 
 
 def test_content_length_of_the_application_that_is_not_the_files_is_an_error(start, client, files):
-    c = client(start(pathsend(files, [(b"content-length", b"99")]), lifespan="off"))
+    c = client(start(pathsend(files, [(b"content-length", b"99")]), lifespan="off", pathsend=True))
     response = c.get("/100")
     assert response.status == 500
     assert c.is_closed()
@@ -105,19 +105,19 @@ def test_content_length_of_the_application_that_is_not_the_files_is_an_error(sta
 
 @pytest.mark.parametrize("path", ["/none", "/."])
 def test_a_file_that_cannot_be_opened_is_an_error_of_the_application(start, client, files, path):
-    c = client(start(pathsend(files), lifespan="off"))
+    c = client(start(pathsend(files), lifespan="off", pathsend=True))
     assert c.get(path).status == 500
 
 
 def test_a_pipe_is_refused_and_does_not_hang_the_server(start, client, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    c = client(start(pathsend(tmp_path), lifespan="off"))
+    c = client(start(pathsend(tmp_path), lifespan="off", pathsend=True))
     assert c.get("/pipe").status == 500
 
 
 def test_a_file_that_becomes_shorter_while_it_is_sent_cuts_the_response_off(start, client, tmp_path):
     (tmp_path / "log").write_bytes(b"x" * 9_000_000)
-    running = start(pathsend(tmp_path), lifespan="off", policy=Policy())
+    running = start(pathsend(tmp_path), lifespan="off", pathsend=True, policy=Policy())
     c = client(running, receive_buffer=4096)
     c.send("GET /log HTTP/1.1\r\nHost: a\r\n\r\n")
     status, fields = c.head()
