@@ -20,7 +20,7 @@ enum {
     STEP_NS = 600 * 1000,    /* a step is to take no longer, for the sake of the loop's other work */
     EXPIRIES = 64,           /* a step */
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
-    TURN_OUTPUT = 4 << 20,   /* the same */
+    TURN_OUTPUT = 1 << 20,   /* the same: the kernel copies it, which takes a third of a millisecond */
     SHAKES = 8               /* handshake steps a step: each can take a millisecond */
 };
 
@@ -140,7 +140,7 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
             again(e, talk->conn, s);
             break;
         }
-        ssize_t n = ka_wire_send(s, session, talk, &n_done);
+        ssize_t n = ka_wire_send(s, session, talk, TURN_OUTPUT - total, &n_done);
         e->counters.sends++;
         if (n < 0) {
             if (errno == EINTR)

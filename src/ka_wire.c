@@ -122,7 +122,7 @@ static ssize_t send_file(const ka_sock *s, const ka_buf *buf)
     return sendfile(s->fd, buf->fd, &at, len < FILE_BYTES ? len : FILE_BYTES);
 }
 
-ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_done)
+ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t most, size_t *n_done)
 {
     struct iovec iov[IOVECS];
     struct msghdr message = {.msg_iov = iov};
@@ -136,10 +136,11 @@ ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_d
     if (buf->fd >= 0) { /* a short count says nothing here: ask until EAGAIN, or 0 at the file's end */
         n = send_file(s, buf);
     } else {
-        for (; buf && n_iov < IOVECS && buf->fd < 0; buf = buf->next, n_iov++) {
+        for (; buf && n_iov < IOVECS && buf->fd < 0 && asked < most; buf = buf->next, n_iov++) {
+            size_t len = ka_buf_len(buf) < most - asked ? ka_buf_len(buf) : most - asked;
             iov[n_iov].iov_base = (void *)(uintptr_t)(buf->ptr + buf->start);
-            iov[n_iov].iov_len = ka_buf_len(buf);
-            asked += ka_buf_len(buf);
+            iov[n_iov].iov_len = len;
+            asked += len;
         }
         /* A head does not leave in a packet of its own when a file follows. */
         int flags = MSG_NOSIGNAL | (buf && buf->fd >= 0 ? MSG_MORE : 0);

@@ -44,9 +44,9 @@ static inline int ka_wire_is_pending(const ka_session *session, const ka_talk *t
     return talk->unsent || (session && session->out_len);
 }
 
-/* Send some of it, by one system call. Return the bytes the kernel took, 0 for a file that became shorter, or -1 with
+/* Send some of it, at most `most` bytes, by one system call. Return the bytes the kernel took, 0 for a file that became shorter, or -1 with
  * errno. *n_done: how many bytes of the talk's output are sent now. Clears s->can_write when the kernel is full. */
-ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t *n_done);
+ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t most, size_t *n_done);
 
 /* What the filter itself has to say (handshake, alerts). As ka_wire_send, and 0 when there is nothing. */
 ssize_t ka_wire_send_session(ka_sock *s, ka_session *session);

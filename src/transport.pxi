@@ -19,6 +19,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
 
 cdef enum:
     WRITE_AT_ONCE = 256 * 1024
+    TRANSPORT_OUTPUT = 1 << 20  # of one turn: the kernel copies it, which takes a third of a millisecond
     TRANSPORT_EXPIRIES = 64   # a round of the loop
     TRANSPORT_TURN = 64 * 1024  # bytes of input that come out of a filter in one turn
     UNPLACED_ROOM = 4096      # read at most of one that has no place yet: loops may read once before they are paused
@@ -438,8 +439,11 @@ cdef class TransportProtocol:
         """Hand output to the transport until it keeps some of it back. Return: a ka_cause, as ka_moves.flush."""
         cdef ka_talk *talk = self.talk
         cdef ka_cause cause
-        cdef size_t n, left
+        cdef size_t n, left, total = 0
         while talk.unsent > self.handed and not self.is_write_paused:
+            if total >= TRANSPORT_OUTPUT:  # a client that takes as fast as we give is not alone
+                self.transports.again.append(self)
+                break
             if self.transport.is_closing():
                 return <int>KA_CAUSE_ERROR  # the loop met an error, and tells of it later
             if self.session == NULL:
@@ -454,6 +458,7 @@ cdef class TransportProtocol:
             if n == 0:
                 return <int>KA_CAUSE_APPLICATION  # a file that became shorter than promised
             self.transport.write(piece)
+            total += n
             if self.is_write_paused:
                 left = self.transport.get_write_buffer_size()  # of ciphertext: never less than of what it stands for
                 self.handed = min(left, n)

@@ -160,6 +160,7 @@ def as_table(found: Effective) -> str:
         f"{name:<{widths[0]}}  {value:>{widths[1]}}  {unit:<{widths[2]}}  {origin}"
         for name, value, unit, origin in rows
     ]
+    lines += ["", f"Clients can make a worker hold {mebibytes(found.policy)} of memory at the very worst: docs/capacity.md."]
     for number, (rule, origin) in enumerate(zip(found.policies.rules, found.rule_origins, strict=True), 1):
         keys = ", ".join(f"{key} {' | '.join(given)}" for key, given in rule.keys().items())
         lines += ["", f"rule {number}: {keys} ({origin})"]
@@ -169,6 +170,12 @@ def as_table(found: Effective) -> str:
     if found.policies.report:
         lines += ["", *map(str, found.policies.report)]
     return "\n".join(lines)
+
+
+def mebibytes(policy: Policy) -> str:
+    """As in "552 MiB (600 MiB with TLS)"."""
+    plain, tls = (-(-policy.worst_case_bytes(tls=tls) // (1 << 20)) for tls in (False, True))
+    return f"{plain:,} MiB ({tls:,} MiB with TLS)"
 
 
 def as_toml(found: Effective) -> str:
@@ -191,6 +198,7 @@ def as_json(found: Effective) -> str:
     import json
 
     content: dict[str, Any] = {
+        "worst_case_bytes": {"plain": found.policy.worst_case_bytes(), "tls": found.policy.worst_case_bytes(tls=True)},
         "policy": {
             name: {"value": value, "unit": Policy.__fields__[name].unit, "from": found.origins[name]}
             for name, value in found.policy.as_dict().items()

@@ -544,6 +544,16 @@ class Policy(Record):
         """
         return response_fields(self, http_version, responses, timeout)
 
+    def worst_case_bytes(self, *, tls: bool = False) -> int:
+        """int, bytes: what clients can make one worker hold in memory, all of them together, at the very worst.
+
+        That is max_buffer_bytes, and for each of max_connections its place and a request in progress whose head is as
+        large as it may be; with `tls` a session each. What the application itself holds of a request or a response is
+        not in it, nor are temporary files and the kernel's buffers. Source: docs/capacity.md.
+        """
+        request = PLACE_BYTES + self.max_head_bytes + self.max_headers * FIELD_BYTES
+        return self.max_buffer_bytes + self.max_connections * (request + (TLS_BYTES if tls else 0))
+
     def limits(self) -> Limits:
         """The limits of a request, for `parse_head` and `RequestParser`."""
         from kacore._core import Limits
@@ -575,6 +585,12 @@ class Policy(Record):
 
         return nginx.read(text, base=base).policy()
 
+
+# Of worst_case_bytes. A slot, a socket, a client's record, a conversation, the objects of a request without its head; the
+# two objects of a field besides their bytes; a session with buffers of a record each way.
+PLACE_BYTES = 4096
+FIELD_BYTES = 160
+TLS_BYTES = 49_152
 
 # A rate is judged when bytes move; without a gap nothing would ever happen to who sends none.
 RATE_NEEDS_GAP = "only the gap catches who is silent; set both to 0 for no limit"

@@ -530,7 +530,7 @@ class Server:
             if self._notifier.watchdog is not None:
                 repeat(loop, self._notifier.watchdog / 2, self._notifier.alive)
         self.logger.info(
-            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections%s)",
+            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections and %d MiB for them%s)",
             __version__,
             self.interface.upper() if self.interface != "handler" else "a handler",
             ", ".join(self.addresses),
@@ -538,6 +538,7 @@ class Server:
             "" if self.io == "epoll" else "'s transports, without the memory and speed of the engine",
             os.getpid(),
             self.policy.max_connections,
+            -(-self.policy.worst_case_bytes(tls=self.tls is not None) // (1 << 20)),
             f", admin on port {self.admin_port}" if self.admin_port is not None else "",
         )
 

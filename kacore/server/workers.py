@@ -416,7 +416,7 @@ class Supervisor:
     def _announce(self) -> None:
         n, each = self.n_workers, self.policy.max_connections
         self.logger.info(
-            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d)",
+            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d, and %d MiB for them)",
             __version__,
             ", ".join(addresses(self.listeners, self.scheme)),
             os.getpid(),
@@ -424,6 +424,7 @@ class Supervisor:
             "" if n == 1 else "s",
             each,
             n * each,
+            n * -(-self.policy.worst_case_bytes(tls=self.scheme == "https") // (1 << 20)),
         )
 
     def _dismiss(self, process: Process, word: str) -> None:

@@ -389,6 +389,8 @@ class Server:
             pem = Path(directory, "localhost.pem")
             ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
             options = [*options, "--ssl-certfile", str(pem)]
+            self.roots = str(Path(directory, f"{scene}-roots.pem"))
+            ca.cert_pem.write_to_path(self.roots)
             self.tls = ssl.create_default_context()
             ca.configure_trust(self.tls)
         if "--max-connections" not in options:

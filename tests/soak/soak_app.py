@@ -1,6 +1,6 @@
 """The application of the soak, once by each interface. A path's letter says what it does, its number which content.
 
-a small   b large   c in pieces   e the request's content   f a file   g after a moment
+a small   b large   l larger than any kernel buffers   c in pieces   e the request's content   f a file   g after a moment
 x raises before the response   y raises in it   w says a wrong length   h takes too long
 /books: what the server knows about itself, as JSON; `check` must be null.
 """
@@ -15,6 +15,7 @@ import time
 import kacore
 
 ALPHABET = bytes(range(97, 123)) * 20_000
+LARGE = bytes(20 << 20)
 directory = tempfile.TemporaryDirectory()
 FILE = directory.name + "/alphabet"
 with open(FILE, "wb") as made:
@@ -24,6 +25,8 @@ with open(FILE, "wb") as made:
 def content(letter, number):
     """The bytes that /LETTER NUMBER is answered with, if it is answered."""
     size = {"b": 100_000 + number % 200_000, "c": 5 * (number % 5000 + 1), "e": number % 100_000, "f": len(ALPHABET)}
+    if letter == "l":
+        return LARGE
     start = 0 if letter == "f" else number % 26
     return ALPHABET[start : start + size.get(letter, number % 300)]
 
@@ -50,9 +53,18 @@ def asked(path):
     return path[1:2], int(path[2:] or 0) if path[2:].isdigit() else 0
 
 
+async def echo_messages(receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "bytes": message.get("bytes")})
+
+
 async def asgi(scope, receive, send):
+    if scope["type"] == "websocket":
+        return await echo_messages(receive, send)
     if scope["type"] != "http":
-        raise RuntimeError("no lifespan, no websockets")
+        raise RuntimeError("no lifespan")
     letter, number = asked(scope["path"])
     body = b""
     if letter == "e":
