@@ -625,7 +625,7 @@ class AdminServer:
 
         self.host, self.port = admin.parse_admin(where)
         self._handler = admin.Admin(server, self.host, hosts)
-        self._policy = admin.POLICY
+        self._policy, self._send_buffer = admin.POLICY, admin.SEND_BUFFER
         self._io = server.io
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -635,7 +635,9 @@ class AdminServer:
         where = f"[{self.host}]:{self.port}"
         listener = open_listeners([where], reuse_port=is_shared)[0]
         self.port = listener.port
-        self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="", io=self._io)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)  # of its connections
+        options: dict[str, Any] = {"policy": self._policy, "sockets": [listener.sock], "server_name": "", "io": self._io}
+        self._server = Server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True
         self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
         await self._server.started()
