@@ -29,7 +29,7 @@ from kacore.server.calls import Calls
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface, load
-from kacore.server.races import RaceLog
+from kacore.server.races import HeaderlessLog, RaceLog, both
 from kacore.server.systemd import Notifier
 from kacore.server.tls import TLS, FixedTLS
 from kacore.server.transports import TransportsServer
@@ -428,7 +428,9 @@ class Server:
             "max_buffer_bytes": self.policy.max_buffer_bytes,
             "server_name": self.server_name,
             "access_log": logs.access_log(self.access_log),
-            "on_closed": logs.closed_log(self.logger),
+            "on_closed": both(
+                logs.closed_log(self.logger), HeaderlessLog(self.policy, self.logger) if self.proxy_protocol else None
+            ),
             "on_race": RaceLog(self.policy, self.logger),
         }
         if self.io == "transports":
