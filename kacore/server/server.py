@@ -338,9 +338,6 @@ class Server:
         _core.return_large_blocks()
         if self.worker is None:
             self._notifier = Notifier()
-            raise_descriptor_limit(self.policy.max_connections, self.logger)
-        if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
-            self.set_policy(self._policy_with(max_connections=most))
         with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
             runner.run(self.serve())
 
@@ -381,6 +378,10 @@ class Server:
 
         handle_signals: take those two over while serving; only ever in the main thread.
         """
+        if self.worker is None:
+            raise_descriptor_limit(self.policy.max_connections, self.logger)
+        if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
+            self.set_policy(self._policy_with(max_connections=most))
         loop = asyncio.get_running_loop()
         self._calls.begin(loop)
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
