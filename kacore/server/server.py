@@ -635,11 +635,12 @@ class AdminServer:
 
     async def start(self, *, is_shared: bool) -> None:
         """Listen and serve. is_shared: other processes do, too. UsageError."""
-        where = f"[{self.host}]:{self.port}"
-        listener = open_listeners([where], reuse_port=is_shared)[0]
-        self.port = listener.port
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)  # of its connections
-        options: dict[str, Any] = {"policy": self._policy, "sockets": [listener.sock], "server_name": "", "io": self._io}
+        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
+        self.port = listeners[0].port
+        sockets = [listener.sock for listener in listeners]
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)  # of its connections
+        options: dict[str, Any] = {"policy": self._policy, "sockets": sockets, "server_name": "", "io": self._io}
         self._server = Server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True
         self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")

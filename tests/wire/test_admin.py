@@ -143,6 +143,16 @@ def test_it_answers_while_the_server_is_full(served, client):
     assert c.response().status == 200
 
 
+def test_every_address_of_a_name_is_served(start, monkeypatch):
+    here = ("127.0.0.1", "127.0.0.2")
+    monkeypatch.setattr("kacore.server.listening.resolve", lambda _, port: [(socket.AF_INET, (ip, port)) for ip in here])
+    port = start(ok, admin="localhost:0").server.admin_port
+    for address in here:
+        with socket.create_connection((address, port), 10) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_requests_to_it_are_not_counted_as_the_servers(served):
     running = served()
     ask(running.server.admin_port, "/healthz")
