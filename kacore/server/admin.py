@@ -3,9 +3,10 @@
 A second Server in the same loop, with a policy and a table of its own, so that it answers while the application's table
 is full. It changes nothing; it only tells.
 
-Nobody can fill it, since every connection that it has can be closed for the next one. That takes three things: no content
-is ever waited for, what answers one connection can get always fits into the kernel's send buffer, and what takes time to
-say is said anew only a few times a second.
+Nobody can fill it, since every connection that it has can be closed for the next one. That takes some care: no content is
+ever waited for; what answers one connection can get always fits into the kernel's send buffer; what takes time to say is
+said anew only a few times a second; and where the system can do that, a connection is not accepted before it has sent
+something, or a probe could be the victim of the next client between its handshake and its request.
 
 Whoever reaches a loopback address from a browser could be sent there by any page (DNS rebinding), so a Host field must
 name what is listened on. A browser always sends one; the health checks of a load balancer often do not.

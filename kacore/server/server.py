@@ -376,7 +376,7 @@ class Server:
     async def serve(self, *, handle_signals: bool = True) -> None:
         """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
 
-        handle_signals: take those two over while serving; only ever in the main thread.
+        handle_signals: take those two over while serving, and those of docs/workers.md; only ever in the main thread.
         """
         if self.worker is None:
             raise_descriptor_limit(self.policy.max_connections, self.logger)
@@ -640,6 +640,8 @@ class AdminServer:
         sockets = [listener.sock for listener in listeners]
         for sock in sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)  # of its connections
+            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
         options: dict[str, Any] = {"policy": self._policy, "sockets": sockets, "server_name": "", "io": self._io}
         self._server = Server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True

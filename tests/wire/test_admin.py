@@ -331,6 +331,19 @@ def test_a_probe_is_answered_beside_more_hostile_clients_than_there_are_places(s
             assert ask(running.server.admin_port, "/healthz")[0] == 200
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="this system cannot leave the silent to the kernel")
+def test_a_probe_is_not_closed_between_its_handshake_and_its_request(served):
+    port = served().server.admin_port
+    with contextlib.ExitStack() as stack:
+        crowd(stack, port, CROWDS["slow heads"], 70)
+        assert ask(port, "/healthz")[0] == 200  # they are all there
+        probe = stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), 20)))
+        crowd(stack, port, CROWDS["slow heads"], 5)
+        assert ask(port, "/healthz")[0] == 200
+        probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert probe.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("who", ["slow content", "who reads no metrics"])
 def test_a_probe_is_answered_with_workers_too(serve, tmp_path, free_port, who):
     (tmp_path / "app.py").write_text("def app(request): return b''\n")
