@@ -320,7 +320,8 @@ def run_serve(args: argparse.Namespace) -> int:
     fds = [*args.fd, *passed_fds()]
     check_inherited(fds)  # before a file that is opened here can get such a number
     signals.survive()
-    signals.serve_below_init()
+    if is_alone(args):
+        signals.serve_below_init()  # a parent of workers has the time for it
     if args.log_config is not None:
         logs.configure(args.log_config)
     if args.log_config is None or args.log_level is not None:
@@ -328,12 +329,17 @@ def run_serve(args: argparse.Namespace) -> int:
     return serve(args, fds)
 
 
+def is_alone(args: argparse.Namespace) -> bool:
+    """One process, without a parent of ours."""
+    return args.workers is None and not args.max_requests_per_worker and not args.reload
+
+
 def serve(args: argparse.Namespace, fds: list[int]) -> int:
     from kacore.server.pidfile import pid_file
 
     bind = addresses(args, bool(fds))
     listening = {"bind": bind, "fds": fds, "backlog": args.backlog, "uds_mode": args.uds_mode, "reuse_port": args.reuse_port}
-    if args.workers is None and not args.max_requests_per_worker and not args.reload:
+    if is_alone(args):
         server = make_server(args, **listening)
         server.bind()
         with contextlib.closing(server), pid_file(args.pid):

@@ -41,6 +41,7 @@ from aiohttp.web_server import Server as HostServer
 
 from kacore._core import ConnectionTable
 from kacore.policy import Policy, PolicyError
+from kacore.server.listening import raise_descriptor_limit
 
 try:
     import fcntl
@@ -544,6 +545,7 @@ class Server(HostServer):
             policy = with_keepalive_timeout(policy, float(keepalive_timeout))
         super().__init__(handler, request_factory=request_factory, **kwargs)
         self.policy = policy
+        raise_descriptor_limit(policy.max_connections, logging.getLogger("kacore.error"))
         self.table = ConnectionTable(policy)
         self.times_handlers = policy.handler_timeout > 0
         self.request_factory = watching(self.request_factory)

@@ -22,6 +22,7 @@ from kacore import _core
 from kacore._core import ConnectionTable, Head, Response
 from kacore._limits import limits_of
 from kacore.policy import Policy
+from kacore.server.listening import raise_descriptor_limit
 from kacore.server.logs import closed_log
 from kacore.server.races import RaceLog
 
@@ -60,6 +61,7 @@ class Connections(_core.Transports):
         policy = policy or Policy()
         default = policy if isinstance(policy, Policy) else policy.default
         logger = logging.getLogger("kacore.error")
+        raise_descriptor_limit(default.max_connections, logger)
         self = super().__new__(
             cls,
             ConnectionTable(policy),

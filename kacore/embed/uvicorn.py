@@ -27,6 +27,7 @@ from kacore._limits import limits_of
 from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
+from kacore.server.listening import raise_descriptor_limit
 from kacore.server.loading import UsageError
 from kacore.server.logs import closed_log
 from kacore.server.races import RaceLog
@@ -165,6 +166,7 @@ class Host(_core.Transports):
         if is_bare:
             loop = BareLoop(loop)
         policies = policy_for(config)
+        raise_descriptor_limit(policies.default.max_connections, logger)
         name = server_name_of(config)
         is_fresh = getattr(config, "reset_contextvars", False)
         application = _core.HostedAsgiApplication(

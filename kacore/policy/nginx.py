@@ -2,7 +2,7 @@
 server.
 
 The syntax is read by crossplane (the extra `kacore[nginx]`), which keeps line numbers and order and reads
-unknown directives; it parses files only, so a text goes through a temporary one, and includes are followed
+unknown directives; it parses files only, so a text becomes one for it (in memory), and includes are followed
 here, so that a missing one is a line of the report.
 
 What a directive means was taken from nginx's own documentation (ngx_core_module, ngx_http_core_module,
@@ -12,7 +12,8 @@ ngx_http_limit_conn_module). Where the two servers do not mean the same the repo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -26,20 +27,29 @@ def read(text: str, *, base: str | None = None, file: str = "nginx") -> Reading:
     file: what the report calls the text.
     Raises ImportError when crossplane is missing, PolicyError, naming file and line, for malformed syntax.
     """
-    import os
-    import tempfile
-
     crossplane = syntax()
-    handle, path = tempfile.mkstemp(prefix="kacore-", suffix=".conf")
-    try:
-        with open(handle, "w", encoding="utf-8", errors="surrogateescape") as copy:
-            copy.write(text)
+    with readable(text) as path:
         tree = parse(crossplane, path, file)
-    finally:
-        os.unlink(path)
     reader = Reader(crossplane, base)
     reader.walk(tree, reader.out.server)
     return reader.out
+
+
+@contextmanager
+def readable(text: str) -> Iterator[str]:
+    """A path where the text can be read: in memory where the system can do that, since a server may have no directory that
+    it can write to."""
+    import os
+    import tempfile
+
+    if hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd"):
+        copy: Any = open(os.memfd_create("kacore"), "wb")  # noqa: SIM115
+    else:
+        copy = tempfile.NamedTemporaryFile(prefix="kacore-", suffix=".conf")  # noqa: SIM115
+    with copy:
+        copy.write(text.encode("utf-8", "surrogateescape"))
+        copy.flush()
+        yield copy.name if isinstance(copy.name, str) else f"/proc/self/fd/{copy.fileno()}"
 
 
 def syntax() -> Any:

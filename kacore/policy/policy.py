@@ -20,15 +20,15 @@ SPARE_DESCRIPTORS = 64
 
 
 def default_max_connections() -> int:
-    """min(10000, soft limit of descriptors - 64), at least 1."""
+    """min(10000, hard limit of descriptors - 64), at least 1: a server raises its soft limit to what it needs."""
     try:
         import resource
     except ImportError:  # no such limit on this platform
         return 10_000
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
         return 10_000
-    return max(1, min(10_000, soft - SPARE_DESCRIPTORS))
+    return max(1, min(10_000, hard - SPARE_DESCRIPTORS))
 
 
 class Policy(Record):
@@ -247,13 +247,13 @@ class Policy(Record):
         int,
         "connections",
         default_factory=default_max_connections,
-        default_text="min(10000, descriptor limit - 64)",
+        default_text="min(10000, hard descriptor limit - 64)",
         low=1,
         high=16_777_216,
         scope=WORKER,
         doc="Connections open at once in a worker. When all are taken, room is made: see the order of eviction below.",
-        reason="The descriptor limit is the wall; 64 stay free for files, logs and the application. Fixed"
-        " when the policy is made.",
+        reason="The descriptor limit is the wall, and a server raises the soft one as far as it needs; 64 stay free for"
+        " files, logs and the application. Fixed when the policy is made.",
         apache="MaxRequestWorkers, ThreadsPerChild, AsyncRequestWorkerFactor",
         nginx="worker_connections",
         haproxy="maxconn",
@@ -504,11 +504,11 @@ class Policy(Record):
     drain_timeout: float = field(
         float,
         "s",
-        default=30.0,
+        default=25.0,
         scope=WORKER,
         zero="at once",
         doc="When the drain ends, whatever is still open; it also cuts grace and spread short.",
-        reason="What process managers wait before they kill.",
+        reason="Process managers kill after 30 s (Kubernetes) or later; the application's shutdown comes after the drain.",
         apache="GracefulShutdownTimeout",
         nginx="worker_shutdown_timeout",
         haproxy="hard-stop-after",

@@ -1,19 +1,24 @@
 """The admin listener: /healthz, /readyz, /metrics and /connections about one Server.
 
-A second Server in the same loop, with a handler, a policy and a table of its own, so that it answers while the
-application's table is full. It changes nothing; it only tells.
+A second Server in the same loop, with a policy and a table of its own, so that it answers while the application's table
+is full. It changes nothing; it only tells.
 
-Whoever reaches a loopback address from a browser could be sent there by any page (DNS rebinding), so the Host field
-must name what is listened on.
+Nobody can fill it, since every connection that it has can be closed for the next one. That takes some care: no content is
+ever waited for; what answers one connection can get always fits into the kernel's send buffer; what takes time to say is
+said anew only a few times a second; and where the system can do that, a connection is not accepted before it has sent
+something, or a probe could be the victim of the next client between its handshake and its request.
+
+Whoever reaches a loopback address from a browser could be sent there by any page (DNS rebinding), so a Host field must
+name what is listened on. A browser always sends one; the health checks of a load balancer often do not.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
-from kacore._core import Request, Response
 from kacore.policy import Policy
 from kacore.server.listening import parse_address
 from kacore.server.loading import UsageError
@@ -23,11 +28,29 @@ if TYPE_CHECKING:
 
     from kacore.server.server import Server
 
+    Fields = tuple[tuple[bytes, bytes], ...]
+    Answer = tuple[int, Fields, bytes]  # status, fields, content
+
 MAX_LISTED = 1000
-# Few connections, and short lives: whoever asks here asks seldom.
-POLICY = Policy(max_connections=64, keep_alive_timeout=15.0, request_header_timeout=5.0, max_body_bytes=1024)
-JSON = (("content-type", "application/json"), ("cache-control", "no-store"))
-TEXT = (("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store"))
+# Few connections, and short lives: whoever asks here asks seldom. With so few requests, short answers and one long one a
+# connection, all that a client can leave unread is in the kernel and holds no place.
+POLICY = Policy(
+    max_connections=64,
+    keep_alive_timeout=15.0,
+    max_keep_alive_requests=100,
+    request_header_timeout=5.0,
+    send_timeout=3.0,
+    rate_window=1.0,
+    min_send_rate=65_536,
+)
+SEND_BUFFER = 262_144  # bytes; above the longest answer, which /connections gives
+# Long answers: how many may be made anew at once and in a second. Beyond that the last one is given again.
+FRESH_AT_ONCE, FRESH_PER_SECOND = 20.0, 5.0
+MAX_KEPT = 8  # a client chooses among the formats of /metrics by words of its own
+NO_STORE = (b"cache-control", b"no-store")
+JSON = ((b"content-type", b"application/json"), NO_STORE)
+TEXT = ((b"content-type", b"text/plain; charset=utf-8"), NO_STORE)
+CLOSE = (b"connection", b"close")
 
 
 def parse_admin(text: str) -> tuple[str, int]:
@@ -48,63 +71,115 @@ def is_loopback(host: str) -> bool:
 
 
 class Admin:
-    """Answers about `server`. host: the address listened on. hosts: names that the Host field may have besides it."""
+    """An ASGI application that answers about `server`. host: the address listened on. hosts: names that the Host field
+    may have besides it."""
 
     def __init__(self, server: Server, host: str, hosts: Iterable[str] = ()) -> None:
         self.server = server
         self.hosts = {host.lower(), *(name.lower() for name in hosts)}
         if is_loopback(host):
             self.hosts |= {"localhost", "127.0.0.1", "::1"}
-        self._metrics: Callable[[], tuple[str, bytes]] | None = None
+        self._probes = {"/healthz": self.healthz, "/readyz": self.readyz}
+        self._pages = {"/metrics": self.metrics, "/connections": self.connections}
+        self._exposition: Exposition | None = None
+        self._kept = Kept()
 
-    def __call__(self, request: Request) -> Response:
-        if self.names_another_host(request.get("host")):
-            return Response("the Host field names another server\n", 421, TEXT)
-        answer = {
-            "/healthz": self.healthz,
-            "/readyz": self.readyz,
-            "/metrics": self.metrics,
-            "/connections": self.connections,
-        }.get(request.path)
-        if answer is None:
-            return Response("/healthz /readyz /metrics /connections\n", 404, TEXT)
-        if request.method not in ("GET", "HEAD"):
-            return Response("GET only\n", 405, (*TEXT, ("allow", "GET, HEAD")))
-        return answer(request)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        status, fields, content = self.answer(scope["method"], scope["path"], dict(scope["headers"]))
+        length = (b"content-length", str(len(content)).encode())
+        await send({"type": "http.response.start", "status": status, "headers": [*fields, length]})
+        await send({"type": "http.response.body", "body": content})
 
-    def names_another_host(self, host: str | None) -> bool:
-        """A page that was rebound to us says its own name. So any IP address may stand there, as monitors say it."""
-        name, colon, port = (host or "").rpartition(":")
-        name = name if colon and port.isdigit() else host or ""
+    def answer(self, method: str, path: str, fields: dict[bytes, bytes]) -> Answer:
+        """What can be refused is refused by the head alone, and then the connection closes: content is not waited for."""
+        host = fields.get(b"host")
+        if host is not None and self.names_another_host(host.decode("latin-1")):
+            return 421, (*TEXT, CLOSE), b"the Host field names another server\n"
+        # HAProxy's check asks OPTIONS / unless it is told otherwise, and OPTIONS for a path that it is told.
+        probe = self.readyz if (method, path) == ("OPTIONS", "/") else self._probes.get(path)
+        page = self._pages.get(path)
+        if probe is None and page is None:
+            return 404, (*TEXT, CLOSE), b"/healthz /readyz /metrics /connections\n"
+        allowed = ("GET", "HEAD", "OPTIONS") if probe else ("GET", "HEAD")
+        if method not in allowed:
+            return 405, (*TEXT, (b"allow", ", ".join(allowed).encode()), CLOSE), f"{' or '.join(allowed)} only\n".encode()
+        if fields.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in fields:
+            return 413, (*TEXT, CLOSE), b"no content, please\n"
+        if probe is not None:
+            return probe()
+        assert page is not None
+        accept, encoding = (fields.get(name, b"").decode("latin-1") for name in (b"accept", b"accept-encoding"))
+        status, said, content = page(accept, encoding)
+        return status, (*said, CLOSE), content
+
+    def names_another_host(self, host: str) -> bool:
+        """A page that was rebound to us says its own name. So any IP address may stand there, as monitors say it, and
+        nothing at all."""
+        name, colon, port = host.rpartition(":")
+        name = name if colon and port.isdigit() else host
         name = name.removeprefix("[").removesuffix("]").lower()
-        return name not in self.hosts and not is_address(name)
+        return bool(name) and name not in self.hosts and not is_address(name)
 
-    def healthz(self, request: Request) -> Response:
+    def healthz(self) -> Answer:
         """The loop runs: else nobody would answer."""
-        return Response("ok\n", 200, TEXT)
+        return 200, TEXT, b"ok\n"
 
-    def readyz(self, request: Request) -> Response:
+    def readyz(self) -> Answer:
         """Whether new connections are wanted: not before the start-up is over, and not once a drain has begun."""
-        if self.server.is_ready:
-            return Response("ready\n", 200, TEXT)
-        return Response("not ready\n", 503, TEXT)
+        return (200, TEXT, b"ready\n") if self.server.is_ready else (503, TEXT, b"not ready\n")
 
-    def metrics(self, request: Request) -> Response:
-        if self._metrics is None:
+    def metrics(self, accept: str, encoding: str) -> Answer:
+        if self._exposition is None:
             try:
-                self._metrics = exposition(self.server)
+                self._exposition = Exposition(self.server)
             except ImportError:
-                return Response("metrics need prometheus_client: pip install kacore[metrics]\n", 501, TEXT)
-        kind, text = self._metrics()
-        return Response(text, 200, (("content-type", kind), ("cache-control", "no-store")))
+                return 501, TEXT, b"metrics need prometheus_client: pip install kacore[metrics]\n"
+        encode, kind = self._exposition.choose(accept)
+        is_gzip = accepts_gzip(encoding)
+        return self._kept.answer((kind, is_gzip), lambda: metrics_answer(encode(), kind, is_gzip))
 
-    def connections(self, request: Request) -> Response:
+    def connections(self, accept: str, encoding: str) -> Answer:
         """The counters, and at most MAX_LISTED of the open connections."""
+        return self._kept.answer("connections", self._connections)
+
+    def _connections(self) -> Answer:
         stats = self.server.stats()
         listed = self.server.connections(MAX_LISTED)
         n_open = sum(stats["phases"].values())
         body = {"open": n_open, "phases": stats["phases"], "is_cut": n_open > len(listed), "connections": listed}
-        return Response(json.dumps(body), 200, JSON)
+        return 200, JSON, json.dumps(body).encode()
+
+
+class Kept:
+    """The last answers, for when so many are asked for that making each anew would take the loop's time."""
+
+    def __init__(self) -> None:
+        self._answers: dict[object, Answer] = {}
+        self._left, self._since = FRESH_AT_ONCE, time.monotonic()
+
+    def answer(self, key: object, make: Callable[[], Answer]) -> Answer:
+        now = time.monotonic()
+        self._left = min(FRESH_AT_ONCE, self._left + (now - self._since) * FRESH_PER_SECOND)
+        self._since = now
+        if self._left < 1:
+            return self._answers.get(key, (503, (*TEXT, (b"retry-after", b"1")), b"asked too often\n"))
+        self._left -= 1
+        if len(self._answers) >= MAX_KEPT and key not in self._answers:
+            self._answers.clear()
+        self._answers[key] = answer = make()
+        return answer
+
+
+def accepts_gzip(encoding: str) -> bool:
+    """By the words of Accept-Encoding (RFC 9110 12.5.3)."""
+    for part in encoding.lower().split(","):
+        coding, _, weight = part.partition(";")
+        if coding.strip() == "gzip":
+            return weight.replace(" ", "").rstrip("0.") != "q="
+    return False
 
 
 def is_address(name: str) -> bool:
@@ -125,14 +200,33 @@ COUNTERS = (
 )
 
 
-def exposition(server: Server) -> Callable[[], tuple[str, bytes]]:
-    """A function that gives content type and text. ImportError without prometheus_client."""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.exposition import CONTENT_TYPE_LATEST
+class Exposition:
+    """The formats of /metrics. ImportError without prometheus_client."""
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector(server))
-    return lambda: (CONTENT_TYPE_LATEST, generate_latest(registry))
+    def __init__(self, server: Server) -> None:
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.exposition import choose_encoder
+
+        self._choose_encoder = choose_encoder
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(Collector(server))
+
+    def choose(self, accept: str) -> tuple[Callable[[], bytes], str]:
+        """What makes the text, and its content type."""
+        try:
+            encode, kind = self._choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, kind = self._choose_encoder("")
+        return lambda: encode(self._registry), kind
+
+
+def metrics_answer(text: bytes, kind: str, is_gzip: bool) -> Answer:
+    import gzip
+
+    fields = ((b"content-type", kind.encode("latin-1")), (b"vary", b"Accept, Accept-Encoding"), NO_STORE)
+    if is_gzip:
+        return 200, (*fields, (b"content-encoding", b"gzip")), gzip.compress(text, compresslevel=1)
+    return 200, fields, text
 
 
 class Collector:

@@ -319,8 +319,10 @@ def most_connections() -> int:
 
 def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
     """Every connection is a descriptor. Raise the soft limit as far as the hard one lets us; say when it is short."""
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # no such limit on this platform
+        return
     needed = n_connections + DESCRIPTORS_ELSE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

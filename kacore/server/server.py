@@ -29,7 +29,7 @@ from kacore.server.calls import Calls
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
 from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface, load
-from kacore.server.races import RaceLog
+from kacore.server.races import HeaderlessLog, RaceLog, both
 from kacore.server.systemd import Notifier
 from kacore.server.tls import TLS, FixedTLS
 from kacore.server.transports import TransportsServer
@@ -338,9 +338,6 @@ class Server:
         _core.return_large_blocks()
         if self.worker is None:
             self._notifier = Notifier()
-            raise_descriptor_limit(self.policy.max_connections, self.logger)
-        if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
-            self.set_policy(self._policy_with(max_connections=most))
         with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
             runner.run(self.serve())
 
@@ -379,8 +376,12 @@ class Server:
     async def serve(self, *, handle_signals: bool = True) -> None:
         """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
 
-        handle_signals: take those two over while serving; only ever in the main thread.
+        handle_signals: take those two over while serving, and those of docs/workers.md; only ever in the main thread.
         """
+        if self.worker is None:
+            raise_descriptor_limit(self.policy.max_connections, self.logger)
+        if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
+            self.set_policy(self._policy_with(max_connections=most))
         loop = asyncio.get_running_loop()
         self._calls.begin(loop)
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
@@ -428,7 +429,9 @@ class Server:
             "max_buffer_bytes": self.policy.max_buffer_bytes,
             "server_name": self.server_name,
             "access_log": logs.access_log(self.access_log),
-            "on_closed": logs.closed_log(self.logger),
+            "on_closed": both(
+                logs.closed_log(self.logger), HeaderlessLog(self.policy, self.logger) if self.proxy_protocol else None
+            ),
             "on_race": RaceLog(self.policy, self.logger),
         }
         if self.io == "transports":
@@ -626,17 +629,22 @@ class AdminServer:
 
         self.host, self.port = admin.parse_admin(where)
         self._handler = admin.Admin(server, self.host, hosts)
-        self._policy = admin.POLICY
+        self._policy, self._send_buffer = admin.POLICY, admin.SEND_BUFFER
         self._io = server.io
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, *, is_shared: bool) -> None:
         """Listen and serve. is_shared: other processes do, too. UsageError."""
-        where = f"[{self.host}]:{self.port}"
-        listener = open_listeners([where], reuse_port=is_shared)[0]
-        self.port = listener.port
-        self._server = Server(self._handler, policy=self._policy, sockets=[listener.sock], server_name="", io=self._io)
+        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
+        self.port = listeners[0].port
+        sockets = [listener.sock for listener in listeners]
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)  # of its connections
+            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        options: dict[str, Any] = {"policy": self._policy, "sockets": sockets, "server_name": "", "io": self._io}
+        self._server = Server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True
         self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
         await self._server.started()

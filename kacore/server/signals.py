@@ -15,9 +15,9 @@ from functools import partial
 
 from kacore.server import logs
 
-IGNORED = (signal.SIGUSR2, signal.SIGWINCH)
+IGNORED = tuple(getattr(signal, name) for name in ("SIGUSR2", "SIGWINCH") if hasattr(signal, name))  # Windows has neither
 # What would end a process that has not yet said what to do with them.
-DEADLY = (signal.SIGUSR1, signal.SIGUSR2)
+DEADLY = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 def survive() -> None:

@@ -34,7 +34,7 @@ def test_defaults_are_those_of_the_documentation():
         0,
         2,
         1,
-        30,
+        25,
     )
 
 
@@ -50,8 +50,8 @@ def test_the_limits_of_a_request_are_those_of_the_parser():
 
 def test_max_connections_leaves_descriptors_for_the_rest(need, monkeypatch):
     resource = need("module:resource")
-    for soft, expected in ((1024, 960), (1_048_576, 10_000), (resource.RLIM_INFINITY, 10_000), (20, 1)):
-        monkeypatch.setattr(resource, "getrlimit", lambda _which, soft=soft: (soft, resource.RLIM_INFINITY))
+    for hard, expected in ((1024, 960), (1_048_576, 10_000), (resource.RLIM_INFINITY, 10_000), (20, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _which, hard=hard: (20, hard))  # a server raises the soft one
         assert default_max_connections() == expected
         assert Policy().max_connections == expected
 

@@ -52,6 +52,20 @@ def test_a_directive_becomes_its_fields(text, expected):
     assert changes(text) == expected
 
 
+def test_no_directory_for_temporary_files_is_needed(monkeypatch):
+    """A container's root may be read-only."""
+    import os
+    import tempfile
+
+    if not hasattr(os, "memfd_create"):
+        pytest.skip("this system has no files in memory")
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", lambda: "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert changes("keepalive_timeout 65;") == {"keep_alive_timeout": 65.0}
+    with pytest.raises(PolicyError, match=r"^nginx:\d: [^/]*$"):
+        changes("}}")
+
+
 def test_directives_outside_of_http():
     text = "worker_shutdown_timeout 10s;\nevents { worker_connections 768; }"
     assert Policy.from_nginx(text).changes() == {"drain_timeout": 10.0, "max_connections": 768}

@@ -1,5 +1,7 @@
 """The admin listener: health, readiness, metrics and connections of a server, on a table of its own."""
 
+import contextlib
+import gzip
 import json
 import socket
 import sys
@@ -10,6 +12,7 @@ import pytest
 from kacore import Policy
 from kacore.server import UsageError
 from kacore.server.admin import parse_admin
+from tests.wire.conftest import wait_until
 
 
 def ok(request):
@@ -140,6 +143,16 @@ def test_it_answers_while_the_server_is_full(served, client):
     assert c.response().status == 200
 
 
+def test_every_address_of_a_name_is_served(start, monkeypatch):
+    here = ("127.0.0.1", "127.0.0.2")
+    monkeypatch.setattr("kacore.server.listening.resolve", lambda _, port: [(socket.AF_INET, (ip, port)) for ip in here])
+    port = start(ok, admin="localhost:0").server.admin_port
+    for address in here:
+        with socket.create_connection((address, port), 10) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_requests_to_it_are_not_counted_as_the_servers(served):
     running = served()
     ask(running.server.admin_port, "/healthz")
@@ -173,3 +186,181 @@ def test_serve_names_the_admin_port_and_ends_with_it(serve, tmp_path):
     assert server.stop() == 0
     with pytest.raises(ConnectionRefusedError):
         ask(port, "/readyz")
+
+
+# --- who asks without a Host ---------------------------------------------------------------------------------------------
+
+
+def say(port, text):
+    """Status, fields and content of the answer to these very bytes."""
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        sock.sendall(text.encode())
+        answer = b""
+        while data := sock.recv(65536):
+            answer += data
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head[9:12]), head.lower(), body
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "OPTIONS / HTTP/1.0\r\n\r\n",
+        "OPTIONS /readyz HTTP/1.0\r\n\r\n",
+        "HEAD /readyz HTTP/1.0\r\n\r\n",
+        "GET /readyz HTTP/1.0\r\n\r\n",
+        "GET /healthz HTTP/1.0\r\n\r\n",
+        "OPTIONS /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_health_checks_that_name_no_host_are_answered(served, head):
+    assert say(served().server.admin_port, head)[0] == 200
+
+
+HAPROXY = """
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 5s
+  timeout server 5s
+frontend in
+  bind 127.0.0.1:{front}
+  default_backend kacore
+backend kacore
+  {check}
+  server one 127.0.0.1:{port} check port {admin} inter 50ms fall 1 rise 1
+"""
+
+
+@pytest.mark.needs("haproxy")
+@pytest.mark.parametrize("check", ["option httpchk", "option httpchk /readyz", "option httpchk GET /readyz"])
+def test_haproxy_keeps_a_server_that_is_ready_in_its_backend(served, launch, free_port, tmp_path, check):
+    running = served()
+    front = free_port()
+    text = HAPROXY.format(front=front, port=running.port, admin=running.server.admin_port, check=check)
+    (tmp_path / "haproxy.cfg").write_text(text)
+    launch("haproxy", "-db", "-f", "haproxy.cfg", python=False)
+    wait_until(lambda: running.ask(lambda: running.server._admin._server.table.stats()["requests"]) >= 3, "it was checked")
+    with socket.create_connection(("127.0.0.1", front), 10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+# --- formats of /metrics ---------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_in_the_format_that_the_client_accepts(need, served):
+    parser = need("module:prometheus_client.openmetrics.parser")
+    port = served().server.admin_port
+    head = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    _, fields, text = say(port, head + "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\r\n")
+    assert b"content-type: application/openmetrics-text; version=1.0.0" in fields
+    assert {family.name for family in parser.text_string_to_metric_families(text.decode())} >= {"kacore_accepted"}
+    for accept in ("text/plain", "*/*", "text/plain;version=x"):
+        _, fields, text = say(port, f"{head}Accept: {accept}\r\n\r\n")
+        assert b"content-type: text/plain; version=" in fields
+        assert b"# EOF" not in text
+
+
+@pytest.mark.needs("module:prometheus_client")
+@pytest.mark.parametrize(
+    ("encoding", "is_gzip"),
+    [("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("gzip; q=0.00", False), ("deflate", False), ("", False)],
+)
+def test_metrics_are_compressed_for_who_takes_it(served, encoding, is_gzip):
+    head = f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept-Encoding: {encoding}\r\n\r\n"
+    status, fields, text = say(served().server.admin_port, head)
+    assert (status, b"content-encoding: gzip" in fields) == (200, is_gzip)
+    assert b"vary: accept, accept-encoding" in fields
+    assert b"kacore_accepted_total" in (gzip.decompress(text) if is_gzip else text)
+
+
+# --- hostile clients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 405),
+        ("POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", 405),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 404),
+        ("POST /healthz HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100\r\n\r\n", 421),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 413),
+        ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", 413),
+        ("OPTIONS / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n", 413),
+    ],
+)
+def test_what_is_refused_is_refused_by_its_head_and_closes(served, head, status):
+    """No content comes, and the answer does, with its end."""
+    said, fields, _ = say(served().server.admin_port, head)
+    assert (said, b"connection: close" in fields) == (status, True)
+
+
+LOCAL = "Host: localhost\r\n"
+CROWDS = {
+    "slow heads": f"GET /healthz HTTP/1.1\r\n{LOCAL}X: ",
+    "silent": "",
+    "idle": f"GET /healthz HTTP/1.1\r\n{LOCAL}\r\n",
+    "slow content": f"POST /healthz HTTP/1.1\r\n{LOCAL}Content-Length: 100\r\n\r\n",
+    "slow chunks": f"GET /healthz HTTP/1.1\r\n{LOCAL}Transfer-Encoding: chunked\r\n\r\n",
+    "who reads no metrics": f"GET /metrics HTTP/1.1\r\n{LOCAL}\r\n" * 200,
+    "who reads no connections": f"GET /connections HTTP/1.1\r\n{LOCAL}\r\n" * 200,
+    "who reads no health": f"GET /healthz HTTP/1.1\r\n{LOCAL}\r\n" * 1000,
+}
+
+
+def crowd(stack, port, text, n):
+    for _ in range(n):
+        sock = stack.enter_context(contextlib.closing(socket.socket()))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", port))
+        with contextlib.suppress(OSError):  # some are closed before they have said all
+            sock.setblocking(False)
+            sock.send(text.encode())
+
+
+@pytest.mark.parametrize("who", CROWDS)
+def test_a_probe_is_answered_beside_more_hostile_clients_than_there_are_places(served, client, who):
+    running = served()
+    with contextlib.ExitStack() as stack:
+        for c in [client(running) for _ in range(50)] if who == "who reads no connections" else ():
+            c.get()
+        for _ in range(3):
+            crowd(stack, running.server.admin_port, CROWDS[who], 50)
+            assert ask(running.server.admin_port, "/healthz")[0] == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="this system cannot leave the silent to the kernel")
+def test_a_probe_is_not_closed_between_its_handshake_and_its_request(served):
+    port = served().server.admin_port
+    with contextlib.ExitStack() as stack:
+        crowd(stack, port, CROWDS["slow heads"], 70)
+        assert ask(port, "/healthz")[0] == 200  # they are all there
+        probe = stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), 20)))
+        crowd(stack, port, CROWDS["slow heads"], 5)
+        assert ask(port, "/healthz")[0] == 200
+        probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert probe.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("who", ["slow content", "who reads no metrics"])
+def test_a_probe_is_answered_with_workers_too(serve, tmp_path, free_port, who):
+    (tmp_path / "app.py").write_text("def app(request): return b''\n")
+    port = free_port()
+    serve("app:app", "--workers", "2", "--admin", str(port), ready="serves")
+    with contextlib.ExitStack() as stack:
+        crowd(stack, port, CROWDS[who], 200)
+        for _ in range(4):
+            assert ask(port, "/readyz")[0] == 200
+
+
+def test_long_answers_are_made_anew_a_few_times_a_second_only(served, monkeypatch):
+    running = served()
+    made = []
+    monkeypatch.setattr(running.server, "connections", lambda limit: made.append(limit) or [])
+    monkeypatch.setattr("kacore.server.admin.FRESH_PER_SECOND", 0.0)
+    answers = {ask(running.server.admin_port, "/connections")[0] for _ in range(30)}
+    assert (answers, len(made)) == ({200}, 20)
+    assert ask(running.server.admin_port, "/metrics")[0] in (501, 503)  # there is no last one
+    assert ask(running.server.admin_port, "/healthz")[0] == 200

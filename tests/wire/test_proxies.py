@@ -230,6 +230,18 @@ def test_what_is_no_proxy_header_closes_without_an_answer(proxied, client, head)
     assert running.closed("bad_request") == 1
 
 
+def test_a_proxy_that_sends_no_header_is_told_of_once(proxied, client, caplog):
+    running = proxied()
+    for _ in range(3):
+        client(running).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest()
+    # with a header it is its client who is wrong, and one that says nothing may be a health check
+    client(running).send("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nrubbish\r\n\r\n").rest()
+    client(running).close()
+    running.check_empty()
+    told = "a connection from 127.0.0.1 did not begin with a PROXY header and was closed: have the proxy send one"
+    assert caplog.text.count(told) == caplog.text.count("PROXY") == 1
+
+
 def test_half_a_proxy_header_ends_with_its_sender_or_with_the_first_byte_timeout(proxied, client):
     running = proxied(policy=Policy(first_byte_timeout=0.2))
     silent = client(running).send(b"PROXY TCP4 192.")

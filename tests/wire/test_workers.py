@@ -65,6 +65,18 @@ def test_too_few_descriptors_are_told_and_a_low_soft_limit_is_raised(run, launch
         assert "needs" not in enough.text
 
 
+@pytest.mark.parametrize("processes", [(), ("--io", "transports"), ("--workers", "2")], ids=["alone", "transports", "2"])
+def test_unless_told_as_many_connections_may_be_open_as_the_limit_can_be_raised_to(launch, tmp_path, processes):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    low = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 2000)); from kacore.cli import main; "
+    child = launch("-c", f"{low} sys.exit(main())", "serve", "app:app", "--port", "0", *processes, ready="serves")
+    most = int(re.search(r"at most (\d+) connections", child.text)[1])
+    assert most == (1936 if "transports" not in processes else 1686)  # there newcomers need descriptors, too
+    assert "needs" not in child.text
+    shown = launch("-c", f"{low} sys.exit(main())", "policy")
+    shown.wait_for(r"max_connections +1936 +connections +default")
+
+
 @pytest.mark.parametrize("io", ["epoll", "transports"])
 def test_killed_worker_is_replaced_and_nobody_hangs_meanwhile(run, io):
     server = run("--workers", "2", "--io", io)
