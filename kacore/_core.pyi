@@ -21,6 +21,7 @@ __all__ = [
     "HandlerApplication",
     "Head",
     "HostedAsgiApplication",
+    "HostedWsgiApplication",
     "KacoreError",
     "Limits",
     "LocalError",
@@ -538,6 +539,17 @@ class HostedAsgiApplication(AsgiApplication):
         is_fresh: bool = False,
         upgrade: Callable[[Any, Head], Callable[[Any, bytes], None] | None] | None = None,
         scope: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None: ...
+
+class HostedWsgiApplication(WsgiApplication):
+    def __init__(
+        self,
+        app: Any,
+        logger: Any,
+        waker: Callable[[], None] | None = None,
+        *,
+        is_told: bool = False,
         **options: Any,
     ) -> None: ...
 
