@@ -22,6 +22,7 @@ __all__ = [
     "HandlerApplication",
     "Head",
     "HostedAsgiApplication",
+    "HostedWsgiApplication",
     "KacoreError",
     "Limits",
     "LocalError",
@@ -545,6 +546,17 @@ class HostedAsgiApplication(AsgiApplication):
         is_fresh: bool = False,
         upgrade: Callable[[Any, Head], Callable[[Any, bytes], None] | None] | None = None,
         scope: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None: ...
+
+class HostedWsgiApplication(WsgiApplication):
+    def __init__(
+        self,
+        app: Any,
+        logger: Any,
+        waker: Callable[[], None] | None = None,
+        *,
+        is_told: bool = False,
         **options: Any,
     ) -> None: ...
 

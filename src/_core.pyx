@@ -29,7 +29,7 @@ include "engine_here.pxi"
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
-    "Engine", "HandlerApplication", "Head", "HostedAsgiApplication", "KacoreError", "Limits", "LocalError", "MOST_WAITING",
+    "Engine", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError", "Limits", "LocalError", "MOST_WAITING",
     "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",

@@ -112,3 +112,51 @@ cdef class HostedAsgiApplication(AsgiApplication):
                 protocol.taker = taker
                 return 0
         return AsgiApplication.request(self, port, talk, head, fields)
+
+
+class NotMounted(LocalError):
+    """The path is not below that at which the application stands."""
+
+
+cdef class HostedWsgiApplication(WsgiApplication):
+    """WsgiApplication for a host that says below which path it stands: that is SCRIPT_NAME, and no part of PATH_INFO.
+
+    script_name: that path, without "/" at its end. is_told: clients that are trusted may name another in a field that is
+    called SCRIPT_NAME. A request for any other path is logged and answered 500.
+    """
+    cdef bint is_told
+
+    def __init__(self, app, logger, waker=None, *, is_told=False, **options):
+        WsgiApplication.__init__(self, app, logger, waker, **options)
+        self.is_told = is_told
+
+    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+        try:
+            return WsgiApplication.request(self, port, talk, head, fields)
+        except NotMounted as error:
+            self.logger.warning("%s", error)
+        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
+        return 0
+
+    cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
+        cdef dict environ = WsgiApplication.environ_of(self, port, talk, head, fields)
+        cdef str mount = environ["SCRIPT_NAME"], path
+        if self.is_told and (<Driver>port).is_trusted(talk.conn):
+            told = told_mount(ka_talk_head_bytes(talk), head, fields)
+            if told is not None:
+                mount = environ["SCRIPT_NAME"] = told
+        if mount:
+            path = environ["PATH_INFO"]
+            if path[:len(mount)] != mount or path[len(mount):len(mount) + 1] not in ("", "/"):
+                raise NotMounted(f"path {path!r} is not below SCRIPT_NAME {mount!r}")
+            environ["PATH_INFO"] = path[len(mount):]
+        return environ
+
+
+cdef object told_mount(const char *buf, const ka_head *head, const ka_field *fields):
+    """What a field SCRIPT_NAME says, or None."""
+    cdef uint32_t i
+    for i in range(head.n_fields):
+        if fields[i].name.len == 11 and ka_equals_lower(buf + fields[i].name.off, b"script_name", 11):
+            return PyUnicode_DecodeLatin1(buf + fields[i].value.off, fields[i].value.len, NULL).rstrip("/")
+    return None

@@ -6,6 +6,7 @@ version is refused; a newer one is tried, with a warning, where all that is need
 
 from __future__ import annotations
 
+import dis
 import importlib
 import inspect
 import re
@@ -67,7 +68,7 @@ def is_older(version: str, other: str) -> bool:
 
 
 def is_there(where: str) -> bool:
-    """Whether there is such a name. An attribute that only methods set counts, too: they name it."""
+    """Whether there is such a name. An attribute that only methods set counts, too."""
     module, _, names = where.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -75,11 +76,12 @@ def is_there(where: str) -> bool:
         return False
     for name in names.split("."):
         if not hasattr(found, name):
-            return inspect.isclass(found) and any(
-                name in method.__code__.co_names
-                for kind in found.__mro__
-                for method in vars(kind).values()
-                if inspect.isfunction(method)
-            )
+            return inspect.isclass(found) and name in names_set_in(found)
         found = getattr(found, name)
     return True
+
+
+def names_set_in(kind: type) -> set[str]:
+    """Of the attributes to which its methods assign something."""
+    methods = [method for one in kind.__mro__ for method in vars(one).values() if inspect.isfunction(method)]
+    return {step.argval for method in methods for step in dis.get_instructions(method) if step.opname == "STORE_ATTR"}

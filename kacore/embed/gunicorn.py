@@ -34,6 +34,7 @@ from gunicorn.workers import base
 from kacore import _core
 from kacore._core import AccessEntry, ConnectionTable, LocalError
 from kacore._limits import limits_of
+from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
 from kacore.server import logs
@@ -46,7 +47,18 @@ from kacore.server.tls import FixedTLS
 
 __all__ = ["ASGIWorker", "Worker"]
 
-TESTED = ("27",)
+OF_BASE = ("PIPE", "init_process", "load_wsgi", "max_requests", "notify", "ppid", "reloader", "sockets", "timeout")
+TRIED = Tried(
+    "gunicorn",
+    oldest="22",
+    newest="27",
+    needed=(
+        "gunicorn.arbiter:Arbiter.WORKER_BOOT_ERROR",
+        "gunicorn.config:Config.is_ssl",
+        "gunicorn.config:Config.settings",
+        *(f"gunicorn.workers.base:Worker.{name}" for name in OF_BASE),
+    ),
+)
 # gunicorn's setting, and the field of the policy that it means.
 FIELDS = {
     "keepalive": "keep_alive_timeout",
@@ -61,7 +73,6 @@ ONLY = {"protocol": "http", "http2_cleartext": "off"}
 UNHEARD = (
     "asgi_disconnect_grace_period",
     "casefold_http_method",
-    "forwarder_headers",
     "header_map",
     "http_parser",
     "permit_obsolete_folding",
@@ -71,6 +82,7 @@ UNHEARD = (
     "sendfile",
     "strip_header_spaces",
 )
+SCRIPT_NAME = "SCRIPT_NAME"  # in the environment, or a field of a trusted proxy: below which path the application stands
 # The most seconds between two signs of life, and of graceful_timeout the part that is left to the application's end.
 BEAT = 1.0
 FOR_THE_END = 0.1
@@ -82,8 +94,18 @@ KEY = "kacore.request"
 
 def is_set(cfg: Any, name: str) -> bool:
     """Whether it differs from gunicorn's default: a default that the user wrote looks the same."""
-    setting = cfg.settings[name]
-    return bool(setting.get() != type(setting)().get())
+    setting = cfg.settings.get(name)
+    return setting is not None and bool(setting.get() != type(setting)().get())
+
+
+def setting_of(cfg: Any, name: str, default: Any) -> Any:
+    """Its value; `default` in a gunicorn that does not have it yet."""
+    return getattr(cfg, name) if name in cfg.settings else default
+
+
+def speaks_proxy(cfg: Any) -> bool:
+    """Whether connections begin with a PROXY header: until 24.1 that was a yes or no."""
+    return cfg.proxy_protocol not in (False, "off")
 
 
 def given_policy(cfg: Any) -> PolicySet | None:
@@ -135,25 +157,35 @@ def policy_for(cfg: Any) -> PolicySet:
 
 def check_settings(cfg: Any, log: Any) -> None:
     """RuntimeError, of which gunicorn prints the sentence, for what cannot be served."""
-    if gunicorn.__version__.partition(".")[0] not in TESTED:
-        raise RuntimeError(
-            f"kacore.embed.gunicorn is tested with gunicorn {', '.join(TESTED)}, and this is {gunicorn.__version__}: "
-            "install one of those (pip install kacore[gunicorn])"
-        )
+    if refusal := TRIED.refusal(gunicorn.__version__):
+        raise RuntimeError(refusal)
+    if warning := TRIED.warning(gunicorn.__version__):
+        log.warning("%s", warning)
     for name, value in ONLY.items():
-        if getattr(cfg, name) != value:
-            raise RuntimeError(f"{name}={getattr(cfg, name)!r}: kacore's workers serve {name}={value!r} only")
-    if "h2" in cfg.http_protocols:
+        if (given := setting_of(cfg, name, value)) != value:
+            raise RuntimeError(f"{name}={given!r}: kacore's workers serve {name}={value!r} only")
+    if "h2" in setting_of(cfg, "http_protocols", ()):
         raise RuntimeError("http_protocols: kacore's workers speak HTTP/1.1 only")
-    if cfg.proxy_protocol != "off" and set(cfg.proxy_allow_ips) != set(cfg.forwarded_allow_ips):
+    if speaks_proxy(cfg) and set(cfg.proxy_allow_ips) != set(cfg.forwarded_allow_ips):
         raise RuntimeError("proxy_protocol: kacore's workers need the same proxy_allow_ips and forwarded_allow_ips")
     for name in UNHEARD:
         if is_set(cfg, name):
             log.warning("%s is not heard by kacore's workers", name)
+    if set(setting_of(cfg, "forwarder_headers", ())) - {SCRIPT_NAME, "PATH_INFO"}:
+        log.warning("forwarder_headers: kacore's workers hear %s only", SCRIPT_NAME)
     try:
-        policy_for(cfg)
+        policy = policy_for(cfg).default
     except PolicyError as error:
         raise RuntimeError(str(error)) from None
+    if policy.drain_lame_duck >= (most := time_to_leave(cfg)):
+        raise RuntimeError(
+            f"drain_lame_duck={policy.drain_lame_duck:g}: must be less than {most:g}, nine tenths of graceful_timeout"
+        )
+
+
+def time_to_leave(cfg: Any) -> float:
+    """Of graceful_timeout, in seconds; the rest is for the application's end."""
+    return float(cfg.graceful_timeout) * (1 - FOR_THE_END)
 
 
 # -- what hooks and the access log are told --------------------------------------------------------------------
@@ -252,6 +284,10 @@ class Worker(base.Worker):
         """Called by the arbiter when it starts."""
         check_settings(cfg, log)
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.inherited = self.sockets  # those of the arbiter, and of all its workers
+
     def init_process(self) -> None:
         """Called by the arbiter in the child: all of its life."""
         self.is_hurried = False
@@ -267,14 +303,16 @@ class Worker(base.Worker):
         """Serve until SIGTERM, then leave."""
         cfg = self.cfg
         self.check_interface()
-        application = _core.WsgiApplication(
+        told_by = {name.upper() for name in setting_of(cfg, "forwarder_headers", ())}
+        application = _core.HostedWsgiApplication(
             self.hooked(self.wsgi),
             self.log,
             lambda: self.engine.wake(),
             threads=cfg.threads if cfg.threads > 1 else 0,
             multiprocess=cfg.workers > 1,
             scheme="https" if cfg.is_ssl else "http",
-            script_name=os.environ.get("SCRIPT_NAME", ""),
+            script_name=os.fsencode(os.environ.get(SCRIPT_NAME, "")).decode("latin-1").rstrip("/"),
+            is_told=not told_by.isdisjoint((SCRIPT_NAME, "*")),
             environ={"wsgi.errors": WSGIErrorsWrapper(cfg), "SERVER_SOFTWARE": gunicorn.SERVER_SOFTWARE},
         )
         self.open_engine(application)
@@ -332,8 +370,7 @@ class Worker(base.Worker):
             on_notice=logs.notice_log(log),
         )
         # Peers without an address are trusted, as by gunicorn's own workers.
-        speaks_first = cfg.proxy_protocol != "off"
-        self.engine.trust([*cfg.forwarded_allow_ips, "unix"], proxy_protocol=speaks_first)
+        self.engine.trust([*cfg.forwarded_allow_ips, "unix"], proxy_protocol=speaks_proxy(cfg))
         self.engine.set_classes(self.policies)
         tls = FixedTLS(ssl_context(cfg)) if cfg.is_ssl else None
         for listener in self.sockets:
@@ -359,16 +396,19 @@ class Worker(base.Worker):
     def departure(self) -> Iterator[None]:
         """Refuse nobody who got in, answer what can be answered. Yields for as long as there is something to wait for.
 
-        While idle connections have their grace, newcomers are still let in: in a worker that is alone nobody else
-        would, until the arbiter has started the next.
+        For drain_lame_duck nothing changes: that is for whoever watches the arbiter and sends clients elsewhere. While idle
+        connections have their grace, newcomers are still let in: in a worker that is alone nobody else would, until the
+        arbiter has started the next.
         """
         policy, hurries = self.policies.default, self.cfg.reload
-        timeout = min(policy.drain_timeout, self.cfg.graceful_timeout * (1 - FOR_THE_END))
+        lame_duck = 0.0 if hurries else policy.drain_lame_duck
+        timeout = min(policy.drain_timeout, time_to_leave(self.cfg) - lame_duck)
         grace, spread = (0.0, 0.0) if hurries else (policy.drain_grace, policy.drain_spread)
+        yield from self.waiting_until(time.monotonic() + lame_duck, for_the_last=False)
         began = time.monotonic()
         self.engine.drain(grace=grace, spread=spread, timeout=timeout)
         yield from self.waiting_until(began + min(grace + spread, timeout))
-        if self.cfg.reuse_port:  # a queue of our own, which nobody serves after us
+        if self.sockets is not self.inherited:  # by reuse_port: a queue of our own, which nobody serves after us
             for listener in self.sockets:
                 refuse(listener.sock)
             yield from self.waiting_until(time.monotonic() + LAST_CALL, for_the_last=False)
@@ -402,7 +442,7 @@ class Worker(base.Worker):
         """What the engine calls after each request; None when nobody wants to know."""
         post_request = self.cfg.post_request if is_set(self.cfg, "post_request") else None
         # Loggers of another class may count where this one has nothing to write: statsd does.
-        is_logged = type(self.log).access is not Logger.access or self.log.access_log_enabled
+        is_logged = type(self.log).access is not Logger.access or has_access_log(self.log, self.cfg)
         if not is_logged and post_request is None:
             return None
 
@@ -419,6 +459,15 @@ class Worker(base.Worker):
                 self.log.exception("Exception in post_request hook or access log")
 
         return note
+
+
+def has_access_log(log: Any, cfg: Any) -> bool:
+    """Whether gunicorn's own logger writes one."""
+    try:
+        return bool(log.access_log_enabled)
+    except AttributeError:  # before 26: where access() returns, having nothing to do
+        is_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
+        return bool(cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or is_syslog)
 
 
 def refuse(sock: Any) -> None:
@@ -448,7 +497,7 @@ class ASGIWorker(Worker):
     def run(self) -> None:
         """Serve until SIGTERM, then leave."""
         self.check_interface()
-        with asyncio.Runner(loop_factory=loop_factory(self.cfg.asgi_loop)) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(setting_of(self.cfg, "asgi_loop", "auto"))) as runner:
             runner.run(self.serve())
 
     async def serve(self) -> None:
@@ -456,14 +505,14 @@ class ASGIWorker(Worker):
         self.is_told = asyncio.Event()
         self.handle_signals(loop)
         self.keep_beating(loop)
-        lifespan = Lifespan(self.wsgi, self.cfg.asgi_lifespan, self.log)
+        lifespan = Lifespan(self.wsgi, setting_of(self.cfg, "asgi_lifespan", "auto"), self.log)
         await lifespan.startup()
         application = _core.AsgiApplication(
             self.hooked(self.wsgi),
             loop,
             self.log,
             state=lifespan.state,
-            root_path=self.cfg.root_path,
+            root_path=setting_of(self.cfg, "root_path", ""),
             scheme="https" if self.cfg.is_ssl else "http",
             websocket=self.websockets(loop),
         )
@@ -546,7 +595,8 @@ class ASGIWorker(Worker):
         except ImportError:
             self.log.info("websockets are not served: install kacore[websockets] for them")
             return None
-        return WebSockets(loop, self.log, WebSocketOptions(max_size=self.cfg.websocket_max_message_size))
+        most = setting_of(self.cfg, "websocket_max_message_size", None)
+        return WebSockets(loop, self.log, WebSocketOptions() if most is None else WebSocketOptions(max_size=most))
 
 
 def failing(text: str) -> Callable[..., Any]:

@@ -16,6 +16,11 @@ import pytest
 from hammering import APPLICATION, Hammer
 
 pytestmark = pytest.mark.needs("module:gunicorn")
+try:
+    from gunicorn.config import KNOWN_SETTINGS
+except ImportError:
+    KNOWN_SETTINGS = []
+SETTINGS = {setting.name for setting in KNOWN_SETTINGS}  # older ones have fewer
 
 # Answers with the process id; /block waits so many seconds, /meet until three requests are in it.
 WSGI = """
@@ -50,6 +55,8 @@ BLOCK = """
         time.sleep(10)
 """
 ASGI = APPLICATION.replace("    body = str", BLOCK + "    body = str")
+PROXY = next((True if one.default is False else "auto" for one in KNOWN_SETTINGS if one.name == "proxy_protocol"), None)
+ALONE = ("--no-control-socket",) if "control_socket" in SETTINGS else ()
 WORKERS = {"wsgi": "Worker", "asgi": "ASGIWorker"}
 either = pytest.mark.parametrize("kind", WORKERS)
 # A drain that a test can wait for, and longer than a client of a busy machine is idle by accident.
@@ -66,9 +73,7 @@ def run(launch, tmp_path):
         (tmp_path / "gunicorn.conf.py").write_text(conf)
         worker = f"kacore.embed.gunicorn.{WORKERS[kind]}"
         where = () if "-b" in arguments else ("-b", bind)
-        child = launch(
-            "-m", "gunicorn", "-k", worker, *where, "--no-control-socket", *arguments, "app:app", cwd=tmp_path, **environ
-        )
+        child = launch("-m", "gunicorn", "-k", worker, *where, *ALONE, *arguments, "app:app", cwd=tmp_path, **environ)
         started.append(child)
         child.wait_for(r"Booting worker|Error: ")
         found = re.search(r"https?://127\.0\.0\.1:[1-9]\d*", child.text)
@@ -187,7 +192,7 @@ def test_no_request_is_lost_while_workers_come_and_go_by_ttin_ttou_and_sigterm(r
 def test_no_request_is_lost_when_usr2_starts_a_new_arbiter_and_the_old_one_ends(launch, tmp_path):
     (tmp_path / "app.py").write_text(WSGI)
     command = os.path.join(os.path.dirname(sys.executable), "gunicorn")  # which starts itself again
-    settings = ("-b", "127.0.0.1:0", "--no-control-socket", "--pid", "pid", "-k", "kacore.embed.gunicorn.Worker")
+    settings = ("-b", "127.0.0.1:0", *ALONE, "--pid", "pid", "-k", "kacore.embed.gunicorn.Worker")
     server = launch(command, *settings, "app:app", cwd=tmp_path, **SHORT)
     server.url = server.wait_for(r"http://127\.0\.0\.1:[1-9]\d*")[0]
     wait_until(lambda: can_connect(server))
@@ -295,12 +300,74 @@ def test_policy_comes_from_the_configuration_file_and_over_it_from_the_environme
     assert ask(server).getheader("Keep-Alive") == "timeout=49, max=6"
 
 
-def test_unknown_version_of_gunicorn_is_told_in_one_sentence(run):
-    server = run("wsgi", conf="import gunicorn; gunicorn.__version__ = '99.0'")
+@pytest.mark.parametrize(
+    ("conf", "sentence"),
+    [
+        ("import gunicorn; gunicorn.__version__ = '21.2.0'", "cannot be in gunicorn 21.2.0: 22 is the oldest"),
+        (
+            "from gunicorn.arbiter import Arbiter; del Arbiter.WORKER_BOOT_ERROR",
+            "gunicorn.arbiter:Arbiter.WORKER_BOOT_ERROR is missing in it; 22 to 27 were tried",
+        ),
+    ],
+)
+def test_gunicorn_that_cannot_be_served_is_told_in_one_sentence(run, conf, sentence):
+    server = run("wsgi", conf=conf)
     assert server.wait() == 1
     (error,) = re.findall("^Error: .*", server.text, re.MULTILINE)
-    assert "is tested with gunicorn 27, and this is 99.0: install one of those" in error
+    assert sentence in error
     assert "Traceback" not in server.text
+
+
+def test_newer_gunicorn_is_warned_of_and_served(run):
+    server = run("wsgi", conf="import gunicorn; gunicorn.__version__ = '99.0'")
+    server.wait_for("kacore.embed.gunicorn is not tried yet with gunicorn 99.0: 22 to 27 were")
+    assert ask(server).status == 200
+
+
+MOUNTED = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [repr((environ["SCRIPT_NAME"], environ["PATH_INFO"])).encode()]
+"""
+
+
+def test_script_name_of_the_environment_is_taken_off_the_path(run):
+    server = run("wsgi", app=MOUNTED, SCRIPT_NAME="/mount/")
+    for path, rest in (("/mount/a%20b?c", "/a b"), ("/mount", ""), ("/mount/", "/"), ("/%6Dount/x", "/x")):
+        assert ask(server, path).text == repr(("/mount", rest))
+    for path in ("/", "/mounted", "/other/mount"):
+        assert ask(server, path).status == 500
+    server.wait_for("path '/mounted' is not below SCRIPT_NAME '/mount'")
+    assert "Traceback" not in server.text
+
+
+def test_script_name_of_a_trusted_proxy_counts_and_nobody_elses(run):
+    trusted = {"SCRIPT_NAME": "/proxied"}
+    server = run("wsgi", app=MOUNTED)
+    expected = ("/proxied", "/a") if "forwarder_headers" in SETTINGS else ("", "/proxied/a")
+    assert ask(server, "/proxied/a", **trusted).text == repr(expected)
+    assert ask(server, "/proxied/a").text == repr(("", "/proxied/a"))
+    stranger = run("wsgi", "--forwarded-allow-ips", "127.0.0.2", app=MOUNTED)
+    assert ask(stranger, "/proxied/a", **trusted).text == repr(("", "/proxied/a"))
+
+
+def test_worker_that_leaves_serves_on_for_drain_lame_duck(need, monkeypatch):
+    from kacore import Policy, PolicySet
+    from kacore.embed import gunicorn as adapter
+
+    config = need("module:gunicorn.config").Config()
+    now, drained = [100.0], []
+    worker = object.__new__(adapter.Worker)
+    worker.cfg, worker.is_hurried = config, False
+    worker.sockets = worker.inherited = []
+    worker.policies = PolicySet(Policy(drain_lame_duck=5.0, drain_grace=2.0, drain_spread=1.0))
+    worker.table = type("Table", (), {"__len__": lambda self: 1, "stats": lambda self: {"phases": {"linger": 0}}})()
+    worker.engine = type("Engine", (), {"drain": lambda self, **times: drained.append((now[0], times["timeout"]))})()
+    monkeypatch.setattr(adapter.time, "monotonic", lambda: now[0])
+    for _ in worker.departure():
+        now[0] += 0.5
+    assert drained == [(105.0, 22.0)]  # of the 27 s that graceful_timeout leaves
+    assert now[0] == 127.0
 
 
 @pytest.mark.parametrize(
@@ -310,9 +377,14 @@ def test_unknown_version_of_gunicorn_is_told_in_one_sentence(run):
         ({}, {"keep_alive_timeot": 1}, "keep_alive_timeot"),
         ({}, 7, "kacore_policy=7: must be a Policy, a PolicySet or a dict of fields"),
         ({"worker_connections": 10}, {"max_connections_per_client": 20}, "max_connections from gunicorn's settings"),
-        ({"protocol": "uwsgi"}, None, "protocol='uwsgi': kacore's workers serve protocol='http' only"),
-        ({"http_protocols": "h2,h1"}, None, "HTTP/1.1 only"),
-        ({"proxy_protocol": "v1", "proxy_allow_ips": "10.0.0.1"}, None, "need the same proxy_allow_ips"),
+        ({"graceful_timeout": 10}, {"drain_lame_duck": 9.0}, "drain_lame_duck=9: must be less than 9, nine tenths"),
+        *(
+            [({"protocol": "uwsgi"}, None, "protocol='uwsgi': kacore's workers serve protocol='http' only")]
+            if "protocol" in SETTINGS
+            else []
+        ),
+        *([({"http_protocols": "h2,h1"}, None, "HTTP/1.1 only")] if "http_protocols" in SETTINGS else []),
+        ({"proxy_protocol": PROXY, "proxy_allow_ips": "10.0.0.1"}, None, "need the same proxy_allow_ips"),
     ],
 )
 def test_what_cannot_be_served_is_an_error_of_one_line(need, monkeypatch, settings, policy, sentence):
@@ -377,12 +449,14 @@ def test_websocket_is_served_and_logged(run, need):
     client = need("module:websockets.sync.client")
     app = """
 async def app(scope, receive, send):
+    assert scope["type"] == "websocket"
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "text": (await receive())["text"]})
 """
-    server = run("asgi", "--asgi-lifespan", "off", "--access-logfile", "-", app=app)
+    quiet = ("--asgi-lifespan", "off") if "asgi_lifespan" in SETTINGS else ()
+    server = run("asgi", *quiet, "--access-logfile", "-", app=app)
     with client.connect(f"ws://127.0.0.1:{server.port}/chat", open_timeout=5) as websocket:
         websocket.send("hello")
         assert websocket.recv(5) == "hello"
@@ -480,7 +554,7 @@ def test_forwarded_allow_ips_says_whose_word_is_taken(run):
 
 
 def test_proxy_protocol_names_the_client(run):
-    server = run("wsgi", "--proxy-protocol", "auto")
+    server = run("wsgi", "--proxy-protocol", *([PROXY] if PROXY == "auto" else []))
     with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), timeout=5)) as sock:
         sock.sendall(b"PROXY TCP4 192.0.2.9 192.0.2.1 4711 80\r\nGET /about HTTP/1.1\r\nHost: a\r\n\r\n")
         received = functools.reduce(lambda data, _: data if b"}" in data else data + sock.recv(4096), range(9), b"")
