@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import kacore
 from tests.wire.conftest import Client, wait_until
-from tests.wire.test_tls import certificates, localhost, over_tls  # noqa: F401
 
 pytestmark = pytest.mark.needs("module:starlette", "module:fastapi", "module:sse_starlette")
 
@@ -72,8 +72,8 @@ def test_a_stream_ends_with_its_client(start, leaving, caplog, way, loop):
     assert not [record for record in caplog.records if record.levelname != "INFO"], caplog.text
 
 
-def test_a_stream_over_tls_ends_with_its_client(start, leaving, over_tls, certificates, localhost, caplog):
-    running = start(leaving.app, tls=certificates.context(localhost))
+def test_a_stream_over_tls_ends_with_its_client(start, leaving, over_tls, localhost, caplog):
+    running = start(leaving.app, tls=kacore.TLS(localhost))
     for n, path in enumerate(("/wait", "/tick"), 1):
         one = over_tls(running)
         one.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
