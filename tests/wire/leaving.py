@@ -6,6 +6,7 @@ What happens in it is appended to the file that LEAVING names, a line each: with
 import asyncio
 import contextlib
 import os
+import time
 
 from fastapi import FastAPI
 from sse_starlette.sse import EventSourceResponse
@@ -96,6 +97,31 @@ async def elsewhere(scope, receive, send):
     note("ended")
 
 
+async def blocking(scope, receive, send):
+    """Pieces, each with the loop standing still until the client says that it has it; early hints, too."""
+    heard = 0
+
+    def stand():
+        nonlocal heard
+        heard += 1
+        for _ in range(1000):
+            if noted().count("heard") >= heard:
+                return
+            time.sleep(0.005)
+        raise TimeoutError(f"piece {heard} did not leave")
+
+    if scope["path"].endswith("/later"):
+        await asyncio.sleep(0)
+    if "http.response.early_hint" in scope["extensions"]:
+        await send({"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]})
+        stand()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(2):
+        await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+        stand()
+    await send({"type": "http.response.body", "body": b""})
+
+
 ROUTES = [
     Route("/wait", lambda request: StreamingResponse(waiting())),
     Route("/tick", lambda request: StreamingResponse(ticking())),
@@ -104,6 +130,7 @@ ROUTES = [
     Route("/background", background),
     Mount("/fastapi", fastapi),
     Mount("/elsewhere", elsewhere),
+    Mount("/blocking", blocking),
 ]
 app = Starlette(routes=[*ROUTES, Mount("/stamped", Starlette(routes=ROUTES, middleware=[Middleware(Stamp)]))])
 STREAMS = ["/wait", "/tick", "/sse", "/background", "/fastapi/wait", "/elsewhere/", "/stamped/wait", "/stamped/tick"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import kacore
 from tests.wire.conftest import Client, wait_until
 
 pytestmark = pytest.mark.needs("module:starlette", "module:fastapi", "module:sse_starlette")
@@ -24,6 +25,19 @@ def leaving(tmp_path, monkeypatch):
     import leaving
 
     return leaving
+
+
+def hear_pieces(port, leaving, path):
+    """Read each piece while the application stands still behind it."""
+    c = Client(port).send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+    try:
+        for end in (b"preload\r\n\r\n", b"5\r\npiece\r\n", b"5\r\npiece\r\n"):
+            c.until(end)
+            leaving.note("heard")
+        assert c.until(b"0\r\n\r\n") == b""
+        assert c.get("/nowhere").status == 404
+    finally:
+        c.close()
 
 
 def all_leave(port, leaving, way):
@@ -58,6 +72,18 @@ def test_a_stream_ends_with_its_client(start, leaving, caplog, way, loop):
     assert not [record for record in caplog.records if record.levelname != "INFO"], caplog.text
 
 
+def test_a_stream_over_tls_ends_with_its_client(start, leaving, over_tls, localhost, caplog):
+    running = start(leaving.app, tls=kacore.TLS(localhost))
+    for n, path in enumerate(("/wait", "/tick"), 1):
+        one = over_tls(running)
+        one.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda n=n: leaving.noted().count("began") == n, "the stream has begun")
+        one.close()
+        wait_until(lambda n=n: leaving.noted().count("ended") == n, "the stream has ended")
+    running.check_empty()
+    assert not [record for record in caplog.records if record.levelname != "INFO"], caplog.text
+
+
 def test_who_closed_his_own_side_only_gets_the_stream_whole(start, leaving, caplog):
     running = start(leaving.app)
     for path in ("/pieces", "/stamped/pieces"):
@@ -75,6 +101,13 @@ def test_an_application_that_obeys_the_disconnect_of_a_half_closed_client_is_no_
     assert half_closed(running.port, "/elsewhere/").endswith(b"\r\n4\r\nhead\r\n" + 3 * b"4\r\nmore\r\n")
     running.check_empty()
     assert not [record for record in caplog.records if record.levelname != "INFO"], caplog.text
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("when", ["", "later"])
+def test_a_piece_is_with_the_client_before_the_application_goes_on(start, leaving, loop, when):
+    running = start(leaving.app, loop=loop)
+    hear_pieces(running.port, leaving, f"/blocking/{when}")
 
 
 def faces():
@@ -106,6 +139,7 @@ def test_a_stream_ends_with_its_client_on_every_face(face, leaving):
     all_leave(face.port, leaving, "fin")
     answer = half_closed(face.port, "/pieces")
     assert answer.count(b"piece;") == 5 and answer.endswith(b"\r\n0\r\n\r\n")
+    hear_pieces(face.port, leaving, "/blocking/")
     face.process.send_signal(signal.SIGTERM)
     face.wait()
     assert not COMPLAINTS.search(face.text), face.text

@@ -436,7 +436,8 @@ def test_django(start, client, django_urls, directory, caplog, interface):
     app = get_asgi_application() if interface == "asgi" else get_wsgi_application()
     if "validated" in interface:
         app = validated_app(app)
-    c = client(start(app, interface=interface.partition(" ")[0]))
+    running = start(app, interface=interface.partition(" ")[0])
+    c = client(running)
     assert c.get("/hello/caf%C3%A9?q=1").body.decode() == "hello café http://test/hello/caf%C3%A9?q=1 127.0.0.1"
     assert c.get("/slow").body == b"slow"
     body, field = form(a=b"x" * 10, b=BIG * 3)  # over what Django keeps in memory
@@ -453,3 +454,5 @@ def test_django(start, client, django_urls, directory, caplog, interface):
     assert c.get("/fail").status == 500
     assert c.get("/slow", method="HEAD").body == b""
     assert c.is_open()
+    # Who has closed his own side gets his answer, though Django listens for the disconnect while it works.
+    assert client(running).send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").fin().response().body == b"slow"
