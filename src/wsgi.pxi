@@ -155,7 +155,7 @@ cdef class WsgiExchange(CollectedExchange):
                     return self.close_result()
             if isinstance(self.result, (list, tuple)) and not self.has_content:
                 pieces = self.result
-                self.deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces), True)
+                self.deliver(pieces[0] if len(pieces) == 1 else b"".join([content_of(one) for one in pieces]), True)
                 return self.close_result()
             self.is_inside = True
             self.rest = iter(self.result)

@@ -266,3 +266,40 @@ def test_a_client_that_does_not_read_makes_the_application_wait(start, client):
     assert running.stats()["engine"]["buffer_bytes"] < 1 << 20
     c.take(1000)
     c.reset()
+
+
+# -- content that is collected: for WSGI and for handlers ---------------------------------------------------------
+
+
+def length_handler(request):
+    return str(len(request.body)).encode()
+
+
+def length_wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [str(len(environ["wsgi.input"].read())).encode()]
+
+
+@pytest.fixture(params=[length_handler, length_wsgi])
+def collecting(request, start):
+    return lambda **options: start(request.param, **options)
+
+
+def test_content_under_collection_counts_in_the_budget_and_goes_to_files_in_time(collecting, client):
+    running = collecting(policy=Policy(max_buffer_bytes=2 << 20))
+    clients = [client(running).send(sized(400_000)[:-10]) for _ in range(20)]
+    wait_until(lambda: running.phase_count("body") == 20)
+    # A megabyte of content, and what a turn keeps of unread bytes for some of them.
+    wait_until(lambda: 600_000 < running.stats()["engine"]["buffer_bytes"] < (3 << 20) // 2)
+    assert client(running).send(sized(5)).response().body == b"5"
+    for c in clients:
+        assert c.send(b"x" * 10).response().body == b"400000"
+
+
+def test_content_that_has_room_nowhere_is_answered_503_and_told_once(collecting, client, monkeypatch, caplog):
+    running = collecting(policy=Policy(max_buffer_bytes=65536, max_head_bytes=8192))
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    for _ in range(3):
+        assert client(running).send(sized(100_000)).response().status == 503
+    assert client(running).send(sized(1000)).response().body == b"1000"
+    assert caplog.text.count("a temporary file could not be written") == 1
