@@ -6,29 +6,37 @@ of different directives, and both count here. The syntax is small: one directive
 lines, blocks in angle brackets (https://httpd.apache.org/docs/2.4/configuring.html).
 
 What a directive means was taken from the manual of Apache httpd 2.4 (core, event, mod_reqtimeout,
-mod_headers, mod_setenvif). Where the two servers do not mean the same the report says so.
+mod_headers, mod_setenvif) and from what Apache 2.4.71 did. Where the two servers do not mean the same the report says so.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from kacore.policy.policy import Policy
 from kacore.policy.report import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, read_text, whole
 from kacore.policy.rules import compile_pattern, host_pattern
 
 
 def read(
-    text: str, *, base: str | None = None, file: str = "apache", htaccess: Mapping[str, str] | None = None
+    text: str,
+    *,
+    base: str | None = None,
+    file: str = "apache",
+    htaccess: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Reading:
     """Read a configuration.
 
     text: of the main file. base: the directory of relative includes, in place of ServerRoot; without either
     they are not followed. file: what the report calls the text. htaccess: site name -> text of its .htaccess.
+    environ: what ${NAME} is when no Define says it; default: os.environ.
     Raises PolicyError, naming file and line, for a block that is not closed or closed by another name.
     """
-    reader = Reader(base)
+    reader = Reader(base, os.environ if environ is None else environ)
     reader.walk(parse(text, file), reader.out.server)
     for name, rules in (htaccess or {}).items():
         reader.walk_htaccess(name, parse(rules, f"{name}/.htaccess"))
@@ -64,10 +72,12 @@ def parse(text: str, file: str) -> list[Directive]:
             here = opened.pop()[1]
             continue
         is_block = line.startswith("<")
-        words = split(line[1:].rstrip().removesuffix(">") if is_block else line)
+        raw = line[1:].rstrip().removesuffix(">") if is_block else line
+        words = split(raw)
         if not words:
             continue
         found = Directive(words[0], words[1:], line, file, number)
+        found.raw = raw
         here.append(found)
         if is_block:
             found.children = []
@@ -98,15 +108,23 @@ def join_lines(text: str) -> list[tuple[int, str]]:
 
 # -- values -------------------------------------------------------------------------------------------------
 
-UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "mi": 60.0, "min": 60.0, "h": 3600.0}
+UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "mi": 60.0, "h": 3600.0}
 
 
 def seconds(text: str) -> float:
-    """A time as Apache writes it: seconds unless ms, s, min or h follows. ValueError for anything else."""
-    match = re.fullmatch(r"(\d+)([a-z]*)", text.lower())
-    if not match or match[2] not in UNITS:
+    """A time as Apache writes it: seconds unless s, ms, mi(n) or h follows, in small letters; what comes behind these
+    letters is not looked at there. ValueError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,18})(|s|ms|mi|h)(?:(?<=[a-z]).*)?", text)
+    if not match:
         raise ValueError(f"{text!r} is no time")
     return int(match[1]) * UNITS[match[2]]
+
+
+def bare_seconds(text: str) -> float:
+    """A time of the older directives, where Apache reads digits and passes over what follows: 1min is a second there."""
+    if re.fullmatch(r"[0-9]{1,18}[a-zA-Z]+", text):
+        raise ValueError(f"{text!r} has a unit, and Apache reads the number alone, as seconds: which is meant?")
+    return float(whole(text))
 
 
 def on_off(text: str) -> bool:
@@ -121,71 +139,102 @@ def on_off(text: str) -> bool:
 class Reader(Walker):
     """Keeps what is only known at the end: what several directives say together."""
 
-    def __init__(self, base: str | None) -> None:
+    def __init__(self, base: str | None, environ: Mapping[str, str]) -> None:
         super().__init__(base)
         self.has_own_base = bool(base)
-        self.defined: dict[str, str] = {}
-        self.modules: set[str] = set()
+        self.is_htaccess = False
+        self.environ = environ
+        self.defined: dict[str, str | None] = {}  # None: defined without a value
+        self.modules: set[str] = set()  # as LoadModule names them; none: the text does not say which there are
         self.workers: dict[str, tuple[int, Directive]] = {}  # directives that together bound the connections
         self.first_of: dict[str, Scope] = {}  # address -> its first virtual host
         self.timeouts: list[tuple[Directive, Scope, float]] = []
+        self.closes: list[tuple[Directive, Scope]] = []  # Header ... Connection close
         self.header_keep_alive: list[tuple[Directive, Scope]] = []
 
     def prepare(self, found: Directive) -> None:
-        found.args = [self.expand(word) for word in found.args]
+        found.args = self.arguments(found)
 
     def parse_file(self, path: str) -> list[Directive]:
         return parse(read_text(path), path)
 
+    def matters(self, found: Directive) -> bool:
+        words = [word.lower() for word in found.args]
+        if found.name == "header":
+            return any(word.removesuffix(":") in ("connection", "keep-alive") for word in words)
+        if found.name in ("browsermatch", "browsermatchnocase", "setenvif", "setenvifnocase"):
+            return any(word.startswith("nokeepalive") for word in words)
+        return super().matters(found)
+
     def apply(self, found: Directive, scope: Scope) -> None:
-        if len(found.args) > 1 and found.name in SINGLE:
+        if self.is_htaccess and found.name in HANDLERS and found.name not in IN_HTACCESS:
+            self.out.refuse(found, "not allowed in .htaccess: Apache answers every request with 500")
+        elif len(found.args) > 1 and found.name in SINGLE:
             self.out.refuse(found, "takes one argument (a # within a line begins no comment)")
         else:
             super().apply(found, scope)
 
-    def expand(self, word: str) -> str:
-        return re.sub(r"\$\{([^}]+)\}", lambda match: self.defined.get(match[1], match[0]), word)
+    # -- variables ------------------------------------------------------------------------------------------
+
+    def arguments(self, found: Directive) -> list[str]:
+        """What a variable holds is split like the rest of the line."""
+        return split(self.expand(found.raw))[1:] if "${" in found.raw else found.args
+
+    def expand(self, text: str) -> str:
+        return re.sub(r"\$\{([^}]+)\}", lambda match: self.variable(match[1], match[0]), text)
+
+    def variable(self, name: str, otherwise: str) -> str:
+        """Apache tells variables apart by their letters, small or not; those of the environment by both."""
+        defined = {key.lower(): value for key, value in self.defined.items() if value is not None}
+        found = defined.get(name.lower(), self.environ.get(name))
+        return otherwise if found is None else found
 
     # -- blocks ---------------------------------------------------------------------------------------------
 
     def enter(self, block: Directive, children: list[Directive], scope: Scope) -> None:
         if block.name == "virtualhost":
             self.enter_virtual_host(block, children)
-        elif block.name in ("ifmodule", "ifdefine", "ifversion"):
-            refusal = self.condition(block)
-            if refusal:
-                self.out.refuse(block, refusal)
-            else:
+        elif block.name in CONDITIONS:
+            try:
+                holds = CONDITIONS[block.name](self, block)
+            except ValueError as error:
+                self.out.refuse(block, str(error))
+                return
+            if holds:
                 self.out.remark(block, "the condition is taken as true")
                 self.walk(children, scope)
+            else:
+                self.out.refuse(block, f"{' '.join(block.args)} is taken as false")
+        elif block.name in ("ifdirective", "ifsection"):
+            self.out.refuse(block, "which directives an Apache knows is not known here")
         else:
             self.out.refuse(block, "kacore knows whole sites only, no part of one")
 
-    def condition(self, block: Directive) -> str:
-        """Why the block's content does not count; "" if it does."""
-        word = block.args[0] if block.args else ""
-        negated, name = word.startswith("!"), word.removeprefix("!")
-        if block.name == "ifdefine":
-            holds = name in self.defined
-        elif block.name == "ifversion":
-            return ""
-        else:
-            module = re.sub(r"^(mod_|mpm_)|(\.c|_module)$", "", name.lower())
-            mpm = self.mpm()
-            holds = module == mpm if module in MPMS else True
-        if holds == negated:
-            return f"{word} is taken as false"
-        return ""
+    def is_loaded(self, name: str) -> bool:
+        """Whether Apache would find this module, by its whole identifier or the name of its source file, in that
+        spelling. Where the text loads no module, all but MPMs count as loaded."""
+        if mpm := re.fullmatch(r"mpm_(\w+)_module|(event|worker|prefork|winnt|mpmt_os2|mpm_netware|mpm_\w+)\.c", name):
+            module = mpm[1] or mpm[2]
+            return module == self.mpm() or f"{module.removeprefix('mpm_')}_module" in {
+                loaded.removeprefix("mpm_") for loaded in self.modules if loaded[4:-7] not in MPMS
+            }
+        source = re.fullmatch(r"(?:mod_)?(?!mpm_)(\w+)\.c", name)
+        identifier = f"{source[1]}_module" if source else name
+        if not identifier.endswith("_module"):
+            return False
+        return not self.modules or identifier in self.modules or identifier in BUILT_IN
 
     def mpm(self) -> str:
         """The loaded one, "event" when the text does not say."""
-        return next((name for name in MPMS if name in self.modules), "event")
+        return next((name for name in MPMS if f"mpm_{name}_module" in self.modules), "event")
 
     def enter_virtual_host(self, block: Directive, children: list[Directive]) -> None:
-        names = [word for child in children if child.name == "servername" for word in child.args[:1]]
-        names += [word for child in children if child.name == "serveralias" for word in child.args]
-        names = [re.sub(r"^[a-z]+://", "", self.expand(name)) for name in names]
-        addresses = [word for word in block.args if not re.match(r"(\*|_default_)(:|$)", word)]
+        names = [word for child in children if child.name == "servername" for word in self.arguments(child)[:1]]
+        names += [word for child in children if child.name == "serveralias" for word in self.arguments(child)]
+        names = [re.sub(r"^[a-z]+://", "", name) for name in names]
+        # One without a port is at every port, which no rule can say.
+        anywhere = r"(\*|_default_)(:\*)?"
+        addresses = [re.sub(r"^_default_:", "*:", word) for word in block.args if not re.fullmatch(anywhere, word)]
         scope = self.enter_site(block, children, names, addresses)
         if scope is None:
             return
@@ -206,18 +255,9 @@ class Reader(Walker):
         if scope is None:
             scope = Scope([name], place=f"{name}/.htaccess:1")
             self.out.sites.append(scope)
-        self.walk(self.allowed(directives), scope)
-
-    def allowed(self, directives: list[Directive]) -> list[Directive]:
-        kept = []
-        for found in directives:
-            if found.children is not None:
-                found.children = self.allowed(found.children)
-            elif found.name in HANDLERS and found.name not in IN_HTACCESS:
-                self.out.refuse(found, "not allowed in .htaccess: Apache answers every request with 500")
-                continue
-            kept.append(found)
-        return kept
+        self.is_htaccess = True
+        self.walk(directives, scope)
+        self.is_htaccess = False
 
     # -- what needs the whole file --------------------------------------------------------------------------
 
@@ -230,14 +270,17 @@ class Reader(Walker):
             else:
                 fields["request_body_timeout"] = limit
             self.out.take(found, scope, fields, why)
+        for found, scope in self.closes:
+            self.out.take(found, scope, {"keep_alive": False})
         for found, scope in self.header_keep_alive:
             if scope.changes.get("keep_alive", self.out.server.changes.get("keep_alive")) is False:
                 self.out.refuse(found, "the field alone keeps nothing open while KeepAlive is Off")
             elif "keep_alive" in scope.changes:
-                self.out.remark(found, "KeepAlive On has said so")
+                self.out.remark(found, "KeepAlive On has said so", is_rest=False)
             else:
                 self.out.take(found, scope, {"keep_alive": True}, "read as KeepAlive On, which is what keeps it open")
         self.bound_connections()
+        self.settle_nameless()
 
     def bound_connections(self) -> None:
         """MaxRequestWorkers and its relatives, as https://httpd.apache.org/docs/2.4/mod/event.html computes
@@ -257,14 +300,81 @@ class Reader(Walker):
                 why = f"{how} with the {self.mpm()} MPM; there for the whole server, here for each worker"
                 self.out.take(found, self.out.server, {"max_connections": limit}, why)
             else:
-                self.out.remark(found, f"counted in max_connections={limit}")
+                self.out.remark(found, f"counted in max_connections={limit}", is_rest=False)
 
     def number(self, name: str, default: int) -> int:
         return self.workers[name][0] if name in self.workers else default
 
 
 MPMS = ("event", "worker", "prefork")
+# What `apache2 -l` says of Debian's and of one built by itself.
+BUILT_IN = {
+    f"{name}_module" for name in ("core", "so", "http", "http_core", "watchdog", "log_config", "logio", "version", "unixd")
+}
 BOUNDS = ("maxrequestworkers", "threadsperchild", "serverlimit", "asyncrequestworkerfactor")
+
+
+# -- conditions ---------------------------------------------------------------------------------------------
+
+
+def asked(block: Directive) -> tuple[bool, str]:
+    """What a condition asks, and whether the answer is to be yes. ValueError when it asks nothing."""
+    text = " ".join(block.args)
+    words = text.removeprefix("!").split()
+    if not words:
+        raise ValueError("asks nothing")
+    return not text.startswith("!"), words[0]
+
+
+def if_module(reader: Reader, block: Directive) -> bool:
+    wanted, name = asked(block)
+    return reader.is_loaded(name) is wanted
+
+
+def if_define(reader: Reader, block: Directive) -> bool:
+    wanted, name = asked(block)
+    return (name in reader.defined) is wanted
+
+
+def if_file(reader: Reader, block: Directive) -> bool:
+    wanted, name = asked(block)
+    if not reader.base and not name.startswith("/"):
+        raise ValueError("not looked for: the directory of relative paths is not known")
+    return os.path.exists(os.path.join(reader.base, name)) is wanted
+
+
+COMPARE = {
+    "=": lambda sign: sign == 0,
+    "==": lambda sign: sign == 0,
+    ">": lambda sign: sign > 0,
+    ">=": lambda sign: sign >= 0,
+    "<": lambda sign: sign < 0,
+    "<=": lambda sign: sign <= 0,
+}
+
+
+def if_version(reader: Reader, block: Directive) -> bool:
+    """True of every 2.4 or of none; which release it is the text does not say."""
+    words = block.args if len(block.args) != 1 else ["=", *block.args]
+    if len(words) != 2:
+        raise ValueError("Apache takes an operator and a version, with a space between")
+    operator, version = words[0].removeprefix("!"), words[1]
+    wanted = not words[0].startswith("!")
+    slashes = re.fullmatch(r"/(.*)/", version)
+    if operator == "~" or (operator in ("=", "==") and slashes):
+        pattern = compile_pattern(slashes[1] if slashes and operator != "~" else version)
+        answers = {pattern.search(f"2.4.{patch}") is not None for patch in range(100)}
+    else:
+        if operator not in COMPARE or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", version):
+            raise ValueError("Apache takes =, ==, >, >=, <, <= or ~, and a version of up to three numbers")
+        than = [*map(int, version.split(".")), 0, 0][:3]
+        answers = {COMPARE[operator](([2, 4, patch] > than) - ([2, 4, patch] < than)) for patch in range(100)}
+    if len(answers) > 1:
+        raise ValueError("true of some releases of Apache 2.4 and not of others; which it is is not known here")
+    return (True in answers) is wanted
+
+
+CONDITIONS = {"ifmodule": if_module, "ifdefine": if_define, "ifversion": if_version, "iffile": if_file}
 
 
 # -- directives ---------------------------------------------------------------------------------------------
@@ -289,7 +399,7 @@ def max_keep_alive_requests(reader: Reader, found: Directive, scope: Scope) -> N
 
 
 def time_out(reader: Reader, found: Directive, scope: Scope) -> None:
-    limit = seconds(found.args[0])
+    limit = bare_seconds(found.args[0])
     if not limit:
         raise ValueError("0 would give every wait no time at all")
     reader.timeouts.append((found, scope, limit))
@@ -336,25 +446,40 @@ def workers(reader: Reader, found: Directive, scope: Scope) -> None:
 
 
 def header(reader: Reader, found: Directive, scope: Scope) -> None:
+    is_always = found.args[0].lower() == "always"
     args = found.args[1:] if found.args[0].lower() in ("always", "onsuccess") else found.args
     action, name = args[0].lower(), args[1].lower().removesuffix(":")
-    value = args[2].lower() if len(args) > 2 else ""
+    value = re.split(r"[\s,]+", args[2].lower()) if len(args) > 2 else []
     if name not in ("connection", "keep-alive"):
         reader.out.refuse(found, OURS)
     elif len(args) > 3:
         reader.out.refuse(found, f"{' '.join(args[3:])}: a condition that kacore does not evaluate")
+    elif action == "unset" and name == "connection" and (taken := closes_before(reader, scope, is_always)):
+        reader.closes = [close for close in reader.closes if close not in taken]
+        for close, _ in taken:
+            reader.out.refuse(close, f"taken back by {found.place}")
+        reader.out.remark(found, "takes back what was set before", is_rest=False)
     elif action == "unset":
-        reader.out.take(found, scope, {"advertise": False}, "HTTP/1.0 clients are still told that it is kept")
+        reader.out.refuse(found, "changes nothing in Apache either, which writes the field after mod_headers is done")
     elif action not in ("set", "add", "append", "merge", "setifempty"):
-        reader.out.refuse(found, f"{action}: only set and unset have a counterpart")
+        reader.out.refuse(found, f"{action}: only set and the like have a counterpart")
     elif name == "keep-alive":
         reader.out.refuse(found, "kacore writes Keep-Alive itself, from the limits that hold")
     elif "close" in value:
-        reader.out.take(found, scope, {"keep_alive": False})
+        reader.closes.append((found, scope))
     elif "keep-alive" in value:
         reader.header_keep_alive.append((found, scope))
     else:
         reader.out.refuse(found, "only keep-alive and close have a counterpart")
+
+
+def closes_before(reader: Reader, scope: Scope, is_always: bool) -> list[tuple[Directive, Scope]]:
+    """Apache keeps the fields that are set always apart from the others."""
+    return [
+        (close, where)
+        for close, where in reader.closes
+        if where is scope and (close.args[0].lower() == "always") is is_always
+    ]
 
 
 def browser_match(reader: Reader, found: Directive, scope: Scope) -> None:
@@ -383,7 +508,7 @@ def match_agent(reader: Reader, found: Directive, scope: Scope, pattern: str, na
     scope.agents.append(pattern)
     others = [name for name in names if name != "nokeepalive"]
     why = f"no keep-alive for User-Agent {pattern}"
-    reader.out.remark(found, why + (f"; without {', '.join(others)}" if others else ""))
+    reader.out.remark(found, why + (f"; without {', '.join(others)}" if others else ""), is_rest=False)
 
 
 def one(field: str, *, zero: int = 0) -> Handler:
@@ -397,8 +522,29 @@ def one(field: str, *, zero: int = 0) -> Handler:
     return handler
 
 
+DEFAULT = Policy()
+# Of the default head, what is left for other fields beside the longest target and the longest one.
+ROOM = DEFAULT.max_head_bytes - DEFAULT.max_target_bytes - DEFAULT.max_header_bytes
+
+
+def line_limit(field: str) -> Handler:
+    """A limit of one line, beside which Apache has none for the whole head: it must fit in there."""
+
+    def handler(reader: Reader, found: Directive, scope: Scope) -> None:
+        fields = {field: whole(found.args[0])}
+        known = {**DEFAULT.as_dict(), **reader.out.server.changes, **scope.changes, **fields}
+        head = known["max_target_bytes"] + known["max_header_bytes"] + ROOM
+        why = ""
+        if head > known["max_head_bytes"] and not scope.may_not_set("max_head_bytes"):
+            fields["max_head_bytes"] = head
+            why = "the head must have room for such a line, and Apache has no limit for it"
+        reader.out.take(found, scope, fields, why)
+
+    return handler
+
+
 def graceful_shutdown_timeout(reader: Reader, found: Directive, scope: Scope) -> None:
-    limit = seconds(found.args[0])
+    limit = bare_seconds(found.args[0])
     if not limit:
         raise ValueError("0, no limit, has no counterpart: a drain always ends")
     reader.out.take(found, scope, {"drain_timeout": limit})
@@ -411,14 +557,20 @@ def server_root(reader: Reader, found: Directive, scope: Scope) -> None:
 
 
 def define(reader: Reader, found: Directive, scope: Scope) -> None:
-    reader.defined[found.args[0]] = found.args[1] if len(found.args) > 1 else ""
+    if len(found.args) > 2:
+        raise ValueError("takes a name and at most one value")
+    reader.defined[found.args[0]] = found.args[1] if len(found.args) > 1 else None
+    reader.out.remark(found, "")
+
+
+def undefine(reader: Reader, found: Directive, scope: Scope) -> None:
+    reader.defined.pop(found.args[0], None)
     reader.out.remark(found, "")
 
 
 def load_module(reader: Reader, found: Directive, scope: Scope) -> None:
-    name = found.args[0].lower().removesuffix("_module").removeprefix("mpm_")
-    reader.modules.add(name)
-    if name in MPMS:
+    reader.modules.add(found.args[0])
+    if found.args[0].removesuffix("_module").removeprefix("mpm_") in MPMS:
         reader.out.remark(found, "decides what MaxRequestWorkers counts")
     else:
         reader.out.refuse(found, OURS)
@@ -426,7 +578,7 @@ def load_module(reader: Reader, found: Directive, scope: Scope) -> None:
 
 def site_name(reader: Reader, found: Directive, scope: Scope) -> None:
     if scope.is_server_wide:
-        reader.out.refuse(found, "the default policy needs no name")
+        reader.out.refuse(found, "the default policy needs no name", is_rest=True)
     else:
         reader.out.remark(found, "names the site")
 
@@ -448,24 +600,29 @@ HANDLERS: dict[str, Handler] = {
     "setenvif": set_env_if,
     "setenvifnocase": set_env_if,
     "limitrequestbody": one("max_body_bytes"),
-    "limitrequestline": one("max_target_bytes"),
+    "limitrequestline": line_limit("max_target_bytes"),
     "limitrequestfields": one("max_headers", zero=1024),
-    "limitrequestfieldsize": one("max_header_bytes"),
+    "limitrequestfieldsize": line_limit("max_header_bytes"),
     "qs_srvmaxconnperip": one("max_connections_per_client"),
     "gracefulshutdowntimeout": graceful_shutdown_timeout,
     "include": Walker.include,
     "includeoptional": Walker.include,
     "serverroot": server_root,
     "define": define,
+    "undefine": undefine,
     "loadmodule": load_module,
     "servername": site_name,
     "serveralias": site_name,
 }
 
+STRUCTURE = {
+    "include", "includeoptional", "serverroot", "define", "undefine", "loadmodule", "servername", "serveralias",
+}  # fmt: skip
+
 SINGLE = {
     "keepalive", "keepalivetimeout", "maxkeepaliverequests", "timeout", "maxrequestworkers", "maxclients",
     "threadsperchild", "serverlimit", "asyncrequestworkerfactor", "gracefulshutdowntimeout", "include",
-    "includeoptional", "serverroot", "servername",
+    "includeoptional", "serverroot", "servername", "undefine",
 }  # fmt: skip
 
 # Not taken, for a reason that is worth a word of its own.
@@ -483,3 +640,4 @@ IN_HTACCESS = {
 
 Reader.handlers = HANDLERS
 Reader.refused = REFUSED
+Reader.structure = STRUCTURE

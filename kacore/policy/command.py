@@ -124,6 +124,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="table",
         help="how to print it (default: table)",
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="what became of every line of an Apache or nginx configuration"
+    )
     add_source_flags(parser)
     add_policy_flags(parser)
 
@@ -139,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"kacore policy: {error}", file=sys.stderr)
         return 2
     try:
-        print({"table": as_table, "toml": as_toml, "json": as_json}[args.format](found), flush=True)
+        as_text = {"table": as_table, "toml": as_toml, "json": as_json}[args.format]
+        print(as_text(found, is_verbose=args.verbose), flush=True)
     except BrokenPipeError:  # `kacore policy | head`; what the interpreter flushes at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -151,7 +155,16 @@ def told(error: OSError) -> str:
     return why if error.filename is None else f"{error.filename}: {why}"
 
 
-def as_table(found: Effective) -> str:
+def report_of(found: Effective, is_verbose: bool) -> list[str]:
+    """What is to be known of the sources, and of values that cannot be meant so."""
+    from kacore.policy.remarks import voided
+    from kacore.policy.report import digest
+
+    report = found.policies.report
+    return voided(found.policies) + (list(map(str, report)) if is_verbose else digest(report))
+
+
+def as_table(found: Effective, *, is_verbose: bool = False) -> str:
     rows = [("field", "value", "unit", "from")]
     for name, value in found.policy.as_dict().items():
         rows.append((name, show(value), Policy.__fields__[name].unit, found.origins[name]))
@@ -167,8 +180,8 @@ def as_table(found: Effective) -> str:
         lines += [
             f"  {name} = {show(value)} {Policy.__fields__[name].unit}".rstrip() for name, value in rule.changes.items()
         ]
-    if found.policies.report:
-        lines += ["", *map(str, found.policies.report)]
+    if report := report_of(found, is_verbose):
+        lines += ["", *report]
     return "\n".join(lines)
 
 
@@ -178,7 +191,7 @@ def mebibytes(policy: Policy) -> str:
     return f"{plain:,} MiB ({tls:,} MiB with TLS)"
 
 
-def as_toml(found: Effective) -> str:
+def as_toml(found: Effective, *, is_verbose: bool = False) -> str:
     """A kacore.toml that makes the same policy; what is a default stands there as a comment."""
     from kacore.policy.toml import write
 
@@ -189,13 +202,16 @@ def as_toml(found: Effective) -> str:
     for rule in found.policies.rules:
         lines += ["", "[[policy.rule]]"]
         lines += [f"{name} = {write(value)}" for name, value in {**rule.keys(), **rule.changes}.items()]
-    if found.policies.report:
-        lines += ["", *(f"# {line}" for line in found.policies.report)]
+    if report := report_of(found, is_verbose):
+        lines += ["", *(f"# {line}" for line in report)]
     return "\n".join(lines)
 
 
-def as_json(found: Effective) -> str:
+def as_json(found: Effective, *, is_verbose: bool = False) -> str:
+    """For programs, and so with every line of the report in any case."""
     import json
+
+    from kacore.policy.remarks import voided
 
     content: dict[str, Any] = {
         "worst_case_bytes": {"plain": found.policy.worst_case_bytes(), "tls": found.policy.worst_case_bytes(tls=True)},
@@ -212,5 +228,6 @@ def as_json(found: Effective) -> str:
             | {"fields": line.fields, "why": line.why}
             for line in found.policies.report
         ],
+        "remarks": voided(found.policies),
     }
     return json.dumps(content, indent=2)

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from kacore.policy.report import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, whole
+from kacore.policy.rules import listener_key
 
 
 def read(text: str, *, base: str | None = None, file: str = "nginx") -> Reading:
@@ -32,6 +33,7 @@ def read(text: str, *, base: str | None = None, file: str = "nginx") -> Reading:
         tree = parse(crossplane, path, file)
     reader = Reader(crossplane, base)
     reader.walk(tree, reader.out.server)
+    reader.settle_nameless()
     return reader.out
 
 
@@ -110,6 +112,7 @@ class Reader(Walker):
     def __init__(self, crossplane: Any, base: str | None) -> None:
         super().__init__(base)
         self.crossplane = crossplane
+        self.out.is_exact_first = True
         self.zones: dict[str, str] = {}  # zone of limit_conn_zone -> its key
 
     def parse_file(self, path: str) -> list[Directive]:
@@ -138,8 +141,13 @@ class Reader(Walker):
         for name in given:
             if name not in ("_", ""):  # the usual names of the server that answers when no other does
                 names += [name[1:], "*" + name] if name.startswith(".") else [name]
-        listens = [child.args[0] for child in children if child.name == "listen" and child.args]
-        self.enter_site(block, children, names, [listen_address(word) for word in listens])
+        listens = [child for child in children if child.name == "listen" and child.args]
+        addresses = [listen_address(child.args[0]) for child in listens]
+        if self.enter_site(block, children, names, addresses) is None:
+            return
+        for listen, address in zip(listens, addresses, strict=True):
+            if "default_server" in listen.args or "default" in listen.args:
+                self.answers[listener_key(address)] = block
 
     def learn_zone(self, found: Directive) -> None:
         key = found.args[0] if found.args else ""
@@ -199,7 +207,7 @@ def keepalive_disable(reader: Reader, found: Directive, scope: Scope) -> None:
         raise ValueError("a rule looks at the listener or at the User-Agent, not at both")
     scope.agents += [known[word] for word in found.args if word in known]
     why = "for all methods; nginx looks at POST only" if "msie6" in found.args else ""
-    reader.out.remark(found, why)
+    reader.out.remark(found, why, is_rest=not scope.agents)
 
 
 def client_header_timeout(reader: Reader, found: Directive, scope: Scope) -> None:
@@ -245,7 +253,7 @@ def keepalive_min_timeout(reader: Reader, found: Directive, scope: Scope) -> Non
 def named(what: str) -> Handler:
     def handler(reader: Reader, found: Directive, scope: Scope) -> None:
         if scope.is_server_wide:
-            reader.out.refuse(found, "the default policy needs none")
+            reader.out.refuse(found, "the default policy needs none", is_rest=True)
         else:
             reader.out.remark(found, what)
 
@@ -292,3 +300,4 @@ HANDLERS: dict[str, Handler] = {
 }
 
 Reader.handlers = HANDLERS
+Reader.structure = {"include", "listen", "server_name", "limit_conn_zone"}

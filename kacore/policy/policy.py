@@ -89,7 +89,7 @@ class Policy(Record):
         scope=REQUEST,
         doc="Whether responses of HTTP/1 carry Keep-Alive: timeout=, max= (with Connection: keep-alive).",
         reason="A client that knows when we close does not send its next request into our close.",
-        apache="always sent",
+        apache="sent to clients that ask for keep-alive",
         nginx="keepalive_timeout, second parameter",
     )
     advertise_margin: float = field(

@@ -230,6 +230,10 @@ class PolicySet:
             found &= self._user_agent_mask(user_agent)
         return (found & -found).bit_length() if found else accept_class
 
+    def rules_at(self, listener: str) -> int:
+        """Bit n-1 for the n-th rule that a connection of this listener may have, whoever the client is."""
+        return self._listener_mask(listener)
+
     def replace_default(self, **changes: Any) -> PolicySet:
         """The same rules over a changed default."""
         return PolicySet(self.default.replace(**changes), self.rules)

@@ -24,6 +24,7 @@ from kacore._core import ConnectionTable
 from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
+from kacore.policy.remarks import unheard, voided
 from kacore.server import logs, signals
 from kacore.server.calls import Calls
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
@@ -525,6 +526,11 @@ class Server:
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.is_quiet:
             return
+        if self.worker is None or self.worker.slot == 0:
+            policies = self._policy if isinstance(self._policy, PolicySet) else PolicySet(self._policy)
+            where = [listener.address.removeprefix("http://") for listener in self._listeners]
+            for text in [*voided(policies), *unheard(policies, where)]:
+                self.logger.warning("%s", text)
         if self.worker is not None:
             self.worker.serving(self, loop)
             return

@@ -126,9 +126,90 @@ def test_servers_become_rules():
     policies = PolicySet.from_nginx(SERVERS)
     assert policies.default.changes() == {"keep_alive_timeout": 30.0}
     assert policies.rules == (
-        Rule(listener=["127.0.0.1:8080", "unix:/run/a.sock"], send_timeout=5),
         Rule(host=["a.example", "b.example", "*.b.example"], keep_alive_timeout=5, advertise=True),
+        Rule(listener=["127.0.0.1:8080", "unix:/run/a.sock"], send_timeout=5),
     )
+
+
+NAMELESS = """
+server { listen 80; server_name a.example; }
+server { listen 80; server_name ~^img\\d+; client_max_body_size 1k; }
+server { listen 8080; server_name b.example; client_max_body_size 2k; }
+server { listen 8080 default_server; listen [::]:8080 default_server; listen 80; server_name _; client_max_body_size 3k; }
+server { listen 127.0.0.1:8080; client_max_body_size 4k; }
+"""
+
+
+def test_a_server_without_a_name_has_what_no_name_asks_for():
+    policies = PolicySet.from_nginx(NAMELESS)
+    assert policies.rules == (
+        Rule(host="a.example"),
+        Rule(host="b.example", max_body_bytes=2048),
+        Rule(listener="127.0.0.1:8080", max_body_bytes=4096),
+        Rule(listener=":8080", max_body_bytes=3072),
+    )
+
+    def limit(listener, host):
+        accepted = policies.class_for_client(listener, "198.51.100.1")
+        return policies.policies[policies.class_for_request(accepted, host, None)].max_body_bytes
+
+    assert limit("0.0.0.0:80", "img7") == limit("0.0.0.0:80", "a.example") == limit("0.0.0.0:8080", "a.example") == 1 << 30
+    assert limit("0.0.0.0:8080", "b.example") == 2048
+    assert limit("0.0.0.0:8080", "x.example") == 3072
+    assert limit("127.0.0.1:8080", "x.example") == 4096
+    report = [str(line) for line in policies.report]
+    assert "; at :80 requests for unknown names go to nginx:2" in report[3]
+    assert report[3].startswith("nginx:3: server: not taken: not as ~^img")
+    assert "client_max_body_size 1k: not taken: inside server" in report[6]
+    assert any(
+        "taken: listener :8080; for requests whose Host has no rule; at :80 requests for unknown names go to nginx:2" in line
+        for line in report
+    )
+
+
+def test_exact_names_go_before_patterns_and_longer_patterns_before_shorter_ones():
+    text = """
+server { server_name *.example; client_max_body_size 1k; }
+server { server_name *.a.example; client_max_body_size 2k; }
+server { server_name www.a.example; }
+"""
+    assert PolicySet.from_nginx(text).rules == (
+        Rule(host="www.a.example"),
+        Rule(host="*.a.example", max_body_bytes=2048),
+        Rule(host="*.example", max_body_bytes=1024),
+    )
+
+
+def test_a_pattern_of_browsers_buys_nobody_looser_limits_than_the_listener_s():
+    text = """
+keepalive_disable msie6;
+server { listen 80; server_name a.example; }
+server { listen 8080; client_max_body_size 1k; }
+"""
+    policies = PolicySet.from_nginx(text)
+    agent = "Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)"
+    accepted = policies.class_for_client("0.0.0.0:8080", "198.51.100.1")
+    assert policies.policies[policies.class_for_request(accepted, "x.example", agent)].max_body_bytes == 1024
+    assert not policies.policies[policies.class_for_request(accepted, "a.example", agent)].keep_alive
+    assert not policies.policies[policies.class_for_request(0, "x.example", agent)].keep_alive
+    assert policies.policies[policies.class_for_request(0, "a.example", "curl/8")].keep_alive
+
+
+def test_files_that_include_each_other_s_folder_are_not_read_a_million_times(tmp_path):
+    for here, there in (("a", "b"), ("b", "a")):
+        (tmp_path / here).mkdir()
+        for name in ("1.conf", "2.conf"):
+            (tmp_path / here / name).write_text(f"include {there}/*;\n")
+    report = Policy.from_nginx("include a/*;", base=str(tmp_path)).report
+    assert len(report) < 60
+    (deepest,) = [line.why for line in report if "nested deeper than 20" in line.why]
+    assert deepest.endswith(f"nginx:1 > {tmp_path}/a/1.conf:1 > {tmp_path}/b/1.conf:1 > {tmp_path}/a/1.conf:1 > ...")
+
+
+def test_sixty_four_sites_that_set_nothing_are_no_reason_to_refuse():
+    sites = "".join(f"server {{ listen 80; server_name s{i}.example; }}\n" for i in range(70))
+    policies = PolicySet.from_nginx(sites + "server { listen 8080; client_max_body_size 1k; }")
+    assert [len(rule.host) for rule in policies.rules] == [70, 0]
 
 
 def test_every_directive_is_in_the_report_in_order():

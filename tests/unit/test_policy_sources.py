@@ -295,6 +295,55 @@ def test_json_output_has_policy_rules_and_report(run, tmp_path):
     assert found["report"][1]["why"] == "listeners are arguments of kacore serve"
 
 
+def test_a_rule_that_sets_nothing_is_a_rule_in_toml_too(run, tmp_path):
+    (tmp_path / "nginx.conf").write_text(
+        "server { listen 80; server_name a.example; } server { listen 80 default_server; client_max_body_size 1k; }"
+    )
+    _status, out, _err = run("--from-nginx", "nginx.conf", "--format", "toml")
+    values, rules = toml.read(out)
+    assert PolicySet(Policy(**values), rules).rules == (
+        Rule(host="a.example"), Rule(listener=":80", max_body_bytes=1024),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["table", "toml"])
+def test_the_lines_that_say_nothing_are_counted_unless_all_are_asked_for(run, tmp_path, form):
+    (tmp_path / "apache.conf").write_text("DocumentRoot /\nKeepAliveTimeout 5\nListen 80\nTimeOut 1min\n")
+    _status, out, _err = run("--from-apache", "apache.conf", "--format", form)
+    told = [line.removeprefix("# ") for line in out.splitlines()[-4:]]
+    assert told == [
+        "apache.conf:2: KeepAliveTimeout 5: taken: keep_alive_timeout=5",
+        "apache.conf:3: Listen 80: not taken: listeners are arguments of kacore serve",
+        "apache.conf:4: TimeOut 1min: not taken: '1min' has a unit, and Apache reads the number alone, as seconds:"
+        " which is meant?",
+        "other lines: 1 (1 no directive that kacore reads); --verbose lists them",
+    ]
+    _status, out, _err = run("--from-apache", "apache.conf", "--format", form, "--verbose")
+    assert "apache.conf:1: DocumentRoot /: not taken: no directive that kacore reads" in out
+    assert "other lines" not in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--max-header-bytes", "65536"], "max_header_bytes=65536 is never reached: a whole head has max_head_bytes=32768"),
+        (["--max-target-bytes", "40000"], "max_target_bytes=40000 is never reached: a whole head has max_head_bytes=32768"),
+        (["--drain-spread", "9", "--drain-timeout", "4"], "drain_spread=9 is cut short by drain_timeout=4"),
+    ],
+)
+def test_a_limit_that_another_one_makes_void_is_said(run, argv, said):
+    for form in ("table", "toml", "json"):
+        status, out, _err = run(*argv, "--format", form)
+        assert status == 0
+        assert said in out
+
+
+def test_a_limit_that_nobody_set_is_not_complained_of(run):
+    _status, out, _err = run("--max-head-bytes", "4096", "--drain-timeout", "1")
+    assert "never reached" not in out
+    assert "cut short" not in out
+
+
 def test_htaccess_files_are_read_for_their_sites(run, tmp_path):
     (tmp_path / "apache.conf").write_text("")
     (tmp_path / "ht").write_text("Header set Connection close")

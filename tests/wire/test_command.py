@@ -44,6 +44,19 @@ def app(tmp_path):
     (tmp_path / "app.py").write_text(APP)
 
 
+# --- what can hardly be meant --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+def test_the_log_says_which_limits_and_rules_can_have_no_effect(app, serve, tmp_path, workers):
+    (tmp_path / "kacore.toml").write_text('[policy.listener.":1"]\nkeep_alive = false\n[policy]\nmax_header_bytes = 65536\n')
+    child = serve("app:app", *workers)
+    child.wait_for("max_header_bytes=65536 is never reached: a whole head has max_head_bytes=32768, raise it too")
+    child.wait_for(r"rule .kacore.toml .policy.listener.\W:1\W.. holds for nobody: nothing listens there")
+    assert child.stop() == 0
+    assert child.text.count("holds for nobody") == 1
+
+
 # --- mistakes -----------------------------------------------------------------------------------------------
 
 
