@@ -6,6 +6,10 @@
 
 enum { LOOKS = 16 }; /* at connections in BODY, and in WRITE: from the front, and as many further on */
 
+/* Who came, or began a head, within this time goes last: its bytes are on their way. Else those who fill a server and
+ * come back whenever they are closed would each time push out whoever has only just got in. */
+#define JUST_COME SECOND
+
 /* The longest in a phase: the smallest start among the heads of its classes. */
 static uint32_t oldest_in(const ka_table *t, unsigned phase)
 {
@@ -94,28 +98,34 @@ static uint32_t slow_in(ka_table *t, unsigned phase, int64_t now)
     return found;
 }
 
-static uint32_t idle_victim(const ka_table *t, int64_t now)
+/* `i`, if it has been in its phase for at least so long; else 0. */
+static uint32_t if_since(const ka_store *s, uint32_t i, int64_t now, int64_t at_least)
+{
+    return i && now - ka_slot_since(ka_store_slot(s, i)) >= at_least ? i : 0;
+}
+
+static uint32_t victim_among(ka_table *t, int64_t now)
 {
     const ka_store *s = &t->store;
-    if (s->over_head) {
-        uint32_t newest = ka_store_client(s, s->over_head)->idle_tail;
-        return ka_store_extra(s, newest)->ring.next;
-    }
-    uint32_t idle = oldest_in(t, KA_IDLE), young;
-    if (idle && now - ka_slot_since(ka_store_slot(s, idle)) >= t->capacity.min_idle_before_evict_ns) return idle;
+    uint32_t        i = oldest_in(t, KA_LINGER), idle, young, head;
+    if (i) return i;
+    if (s->over_head) return ka_store_extra(s, ka_store_client(s, s->over_head)->idle_tail)->ring.next;
+    idle = oldest_in(t, KA_IDLE);
     young = older_of(s, oldest_in(t, KA_NEW), oldest_in(t, KA_HANDSHAKE));
-    return young ? young : idle; /* the minimum is a preference, not a veto */
+    if ((i = if_since(s, idle, now, t->capacity.min_idle_before_evict_ns))) return i;
+    if ((i = if_since(s, young, now, JUST_COME))) return i;
+    if (idle) return idle; /* the minimum is a preference, not a veto */
+    head = oldest_in(t, KA_HEAD);
+    if ((i = if_since(s, head, now, JUST_COME))) return i;
+    if (t->capacity.min_rate_when_full) {
+        if ((i = slow_in(t, KA_BODY, now))) return i;
+        if ((i = slow_in(t, KA_WRITE, now))) return i; /* it has cost more than a request that is not whole */
+    }
+    return young ? young : head;
 }
 
 ka_handle ka_conn_victim(ka_table *t, int64_t now)
 {
     now = clock_of(t, now);
-    uint32_t i = oldest_in(t, KA_LINGER);
-    if (i == 0) i = idle_victim(t, now);
-    if (i == 0) i = oldest_in(t, KA_HEAD);
-    if (i == 0 && t->capacity.min_rate_when_full) {
-        i = slow_in(t, KA_BODY, now);
-        if (i == 0) i = slow_in(t, KA_WRITE, now); /* an answer on its way has cost more than a request that is not whole */
-    }
-    return ka_store_handle(&t->store, i);
+    return ka_store_handle(&t->store, victim_among(t, now));
 }

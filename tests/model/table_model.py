@@ -226,14 +226,23 @@ class Model:
             mine = [(conn.ring_order, handle) for handle, conn in self.conns.items()
                     if conn.phase == "idle" and conn.client == self.over[0]]
             victim = min(mine)[1]
-        if not victim:
-            idle = oldest("idle")
-            spared = ns_of(self.capacity.min_idle_before_evict)
-            if idle and now - self.conns[idle].since >= spared:
-                victim = idle
-            else:
-                victim = oldest("new", "handshake") or idle
-        return victim or oldest("head") or self.slow_victim(now)
+        if victim:
+            return victim
+        idle, young, head = oldest("idle"), oldest("new", "handshake"), oldest("head")
+
+        def waits(handle, at_least):
+            return handle and now - self.conns[handle].since >= at_least
+
+        order = (
+            (idle, waits(idle, ns_of(self.capacity.min_idle_before_evict))),
+            (young, waits(young, 10**9)),
+            (idle, True),
+            (head, waits(head, 10**9)),
+            (self.slow_victim(now), True),
+            (young, True),
+            (head, True),
+        )
+        return next((handle for handle, goes in order if handle and goes), 0)
 
     def slow_victim(self, now):
         """Of all who are slow: body before write, within it one whose client has more than its share, the lowest class,

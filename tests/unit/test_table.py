@@ -414,12 +414,14 @@ def test_no_rate_is_asked_for_where_the_policy_says_so():
     assert table.victim(29.0) == 0
 
 
-def test_a_slow_one_goes_when_nobody_else_can():
+def test_a_slow_one_goes_before_who_has_only_just_come_and_after_all_others():
     table = full_table(rate_window=5.0)
-    slow = sending(table, 0.0)
-    head = table.open(0.0)
-    table.received(head, 19.0)
-    assert [table.evict(19.0) for _ in range(2)] == [head, slow]
+    slow = sending(table, 0.0), taking(table, 0.0)
+    old_head, head = table.open(0.0), table.open(0.0)
+    table.received(old_head, 18.0)
+    new, handshake = table.open(18.5), table.open(19.2, tls=True)
+    table.received(head, 19.1)
+    assert [table.evict(19.5) for _ in range(7)] == [new, old_head, *slow, handshake, head, 0]
 
 
 def test_connections_of_one_address_or_prefix_are_limited_and_others_are_not():
