@@ -21,7 +21,7 @@ CORE = ["ka_scan", "ka_head", "ka_body", "ka_reply", "ka_table", "ka_conn", "ka_
         "ka_proxy", "ka_trust"]
 EPOLL = ["ka_wire", "ka_engine", "ka_accept"]
 # What a C program needs of CORE besides a .c and a .h each; kacore.get_include() names where they are installed.
-HEADERS = ["ka_base.h", "ka_block.h", "ka_head_lines.h", "ka_turn.h"]
+HEADERS = ["ka_base.h", "ka_block.h", "ka_conn_room.h", "ka_head_lines.h", "ka_turn.h"]
 
 
 class BuildWithCore(build_py):

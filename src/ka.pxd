@@ -175,6 +175,7 @@ cdef extern from "ka_conn.h" nogil:
         uint32_t age_jitter_permille
         uint32_t max_requests
         uint32_t linger_bytes
+        int64_t linger_time_ns
         int64_t advertise_margin_ns
         int64_t max_body_bytes
         uint8_t keep_alive
@@ -192,6 +193,7 @@ cdef extern from "ka_conn.h" nogil:
         double pressure_full
         int64_t pressure_min_timeout_ns
         uint32_t retry_after_s
+        uint32_t min_rate_when_full
 
     ctypedef struct ka_client:
         uint8_t family
@@ -461,6 +463,7 @@ cdef extern from "ka_turn.h" nogil:
     void ka_turn_push(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
     void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
     bint ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
+    bint ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
     ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
     void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, size_t nbytes, unsigned most)
     void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)

@@ -105,7 +105,7 @@ static int make_room(ka_engine *e, int for_descriptor)
         uint32_t n_asked = ka_conn_requests(e->table, h);
         ka_sock_look(e, h, s);
         if (ka_conn_victim(e->table, e->now) == h && ka_conn_requests(e->table, h) == n_asked) {
-            ka_sock_end(e, h, s, KA_CAUSE_EVICTED);
+            ka_sock_evict(e, h, s);
             return 1;
         }
         if (!for_descriptor && !ka_table_is_full(e->table))

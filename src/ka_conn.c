@@ -26,6 +26,7 @@ struct ka_table {
     int64_t      grace, grace_end, spread, deadline; /* of the drain */
     uint32_t     ramp_from;  /* idle connections when the grace ended; 0 = it has not */
     uint8_t      is_draining;
+    uint32_t     looked_at[2]; /* BODY, WRITE: where to go on looking for a victim that is slow; 0 = at the front */
     ka_capacity  capacity;
     ka_policy    policy[KA_N_CLASSES];
     int64_t      age_span[KA_N_CLASSES]; /* what age_jitter_permille makes of max_age_ns */
@@ -45,7 +46,7 @@ const ka_policy ka_policy_default = {
     .min_send_rate = 240,
     .max_age_ns = 3600 * SECOND,
     .age_jitter_permille = 100,
-    .linger_bytes = 64 << 10,
+    .linger_time_ns = 30 * SECOND,
     .advertise_margin_ns = SECOND,
     .max_body_bytes = INT64_MAX,
     .keep_alive = 1,
@@ -59,6 +60,7 @@ const ka_capacity ka_capacity_default = {
     .pressure_start = 0.85,
     .pressure_full = 0.95,
     .pressure_min_timeout_ns = 2 * SECOND,
+    .min_rate_when_full = 4096,
 };
 
 /* ---- the transition table ---- */
@@ -252,7 +254,7 @@ const ka_capacity *ka_table_capacity(const ka_table *t) { return &t->capacity; }
 int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
 {
     if (klass >= KA_N_CLASSES || policy->max_age_ns < 0 || policy->rate_window_ns < 0 ||
-        policy->advertise_margin_ns < 0 || policy->age_jitter_permille > 1000)
+        policy->advertise_margin_ns < 0 || policy->linger_time_ns < 0 || policy->age_jitter_permille > 1000)
         return KA_EINVAL;
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
         if (policy->timeout_ns[phase] < 0) return KA_EINVAL;
@@ -261,6 +263,8 @@ int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
         if (own->timeout_ns[phase] > LONGEST) own->timeout_ns[phase] = LONGEST;
     own->timeout_ns[KA_FREE] = own->timeout_ns[KA_TUNNEL] = 0; /* a tunnel's time is its owner's */
+    if (own->linger_time_ns && own->linger_time_ns < own->timeout_ns[KA_LINGER])
+        own->timeout_ns[KA_LINGER] = own->linger_time_ns;
     if (own->max_age_ns > LONGEST) own->max_age_ns = LONGEST;
     t->age_span[klass] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
     t->surely_young[klass] = own->max_age_ns ? own->max_age_ns - t->age_span[klass] : NEVER;
@@ -352,12 +356,21 @@ static inline void begin_request(ka_table *t, ka_chunk *chunk, uint32_t at, unsi
         t->counters->idle_gap[ka_bucket(gap_ms)]++;
         set_class(slot, chunk->mark[at].home);
     }
-    set_ending(&chunk->mark[at], KA_N_CAUSES);
+    chunk->mark[at].ending &= KA_IS_MULTIPLEXED | KA_RATE_IS_SENDING;
     if (event == KA_EV_RECEIVED) return;
     t->counters->requests++;
     uint32_t n = chunk->rest[at].requests;
     t->counters->reused += n != 0;
     chunk->rest[at].requests = n + (n != UINT32_MAX);
+}
+
+static inline void begin_linger(ka_chunk *chunk, uint32_t at, unsigned from, int64_t now)
+{
+    ka_extra *extra = &chunk->rest[at].extra;
+    ka_mark  *mark = &chunk->mark[at];
+    extra->rate.spent = (uint32_t)((now + (1 << 20) - 1) >> 20);
+    extra->rate.nbytes = 0;
+    mark->ending = (uint8_t)((mark->ending & ~(unsigned)KA_WAS_IDLE) | (from == KA_IDLE ? KA_WAS_IDLE : 0));
 }
 
 /* The events of a connection that carries many requests at once, or is about to. */
@@ -384,7 +397,7 @@ ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
         extra->rate.nbytes = n_streams - 1;
         if (n_streams > 1) to = KA_BUSY;
     } else {
-        extra->rate.nbytes = 0;
+        begin_linger(chunk, at, KA_BUSY, now); /* a request that crosses our close is known by its stream */
     }
     enter(t, slot, i, to, now);
     return (int)to;
@@ -405,8 +418,7 @@ static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, k
     } else if (event == KA_EV_RESPONDED) {
         set_ending(&chunk->mark[at], KA_N_CAUSES);
     } else if (event == KA_EV_LINGERING) {
-        chunk->rest[at].extra.rate.nbytes = 0;
-        if (from == KA_IDLE) chunk->mark[at].ending |= KA_WAS_IDLE;
+        begin_linger(chunk, at, from, now);
     }
     enter(t, slot, i, to, now);
     return (int)to;
@@ -597,19 +609,37 @@ static inline uint32_t add_saturating(uint32_t a, uint64_t b)
     return b > UINT32_MAX - a ? UINT32_MAX : a + (uint32_t)b;
 }
 
-/* Feed the rate window with what moved and the time it took. Return: whether the rate is kept. */
-static int feed_rate(const ka_policy *policy, ka_extra *extra, uint32_t rate, size_t nbytes, int64_t waited)
+static int is_below(uint32_t nbytes, uint32_t rate, uint64_t spent_ns)
+{
+    return nbytes != UINT32_MAX && (uint64_t)nbytes * SECOND < (unsigned __int128)rate * spent_ns;
+}
+
+/* Feed the rate window with what moved and the time it took. slow_rate: below it the window is remembered as a slow one.
+ * Return: whether the rate is kept. */
+static int feed_rate(const ka_policy *policy, ka_extra *extra, ka_mark *mark, uint32_t rate, uint32_t slow_rate,
+                     size_t nbytes, int64_t waited)
 {
     extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
     extra->rate.spent = add_saturating(extra->rate.spent, (uint64_t)waited / 1000);
     uint64_t spent = (uint64_t)extra->rate.spent * 1000;
     if (spent < (uint64_t)policy->rate_window_ns) return 1;
     /* The bytes that end the wait count, and so does the whole wait: it is the mean rate that must be kept. */
-    if (extra->rate.nbytes != UINT32_MAX &&
-        (unsigned __int128)extra->rate.nbytes * SECOND < (unsigned __int128)rate * spent)
-        return 0;
+    mark->ending &= (uint8_t)~KA_WAS_SLOW;
+    if (is_below(extra->rate.nbytes, slow_rate, spent)) mark->ending |= KA_WAS_SLOW;
+    if (is_below(extra->rate.nbytes, rate, spent)) return 0;
     extra->rate.nbytes = extra->rate.spent = 0;
     return 1;
+}
+
+/* More has been thrown away than that, or for longer: bytes restart the gap, so that alone would never end. */
+static int lingers_too_long(const ka_policy *policy, ka_extra *extra, size_t nbytes, int64_t now)
+{
+    /* Modulo 2^32 of 2^20 ns: 52 days. The start was rounded up, so it can lie just after `now`. */
+    uint32_t ticks = (uint32_t)(now >> 20) - extra->rate.spent;
+    int64_t  lasted = ticks == UINT32_MAX ? 0 : (int64_t)ticks << 20;
+    extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
+    return (policy->linger_bytes && extra->rate.nbytes > policy->linger_bytes) ||
+           (policy->linger_time_ns && lasted >= policy->linger_time_ns);
 }
 
 int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
@@ -623,20 +653,20 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
     unsigned         phase = ka_slot_phase(slot);
     int              is_kept = 1;
     if (phase == KA_BODY || phase == KA_WRITE) {
-        uint8_t *ending = &ka_store_mark(&t->store, i)->ending;
-        int      was_sending = (*ending & KA_RATE_IS_SENDING) != 0;
+        ka_mark *mark = ka_store_mark(&t->store, i);
+        int      was_sending = (mark->ending & KA_RATE_IS_SENDING) != 0;
         if (was_sending != (phase == KA_WRITE)) {
             extra->rate.spent = extra->rate.nbytes = 0;
-            *ending ^= KA_RATE_IS_SENDING;
+            mark->ending = (uint8_t)((mark->ending ^ KA_RATE_IS_SENDING) & ~KA_WAS_SLOW);
         }
         *cause = phase == KA_BODY ? KA_CAUSE_BODY_RATE : KA_CAUSE_SEND_RATE;
-        is_kept = feed_rate(policy, extra, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate, nbytes,
-                            now - ka_slot_since(slot));
+        is_kept = feed_rate(policy, extra, mark, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate,
+                            t->capacity.min_rate_when_full, nbytes, now - ka_slot_since(slot));
         (void)restart(&t->store, slot, i);
     } else if (phase == KA_LINGER) {
         unsigned ending = ka_store_mark(&t->store, i)->ending & KA_ENDING_MASK;
-        extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
-        is_kept = extra->rate.nbytes <= policy->linger_bytes;
+        is_kept = !lingers_too_long(policy, extra, nbytes, now);
+        (void)restart(&t->store, slot, i);
         *cause = ending ? (ka_cause)(ending - 1) : at_limit[KA_LINGER].cause;
     }
     if (is_kept) return KA_OK;
@@ -648,7 +678,7 @@ int ka_conn_crossed(ka_table *t, ka_handle h)
 {
     uint32_t i = ka_store_find(&t->store, h);
     uint8_t *ending = i ? &ka_store_mark(&t->store, i)->ending : NULL;
-    if (i == 0 || !(*ending & KA_WAS_IDLE)) return 0;
+    if (i == 0 || ka_slot_phase(ka_store_slot(&t->store, i)) != KA_LINGER || !(*ending & KA_WAS_IDLE)) return 0;
     *ending &= (uint8_t)~KA_WAS_IDLE; /* once a connection */
     t->counters->races++;
     return 1;
@@ -803,48 +833,7 @@ int64_t ka_conn_next_due(ka_table *t)
 
 /* ---- who goes first ---- */
 
-/* The longest in a phase: the smallest start among the heads of its classes. */
-static uint32_t oldest_in(const ka_table *t, unsigned phase)
-{
-    const ka_store *s = &t->store;
-    uint32_t        best = 0;
-    for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
-        uint32_t i = ka_queue_head(s, phase, (unsigned)__builtin_ctzll(classes));
-        if (best == 0 || ka_slot_since(ka_store_slot(s, i)) < ka_slot_since(ka_store_slot(s, best))) best = i;
-    }
-    return best;
-}
-
-ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase)
-{
-    if ((unsigned)phase >= KA_N_PHASES || phase == KA_FREE) return 0;
-    return ka_store_handle(&t->store, oldest_in(t, phase));
-}
-
-static uint32_t older_of(const ka_store *s, uint32_t a, uint32_t b)
-{
-    if (a == 0 || b == 0) return a ? a : b;
-    return ka_slot_since(ka_store_slot(s, b)) < ka_slot_since(ka_store_slot(s, a)) ? b : a;
-}
-
-ka_handle ka_conn_victim(ka_table *t, int64_t now)
-{
-    const ka_store *s = &t->store;
-    now = clock_of(t, now);
-    uint32_t i = oldest_in(t, KA_LINGER);
-    if (i == 0 && s->over_head) {
-        uint32_t newest = ka_store_client(s, s->over_head)->idle_tail;
-        i = ka_store_extra(s, newest)->ring.next;
-    }
-    if (i == 0) {
-        uint32_t idle = oldest_in(t, KA_IDLE);
-        if (idle && now - ka_slot_since(ka_store_slot(s, idle)) >= t->capacity.min_idle_before_evict_ns) i = idle;
-        else i = older_of(s, oldest_in(t, KA_NEW), oldest_in(t, KA_HANDSHAKE));
-        if (i == 0) i = idle; /* a preference, not a veto */
-    }
-    if (i == 0) i = oldest_in(t, KA_HEAD);
-    return ka_store_handle(s, i);
-}
+#include "ka_conn_room.h"
 
 /* ---- drain ---- */
 

@@ -11,13 +11,14 @@
 
 /* What one class of connections is allowed. 0 ns = no limit. kacore.Policy documents every number. */
 typedef struct {
-    int64_t  timeout_ns[KA_N_PHASES]; /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE, LINGER */
+    int64_t  timeout_ns[KA_N_PHASES]; /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE, LINGER (gap) */
     int64_t  rate_window_ns;          /* a rate is judged when bytes move after waiting for this long in all */
     uint32_t min_body_rate, min_send_rate; /* bytes per second; 0 = no limit */
     int64_t  max_age_ns;              /* Connection: close on the first response after it */
     uint32_t age_jitter_permille;     /* +- of max_age_ns, fixed for a connection by its handle */
     uint32_t max_requests;            /* responses per connection; 0 = no limit */
-    uint32_t linger_bytes;
+    uint32_t linger_bytes;            /* 0 = no limit */
+    int64_t  linger_time_ns;          /* of LINGER in all, judged when bytes come; 0 = no limit */
     int64_t  advertise_margin_ns;     /* the advertised timeout is this much shorter than the real one */
     int64_t  max_body_bytes;          /* content of one request */
     uint8_t  keep_alive;              /* 0: every response closes */
@@ -40,6 +41,8 @@ typedef struct {
     double   pressure_start, pressure_full; /* fractions of max_connections */
     int64_t  pressure_min_timeout_ns;
     uint32_t retry_after_s;           /* of the 503 for one that is turned away; 0 = 1 */
+    uint32_t min_rate_when_full;      /* bytes per second over a rate window: whoever moves less in BODY or WRITE goes
+                                         when nobody else can; 0 = nobody does */
 } ka_capacity;
 
 extern const ka_capacity ka_capacity_default;
@@ -96,8 +99,8 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now);
 /* One that was accepted and turned away before it could be opened: counts it and its cause. */
 void ka_conn_refused(ka_table *t, ka_cause cause);
 
-/* Bytes moved in BODY, WRITE (restart the gap, feed the rate) or LINGER (count against linger_bytes); in any other
- * phase nothing: report the bytes first, then KA_EV_BODY_ARRIVED or KA_EV_UNBLOCKED. A window is the time waited in
+/* Bytes moved in BODY, WRITE (restart the gap, feed the rate) or LINGER (restart the gap, count against linger_bytes
+ * and linger_time_ns); in any other phase nothing: report the bytes first, then KA_EV_BODY_ARRIVED or KA_EV_UNBLOCKED. A window is the time waited in
  * BODY, or in WRITE, summed over as many waits as it takes; turning from one to the other begins a new one.
  * Return: 0, KA_ESLOW when the rate or the linger limit says close (cause in *cause), or KA_ESTALE. */
 int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause);
@@ -159,7 +162,10 @@ ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause);
  * draining it can move earlier by any event, so ask again after each batch. */
 int64_t ka_conn_next_due(ka_table *t);
 
-/* Who goes when room is needed: docs/table.md has the order. 0 = nobody. The caller probes, then closes. */
+/* Who goes when room is needed: docs/table.md has the order. 0 = nobody. The caller looks for bytes in the kernel once
+ * more, as for ka_conn_due, asks again, and closes when the same one is named; from BODY it may answer 408 before. O(1):
+ * where all that is left are connections in BODY and WRITE it looks at a bounded number of them, and at others when it is
+ * asked again after it found nobody. */
 ka_handle ka_conn_victim(ka_table *t, int64_t now);
 
 /* The longest in a phase, 0 = nobody is. O(classes). */

@@ -202,14 +202,19 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
         ka_listeners_resume(e);
 }
 
-/* Throw away what a lingering client still sends. */
+/* Throw away what a lingering client still sends; no more of it in one go than of anybody's. */
 static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_cause ignored;
+    size_t total = 0;
     /* The answer to a close_notify is no request that crossed our close: at most an alert, RFC 8446 6.1. */
     ssize_t least = e->listeners[s->listener].filter ? KA_TLS_ALERT_MAX : 0;
     while (s->can_read) {
-        ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, 0);
+        if (total >= TURN_BYTES) {
+            again(e, h, s);
+            return;
+        }
+        ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, MSG_TRUNC); /* TCP drops it without a copy */
         e->counters.receives++;
         if (n < 0 && errno == EINTR)
             continue;
@@ -223,6 +228,7 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             ka_sock_end(e, h, s, (ka_cause)s->cause);
             return;
         }
+        total += (size_t)n;
     }
 }
 
@@ -535,6 +541,14 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
     } else if (s->talk && s->talk->is_noted) {
         attend_one(e, s); /* the application had answered before we came to look at the time */
     }
+}
+
+void ka_sock_evict(ka_engine *e, ka_handle h, ka_sock *s)
+{
+    if (ka_turn_evicts(s->talk, ka_conn_phase(e->table, h), e->now))
+        turn(e, h, s);
+    if (ka_sock_of(e, h))
+        ka_sock_end(e, h, s, KA_CAUSE_EVICTED);
 }
 
 static void carry_out(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, ka_cause cause)

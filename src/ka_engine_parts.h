@@ -61,6 +61,7 @@ ka_sock *ka_sock_of(ka_engine *e, ka_handle h);                            /* NU
 ka_sock *ka_sock_make(ka_engine *e, ka_handle h);                          /* NULL: out of memory */
 void     ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
 void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* once more at the kernel, before a verdict */
+void     ka_sock_evict(ka_engine *e, ka_handle h, ka_sock *s);             /* its place is needed */
 
 /* In ka_accept.c. */
 int  ka_accept_some(ka_engine *e, uint32_t listener); /* return whether more may be waiting */

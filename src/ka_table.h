@@ -106,7 +106,8 @@ typedef union {
         uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
     } ring;
     struct {
-        uint32_t spent;      /* other phases: time waited in this rate window, in us, saturating */
+        uint32_t spent;      /* other phases: time waited in this rate window, in us, saturating; LINGER: its start,
+                                in 2^20 ns, rounded up, modulo 2^32 */
         uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
     } rate;
 } ka_extra;
@@ -142,6 +143,7 @@ enum {
     KA_IS_MULTIPLEXED = 0x80,
     KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
     KA_WAS_IDLE = 0x20,                  /* LINGER: we closed it idle, so a byte now is a request that crossed the close */
+    KA_WAS_SLOW = 0x20,                  /* BODY, WRITE: its last whole rate window was below min_rate_when_full */
     KA_ENDING_MASK = 0x1f,
     KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };

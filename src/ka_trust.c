@@ -5,10 +5,11 @@
 #include <string.h>
 
 static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+enum { NOBODY = 0xff }; /* each byte of it: the last address of multicast, which is nobody's. `::` can be written */
 
 void ka_addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16])
 {
-    memset(to, 0, 16);
+    memset(to, NOBODY, 16);
     if (family == 4) {
         memcpy(to, mapped, 12);
         memcpy(to + 12, addr, 4);
@@ -19,9 +20,8 @@ void ka_addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16])
 
 unsigned ka_addr_unpack(const uint8_t packed[16], uint8_t addr[16])
 {
-    static const uint8_t nobody[16];
     memset(addr, 0, 16);
-    if (memcmp(packed, nobody, 16) == 0)
+    if (packed[0] == NOBODY && memcmp(packed, packed + 1, 15) == 0)
         return 0;
     if (memcmp(packed, mapped, 12) == 0) {
         memcpy(addr, packed + 12, 4);
@@ -40,13 +40,12 @@ static int is_within(const ka_network *network, unsigned family, const uint8_t *
 
 int ka_trusts(const ka_trust *trust, unsigned family, const uint8_t addr[16])
 {
-    uint8_t packed[16], plain[16];
-    if (trust->n == 0)
-        return 0;
-    ka_addr_pack(packed, family, addr);
-    family = ka_addr_unpack(packed, plain);
+    if (family == 6 && memcmp(addr, mapped, 12) == 0) {
+        family = 4;
+        addr += 12;
+    }
     for (uint32_t i = 0; i < trust->n; i++)
-        if (is_within(&trust->networks[i], family, plain))
+        if (is_within(&trust->networks[i], family, addr))
             return 1;
     return 0;
 }

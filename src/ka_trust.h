@@ -26,7 +26,7 @@ void ka_trust_free(ka_trust *trust);
 
 int  ka_trusts(const ka_trust *trust, unsigned family, const uint8_t addr[16]);
 
-/* Any address in 16 bytes: IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), of a unix socket zeros. unpack: the family. */
+/* Any address in 16 bytes: IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), of a unix socket ones. unpack: the family. */
 void     ka_addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16]);
 unsigned ka_addr_unpack(const uint8_t packed[16], uint8_t addr[16]);
 

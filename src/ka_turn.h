@@ -274,6 +274,19 @@ static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause
     return ka_talk_refuse(talk, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, now) == KA_OK;
 }
 
+/* Its place is needed. Return whether to take one more turn before it ends at once: an answer is on its way then, for
+ * whoever sends a body too slowly for a full server. */
+static inline int ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
+{
+    if (talk == NULL)
+        return 0;
+    if (phase == KA_BODY &&
+        ka_talk_refuse(talk, 408, "the content arrives too slowly for a full server", KA_CAUSE_EVICTED, now) == KA_OK)
+        return 1;
+    talk->cause = KA_CAUSE_EVICTED; /* by it the application is told why */
+    return 0;
+}
+
 /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first, which has `queued` bytes
  * now. Return KA_N_CAUSES, or the cause to end for. */
 static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)

@@ -25,7 +25,7 @@ typedef struct {
     uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
     uint16_t port;          /* of the client, host order */
     ka_talk *talk;          /* owned; NULL when nothing is pending */
-    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: zeros */
+    uint8_t addr[16];       /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: see ka_addr_pack */
 } ka_sock;
 _Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
 _Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");

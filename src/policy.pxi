@@ -39,6 +39,7 @@ cdef int fill_policy(object policy, ka_policy *out) except -1:
     out.age_jitter_permille = <uint32_t>(<double>policy.age_jitter * 1000 + 0.5)
     out.max_requests = count_of(policy, "max_keep_alive_requests")
     out.linger_bytes = count_of(policy, "linger_bytes")
+    out.linger_time_ns = duration_ns(policy, "linger_time")
     out.advertise_margin_ns = duration_ns(policy, "advertise_margin")
     out.max_body_bytes = policy.max_body_bytes or INT64_MAX
     out.keep_alive = bool(policy.keep_alive)
@@ -65,6 +66,7 @@ cdef int fill_capacity(object policy, ka_capacity *out) except -1:
     out.pressure_full = policy.pressure_full
     out.pressure_min_timeout_ns = duration_ns(policy, "pressure_min_timeout")
     out.retry_after_s = policy.retry_after
+    out.min_rate_when_full = count_of(policy, "min_rate_when_full")
     return 0
 
 
@@ -73,10 +75,10 @@ cdef object default_of(object policy):
     return getattr(policy, "default", policy)
 
 
-cdef int set_policies(ka_table *table, object policy, unsigned n_before) except -1:
-    """Give a table its capacity and its classes: class 0 is the default, n the n-th rule of a PolicySet.
+cdef int set_policies(ka_table *table, object policy) except -1:
+    """Give a table its capacity and its classes: class 0 is the default, n the n-th rule of a PolicySet. All others are
+    the default, too: connections may still be in them, from an earlier call.
 
-    n_before: classes set by an earlier call; those that are gone become the default, for connections still in them.
     Return: the number of classes. Nothing has changed when it raises: ValueError from reading the policy.
     """
     cdef ka_capacity capacity
@@ -90,9 +92,9 @@ cdef int set_policies(ka_table *table, object policy, unsigned n_before) except 
     fill_capacity(default_of(policy), &capacity)
     if ka_table_set_capacity(table, &capacity) != KA_OK:
         raise ValueError(f"max_connections={capacity.max_connections} or a pressure limit is out of range")
-    for k in range(n, n_before):
+    for k in range(n, KA_N_CLASSES):
         filled[k] = filled[0]
-    for k in range(max(n, n_before)):
+    for k in range(KA_N_CLASSES):
         if ka_table_set_policy(table, k, &filled[k]) != KA_OK:
             raise ValueError(f"class {k} of the policy has a value out of range")
     return n

@@ -258,7 +258,7 @@ cdef class ConnectionTable:
             raise MemoryError
         if got != KA_OK:
             raise ValueError(f"max_connections={capacity.max_connections} or a pressure limit is out of range")
-        self.n_classes = <unsigned>set_policies(self.table, policy, 0)
+        self.n_classes = <unsigned>set_policies(self.table, policy)
         self.policy = policy
 
     def __dealloc__(self):
@@ -404,7 +404,7 @@ cdef class ConnectionTable:
         return self.progress(conn, nbytes, now, "write_progress", 1 << KA_BODY | 1 << KA_BUSY | 1 << KA_WRITE)
 
     def linger_progress(self, uint64_t conn, size_t nbytes, double now, /):
-        """Bytes were thrown away in linger. Return: None, or over linger_bytes the cause to close with.
+        """Bytes were thrown away in linger. Return: None, or over linger_bytes or linger_time the cause to close with.
 
         The first ones on a connection that was closed while idle count as a race: a request that crossed the close."""
         ka_conn_crossed(self.table, conn)
@@ -512,7 +512,7 @@ cdef class ConnectionTable:
         policy: kacore.Policy or kacore.PolicySet. Connections of classes that are gone fall under the default.
         ValueError for values out of range, and the old rules stay. O(clients) when the client_share changes.
         """
-        self.n_classes = <unsigned>set_policies(self.table, policy, self.n_classes)
+        self.n_classes = <unsigned>set_policies(self.table, policy)
         self.policy = policy
 
     def drain(self, double now, grace=None, spread=None, timeout=None):

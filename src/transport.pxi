@@ -9,12 +9,20 @@ from libc.stdlib cimport free, realloc
 from struct import pack
 
 cdef bytes RESET_AT_ONCE = pack("ii", 1, 0)
+cdef frozenset PLAIN_TRANSPORTS = frozenset({
+    ("asyncio.selector_events", "_SelectorSocketTransport"), ("uvloop.loop", "TCPTransport"),
+    ("uvloop.loop", "UnixTransport"),
+})
 
 cdef extern from "<time.h>" nogil:
     int64_t unix_time "time"(void *to)
 
+cdef extern from "<sys/socket.h>" nogil:
+    Py_ssize_t recv(int fd, void *to, size_t room, int flags)
+
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
+    unsigned long FIONREAD
     unsigned long TIOCOUTQ   # of a socket, Linux calls it SIOCOUTQ; where it means nothing, ioctl fails
 
 cdef enum:
@@ -24,6 +32,7 @@ cdef enum:
     TRANSPORT_TURN = 64 * 1024  # bytes of input that come out of a filter in one turn
     UNPLACED_ROOM = 4096      # read at most of one that has no place yet: loops may read once before they are paused
     PROBE_SECONDS = 5
+    TRANSPORT_VICTIMS = 8     # asked, before a newcomer is let wait
 
 
 cdef class TransportProtocol:
@@ -54,6 +63,7 @@ cdef class TransportProtocol:
     cdef bint saw_fin                  # the filter was told of FIN
     cdef bint has_more                 # the filter may have more to give without being fed
     cdef size_t turn_bytes             # that it gave in this turn
+    cdef bint is_plain                 # the loop's own, straight from its socket to data_received()
     cdef bint is_tls                   # by the loop
     cdef bint has_filter               # TLS by the listener's filter
     cdef bint is_waiting               # for a place in the table
@@ -78,6 +88,7 @@ cdef class TransportProtocol:
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         if self.is_tls:
             self.transports.has_tls = True
+        self.is_plain = is_plain_transport(type(transport))
         limits = getattr(transport, "set_write_buffer_limits", None)
         # Not for TLS: there it counts plaintext on its way through the loop's own filter, and never ends.
         if limits is not None and not self.is_tls:
@@ -167,6 +178,22 @@ cdef class TransportProtocol:
                 self.is_resuming = False
 
     # -- moving bytes ------------------------------------------------------------------------------------
+
+    cdef int read_ahead(self) except -1:
+        """What the kernel has for us, taken as the loop would in its next round: who has asked is not idle. Only where
+        nothing but the loop stands between the socket and us."""
+        cdef int phase = ka_conn_phase(self.transports.table.table, self.conn)
+        cdef Py_ssize_t n
+        if phase != KA_NEW and phase != KA_IDLE and phase != KA_HEAD and phase != KA_BODY:
+            return 0
+        if not self.is_plain or self.is_read_paused or self.transport.is_closing():
+            return 0
+        if asked_of_socket(self.transport, FIONREAD) == 0:
+            return 0
+        n = recv(self.transport.get_extra_info("socket").fileno(), self.transports.scratch, self.appetite(), 0)
+        if n > 0:
+            self.receive(self.transports.scratch, <size_t>n)
+        return 0
 
     cdef int receive(self, const char *raw, size_t n) except -1:
         cdef bytes behind
@@ -488,6 +515,13 @@ cdef class TransportProtocol:
 
     # -- ends --------------------------------------------------------------------------------------------
 
+    cdef int evict(self) except -1:
+        """Its place is needed."""
+        if ka_turn_evicts(self.talk, ka_conn_phase(self.transports.table.table, self.conn), self.transports.moment):
+            self.turn()
+        self.cause = KA_CAUSE_EVICTED
+        return self.end(KA_CAUSE_EVICTED)
+
     cdef int end(self, ka_cause cause) except -1:
         """The one way out of the table, and the transport's end. Right in every phase, and twice."""
         cdef ka_talk *talk = self.talk
@@ -634,11 +668,21 @@ cdef bytes out_of(ka_session *session):
 
 cdef int queue_of(object transport) except -1:
     """Bytes in the kernel's send queue; 0 where that cannot be known."""
-    cdef int queued = 0
+    return asked_of_socket(transport, TIOCOUTQ)
+
+
+cdef int asked_of_socket(object transport, unsigned long what) except -1:
+    cdef int n = 0
     sock = transport.get_extra_info("socket")
-    if sock is not None and sock.fileno() >= 0 and ioctl(sock.fileno(), TIOCOUTQ, &queued) == 0:
-        return max(0, queued)
+    if sock is not None and sock.fileno() >= 0 and ioctl(sock.fileno(), what, &n) == 0:
+        return max(0, n)
     return 0
+
+
+cdef bint is_plain_transport(type kind) except -1:
+    """Whether a loop's transport gives on what its socket has, as it is and at once. Nobody else's is taken for one:
+    bytes that were read past it would be lost to it."""
+    return (kind.__module__, kind.__name__) in PLAIN_TRANSPORTS
 
 
 cdef object next_piece_of(ka_buf *buf):
@@ -674,7 +718,8 @@ cdef ka_cause move_flush(void *port, void *peer, ka_talk *talk) noexcept:
         return KA_N_CAUSES
     try:
         return <ka_cause>(<TransportProtocol>peer).send_some()
-    except Exception:
+    except BaseException as error:
+        (<Transports>port).failed(error)
         return KA_CAUSE_ERROR
 
 

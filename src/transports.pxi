@@ -2,8 +2,8 @@
 # waits. Of the loop it takes `call_later`, and `call_soon` where there is one: one timer for all, never one each.
 #
 # What differs from the engine, because the host accepts and reads: newcomers to a full table are accepted and wait here,
-# unread, a bounded number of them; and instead of reading once more before a verdict, the verdict waits until the loop
-# has polled once more.
+# unread, a bounded number of them; and an expiry waits until the loop has polled once more, since not every transport
+# can be looked through once more before a verdict, as the loop's own plain ones can.
 from cpython.bytearray cimport PyByteArray_AS_STRING
 
 from collections import deque
@@ -187,8 +187,7 @@ cdef class Transports(Driver):
                 break
             n += 1
             one = <TransportProtocol>self.by_slot[<uint32_t>conn]
-            if one.handed and not self.has_progress(one):
-                continue
+            self.look(one)
             action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
             if action == KA_DO_NOTHING or one.conn != conn:
                 continue
@@ -475,17 +474,41 @@ cdef class Transports(Driver):
         return 0
 
     cdef int open(self, unsigned klass, const ka_client *client, bint is_tls, ka_handle *conn) except? 1:
-        cdef ka_handle victim
         cdef int got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
-        if got == KA_EFULL:
-            victim = ka_conn_victim(self.table.table, self.moment)
-            if victim:
-                (<TransportProtocol>self.by_slot[<uint32_t>victim]).end(KA_CAUSE_EVICTED)
-                got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
+        if got == KA_EFULL and self.make_room():
+            got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
         if got == KA_OK and not self.has_room(<uint32_t>conn[0]):
             ka_conn_close(self.table.table, conn[0], KA_CAUSE_BUFFER_LIMIT)
             return KA_ENOMEM
         return got
+
+    cdef bint make_room(self) except -1:
+        """Close the least useful connection. Return whether there is room now."""
+        cdef ka_table *table = self.table.table
+        cdef TransportProtocol one
+        cdef ka_handle victim
+        cdef uint32_t n_asked
+        for _ in range(TRANSPORT_VICTIMS):
+            victim = ka_conn_victim(table, self.moment)
+            if victim == 0:
+                return False
+            one = <TransportProtocol>self.by_slot[<uint32_t>victim]
+            n_asked = ka_conn_requests(table, victim)
+            self.look(one)
+            if ka_conn_victim(table, self.moment) == victim and ka_conn_requests(table, victim) == n_asked:
+                one.evict()
+                return not ka_table_is_full(table)
+            if not ka_table_is_full(table):
+                return True
+        return False
+
+    cdef int look(self, TransportProtocol one) except -1:
+        """Before a verdict: look once more at what came and what left. Afterwards it may be gone."""
+        if one.handed:
+            self.has_progress(one)
+        else:
+            one.read_ahead()
+        return 0
 
     cdef bint has_room(self, uint32_t slot) noexcept:
         cdef uint32_t n = self.n_slots, more
@@ -589,16 +612,18 @@ cdef class Transports(Driver):
 
     def close(self):
         """Close every connection, and the timer. Idempotent."""
+        cdef TransportProtocol one
         cdef uint32_t slot
         self.enter()
         while self.waiting:
             one = self.waiting.popleft()
-            if (<TransportProtocol>one).is_waiting:
-                (<TransportProtocol>one).is_waiting = False
+            if one.is_waiting:
+                one.is_waiting = False
                 one.transport.close()
         for slot in range(self.n_slots):
             if self.by_slot[slot] != NULL:
-                (<TransportProtocol>self.by_slot[slot]).end(KA_CAUSE_DRAIN)
+                one = <TransportProtocol>self.by_slot[slot]  # held: it may be all that holds it
+                one.end(KA_CAUSE_DRAIN)
         self.leave()
         if self.timer is not None:
             self.timer.cancel()

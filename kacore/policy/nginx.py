@@ -288,6 +288,7 @@ HANDLERS: dict[str, Handler] = {
     "client_body_timeout": one("request_body_timeout", positive),
     "send_timeout": one("send_timeout", positive),
     "lingering_timeout": one("linger_timeout", positive),
+    "lingering_time": one("linger_time", positive),
     "lingering_close": lingering_close,
     "limit_conn": limit_conn,
     "limit_conn_zone": limit_conn_zone,

@@ -202,7 +202,7 @@ class Policy(Record):
         "s",
         default=5.0,
         is_open=True,
-        doc="Length of the windows over which the two rates are judged; also the grace before the first verdict.",
+        doc="Length of the windows over which rates are judged; also the grace before the first verdict.",
         reason="Long enough for a lost packet to be sent again, short enough to notice a trickle soon.",
         apache="RequestReadTimeout (the lower of its two times)",
     )
@@ -225,20 +225,33 @@ class Policy(Record):
         default=2.0,
         is_open=True,
         high=60.0,
-        doc="After our FIN, how long what the client still sends is read and thrown away.",
+        doc="After our FIN, what the client still sends is read and thrown away until its own FIN, or until"
+        " nothing has come for this long.",
         reason="A plain close() with unread input resets the connection, and the reset can destroy the"
-        " answer on its way.",
+        " answer on its way. Apache's figure.",
         apache="2 s, fixed",
         nginx="lingering_timeout",
         haproxy="timeout client-fin",
     )
+    linger_time: float = field(
+        float,
+        "s",
+        default=30.0,
+        is_open=True,
+        high=3600.0,
+        doc="How long that goes on in all, however much still comes; judged when bytes come.",
+        reason="An upload that is refused at its beginning goes on for a while before the client reads why; a"
+        " lingering connection holds no memory, and goes first when room is needed. Apache's and nginx's figure.",
+        apache="30 s, fixed",
+        nginx="lingering_time",
+    )
     linger_bytes: int = field(
         int,
         "bytes",
-        default=65_536,
-        low=1,
-        doc="How many bytes are read and thrown away after our FIN at most.",
-        reason="One receive window is what can be under way; more is somebody who does not stop.",
+        default=0,
+        zero="no limit",
+        doc="How many bytes are thrown away after our FIN at most.",
+        reason="Off: a client cut off while it sends cannot read the answer, so the time is what is limited.",
     )
 
     # -- capacity ----------------------------------------------------------------------------------------
@@ -316,6 +329,17 @@ class Policy(Record):
         " are none, younger ones go.",
         reason="The longest idle one goes first anyhow.",
         nginx="keepalive_min_timeout",
+    )
+    min_rate_when_full: int = field(
+        int,
+        "B/s",
+        default=4096,
+        zero="such connections are never closed for room",
+        scope=WORKER,
+        doc="When room is needed and nobody else can go, a connection whose request body or response moved less than"
+        " this over a rate_window makes it.",
+        reason="Rates are low limits, for bad lines; but as many clients at such a rate as there are places would keep"
+        " everybody out. A good mobile line moves ten times as much.",
     )
     max_buffer_bytes: int = field(
         int,

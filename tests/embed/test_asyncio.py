@@ -33,6 +33,11 @@ class Big(KeepAliveProtocol):
         return b"y" * 5_000_000
 
 
+class Named(KeepAliveProtocol):
+    def handle(self, head, body):
+        return "named"
+
+
 def run(scenario, policy, protocol=Big):
     """scenario(connections, port), with a server of the protocol around it; afterwards nothing may be left."""
 
@@ -97,6 +102,35 @@ def test_the_end_in_the_moment_when_the_loop_has_written_everything_is_one_end(b
     assert told == []
 
 
+class Broken:
+    """A transport whose write() fails, in front of the loop's."""
+
+    def __init__(self, transport):
+        self.transport = transport
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
+
+    def write(self, data):
+        raise ZeroDivisionError("on purpose")
+
+
+def test_a_transport_that_fails_to_write_ends_its_connection_and_is_told_once(caplog):
+    class OverBroken(Named):
+        def connection_made(self, transport):
+            super().connection_made(Broken(transport))
+
+    async def scenario(connections, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert await reader.read() == b""
+        assert connections.table.stats()["closed"]["error"] == 1
+        writer.close()
+
+    run(scenario, Policy(), OverBroken)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+
+
 def test_newcomer_is_answered_503_when_nobody_can_go():
     class Waits(KeepAliveProtocol):
         async def handle(self, head, body):
@@ -140,11 +174,6 @@ def test_newcomer_waits_for_a_place_unless_the_policy_rejects():
             writer.close()
 
     run(scenario, Policy(max_connections=1), Waits)
-
-
-class Named(KeepAliveProtocol):
-    def handle(self, head, body):
-        return "named"
 
 
 async def ask(port, before=b"", host="a"):

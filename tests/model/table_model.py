@@ -78,7 +78,7 @@ class Conn:
         self.since, self.order, self.ring_order = now, order, order
         self.opened = -(-now // (1 << 24)) << 24
         self.requests = self.spent = self.moved = self.streams = 0
-        self.is_sending = self.is_multiplexed = False
+        self.is_sending = self.is_multiplexed = self.was_slow = False
         self.ending = None
 
 
@@ -113,6 +113,8 @@ class Model:
     def limit(self, klass, phase):
         name = LIMITS[phase][0]
         limit = ns_of(getattr(self.policy(klass), name)) if name else 0
+        if phase == "linger":
+            limit = min(limit, ns_of(self.policy(klass).linger_time))
         relief = self.relief()
         if phase == "idle" and relief < 1:
             least = ns_of(self.capacity.pressure_min_timeout)
@@ -224,14 +226,48 @@ class Model:
             mine = [(conn.ring_order, handle) for handle, conn in self.conns.items()
                     if conn.phase == "idle" and conn.client == self.over[0]]
             victim = min(mine)[1]
-        if not victim:
-            idle = oldest("idle")
-            spared = ns_of(self.capacity.min_idle_before_evict)
-            if idle and now - self.conns[idle].since >= spared:
-                victim = idle
-            else:
-                victim = oldest("new", "handshake") or idle
-        return victim or oldest("head")
+        if victim:
+            return victim
+        idle, young, head = oldest("idle"), oldest("new", "handshake"), oldest("head")
+
+        def waits(handle, at_least):
+            return handle and now - self.conns[handle].since >= at_least
+
+        order = (
+            (idle, waits(idle, ns_of(self.capacity.min_idle_before_evict))),
+            (young, waits(young, 10**9)),
+            (idle, True),
+            (head, waits(head, 10**9)),
+            (self.slow_victim(now), True),
+            (young, True),
+            (head, True),
+        )
+        return next((handle for handle, goes in order if handle and goes), 0)
+
+    def slow_victim(self, now):
+        """Of all who are slow: body before write, within it one whose client has more than its share, the lowest class,
+        the longest without a byte."""
+        rate = self.capacity.min_rate_when_full
+        n_open = Counter(conn.client for conn in self.conns.values())
+        slow = [
+            (conn.phase == "write", conn.client is None or n_open[conn.client] <= self.share, conn.klass, conn.since,
+             conn.order, handle)
+            for handle, conn in self.conns.items()
+            if rate and conn.phase in ("body", "write") and self.is_slow(conn, now, rate)
+        ]
+        return min(slow)[-1] if slow else 0
+
+    def is_slow(self, conn, now, rate):
+        window, waited = ns_of(self.policy(conn.klass).rate_window), now - conn.since
+        if waited >= window:
+            return True
+        spent = moved = 0
+        was_slow = False
+        if conn.is_sending == (conn.phase == "write"):
+            spent, moved, was_slow = conn.spent * 1000, conn.moved, conn.was_slow
+        if spent + waited < window and not was_slow:
+            return False
+        return moved == 0 or moved * 10**9 < rate * (spent + waited)
 
     # -- moving --
 
@@ -292,6 +328,7 @@ class Model:
                 conn.klass = conn.home
             conn.ending = None
             conn.spent = conn.moved = 0
+            conn.was_slow = False
             if name != "received":
                 self.n_requests += 1
                 self.reused += conn.requests > 0
@@ -300,6 +337,7 @@ class Model:
             conn.ending = None
         if name == "lingering":
             conn.moved = 0
+            conn.lingers_from = -(-now // (1 << 20))
         if name == "stream_opened":
             conn.is_multiplexed = True
             conn.streams = conn.streams + 1 if conn.phase == "busy" else 1
@@ -317,12 +355,16 @@ class Model:
         policy = self.policy(conn.klass)
         if conn.phase == "linger":
             conn.moved += nbytes
-            return (conn.ending or "error") if conn.moved > policy.linger_bytes else None
+            lasted = max(0, (now >> 20) - conn.lingers_from) << 20
+            self.enter(conn, "linger", now)
+            is_over = (policy.linger_bytes and conn.moved > policy.linger_bytes) or lasted >= ns_of(policy.linger_time)
+            return (conn.ending or "error") if is_over else None
         if conn.phase not in ("body", "write"):
             return None
         if conn.is_sending != (conn.phase == "write"):
             conn.is_sending = not conn.is_sending
             conn.spent = conn.moved = 0
+            conn.was_slow = False
         conn.moved += nbytes
         conn.spent += (now - conn.since) // 1000
         rate = policy.min_request_body_rate if conn.phase == "body" else policy.min_send_rate
@@ -330,6 +372,7 @@ class Model:
         is_slow = False
         if waited >= ns_of(policy.rate_window):
             is_slow = conn.moved * 10**9 < rate * waited
+            conn.was_slow = conn.moved * 10**9 < self.capacity.min_rate_when_full * waited
             if not is_slow:
                 conn.spent = conn.moved = 0
         self.enter(conn, conn.phase, now)

@@ -17,14 +17,15 @@ CAUSES = ("client", "application", "error", "bad_request")
 ROOMY = Policy(
     max_connections=12, keep_alive_timeout=8.0, first_byte_timeout=5.0, request_header_timeout=4.0,
     handshake_timeout=3.0,
-    request_body_timeout=6.0, send_timeout=7.0, handler_timeout=9.0, linger_timeout=2.0, linger_bytes=1000,
-    rate_window=2.0, min_request_body_rate=100, min_send_rate=50, max_connection_age=40.0, age_jitter=0.2,
+    request_body_timeout=6.0, send_timeout=7.0, handler_timeout=9.0, linger_timeout=2.0, linger_time=5.0,
+    linger_bytes=1000, rate_window=2.0, min_request_body_rate=100, min_send_rate=50, max_connection_age=40.0, age_jitter=0.2,
     max_keep_alive_requests=5, client_share=0.25, pressure_start=0.5, pressure_full=0.9, pressure_min_timeout=1.0,
-    max_head_bytes=4096, max_buffer_bytes=65536,
+    max_head_bytes=4096, max_buffer_bytes=65536, min_rate_when_full=200,
 )
 TIGHT = ROOMY.replace(
     max_connections=7, max_connections_per_client=3, min_idle_before_evict=2.0, client_share=0.5, pressure_start=1.0,
     pressure_full=1.0, advertise=False, keep_alive_timeout=3.0, max_keep_alive_requests=0, handler_timeout=0.0,
+    linger_bytes=0, linger_time=1.5, min_rate_when_full=0,
 )
 SITE = {"keep_alive_timeout": 2.5, "max_keep_alive_requests": 2, "handler_timeout": 1.0}
 CLOSING = {"keep_alive": False}

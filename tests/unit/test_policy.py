@@ -23,11 +23,12 @@ def test_defaults_are_those_of_the_documentation():
     assert (policy.first_byte_timeout, policy.request_header_timeout) == (30.0, 20.0)
     assert (policy.request_body_timeout, policy.send_timeout, policy.handler_timeout) == (30.0, 60.0, 0.0)
     assert (policy.min_request_body_rate, policy.min_send_rate, policy.rate_window) == (240, 240, 5.0)
-    assert (policy.linger_timeout, policy.linger_bytes) == (2.0, 65_536)
+    assert (policy.linger_timeout, policy.linger_time, policy.linger_bytes) == (2.0, 30.0, 0)
     assert (policy.max_connection_age, policy.age_jitter, policy.handshake_timeout) == (3600.0, 0.1, 10.0)
     assert (policy.max_connections_per_client, policy.client_share) == (0, 0.25)
     assert (policy.client_prefix_v4, policy.client_prefix_v6) == (32, 64)
     assert (policy.max_buffer_bytes, policy.min_idle_before_evict) == (64 << 20, 0.0)
+    assert policy.min_rate_when_full == 4096
     assert (policy.pressure_start, policy.pressure_full, policy.pressure_min_timeout) == (0.85, 0.95, 2.0)
     assert (policy.when_full, policy.retry_after) == ("wait", 1)
     assert (policy.drain_lame_duck, policy.drain_grace, policy.drain_spread, policy.drain_timeout) == (

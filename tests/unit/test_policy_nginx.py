@@ -35,6 +35,7 @@ def changes(directive):
         ("client_body_timeout 12s;", {"request_body_timeout": 12.0}),
         ("send_timeout 500ms;", {"send_timeout": 0.5}),
         ("lingering_timeout 5s;", {"linger_timeout": 5.0}),
+        ("lingering_time 10s;", {"linger_time": 10.0}),
         (
             "limit_conn addr 10; limit_conn_zone $binary_remote_addr zone=addr:10m;",
             {"max_connections_per_client": 10},

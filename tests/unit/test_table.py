@@ -145,6 +145,24 @@ def test_time_the_application_takes_is_not_the_clients():
         table.body_arrived(conn, 100.0 * k + 0.5)
 
 
+def test_bytes_restart_the_gap_of_a_linger_and_its_whole_time_ends_it_all_the_same():
+    table = ConnectionTable(linger_timeout=2.0, linger_time=30.0)
+    conn = table.open(0.0)
+    table.lingering(conn, 100.0)
+    assert table.next_due() == 102.0
+    for tick in range(1, 30):
+        assert table.linger_progress(conn, 1 << 30, 100.0 + tick) is None
+        assert table.next_due() == 102.0 + tick
+    assert table.linger_progress(conn, 1, 129.999) is None
+    assert table.linger_progress(conn, 1, 130.002) == "error"
+
+
+def test_a_silent_linger_ends_after_its_whole_time_where_that_is_shorter_than_the_gap():
+    table = ConnectionTable(linger_timeout=5.0, linger_time=3.0)
+    table.lingering(table.open(0.0), 10.0)
+    assert table.next_due() == 13.0
+
+
 def test_linger_ends_for_the_reason_it_began_for():
     table = ConnectionTable(linger_bytes=1000, linger_timeout=2.0)
     conn = table.open(0.0)
@@ -153,7 +171,7 @@ def test_linger_ends_for_the_reason_it_began_for():
     table.lingering(conn, 0.0)
     assert table.linger_progress(conn, 1000, 1.0) is None
     assert table.linger_progress(conn, 1, 1.0) == "bad_request"
-    assert table.due(2.0) == (conn, "close", "bad_request")
+    assert table.due(3.0) == (conn, "close", "bad_request")
 
 
 # -- the decision --
@@ -303,6 +321,109 @@ def test_a_short_idleness_is_spared_while_somebody_else_can_go_but_no_longer():
     assert [table.evict(12.0) for _ in range(3)] == [new, idle, head]
 
 
+def sending(table, now, client=None):
+    conn = busy_one(table, now, client)
+    table.body_wanted(conn, now)
+    return conn
+
+
+def taking(table, now, client=None):
+    conn = busy_one(table, now, client)
+    table.blocked(conn, now)
+    return conn
+
+
+def test_a_server_full_of_slow_bodies_gives_them_up_after_a_rate_window_and_no_fast_one():
+    table = full_table(rate_window=5.0, min_rate_when_full=4096)
+    slow = [sending(table, 0.0) for _ in range(4)]
+    fast = [sending(table, 0.0) for _ in range(4)]
+    for second in range(1, 16):
+        now = float(second)
+        for conn in slow:
+            assert table.body_progress(conn, 300, now) is None
+        for conn in fast:
+            table.body_progress(conn, 5000, now)
+        assert table.victim(now + 0.5) == (slow[0] if now + 0.5 > 5 else 0)
+    assert [table.evict(15.5) for _ in range(5)] == [*slow, 0]
+    assert [table.phase(conn) for conn in fast] == ["body"] * 4
+
+
+def test_who_reads_nothing_of_a_response_goes_after_one_window_and_after_slow_bodies():
+    table = full_table(rate_window=5.0)
+    reader = taking(table, 0.0)
+    silent = taking(table, 0.0)
+    body = sending(table, 0.5)
+    table.write_progress(reader, 1 << 20, 2.0)
+    assert table.evict(4.9) == 0
+    assert [table.evict(5.5) for _ in range(3)] == [body, silent, 0]
+    assert [table.evict(7.0) for _ in range(2)] == [reader, 0]  # silent for a window, whatever it took before
+
+
+def test_who_was_slow_and_is_fast_again_is_spared():
+    table = full_table(rate_window=5.0)
+    conn = sending(table, 0.0)
+    table.body_progress(conn, 2000, 5.0)
+    assert table.victim(5.0) == conn
+    table.body_progress(conn, 100_000, 6.0)
+    assert table.victim(6.0) == 0
+    assert table.victim(10.0) == 0
+    table.body_progress(conn, 1, 10.9)  # 100,001 bytes in 5.9 s
+    assert table.victim(11.0) == 0
+
+
+def test_a_request_and_another_direction_begin_without_what_was_slow_before():
+    table = full_table(rate_window=5.0)
+    conn = sending(table, 0.0)
+    table.body_progress(conn, 2000, 5.0)
+    table.blocked(conn, 5.0)
+    assert table.victim(9.9) == 0
+    table.write_progress(conn, 2000, 10.0)
+    assert table.victim(10.0) == conn
+    table.responded(conn, 10.0)
+    table.head_done(conn, 10.0)
+    table.body_wanted(conn, 10.0)
+    assert table.victim(14.9) == 0
+
+
+def test_slow_ones_behind_many_good_ones_are_found_though_few_are_looked_at():
+    table = ConnectionTable(max_connections=1000, rate_window=5.0)
+    slow = [sending(table, 0.0) for _ in range(2)]
+    good = [sending(table, 0.0) for _ in range(200)]
+    for conn in slow:
+        table.body_progress(conn, 1500, 5.0)
+    for conn in good:
+        table.body_progress(conn, 1 << 20, 5.0)
+    for conn in slow:
+        table.body_progress(conn, 100, 6.0)  # a byte now and then, while the good ones wait for a moment
+    found = [table.victim(6.0) for _ in range(200 // 16 + 2)]
+    assert set(found[:10]) == {0}
+    assert found[-1] == slow[0] == table.victim(6.0)  # the same until it goes
+    assert [table.evict(6.0), table.victim(6.0)] == slow
+
+
+def test_of_the_slow_the_client_with_more_than_its_share_goes_first():
+    table = full_table(rate_window=5.0, client_share=0.25)
+    other = sending(table, 0.0, "192.0.2.2")
+    mine = [sending(table, 0.0, "192.0.2.1") for _ in range(3)]
+    assert [table.evict(6.0) for _ in range(4)] == [mine[0], other, *mine[1:]]
+
+
+def test_no_rate_is_asked_for_where_the_policy_says_so():
+    table = full_table(min_rate_when_full=0)
+    sending(table, 0.0), taking(table, 0.0)
+    assert table.victim(29.0) == 0
+
+
+def test_a_slow_one_goes_before_who_has_only_just_come_and_after_all_others():
+    table = full_table(rate_window=5.0)
+    slow = sending(table, 0.0), taking(table, 0.0)
+    old_head, head = table.open(0.0), table.open(0.0)
+    table.received(old_head, 18.0)
+    new, handshake = table.open(18.5), table.open(19.2, tls=True)
+    table.received(head, 19.1)
+    assert [table.evict(19.5) for _ in range(7)] == [new, old_head, *slow, handshake, head, 0]
+
+
 def test_connections_of_one_address_or_prefix_are_limited_and_others_are_not():
     table = ConnectionTable(max_connections=100, max_connections_per_client=2)
     for group in (("192.0.2.1", b"\xc0\x00\x02\x01", ("::ffff:192.0.2.1", 80, 0, 0)),
@@ -371,6 +492,8 @@ def test_classes_that_are_gone_fall_under_the_default():
     assert table.next_due() == 7.0
     with pytest.raises(ValueError, match="klass=1"):
         table.set_class(conn, 1)
+    table.set_policy(Policy(keep_alive_timeout=9.0))
+    assert table.next_due() == 9.0
 
 
 def test_the_defaults_of_the_core_are_those_of_policy():
@@ -388,7 +511,9 @@ def test_the_defaults_of_the_core_are_those_of_policy():
         conn = busy_one(table, 0.0)
         seen += [table.decide(conn, float(now)).cause for now in range(3000, 4200, 10)]
         table.lingering(conn, 0.0)
-        seen += [table.linger_progress(conn, n, 0.0) is None for n in (65_536, 1)]
+        seen += [table.linger_progress(conn, 1 << 31, now) is None for now in (0.0, 29.9, 30.1)]
+        slow = [sending(table, 0.0), taking(table, 0.0)]
+        seen += [table.victim(2.0), table.body_progress(slow[0], 20_000, 4.9), table.victim(5.0)]
         ways.append(seen)
     assert ways[0] == ways[1]
 

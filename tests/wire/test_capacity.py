@@ -231,6 +231,22 @@ def test_descriptors_that_the_application_gives_back_are_used_without_delay(hoar
     assert child.stop() == 0
 
 
+def test_without_descriptors_slow_bodies_make_room(hoarder):
+    child = hoarder("--rate-window", "0.2")
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+    with connect(child.port) as first:
+        first.sendall(post)
+        with connect(child.port) as hoarding:
+            hoarding.sendall(b"GET /hoard HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            while hoarding.recv(65536):
+                pass
+        with connect(child.port) as second, connect(child.port) as newcomer:
+            second.sendall(post)  # with the descriptor that the hoarding client left
+            assert get(newcomer)[0] == 200
+        assert first.recv(65536).startswith(b"HTTP/1.1 408")
+    assert child.stop() == 0
+
+
 # -- handlers ------------------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,22 @@ def test_the_client_is_the_right_most_address_that_is_no_proxy_of_ours(start, cl
     assert asked(c, f"X-Forwarded-For: {chain}")[:2] == expected
 
 
+def test_no_address_is_a_unix_socket_of_ours(start, client, tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        start(who_handler, sockets=[listener], forwarded_allow_ips="unix")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(path)
+            for unspecified in ("::", "0.0.0.0", "::ffff:0:0"):
+                chain = f"192.0.2.1, {unspecified}"
+                sock.sendall(f"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {chain}\r\n\r\n".encode())
+                (host, _port), _scheme = json.loads(sock.recv(65536).partition(b"\r\n\r\n")[2])
+                assert host == unspecified
+
+
 def test_several_lines_are_one_list(start, client):
     c = client(start(who_handler, forwarded_allow_ips="127.0.0.1,10.0.0.0/8"))
     assert asked(c, "X-Forwarded-For: 192.0.2.1", "x-forwarded-for: 10.0.0.1")[0] == "192.0.2.1"

@@ -1,0 +1,123 @@
+"""A client that is refused while it sends can go on sending, and read why."""
+
+import time
+
+import pytest
+
+from kacore import Policy
+from kacore.server import TLS
+from tests.wire.conftest import wait_until
+from tests.wire.test_tls import certificates, localhost, over_tls  # noqa: F401
+
+MORE = bytes(3 << 20)
+UPLOAD = f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len(MORE)}\r\n\r\n"
+
+
+def never(request):
+    raise AssertionError("the application was called")
+
+
+async def asks_who_it_is(scope, receive, send):
+    if scope["type"] != "lifespan":
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b"who are you?"})
+
+
+REFUSED = {
+    413: (never, {"policy": Policy(max_body_bytes=1000)}, UPLOAD),
+    400: (never, {}, "NONSENSE\r\n\r\n"),
+    431: (never, {}, "GET / HTTP/1.1\r\nHost: a\r\nX: " + "y" * 40_000 + "\r\n"),
+    401: (asks_who_it_is, {}, UPLOAD),
+}
+
+
+@pytest.mark.parametrize("status", REFUSED)
+def test_a_client_that_goes_on_sending_megabytes_reads_the_answer(start, client, status):
+    app, options, text = REFUSED[status]
+    running = start(app, **options)
+    c = client(running).send(text).send(MORE)
+    assert c.response().status == status
+    assert c.is_closed()
+    c.close()
+    wait_until(lambda: sum(running.stats()["closed"].values()) == 1)
+    assert running.stats()["races"] == 0
+
+
+@pytest.mark.usefixtures("certificates")
+def test_the_same_holds_over_tls(start, over_tls, localhost):  # noqa: F811
+    running = start(never, policy=Policy(max_body_bytes=1000), tls=TLS(localhost))
+    c = over_tls(running).send(UPLOAD)
+    for at in range(0, len(MORE), 65536):
+        c.send(MORE[at : at + 65536])
+    assert c.response().status == 413
+    c.close()
+    wait_until(lambda: running.closed("bad_request") == 1)
+
+
+def sends_until_it_fails(c, piece, pause=0.0):
+    """How long it could go on."""
+    began = time.monotonic()
+    try:
+        while time.monotonic() < began + 20:
+            c.send(piece)
+            time.sleep(pause)
+    except OSError:
+        return time.monotonic() - began
+    return pytest.fail("it could go on for ever")
+
+
+def sends_what_the_kernel_takes(sock):
+    sent = 0
+    sock.setblocking(False)
+    try:
+        while True:
+            sent += sock.send(MORE)
+    except BlockingIOError:
+        sock.settimeout(20)
+        return sent
+
+
+def test_bytes_prolong_a_linger_up_to_its_whole_time(start, client):
+    running = start(never, policy=Policy(linger_timeout=0.2, linger_time=0.5))
+    c = client(running).send("NONSENSE\r\n\r\n")
+    assert c.response().status == 400
+    assert sends_until_it_fails(c, b"x", 0.05) > 0.45
+    assert running.closed("bad_request") == 1
+
+
+def test_linger_bytes_limits_what_is_read(start, client):
+    running = start(never, policy=Policy(linger_bytes=100_000))
+    c = client(running).send("NONSENSE\r\n\r\n")
+    assert c.response().status == 400
+    sends_until_it_fails(c, MORE)
+    assert running.closed("bad_request") == 1
+
+
+def test_a_lingering_connection_makes_room_before_an_idle_one(start, client):
+    running = start(lambda request: b"ok", policy=Policy(max_connections=2))
+    idle, lingering = client(running), client(running)
+    assert idle.get().status == 200
+    assert lingering.send("NONSENSE\r\n\r\n").response().status == 400
+    wait_until(lambda: running.phase_count("linger") == 1)
+    assert client(running).get().status == 200
+    assert running.closed("evicted") == 1
+    assert idle.get().status == 200
+
+
+def test_a_lingering_connection_holds_no_memory_and_is_read_a_bounded_amount_a_step(start, client):
+    running = start(never)
+    c = client(running).send("NONSENSE\r\n\r\n")
+    assert c.response().status == 400
+    wait_until(lambda: running.phase_count("linger") == 1)
+    engine = running.stats()["engine"]
+    assert (engine["talks"], engine["buffer_bytes"]) == (0, 0)
+    if "steps" not in engine:
+        return  # there the loop reads
+    before = (engine["steps"], engine["receives"])
+    with running.held():
+        sent = sends_what_the_kernel_takes(c.sock)
+    c.fin()
+    wait_until(lambda: running.closed("bad_request") == 1)
+    engine = running.stats()["engine"]
+    assert engine["steps"] - before[0] >= sent // 65536
+    assert engine["receives"] - before[1] >= sent // 65536
