@@ -101,6 +101,8 @@ void ka_talk_free(ka_talk *talk)
 
 static void consume(ka_talk *talk, size_t nbytes)
 {
+    if (nbytes == 0)
+        return; /* and perhaps no window: NULL + 0 is undefined in C */
     talk->window += nbytes;
     talk->window_len -= nbytes;
     if (talk->in)
@@ -189,6 +191,7 @@ static void break_off(ka_talk *talk, ka_cause cause)
 {
     end_with(talk, cause);
     talk->has_response = talk->is_cut = 1;
+    attend(talk); /* the application may have come to it by reading, outside of a turn */
 }
 
 /* A rule of the protocol is broken, here or in the parser: answer it if the client can still take it for the answer. */
@@ -315,10 +318,16 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 
 /* --- the driver's turn --- */
 
+/* The exchange is over but for what the next turn does about it: the rest of its content is to be thrown away. */
+static int has_part_of_body(const ka_talk *talk)
+{
+    return talk->is_draining || (talk->has_response && !talk->is_last && !ka_body_is_over(&talk->body));
+}
+
 /* Only a stray empty line is no beginning of a request. */
 static int has_part_of_head(const ka_talk *talk)
 {
-    if (talk->has_exchange || talk->is_draining || talk->is_last || talk->window_len == 0)
+    if (talk->is_last || talk->window_len == 0)
         return 0;
     return !(talk->window[0] == '\r' && (talk->window_len == 1 || (talk->window_len == 2 && talk->window[1] == '\n')));
 }
@@ -443,9 +452,9 @@ static ka_phase phase_of(const ka_talk *talk)
         return KA_WRITE;
     if (is_answering)
         return talk->wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
-    if (talk->is_draining)
+    if (has_part_of_body(talk))
         return KA_BODY;
-    return has_part_of_head(talk) ? KA_HEAD : KA_IDLE;
+    return has_part_of_head(talk) ? KA_HEAD : KA_IDLE; /* also a whole one, which waits for another turn */
 }
 
 int ka_talk_settle(ka_talk *talk, int64_t now)
@@ -485,19 +494,20 @@ int ka_talk_settle(ka_talk *talk, int64_t now)
 
 void ka_talk_sent(ka_talk *talk, size_t nbytes)
 {
-    ka_pool *pool = &talk->service->pool;
+    ka_buf *done = talk->out, **end = &done;
     ka_assert(nbytes <= talk->unsent);
     talk->unsent -= nbytes;
-    while (talk->out && nbytes >= ka_buf_len(talk->out)) {
-        ka_buf *done = talk->out;
-        nbytes -= ka_buf_len(done);
-        talk->out = done->next;
-        ka_buf_give(pool, done);
+    while (*end && nbytes >= ka_buf_len(*end)) {
+        nbytes -= ka_buf_len(*end);
+        end = &(*end)->next;
     }
+    talk->out = *end;
+    *end = NULL;
     if (talk->out)
         talk->out->start += nbytes;
     else
         talk->out_last = NULL;
+    ka_buf_give_all(&talk->service->pool, done); /* last: releasing an owner may run arbitrary code, and write again */
 }
 
 static void append(ka_talk *talk, ka_buf *buf)
@@ -649,11 +659,11 @@ static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, si
             error = put_copy(talk, bytes, len);
         } else {
             ka_buf *buf = bytes ? ka_buf_refer(pool, bytes, len, owner) : ka_buf_refer_file(pool, fd, off, len, owner);
-            owner = NULL;
             error = buf ? KA_OK : KA_ENOMEM;
             if (buf) {
                 append(talk, buf);
                 talk->unsent += len;
+                owner = NULL; /* the buffer's */
             }
         }
     }
@@ -727,8 +737,8 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     size_t len = strlen(text);
     ka_reply *reply = &talk->reply;
     (void)now;
-    if (reply->is_started || talk->has_response || talk->is_draining)
-        return KA_EINVAL;
+    if (reply->is_started || talk->has_response || talk->is_draining || (talk->is_last && !talk->has_exchange))
+        return KA_EINVAL; /* the last response is there, or a part of one */
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
     char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
@@ -757,4 +767,43 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
         talk->service->refused(talk->service->port, talk);
     attend(talk);
     return KA_OK;
+}
+
+/* --- check --- */
+
+#define MUST(condition, sentence) \
+    if (!(condition))             \
+    return sentence
+
+static const char *check_facts(const ka_talk *talk)
+{
+    MUST(talk->exchange == NULL || talk->has_exchange, "an exchange is held after its end");
+    MUST(!talk->wants_body || talk->has_exchange, "content is wanted without a request");
+    MUST(!talk->is_held || talk->has_exchange, "an application is held back without a request");
+    MUST(!talk->is_draining || (!talk->has_exchange && !ka_body_is_over(&talk->body)), "nothing is left to throw away");
+    MUST(!talk->is_tunnel || talk->has_exchange || talk->is_last, "a tunnel is over, and requests may follow");
+    MUST(!talk->is_failed || talk->is_last, "the peer broke a rule, and requests may follow");
+    MUST(!talk->is_cut || talk->is_last, "a response was cut off, and requests may follow");
+    MUST(!talk->is_last || talk->cause < KA_N_CAUSES, "the connection ends without a cause");
+    MUST(!talk->has_exchange || talk->has_response || !talk->reply.is_over, "a response is over, and nobody was told");
+    return NULL;
+}
+
+const char *ka_talk_check(const ka_talk *talk)
+{
+    const ka_buf *in = talk->in, *last = NULL;
+    size_t unsent = 0;
+    MUST(in == NULL || (in->owner == NULL && in->start <= in->end && in->end <= in->cap), "the input buffer is none");
+    MUST(in == NULL || (talk->window == in->data + in->start && talk->window_len == ka_buf_len(in)),
+         "the window is not what waits in the input buffer");
+    MUST(in || talk->window_len == 0 || (talk->is_driven && talk->window), "a window outlived its turn");
+    MUST(talk->checked <= talk->window_len, "more bytes were looked at than there are");
+    for (const ka_buf *buf = talk->out; buf; buf = buf->next) {
+        MUST(buf->start <= buf->end && (buf->cap == 0 || buf->end <= buf->cap), "an output buffer ends outside of itself");
+        unsent += ka_buf_len(buf);
+        last = buf;
+    }
+    MUST(last == talk->out_last, "the last output buffer is another");
+    MUST(unsent == talk->unsent, "the unsent bytes are miscounted");
+    return check_facts(talk);
 }

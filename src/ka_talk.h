@@ -129,6 +129,10 @@ int  ka_talk_is_idle(const ka_talk *talk);        /* nothing pending: it can be 
 char *ka_talk_room(ka_talk *talk, size_t want, size_t *room);
 void  ka_talk_filled(ka_talk *talk, size_t nbytes);
 
+/* Walk every invariant: the window, the lists of buffers, which facts go together. Return NULL, or a static sentence naming
+ * the first broken one. Right between calls of the others; with KA_DEBUG asserted after every turn. */
+const char *ka_talk_check(const ka_talk *talk);
+
 /* Answer for the application: a short text, Connection: close, and the connection is over.
  * Return KA_EINVAL when part of a response has left already: then it can only be closed. */
 int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now);

@@ -42,12 +42,15 @@ typedef struct {
     void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
 } ka_moves;
 
-/* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. */
+/* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. Only where they are waited
+ * for: a client that sends and takes nothing makes no progress in WRITE. */
 static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes,
                                         int64_t now)
 {
     ka_cause cause;
-    if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
+    ka_table *table = talk->service->table;
+    if (ka_conn_phase(table, talk->conn) == KA_BODY &&
+        ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
         ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0) {
         moves->end(port, peer, talk, cause);
         return KA_TURN_ENDED;
@@ -80,7 +83,9 @@ static inline ka_cause ka_turn_broken(int phase)
 static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
 {
     ka_cause cause;
-    if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
+    ka_table *table = talk->service->table;
+    if (ka_conn_phase(table, talk->conn) == KA_WRITE &&
+        ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
         return cause;
     if (talk->is_held && talk->unsent <= (talk->awaits_empty ? 0 : (size_t)KA_OUT_LOW)) {
         talk->is_held = 0;
@@ -127,6 +132,19 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, void *port, void *pe
     return KA_TURN_PAUSE;
 }
 
+/* With assertions: a talk is sound after its turn. */
+static inline void ka_turn_check(const ka_talk *talk)
+{
+#ifdef KA_DEBUG
+    const char *broken = ka_talk_check(talk);
+    if (broken)
+        fprintf(stderr, "a talk is broken: %s\n", broken);
+    ka_assert(broken == NULL);
+#else
+    (void)talk;
+#endif
+}
+
 /* Everything one connection can do now, within bounds. The talk may be gone afterwards. */
 static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
 {
@@ -170,6 +188,8 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
         ka_talk_free(talk);
     } else if (ka_talk_park(talk) < 0) {
         moves->end(port, peer, talk, KA_CAUSE_BUFFER_LIMIT);
+    } else {
+        ka_turn_check(talk);
     }
 }
 
@@ -186,6 +206,7 @@ static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer,
     if (!ka_turn_flush(moves, port, peer, talk))
         return;
     (void)ka_talk_settle(talk, now);
+    ka_turn_check(talk);
     moves->again(port, peer, talk);
 }
 
