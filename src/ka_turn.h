@@ -151,6 +151,7 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
     ka_head head;
     unsigned n_requests = 0;
     ka_turned turned;
+    int asked_before;
     do {
         turned = KA_TURN_ON;
         talk->is_driven = 1;
@@ -173,14 +174,16 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
             case KA_TALK_CLOSE: turned = ka_turn_finish(moves, port, peer, talk, 0); break;
             }
         }
+        asked_before = talk->wants_body;
         if (turned == KA_TURN_ENDED || !ka_turn_flush(moves, port, peer, talk))
             return;
         talk->is_driven = 0;
         if (talk->unsent && moves->can_send(port, peer))
             moves->again(port, peer, talk); /* written when the application was told to go on: no event will tell */
-        /* Once more when the application, told that it may go on, completed its response (the next request may wait),
-         * and when all that is left to do is to close. */
-    } while ((talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
+        /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
+         * asked for content (which no event may announce again), and when all that is left to do is to close. */
+    } while ((talk->wants_body && !asked_before) ||
+             (talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
              (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining));
     (void)ka_talk_settle(talk, now);
     if (ka_talk_is_idle(talk)) {
