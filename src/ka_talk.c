@@ -1,5 +1,6 @@
 /* ka_talk.c: see ka_talk.h. In three parts: the pool of talks, the driver's side, the application's side. */
 #include "ka_talk.h"
+#include "ka_scan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -366,6 +367,41 @@ static ka_talk_step drain(ka_talk *talk, int64_t now)
     }
 }
 
+/* Does the client offer nothing but protocols whose first bytes can be no request? A preface of HTTP/2 and a ClientHello
+ * are refused by the parser. They are also the ones that are offered with any request, in case the server can. */
+static int are_safe_offers(const char *list, size_t len)
+{
+    const char *end = list + len;
+    while (list < end) {
+        const char *word = list;
+        while (list < end && *list != ',')
+            list++;
+        while (word < list && (*word == ' ' || *word == '\t'))
+            word++;
+        size_t n = (size_t)(list++ - word);
+        while (n && (word[n - 1] == ' ' || word[n - 1] == '\t'))
+            n--;
+        if (n && !(n == 3 && ka_equals_lower(word, "h2c", 3)) && !(n > 4 && ka_equals_lower(word, "tls/", 4)))
+            return 0;
+    }
+    return 1;
+}
+
+/* RFC 9110 7.8, 9.3.6: a client that expects a yes may send what comes behind it, before it has read the answer. */
+static int may_switch(const ka_talk *talk, const ka_head *head)
+{
+    if (head->flags & KA_HEAD_IS_CONNECT)
+        return 1;
+    if (ka_likely((head->flags & KA_HEAD_UPGRADE) == 0))
+        return 0;
+    const ka_field *field = talk->service->fields;
+    for (uint32_t i = 0; i < head->n_fields; i++, field++)
+        if (field->name.len == 7 && ka_equals_lower(talk->window + field->name.off, "upgrade", 7) &&
+            !are_safe_offers(talk->window + field->value.off, field->value.len))
+            return 1;
+    return 0;
+}
+
 static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
 {
     ka_service *service = talk->service;
@@ -386,6 +422,7 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             talk->reply.is_head = (head->flags & KA_HEAD_IS_HEAD) != 0;
             talk->reply.is_connect = (head->flags & KA_HEAD_IS_CONNECT) != 0;
             talk->owes_continue = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0 && !ka_body_is_over(&talk->body);
+            talk->may_switch = (uint8_t)may_switch(talk, head);
             talk->has_exchange = 1;
             /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
             consume(talk, head->nbytes);
@@ -580,8 +617,8 @@ static unsigned reason_to_close(const ka_talk *talk)
     /* RFC 9110 10.1.1: the client may or may not send the content now; no way to stay in step. */
     if (talk->owes_continue || !is_drainable(talk))
         return KA_CAUSE_APPLICATION;
-    /* RFC 9110 9.3.6: to the client what follows is a tunnel, which the application does not mean. */
-    if (talk->reply.is_connect && talk->reply.status / 100 == 2)
+    /* Not accepted, or by a 2xx to CONNECT that the application does not mean: what follows must not be read as HTTP. */
+    if (talk->may_switch)
         return KA_CAUSE_APPLICATION;
     return KA_N_CAUSES;
 }
@@ -627,7 +664,7 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
         return got;
     if (!verdict.keeps) {
         end_with(talk, verdict.cause);
-        talk->needs_linger |= !ka_body_is_over(&talk->body);
+        talk->needs_linger |= talk->may_switch || !ka_body_is_over(&talk->body);
     }
     talk->ends_by_close = frame == KA_FRAME_CLOSE;
     ka_reply_finish_head(&talk->reply, &at, &verdict, &talk->service->common);

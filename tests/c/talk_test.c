@@ -377,6 +377,54 @@ static void an_accepted_connect_is_the_end_of_http(void)
     wire_close(w);
 }
 
+static void says_no(wire *w, const ka_head *head)
+{
+    (void)head;
+    EXPECT(wire_answer(w, 403, "", "no", 2) == KA_OK);
+}
+
+#define ASKS(offers) "GET / HTTP/1.1\r\nHost: a\r\nConnection: x, upgrade\r\n" offers "\r\n"
+
+static void what_a_client_sent_ahead_of_a_yes_is_not_read_as_a_request(void)
+{
+    static const char *const asked[] = {
+        "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+        ASKS("Upgrade: websocket\r\n"),
+        ASKS("Upgrade: h2c, connect-udp\r\n"),
+        ASKS("Upgrade: h2c\r\nUpgrade: x\r\n"),
+        ASKS("Upgrade: tls/\r\n"),
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\nfour",
+    };
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        wire *w = wire_open(says_no, never);
+        char both[300];
+        snprintf(both, sizeof both, "%s%s", asked[i], GET);
+        wire_text(w, both);
+        EXPECT(w->n_requests == 1 && wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+        wire_close(w);
+        w = wire_open(says_no, never);
+        wire_text(w, asked[i]); /* it may be on its way: a plain close would make a reset of it */
+        EXPECT(wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+        wire_close(w);
+    }
+}
+
+static void an_offer_that_begins_with_no_request_keeps_the_connection(void)
+{
+    static const char *const asked[] = {
+        ASKS("HTTP2-Settings: AAMAAABk\r\nUpgrade: h2c\r\n"),
+        ASKS("UPGRADE: TLS/1.2,\t tls/1.1 , H2C\r\n"),
+        ASKS("Upgrade: h2c,\r\nUpgrade: TLS/1.0\r\n"),
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", /* Connection does not name it */
+    };
+    wire *w = wire_open(says_no, never);
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        wire_text(w, asked[i]);
+        EXPECT(w->talk == NULL && wire_phase(w) == KA_IDLE && wire_count(w, "403 Forbidden") == (int)i + 1);
+    }
+    wire_close(w);
+}
+
 static void an_interim_status_is_no_answer(void)
 {
     wire *w = wire_open(keeps_it, never);
@@ -546,6 +594,60 @@ static void bytes_that_arrive_are_no_progress_in_sending(void)
     wire_close(w);
 }
 
+static void reads_when_it_may_go_on(void *port, ka_talk *talk, ka_news news)
+{
+    wire *w = port;
+    char to[10];
+    if (news == KA_NEWS_LOW)
+        EXPECT(ka_talk_read(talk, to, sizeof to, w->now) == KA_PARTIAL);
+    else
+        w->n_body += (int)ka_talk_read(talk, to, sizeof to, w->now);
+}
+static ka_turned reads_all(void *port, void *peer, ka_talk *talk)
+{
+    (void)peer;
+    (void)talk;
+    return wire_receive(port) ? KA_TURN_ON : KA_TURN_PAUSE;
+}
+static ka_cause sends_all(void *port, void *peer, ka_talk *talk)
+{
+    size_t n = talk->unsent;
+    (void)peer;
+    ka_talk_sent(talk, n);
+    return ka_turn_left(&(ka_moves){.on_news = reads_when_it_may_go_on}, port, talk, n, ((wire *)port)->now);
+}
+static void nothing_to_look_for(void *port, void *peer, ka_talk *talk)
+{
+    (void)port;
+    (void)peer;
+    (void)talk;
+}
+static int never_more(void *port, void *peer)
+{
+    (void)port;
+    (void)peer;
+    return 0;
+}
+
+static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(void)
+{
+    static const ka_moves moves = {
+        .on_news = reads_when_it_may_go_on, .read = reads_all,        .flush = sends_all,
+        .look_for_fin = nothing_to_look_for, .can_send = never_more,
+    };
+    wire *w = wire_open(keeps_it, never);
+    char *at;
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
+    w->talk->is_held = 1;
+    w->kernel = "four"; /* its event came while nobody wanted it */
+    w->n_kernel = 4;
+    ka_turn(&moves, w, w, w->talk, w->now);
+    EXPECT(w->n_body == 4 && w->n_kernel == 0 && wire_phase(w) == KA_BUSY);
+    wire_close(w);
+}
+
 static void a_fault_that_is_read_between_turns_ends_a_response_that_has_begun(void)
 {
     wire *w = wire_open(keeps_it, never);
@@ -637,6 +739,7 @@ int main(void)
     requests_in_hand_are_not_idle();
     nothing_is_refused_behind_the_last_response();
     bytes_that_arrive_are_no_progress_in_sending();
+    content_that_is_asked_for_while_sending_is_read_in_the_same_turn();
     a_fault_that_is_read_between_turns_ends_a_response_that_has_begun();
     the_end_of_a_tunnel_can_be_read_twice();
     an_owner_that_is_released_may_write_again();
@@ -667,6 +770,8 @@ int main(void)
     continue_is_not_said_inside_a_response();
     nothing_follows_a_head_without_content();
     an_accepted_connect_is_the_end_of_http();
+    what_a_client_sent_ahead_of_a_yes_is_not_read_as_a_request();
+    an_offer_that_begins_with_no_request_keeps_the_connection();
     an_interim_status_is_no_answer();
     a_broken_promise_of_length_closes();
     an_application_that_gives_up_cuts_its_response_off();
