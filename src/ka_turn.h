@@ -206,8 +206,10 @@ static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer,
         ka_turn(moves, port, peer, talk, now);
         return;
     }
+    talk->is_driven = 1;
     if (!ka_turn_flush(moves, port, peer, talk))
         return;
+    talk->is_driven = 0;
     (void)ka_talk_settle(talk, now);
     ka_turn_check(talk);
     moves->again(port, peer, talk);
