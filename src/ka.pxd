@@ -465,7 +465,8 @@ cdef extern from "ka_turn.h" nogil:
     bint ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
     bint ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
     ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
-    void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, size_t nbytes, unsigned most)
+    void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, ka_handle asking, size_t nbytes,
+                      unsigned most)
     void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)
     enum:
         KA_NO_MAX

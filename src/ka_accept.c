@@ -97,7 +97,7 @@ int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
 /* Close the least useful connection. Return whether there is room now. */
 static int make_room(ka_engine *e, int for_descriptor)
 {
-    for (int i = 0; i < VICTIMS; i++) {
+    for (int i = 0; i < VICTIMS && !e->is_nested; i++) { /* who looks like a victim may be in its turn */
         ka_handle h = ka_conn_victim(e->table, e->now);
         ka_sock *s = h ? ka_sock_of(e, h) : NULL;
         if (s == NULL)
@@ -118,13 +118,13 @@ static int make_room(ka_engine *e, int for_descriptor)
  * there is no word for it. */
 void ka_say_no(ka_engine *e, int fd, unsigned listener)
 {
-    char text[KA_NO_MAX];
+    char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
     size_t n = ka_turn_no(e->table, text);
     if (e->listeners[listener].filter == NULL)
         (void)!send(fd, text, n, MSG_NOSIGNAL);
     (void)shutdown(fd, SHUT_WR);
     /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
-    (void)!recv(fd, e->scratch, KA_SCRATCH, MSG_DONTWAIT);
+    (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
 }
 
 static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
@@ -249,9 +249,7 @@ static int has_place(ka_engine *e, uint32_t i)
 int ka_accept_some(ka_engine *e, uint32_t i)
 {
     int n_failures = 0;
-    if (e->listeners[i].is_off)
-        return 0;
-    for (int n = 0; n < ACCEPTS; n++) {
+    for (int n = 0; n < ACCEPTS && !e->listeners[i].is_off; n++) { /* which the application may turn it meanwhile */
         struct sockaddr_storage from;
         ka_client client;
         uint16_t port;
@@ -284,7 +282,7 @@ int ka_accept_some(ka_engine *e, uint32_t i)
         else
             take_in(e, i, fd, &client, port);
     }
-    return 1;
+    return !e->listeners[i].is_off;
 }
 
 /* --- listeners --- */
@@ -318,9 +316,13 @@ static void stop_one(ka_engine *e, uint32_t i, int is_last)
     if (listener->is_off)
         return;
     if (is_last) {
-        e->now = ka_clock();
+        uint8_t was_nested = e->is_nested;
+        e->is_nested |= e->n_inside > 1;
+        if (!e->is_nested)
+            e->now = ka_clock();
         for (int n = 0; n < LAST_ROUNDS && ka_accept_some(e, i); n++)
             ;
+        e->is_nested = was_nested;
     }
     /* Explicitly: the socket may be open in other processes, and then its end here does not take it out of the set. */
     if (!listener->is_paused)
@@ -336,15 +338,19 @@ static void stop_one(ka_engine *e, uint32_t i, int is_last)
 
 void ka_engine_unlisten(ka_engine *e, int fd, int is_last)
 {
+    ka_engine_enter(e);
     for (uint32_t i = 0; i < e->n_listeners; i++)
         if (e->listeners[i].fd == fd)
             stop_one(e, i, is_last);
+    ka_engine_leave(e);
 }
 
 void ka_engine_stop_listening(ka_engine *e)
 {
+    ka_engine_enter(e);
     for (uint32_t i = 0; i < e->n_listeners; i++)
         stop_one(e, i, 1);
+    ka_engine_leave(e);
 }
 
 int ka_listener_refuse(int fd)

@@ -56,8 +56,6 @@ static ka_buf *refer(ka_pool *pool, const char *ptr, int fd, int64_t off, size_t
     ka_buf *buf = malloc(sizeof *buf);
     if (buf == NULL) {
         pool->refused++;
-        if (owner)
-            pool->release(owner);
         return NULL;
     }
     *buf = (ka_buf){.ptr = ptr, .owner = owner, .end = len, .file_off = off, .fd = fd};

@@ -78,7 +78,8 @@ static inline int ka_pool_is_tight(const ka_pool *pool) { return ka_pool_used(po
 /* A buffer with room for at least `room` bytes, or NULL at the cap or out of memory. */
 ka_buf *ka_buf_take(ka_pool *pool, ka_use use, size_t room);
 
-/* A buffer that refers to ptr[0..len); takes over the caller's hold on `owner`, also when it returns NULL. */
+/* A buffer that refers to ptr[0..len), and takes over the caller's hold on `owner`. NULL: out of memory, and the hold stays
+ * the caller's. */
 ka_buf *ka_buf_refer(ka_pool *pool, const char *ptr, size_t len, void *owner);
 
 /* The same for bytes [off, off+len) of an open file. */

@@ -96,7 +96,7 @@ static char *room_behind(ka_engine *e, ka_talk *talk, size_t appetite, size_t *r
     size_t want = appetite < KA_READ_BEHIND ? appetite : KA_READ_BEHIND;
     char *to = ka_talk_room(talk, want, room);
     if (ka_unlikely(to == NULL)) {
-        ka_turn_shed(&moves, e, &e->service, talk->window_len + want, KA_SHEDS);
+        ka_turn_shed(&moves, e, &e->service, talk->conn, talk->window_len + want, KA_SHEDS);
         to = ka_talk_room(talk, want, room);
     }
     return to;
@@ -187,9 +187,9 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
     ka_talk *talk = s->talk;
     int fd = s->fd;
     shut_session(e, h, s);
+    s->talk = NULL; /* nobody can have it attended to, or given away, any more */
     if (e->calls.on_closed)
         e->calls.on_closed(e->calls.ctx, h, cause);
-    s->talk = NULL;
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
     if (talk && ka_unlikely(ka_talk_end_would_lie(talk)))
@@ -471,15 +471,10 @@ static void attend_unlisted(ka_engine *e)
         if (s->talk && s->talk->is_noted)
             attend_one(e, s);
     }
-    if (e->has_unlisted) /* again, by those that were attended to */
-        ka_engine_wake(e);
 }
 
-void ka_engine_attend(ka_engine *e)
+static void attend_noted(ka_engine *e)
 {
-    if (e->is_attending)
-        return; /* called from a turn of the loop below, which comes to it */
-    e->is_attending = 1;
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
         ka_sock *s = ka_sock_of(e, h);
@@ -489,8 +484,69 @@ void ka_engine_attend(ka_engine *e)
     e->n_noted = 0;
     if (ka_unlikely(e->has_unlisted))
         attend_unlisted(e);
-    e->is_attending = 0;
-    if (!e->is_stepping)
+}
+
+void ka_engine_attend(ka_engine *e)
+{
+    ka_engine_enter(e);
+    ka_engine_leave(e); /* which comes to it, or whoever is outside of us does */
+}
+
+/* --- what the application did in the middle of something --- */
+
+static void doom(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
+{
+    if (s->talk && !s->talk->is_last) { /* then it hands over no further request */
+        s->talk->is_last = 1;
+        s->talk->cause = (uint8_t)cause;
+    }
+    if (e->n_doomed == e->doomed_cap) {
+        uint32_t cap = e->doomed_cap ? 2 * e->doomed_cap : 16;
+        ka_doomed *doomed = realloc(e->doomed, cap * sizeof *doomed);
+        if (doomed == NULL) {
+            (void)shutdown(s->fd, SHUT_RDWR); /* its event ends it, though by another cause */
+            return;
+        }
+        e->doomed = doomed;
+        e->doomed_cap = cap;
+    }
+    e->doomed[e->n_doomed++] = (ka_doomed){.conn = h, .cause = cause};
+}
+
+static void close_all(ka_engine *e, ka_cause cause)
+{
+    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
+        ka_sock *s = sock_at(e, slot);
+        ka_handle h = s->fd >= 0 ? ka_table_handle(e->table, slot) : 0;
+        if (h)
+            ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
+    }
+}
+
+static void unmake(ka_engine *e);
+
+void ka_engine_leave(ka_engine *e)
+{
+    /* Still inside while it is carried out, since that calls the application again. What it wrote goes out first. */
+    while (e->n_inside == 1 && (e->n_noted || e->has_unlisted || e->n_doomed || e->closes_all)) {
+        if (e->n_noted || e->has_unlisted) {
+            attend_noted(e);
+        } else if (e->n_doomed) {
+            ka_doomed doomed = e->doomed[--e->n_doomed];
+            ka_sock *s = ka_sock_of(e, doomed.conn);
+            if (s)
+                ka_sock_end(e, doomed.conn, s, doomed.cause);
+        } else {
+            ka_cause cause = (ka_cause)(e->closes_all - 1);
+            e->closes_all = 0;
+            close_all(e, cause);
+        }
+    }
+    if (--e->n_inside)
+        return;
+    if (ka_unlikely(e->is_freed))
+        unmake(e);
+    else
         arm(e);
 }
 
@@ -663,16 +719,19 @@ int ka_engine_step(ka_engine *e)
 {
     struct epoll_event events[EVENTS];
     uint32_t ready[KA_MAX_LISTENERS], n_ready = 0;
+    if (e->n_inside)
+        return KA_EINVAL;
     int n = epoll_wait(e->epoll_fd, events, (int)e->batch, 0);
     if (n < 0)
         return errno == EINTR ? 0 : ka_os_error();
+    ka_engine_enter(e);
     e->is_stepping = 1;
     int64_t began_ns = e->now = ka_clock();
     e->counters.steps++;
     e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && !e->closes_all; i++) {
         uint64_t tag = events[i].data.u64;
         if (ka_slot_of(tag) != 0) {
             on_conn_event(e, tag, events[i].events);
@@ -693,12 +752,12 @@ int ka_engine_step(ka_engine *e)
     if (ka_unlikely(e->now >= e->resend_ns))
         send_again(e);
     for (uint32_t i = 0; i < n_ready; i++)
-        if (ready[i] < e->n_listeners)
+        if (ready[i] < e->n_listeners && !e->closes_all)
             (void)ka_accept_some(e, ready[i]);
-    ka_engine_attend(e);
-    arm(e);
+    attend_noted(e);
     pace(e, (uint32_t)n, began_ns);
     e->is_stepping = 0;
+    ka_engine_leave(e);
     return n;
 }
 
@@ -763,30 +822,35 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
 
 void ka_engine_close_all(ka_engine *e, ka_cause cause)
 {
-    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
-        ka_sock *s = sock_at(e, slot);
-        ka_handle h = s->fd >= 0 ? ka_table_handle(e->table, slot) : 0;
-        if (h)
-            ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
-    }
+    ka_engine_enter(e);
+    e->closes_all = (uint8_t)(cause + 1);
+    ka_engine_leave(e);
 }
 
-void ka_engine_free(ka_engine *e)
+static void unmake(ka_engine *e)
 {
     int fds[] = {e->epoll_fd, e->timer_fd, e->event_fd, e->spare_fd};
-    e->n_listeners = 0;
-    ka_engine_close_all(e, KA_CAUSE_DRAIN);
     for (uint32_t i = 0; i < e->n_chunks; i++)
         free(e->chunks[i]);
     free(e->chunks);
     free(e->sessions);
     free(e->noted);
+    free(e->doomed);
     ka_trust_free(&e->trust);
     ka_service_free(&e->service);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
             close(fds[i]);
     free(e);
+}
+
+void ka_engine_free(ka_engine *e)
+{
+    ka_engine_enter(e);
+    e->n_listeners = 0;
+    e->closes_all = KA_CAUSE_DRAIN + 1;
+    e->is_freed = 1;
+    ka_engine_leave(e);
 }
 
 int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
@@ -822,6 +886,7 @@ int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
 ka_service *ka_engine_service(ka_engine *e) { return &e->service; }
 ka_trust *ka_engine_trust(ka_engine *e) { return &e->trust; }
 int ka_engine_is_stepping(const ka_engine *e) { return e->is_stepping; }
+int ka_engine_is_inside(const ka_engine *e) { return e->n_inside != 0; }
 const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->counters; }
 
 int64_t ka_engine_read_clock(void) { return ka_clock(); }
@@ -842,19 +907,22 @@ void ka_engine_wake(ka_engine *e)
 void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 {
     ka_sock *s = ka_sock_of(e, conn);
+    ka_engine_enter(e);
     if (s)
-        ka_sock_end(e, conn, s, cause);
+        doom(e, conn, s, cause);
+    ka_engine_leave(e);
 }
 
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
 {
     ka_conn_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
+    ka_engine_enter(e);
     for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
         ka_talk *talk = sock_at(e, slot)->talk;
         if (talk && talk->is_tunnel && talk->has_exchange)
             e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
     }
-    arm(e);
+    ka_engine_leave(e);
 }
 
 ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
@@ -873,7 +941,9 @@ int ka_engine_give_away(ka_engine *e, ka_handle conn)
     if (fd < 0)
         return ka_os_error();
     (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL); /* closing it would not, for the file stays open */
+    ka_engine_enter(e);
     ka_sock_end(e, conn, s, KA_CAUSE_UPGRADED);
+    ka_engine_leave(e);
     return fd;
 }
 

@@ -19,15 +19,21 @@ typedef enum {
     KA_NOTICE_DESCRIPTORS /* no descriptor was left for a new connection */
 } ka_notice;
 
-/* The application's side, called from ka_engine_step in the thread of the engine. None of them may step the engine;
- * all may read, respond and give up requests. */
+/* The application's side, called in the thread of the engine: from ka_engine_step, and from whatever else below ends a
+ * connection, accepts one or gives one a turn. From within, everything of this header may be called, but that:
+ *  - ka_engine_step does nothing and returns KA_EINVAL; ka_engine_attend leaves it to whoever is on it;
+ *  - ka_engine_close, ka_engine_close_all and ka_engine_free are carried out when the outermost call is left;
+ *  - ka_engine_stop_listening and ka_engine_unlisten take in who waits, but close nobody to make room;
+ *  - ka_engine_give_away refuses a connection that is in its turn, or is ending.
+ * All may read, respond and give up requests other than the one that is being lost or refused. A filter's calls and
+ * `release` are the same. docs/embedding-c.md has a table. */
 typedef struct {
     void *ctx;
     void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
     void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
     void (*on_lost)(void *exchange);                 /* see ka_service.lost */
     void (*on_wake)(void *ctx);                      /* ka_engine_wake was called */
-    /* NULL: not wanted. The connection can still be asked about, and nothing can be done to it. */
+    /* NULL: not wanted. The connection can still be asked about (phase, requests, peer), and nothing can be done to it. */
     void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
     void (*on_notice)(void *ctx, ka_notice what);    /* NULL: not wanted */
     void (*on_refused)(void *ctx, ka_talk *talk);    /* NULL: not wanted; see ka_service.refused */
@@ -44,6 +50,7 @@ enum { KA_MAX_LISTENERS = 64 };
 int  ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
                    const ka_calls *calls);
 void ka_engine_free(ka_engine *e);  /* closes everything that is open, listeners excepted: they are the caller's */
+int  ka_engine_is_inside(const ka_engine *e);  /* whether something of the engine's is going on, which called us */
 
 int  ka_engine_fileno(const ka_engine *e);
 ka_service *ka_engine_service(ka_engine *e);
@@ -78,7 +85,7 @@ ka_trust *ka_engine_trust(ka_engine *e);
 void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests);
 
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
- * Return: number of events seen, or -errno - 1000. */
+ * Return: number of events seen, -errno - 1000, or KA_EINVAL from within. */
 int ka_engine_step(ka_engine *e);
 
 /* Give a turn to the talks that were noted outside a step (a response made by a task of the host's loop). */

@@ -22,6 +22,12 @@ typedef struct {
     void *filter_ctx;      /* not owned */
 } ka_listener;
 
+/* One that the application closed in the middle of something. */
+typedef struct {
+    ka_handle conn;
+    ka_cause cause;
+} ka_doomed;
+
 struct ka_engine {
     ka_service service;      /* first, so that the port's `attend` finds the engine */
     ka_table *table;         /* not owned */
@@ -34,7 +40,7 @@ struct ka_engine {
     ka_session **sessions;   /* by slot index; owned; NULL until a listener has a filter */
     uint32_t n_chunks, n_shakes;
     uint32_t batch;          /* events that the next step takes at most */
-    uint8_t is_stepping, is_attending, has_paused, asks_class;
+    uint8_t is_stepping, has_paused, asks_class;
     int64_t retry_ns;        /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
     int64_t resend_ns;       /* when sends that failed for want of memory are tried again, INT64_MAX = none did */
     uint8_t has_unlisted;    /* talks are noted that `noted` had no room for */
@@ -44,6 +50,10 @@ struct ka_engine {
     ka_listener listeners[KA_MAX_LISTENERS];
     ka_handle *noted;        /* talks to attend to after the application's calls; owned */
     uint32_t n_noted, noted_cap;
+    uint32_t n_inside;       /* how deep we are in functions of ours that may call the application */
+    ka_doomed *doomed;       /* what it closed meanwhile; owned */
+    uint32_t n_doomed, doomed_cap;
+    uint8_t closes_all, is_freed, is_nested; /* the same for all: 1 + ka_cause; ka_engine_free; accepting, meanwhile */
     ka_engine_counters counters;
     char scratch[KA_SCRATCH];
 };
@@ -62,6 +72,11 @@ ka_sock *ka_sock_make(ka_engine *e, ka_handle h);                          /* NU
 void     ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
 void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* once more at the kernel, before a verdict */
 void     ka_sock_evict(ka_engine *e, ka_handle h, ka_sock *s);             /* its place is needed */
+
+/* Around whatever may call the application: what it may not do in the middle is noted, and done when the outermost of
+ * them is left. The engine may be gone then. */
+static inline void ka_engine_enter(ka_engine *e) { e->n_inside++; }
+void ka_engine_leave(ka_engine *e);
 
 /* In ka_accept.c. */
 int  ka_accept_some(ka_engine *e, uint32_t listener); /* return whether more may be waiting */

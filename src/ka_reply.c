@@ -191,12 +191,14 @@ int ka_reply_start(ka_reply *reply, char **at, unsigned status)
 
 int ka_reply_reword(ka_reply *reply, char **at, const char *reason, size_t len)
 {
-    char *to = *at - strlen(ka_reply_reason(reply->status)) - 2;
-    if (copy_value(to, reason, len) < 0) {
-        reply->why = "a reason phrase has no CR, LF or NUL (RFC 9112 4)";
-        return KA_EINVAL;
+    for (size_t i = 0; i < len; i++) { /* before a byte is written: the line that stands there must stay whole */
+        if (reason[i] == '\r' || reason[i] == '\n' || reason[i] == 0) {
+            reply->why = "a reason phrase has no CR, LF or NUL (RFC 9112 4)";
+            return KA_EINVAL;
+        }
     }
-    *at = to + len;
+    *at -= strlen(ka_reply_reason(reply->status)) + 2;
+    put(at, reason, len);
     PUT_LITERAL(at, "\r\n");
     return KA_OK;
 }

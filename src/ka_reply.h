@@ -54,7 +54,8 @@ int  ka_reply_common_set_server(ka_reply_common *common, const char *value, size
 
 /* Begin a response: writes the status line at *at. KA_EINVAL unless 100 <= status <= 999. */
 int ka_reply_start(ka_reply *reply, char **at, unsigned status);
-/* Right after it: another reason phrase than the usual one. KA_EINVAL for CR, LF or NUL in it. */
+/* Right after it: another reason phrase than the usual one; needs `len` bytes of room. KA_EINVAL for CR, LF or NUL in it:
+ * then the usual one stands. */
 int ka_reply_reword(ka_reply *reply, char **at, const char *reason, size_t len);
 
 /* One field of the application; needs name_len + value_len + 4 bytes of room. */

@@ -1,5 +1,6 @@
 /* ka_talk.c: see ka_talk.h. In three parts: the pool of talks, the driver's side, the application's side. */
 #include "ka_talk.h"
+#include "ka_scan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,8 @@ void ka_talk_free(ka_talk *talk)
 
 static void consume(ka_talk *talk, size_t nbytes)
 {
+    if (nbytes == 0)
+        return; /* and perhaps no window: NULL + 0 is undefined in C */
     talk->window += nbytes;
     talk->window_len -= nbytes;
     if (talk->in)
@@ -247,7 +250,7 @@ int ka_talk_drop_ahead(ka_talk *talk)
     int is_answering = talk->has_exchange ? !talk->is_tunnel && ka_body_is_over(&talk->body) : talk->unsent > 0;
     if (!is_answering || talk->is_draining)
         return 0;
-    talk->window_len = 0;
+    talk->window_len = talk->checked = 0;
     (void)ka_talk_park(talk);
     end_with(talk, KA_CAUSE_BUFFER_LIMIT);
     talk->needs_linger = 1;
@@ -259,6 +262,7 @@ static void break_off(ka_talk *talk, ka_cause cause)
 {
     end_with(talk, cause);
     talk->has_response = talk->is_cut = 1;
+    attend(talk); /* the application may have come to it by reading, outside of a turn */
 }
 
 /* A rule of the protocol is broken, here or in the parser: answer it if the client can still take it for the answer. */
@@ -385,10 +389,16 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 
 /* --- the driver's turn --- */
 
+/* The exchange is over but for what the next turn does about it: the rest of its content is to be thrown away. */
+static int has_part_of_body(const ka_talk *talk)
+{
+    return talk->is_draining || (talk->has_response && !talk->is_last && !ka_body_is_over(&talk->body));
+}
+
 /* Only a stray empty line is no beginning of a request. */
 static int has_part_of_head(const ka_talk *talk)
 {
-    if (talk->has_exchange || talk->is_draining || talk->is_last || talk->window_len == 0)
+    if (talk->is_last || talk->window_len == 0)
         return 0;
     return !(talk->window[0] == '\r' && (talk->window_len == 1 || (talk->window_len == 2 && talk->window[1] == '\n')));
 }
@@ -427,6 +437,41 @@ static ka_talk_step drain(ka_talk *talk, int64_t now)
     }
 }
 
+/* Does the client offer nothing but protocols whose first bytes can be no request? A preface of HTTP/2 and a ClientHello
+ * are refused by the parser. They are also the ones that are offered with any request, in case the server can. */
+static int are_safe_offers(const char *list, size_t len)
+{
+    const char *end = list + len;
+    while (list < end) {
+        const char *word = list;
+        while (list < end && *list != ',')
+            list++;
+        while (word < list && (*word == ' ' || *word == '\t'))
+            word++;
+        size_t n = (size_t)(list++ - word);
+        while (n && (word[n - 1] == ' ' || word[n - 1] == '\t'))
+            n--;
+        if (n && !(n == 3 && ka_equals_lower(word, "h2c", 3)) && !(n > 4 && ka_equals_lower(word, "tls/", 4)))
+            return 0;
+    }
+    return 1;
+}
+
+/* RFC 9110 7.8, 9.3.6: a client that expects a yes may send what comes behind it, before it has read the answer. */
+static int may_switch(const ka_talk *talk, const ka_head *head)
+{
+    if (head->flags & KA_HEAD_IS_CONNECT)
+        return 1;
+    if (ka_likely((head->flags & KA_HEAD_UPGRADE) == 0))
+        return 0;
+    const ka_field *field = talk->service->fields;
+    for (uint32_t i = 0; i < head->n_fields; i++, field++)
+        if (field->name.len == 7 && ka_equals_lower(talk->window + field->name.off, "upgrade", 7) &&
+            !are_safe_offers(talk->window + field->value.off, field->value.len))
+            return 1;
+    return 0;
+}
+
 static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
 {
     ka_service *service = talk->service;
@@ -447,6 +492,7 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             talk->reply.is_head = (head->flags & KA_HEAD_IS_HEAD) != 0;
             talk->reply.is_connect = (head->flags & KA_HEAD_IS_CONNECT) != 0;
             talk->owes_continue = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0 && !ka_body_is_over(&talk->body);
+            talk->may_switch = (uint8_t)may_switch(talk, head);
             talk->has_exchange = 1;
             /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
             consume(talk, head->nbytes);
@@ -513,9 +559,9 @@ static ka_phase phase_of(const ka_talk *talk)
         return KA_WRITE;
     if (is_answering)
         return talk->wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
-    if (talk->is_draining)
+    if (has_part_of_body(talk))
         return KA_BODY;
-    return has_part_of_head(talk) ? KA_HEAD : KA_IDLE;
+    return has_part_of_head(talk) ? KA_HEAD : KA_IDLE; /* also a whole one, which waits for another turn */
 }
 
 int ka_talk_settle(ka_talk *talk, int64_t now)
@@ -555,19 +601,20 @@ int ka_talk_settle(ka_talk *talk, int64_t now)
 
 void ka_talk_sent(ka_talk *talk, size_t nbytes)
 {
-    ka_pool *pool = &talk->service->pool;
+    ka_buf *done = talk->out, **end = &done;
     ka_assert(nbytes <= talk->unsent);
     talk->unsent -= nbytes;
-    while (talk->out && nbytes >= ka_buf_len(talk->out)) {
-        ka_buf *done = talk->out;
-        nbytes -= ka_buf_len(done);
-        talk->out = done->next;
-        ka_buf_give(pool, done);
+    while (*end && nbytes >= ka_buf_len(*end)) {
+        nbytes -= ka_buf_len(*end);
+        end = &(*end)->next;
     }
+    talk->out = *end;
+    *end = NULL;
     if (talk->out)
         talk->out->start += nbytes;
     else
         talk->out_last = NULL;
+    ka_buf_give_all(&talk->service->pool, done); /* last: releasing an owner may run arbitrary code, and write again */
 }
 
 static void append(ka_talk *talk, ka_buf *buf)
@@ -640,8 +687,8 @@ static unsigned reason_to_close(const ka_talk *talk)
     /* RFC 9110 10.1.1: the client may or may not send the content now; no way to stay in step. */
     if (talk->owes_continue || !is_drainable(talk))
         return KA_CAUSE_APPLICATION;
-    /* RFC 9110 9.3.6: to the client what follows is a tunnel, which the application does not mean. */
-    if (talk->reply.is_connect && talk->reply.status / 100 == 2)
+    /* Not accepted, or by a 2xx to CONNECT that the application does not mean: what follows must not be read as HTTP. */
+    if (talk->may_switch)
         return KA_CAUSE_APPLICATION;
     return KA_N_CAUSES;
 }
@@ -687,7 +734,7 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
         return got;
     if (!verdict.keeps) {
         end_with(talk, verdict.cause);
-        talk->needs_linger |= !ka_body_is_over(&talk->body);
+        talk->needs_linger |= talk->may_switch || !ka_body_is_over(&talk->body);
     }
     talk->ends_by_close = frame == KA_FRAME_CLOSE;
     ka_reply_finish_head(&talk->reply, &at, &verdict, &talk->service->common);
@@ -719,11 +766,11 @@ static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, si
             error = put_copy(talk, bytes, len);
         } else {
             ka_buf *buf = bytes ? ka_buf_refer(pool, bytes, len, owner) : ka_buf_refer_file(pool, fd, off, len, owner);
-            owner = NULL;
             error = buf ? KA_OK : KA_ENOMEM;
             if (buf) {
                 append(talk, buf);
                 talk->unsent += len;
+                owner = NULL; /* the buffer's */
             }
         }
     }
@@ -804,8 +851,8 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     size_t len = strlen(text);
     ka_reply *reply = &talk->reply;
     (void)now;
-    if (reply->is_started || talk->has_response || talk->is_draining)
-        return KA_EINVAL;
+    if (reply->is_started || talk->has_response || talk->is_draining || (talk->is_last && !talk->has_exchange))
+        return KA_EINVAL; /* the last response is there, or a part of one */
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
     char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
@@ -834,4 +881,43 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
         talk->service->refused(talk->service->port, talk);
     attend(talk);
     return KA_OK;
+}
+
+/* --- check --- */
+
+#define MUST(condition, sentence) \
+    if (!(condition))             \
+    return sentence
+
+static const char *check_facts(const ka_talk *talk)
+{
+    MUST(talk->exchange == NULL || talk->has_exchange, "an exchange is held after its end");
+    MUST(!talk->wants_body || talk->has_exchange, "content is wanted without a request");
+    MUST(!talk->is_held || talk->has_exchange, "an application is held back without a request");
+    MUST(!talk->is_draining || (!talk->has_exchange && !ka_body_is_over(&talk->body)), "nothing is left to throw away");
+    MUST(!talk->is_tunnel || talk->has_exchange || talk->is_last, "a tunnel is over, and requests may follow");
+    MUST(!talk->is_failed || talk->is_last, "the peer broke a rule, and requests may follow");
+    MUST(!talk->is_cut || talk->is_last, "a response was cut off, and requests may follow");
+    MUST(!talk->is_last || talk->cause < KA_N_CAUSES, "the connection ends without a cause");
+    MUST(!talk->has_exchange || talk->has_response || !talk->reply.is_over, "a response is over, and nobody was told");
+    return NULL;
+}
+
+const char *ka_talk_check(const ka_talk *talk)
+{
+    const ka_buf *in = talk->in, *last = NULL;
+    size_t unsent = 0;
+    MUST(in == NULL || (in->owner == NULL && in->start <= in->end && in->end <= in->cap), "the input buffer is none");
+    MUST(in == NULL || (talk->window == in->data + in->start && talk->window_len == ka_buf_len(in)),
+         "the window is not what waits in the input buffer");
+    MUST(in || talk->window_len == 0 || (talk->is_driven && talk->window), "a window outlived its turn");
+    MUST(talk->checked <= talk->window_len, "more bytes were looked at than there are");
+    for (const ka_buf *buf = talk->out; buf; buf = buf->next) {
+        MUST(buf->start <= buf->end && (buf->cap == 0 || buf->end <= buf->cap), "an output buffer ends outside of itself");
+        unsent += ka_buf_len(buf);
+        last = buf;
+    }
+    MUST(last == talk->out_last, "the last output buffer is another");
+    MUST(unsent == talk->unsent, "the unsent bytes are miscounted");
+    return check_facts(talk);
 }

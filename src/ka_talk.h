@@ -104,6 +104,7 @@ struct ka_talk {
     uint8_t awaits_empty;   /* a held application may go on when nothing is unsent, and not before */
     uint8_t is_noted;       /* the driver's: on the list of those to attend to */
     uint8_t broken;         /* 1 + the ka_cause to end for, which a push has found: the turn does it */
+    uint8_t may_switch;     /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
 };
 
 /* For ka_talk_head_end: how long is the content? */
@@ -150,6 +151,10 @@ int ka_talk_drop_ahead(ka_talk *talk);
 /* Room behind the bytes that wait, for a read that must not move them. NULL: out of memory or at the cap. */
 char *ka_talk_room(ka_talk *talk, size_t want, size_t *room);
 void  ka_talk_filled(ka_talk *talk, size_t nbytes);
+
+/* Walk every invariant: the window, the lists of buffers, which facts go together. Return NULL, or a static sentence naming
+ * the first broken one. Right between calls of the others; with KA_DEBUG asserted after every turn. */
+const char *ka_talk_check(const ka_talk *talk);
 
 /* Answer for the application: a short text, Connection: close, and the connection is over.
  * Return KA_EINVAL when part of a response has left already: then it can only be closed. */

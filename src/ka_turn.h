@@ -43,12 +43,15 @@ typedef struct {
     void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
 } ka_moves;
 
-/* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. */
+/* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. Only where they are waited
+ * for: a client that sends and takes nothing makes no progress in WRITE. */
 static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes,
                                         int64_t now)
 {
     ka_cause cause;
-    if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
+    ka_table *table = talk->service->table;
+    if (ka_conn_phase(table, talk->conn) == KA_BODY &&
+        ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
         ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0) {
         moves->end(port, peer, talk, cause);
         return KA_TURN_ENDED;
@@ -90,7 +93,9 @@ static inline ka_cause ka_turn_broken(int phase)
 static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
 {
     ka_cause cause;
-    if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
+    ka_table *table = talk->service->table;
+    if (ka_conn_phase(table, talk->conn) == KA_WRITE &&
+        ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
         return cause;
     if (talk->is_held && ka_talk_is_low(talk)) {
         talk->is_held = 0;
@@ -170,16 +175,20 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, void *port, void *pe
 /* Where `nbytes` more of input would not fit: make room, in the order of docs/policy.md. Whoever has sent most ahead of its
  * turn goes first, among equals the one who did so first: what it sent ahead is given up and its connection closed behind
  * the response in progress; an unfinished head, or content that nobody asks for, ends at once. When nobody has bytes
- * waiting it is output that fills the budget: then whoever has taken none for longest. At most `most` go. */
-static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, size_t nbytes, unsigned most)
+ * waiting it is output that fills the budget: then whoever has taken none for longest. At most `most` go, and never
+ * `asking`, for whom the room is. */
+static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, ka_handle asking, size_t nbytes,
+                                unsigned most)
 {
     while (most-- && ka_unlikely(!ka_pool_has_room(&service->pool, KA_USE_INPUT, nbytes))) {
         ka_talk *talk = ka_service_fattest(service);
         if (talk == NULL) {
             ka_handle slow = ka_conn_oldest(service->table, KA_WRITE);
-            if (slow == 0 || ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
+            if (slow == 0 || slow == asking || ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
                 return;
             moves->end_of(port, slow, KA_CAUSE_BUFFER_LIMIT);
+        } else if (talk->conn == asking) {
+            return;
         } else if (!ka_talk_drop_ahead(talk)) {
             moves->end_of(port, talk->conn, KA_CAUSE_BUFFER_LIMIT);
         }
@@ -191,7 +200,20 @@ enum { KA_SHEDS = 64 }; /* at once, in a pass */
 /* Once a pass: keep some of the budget free, so that who comes next finds it. */
 static inline void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)
 {
-    ka_turn_shed(moves, port, service, service->pool.max_bytes / 8, KA_SHEDS);
+    ka_turn_shed(moves, port, service, 0, service->pool.max_bytes / 8, KA_SHEDS);
+}
+
+/* With assertions: a talk is sound after its turn. */
+static inline void ka_turn_check(const ka_talk *talk)
+{
+#ifdef KA_DEBUG
+    const char *broken = ka_talk_check(talk);
+    if (broken)
+        fprintf(stderr, "a talk is broken: %s\n", broken);
+    ka_assert(broken == NULL);
+#else
+    (void)talk;
+#endif
 }
 
 /* Everything one connection can do now, within bounds. The talk may be gone afterwards. */
@@ -200,6 +222,7 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
     ka_head head;
     unsigned n_requests = 0;
     ka_turned turned;
+    int asked_before;
     do {
         turned = KA_TURN_ON;
         talk->is_driven = 1;
@@ -224,15 +247,17 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
             case KA_TALK_CLOSE: turned = ka_turn_finish(moves, port, peer, talk, 0); break;
             }
         }
+        asked_before = talk->wants_body;
         if (turned == KA_TURN_ENDED || !ka_turn_flush(moves, port, peer, talk))
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
         if ((talk->unsent && moves->can_send(port, peer)) || ka_unlikely(talk->is_held && talk->n_pushed >= KA_PUSH_MAX))
             moves->again(port, peer, talk);
-        /* Once more when the application, told that it may go on, completed its response (the next request may wait),
-         * and when all that is left to do is to close. */
-    } while ((talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
+        /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
+         * asked for content (which no event may announce again), and when all that is left to do is to close. */
+    } while ((talk->wants_body && !asked_before) ||
+             (talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
              (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining));
     (void)ka_talk_settle(talk, now);
     if (ka_talk_is_idle(talk)) {
@@ -241,10 +266,13 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
         return;
     }
     if (ka_talk_park(talk) < 0) {
-        ka_turn_shed(moves, port, talk->service, talk->window_len, KA_SHEDS);
-        if (ka_talk_park(talk) < 0)
+        ka_turn_shed(moves, port, talk->service, talk->conn, talk->window_len, KA_SHEDS);
+        if (ka_talk_park(talk) < 0) {
             moves->end(port, peer, talk, KA_CAUSE_BUFFER_LIMIT);
+            return;
+        }
     }
+    ka_turn_check(talk);
 }
 
 /* A turn outside the driver's own: output goes out and the end of an exchange is carried out; but no request is handed
@@ -257,9 +285,12 @@ static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer,
         ka_turn(moves, port, peer, talk, now);
         return;
     }
+    talk->is_driven = 1;
     if (!ka_turn_flush(moves, port, peer, talk))
         return;
+    talk->is_driven = 0;
     (void)ka_talk_settle(talk, now);
+    ka_turn_check(talk);
     moves->again(port, peer, talk);
 }
 

@@ -220,8 +220,8 @@ cdef class TransportProtocol:
         """Room behind bytes that wait, where others may have to go for it; NULL: there is none."""
         cdef char *to = ka_talk_room(self.talk, want, room)
         if to == NULL:
-            ka_turn_shed(&transport_moves, <void *>self.transports, &self.transports.service, self.talk.window_len + want,
-                         KA_SHEDS)
+            ka_turn_shed(&transport_moves, <void *>self.transports, &self.transports.service, self.conn,
+                         self.talk.window_len + want, KA_SHEDS)
             to = ka_talk_room(self.talk, want, room)
         return to
 

@@ -210,7 +210,7 @@ static void dates_agree_with_the_calendar(void)
         {253402300799, "date: Fri, 31 Dec 9999 23:59:59 GMT\r\n"},
     };
     for (size_t i = 0; i < sizeof dates / sizeof *dates; i++) {
-        ka_reply_common common;
+        ka_reply_common common = {0};
         ka_reply_common_set_date(&common, dates[i].seconds);
         CHECK(common.date_len == strlen(dates[i].text) && memcmp(common.date, dates[i].text, common.date_len) == 0,
               "%.*s", common.date_len, common.date);
@@ -256,8 +256,28 @@ static void the_promised_length_is_kept_to_the_byte(void)
     EXPECT(ka_reply_piece(&reply, 3, 0, before, &n_before, after, &n_after, &sends) == KA_EINVAL && reply.why != NULL);
 }
 
+static void a_reason_that_is_refused_leaves_the_line_whole(void)
+{
+    static const struct {
+        const char *text;
+        size_t len;
+    } bad[] = {{"No\r\nx: y", 8}, {"a longer reason than the usual one\n", 35}, {"N\0", 2}};
+    for (int i = 0; i < 3; i++) {
+        char buf[100] = "";
+        char *at = buf;
+        ka_reply reply = asked(1);
+        EXPECT(ka_reply_start(&reply, &at, 404) == KA_OK);
+        char *end = at;
+        EXPECT(ka_reply_reword(&reply, &at, bad[i].text, bad[i].len) == KA_EINVAL && reply.why != NULL);
+        EXPECT(at == end && strcmp(buf, "HTTP/1.1 404 Not Found\r\n") == 0);
+        EXPECT(ka_reply_reword(&reply, &at, "Gone fishing", 12) == KA_OK);
+        EXPECT((size_t)(at - buf) == 27 && memcmp(buf, "HTTP/1.1 404 Gone fishing\r\n", 27) == 0);
+    }
+}
+
 int main(void)
 {
+    a_reason_that_is_refused_leaves_the_line_whole();
     the_framing_follows_from_what_is_known();
     the_fields_of_framing_and_persistence_are_ours();
     a_content_length_that_cannot_be_true_is_refused();

@@ -168,6 +168,8 @@ static inline void wire_turn(wire *w)
         w->talk = NULL;
     } else {
         EXPECT(ka_talk_park(w->talk) == KA_OK);
+        const char *broken = ka_talk_check(w->talk);
+        CHECK(broken == NULL, "%s", broken);
     }
     memset(w->scratch, '#', sizeof w->scratch); /* nothing may still point into it */
     EXPECT(ka_table_check(w->table) == NULL);

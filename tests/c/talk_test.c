@@ -1,5 +1,6 @@
 /* One conversation, driven by hand: what comes in as which request, what goes out in which order, when it is over.
  * link: ka_scan ka_head ka_body ka_reply ka_table ka_conn ka_buf ka_talk */
+#include "ka_turn.h"
 #include "talk_driver.h"
 
 #define GET "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -8,6 +9,13 @@ static void never(wire *w)
 {
     (void)w;
     CHECK(0, "nobody asked for content");
+}
+
+static void never_asked(wire *w, const ka_head *head)
+{
+    (void)w;
+    (void)head;
+    CHECK(0, "nothing was asked");
 }
 
 static void keeps_it(wire *w, const ka_head *head)
@@ -369,6 +377,54 @@ static void an_accepted_connect_is_the_end_of_http(void)
     wire_close(w);
 }
 
+static void says_no(wire *w, const ka_head *head)
+{
+    (void)head;
+    EXPECT(wire_answer(w, 403, "", "no", 2) == KA_OK);
+}
+
+#define ASKS(offers) "GET / HTTP/1.1\r\nHost: a\r\nConnection: x, upgrade\r\n" offers "\r\n"
+
+static void what_a_client_sent_ahead_of_a_yes_is_not_read_as_a_request(void)
+{
+    static const char *const asked[] = {
+        "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+        ASKS("Upgrade: websocket\r\n"),
+        ASKS("Upgrade: h2c, connect-udp\r\n"),
+        ASKS("Upgrade: h2c\r\nUpgrade: x\r\n"),
+        ASKS("Upgrade: tls/\r\n"),
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\nfour",
+    };
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        wire *w = wire_open(says_no, never);
+        char both[300];
+        snprintf(both, sizeof both, "%s%s", asked[i], GET);
+        wire_text(w, both);
+        EXPECT(w->n_requests == 1 && wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+        wire_close(w);
+        w = wire_open(says_no, never);
+        wire_text(w, asked[i]); /* it may be on its way: a plain close would make a reset of it */
+        EXPECT(wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
+        wire_close(w);
+    }
+}
+
+static void an_offer_that_begins_with_no_request_keeps_the_connection(void)
+{
+    static const char *const asked[] = {
+        ASKS("HTTP2-Settings: AAMAAABk\r\nUpgrade: h2c\r\n"),
+        ASKS("UPGRADE: TLS/1.2,\t tls/1.1 , H2C\r\n"),
+        ASKS("Upgrade: h2c,\r\nUpgrade: TLS/1.0\r\n"),
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", /* Connection does not name it */
+    };
+    wire *w = wire_open(says_no, never);
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        wire_text(w, asked[i]);
+        EXPECT(w->talk == NULL && wire_phase(w) == KA_IDLE && wire_count(w, "403 Forbidden") == (int)i + 1);
+    }
+    wire_close(w);
+}
+
 static void an_interim_status_is_no_answer(void)
 {
     wire *w = wire_open(keeps_it, never);
@@ -597,8 +653,205 @@ static void http_1_0_is_told_when_it_is_kept(void)
     wire_close(w);
 }
 
+/* --- what waits for another turn, and who acts between turns --- */
+
+static void requests_in_hand_are_not_idle(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    wire_text(w, GET GET);
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
+    wire_send(w); /* as a turn that ends for the sake of others, or is none of the driver's own */
+    EXPECT(w->talk->has_response && ka_talk_settle(w->talk, w->now) == KA_HEAD);
+    wire_turn(w);
+    EXPECT(w->n_requests == 2 && wire_phase(w) == KA_BUSY);
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
+    wire_turn(w);
+    EXPECT(w->talk == NULL && wire_phase(w) == KA_IDLE);
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123");
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
+    wire_send(w);
+    EXPECT(ka_talk_settle(w->talk, w->now) == KA_BODY); /* which is to be thrown away */
+    wire_text(w, "4567890");
+    EXPECT(w->talk == NULL && wire_phase(w) == KA_IDLE);
+    wire_close(w);
+}
+
+static void nothing_is_refused_behind_the_last_response(void)
+{
+    wire *w = wire_open(never_asked, never);
+    w->is_blocked = 1;
+    wire_text(w, "nonsense\r\n\r\n");
+    EXPECT(wire_phase(w) == KA_WRITE && w->talk->is_last);
+    size_t unsent = w->talk->unsent;
+    EXPECT(ka_talk_refuse(w->talk, 408, "too slow", KA_CAUSE_BODY_RATE, w->now) == KA_EINVAL);
+    EXPECT(w->talk->unsent == unsent && w->talk->cause == KA_CAUSE_BAD_REQUEST);
+    wire_close(w);
+}
+
+static void bytes_that_arrive_are_no_progress_in_sending(void)
+{
+    static const ka_moves no_moves;
+    wire *w = wire_open(wire_says_ok, never);
+    w->is_blocked = 1;
+    wire_text(w, GET "GET");
+    EXPECT(wire_phase(w) == KA_WRITE);
+    int64_t due = ka_conn_next_due(w->table);
+    w->now += 10 * S;
+    EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_conn_next_due(w->table) == due);
+    EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_N_CAUSES && ka_conn_next_due(w->table) == due + 10 * S);
+    wire_close(w);
+}
+
+static void reads_when_it_may_go_on(void *port, ka_talk *talk, ka_news news)
+{
+    wire *w = port;
+    char to[10];
+    if (news == KA_NEWS_LOW)
+        EXPECT(ka_talk_read(talk, to, sizeof to, w->now) == KA_PARTIAL);
+    else
+        w->n_body += (int)ka_talk_read(talk, to, sizeof to, w->now);
+}
+static ka_turned reads_all(void *port, void *peer, ka_talk *talk)
+{
+    (void)peer;
+    (void)talk;
+    return wire_receive(port) ? KA_TURN_ON : KA_TURN_PAUSE;
+}
+static ka_cause sends_all(void *port, void *peer, ka_talk *talk)
+{
+    size_t n = talk->unsent;
+    (void)peer;
+    ka_talk_sent(talk, n);
+    return ka_turn_left(&(ka_moves){.on_news = reads_when_it_may_go_on}, port, talk, n, ((wire *)port)->now);
+}
+static void nothing_to_look_for(void *port, void *peer, ka_talk *talk)
+{
+    (void)port;
+    (void)peer;
+    (void)talk;
+}
+static int never_more(void *port, void *peer)
+{
+    (void)port;
+    (void)peer;
+    return 0;
+}
+
+static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(void)
+{
+    static const ka_moves moves = {
+        .on_news = reads_when_it_may_go_on, .read = reads_all,        .flush = sends_all,
+        .look_for_fin = nothing_to_look_for, .can_send = never_more,
+    };
+    wire *w = wire_open(keeps_it, never);
+    char *at;
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
+    w->talk->is_held = 1;
+    w->kernel = "four"; /* its event came while nobody wanted it */
+    w->n_kernel = 4;
+    ka_turn(&moves, w, w, w->talk, w->now);
+    EXPECT(w->n_body == 4 && w->n_kernel == 0 && wire_phase(w) == KA_BUSY);
+    wire_close(w);
+}
+
+static void a_fault_that_is_read_between_turns_ends_a_response_that_has_begun(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char *at, to[10];
+    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
+    wire_turn(w);
+    int n_before = w->n_attend;
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER && w->n_attend > n_before);
+    wire_turn(w);
+    EXPECT(w->end && w->n_lost == 1);
+    wire_close(w);
+}
+
+static void the_end_of_a_tunnel_can_be_read_twice(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    char *at, to[10];
+    wire_text(w, "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK);
+    EXPECT(ka_talk_head_end(w->talk, at, KA_WHOLE_TUNNEL, w->now) == KA_OK);
+    ka_talk_eof(w->talk);
+    wire_turn(w);
+    for (int i = 0; i < 2; i++) EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == 0 && w->talk->window == NULL);
+    wire_close(w);
+}
+
+static wire *the_writer;
+
+/* As an application whose object writes once more when it is let go of. */
+static void writes_again(void *owner)
+{
+    (void)owner;
+    the_writer->n_released++;
+    if (the_writer->n_released <= 3)
+        EXPECT(ka_talk_content(the_writer->talk, "again", 5, the_writer->n_released < 3, NULL) == KA_OK);
+}
+
+static void an_owner_that_is_released_may_write_again(void)
+{
+    static char big[KA_COPY_MAX + 1000];
+    char *at;
+    wire *w = the_writer = wire_open(keeps_it, never);
+    w->service.pool.release = writes_again;
+    memset(big, 'b', sizeof big);
+    wire_text(w, GET);
+    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    for (int i = 0; i < 3; i++) EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, w) == KA_OK);
+    for (int i = 0; i < 2; i++) {
+        wire_send(w);
+        EXPECT(ka_talk_check(w->talk) == NULL);
+    }
+    EXPECT(w->n_released == 3 && wire_count(w, "5\r\nagain\r\n5\r\nagain\r\n5\r\nagain\r\n0\r\n\r\n") == 1);
+    wire_turn(w);
+    EXPECT(w->talk == NULL);
+    wire_close(w);
+}
+
+static void the_check_names_what_is_broken(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    wire_text(w, GET "GET");
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK && ka_talk_check(w->talk) == NULL);
+    const ka_talk sound = *w->talk;
+#define BREAKS(change)                               \
+    do {                                             \
+        w->talk->change;                             \
+        EXPECT(ka_talk_check(w->talk) != NULL);      \
+        *w->talk = sound;                            \
+    } while (0)
+    BREAKS(unsent += 1);
+    BREAKS(out_last = NULL);
+    BREAKS(window += 1);
+    BREAKS(window_len -= 1);
+    BREAKS(in = NULL);
+    BREAKS(checked = 100);
+    BREAKS(is_draining = 1);
+    BREAKS(is_tunnel = (w->talk->has_exchange = 0, w->talk->exchange = NULL, 1));
+    BREAKS(is_failed = 1);
+    BREAKS(is_cut = 1);
+    BREAKS(has_exchange = 0);
+    EXPECT(ka_talk_check(w->talk) == NULL);
+    wire_close(w);
+}
+
 int main(void)
 {
+    requests_in_hand_are_not_idle();
+    nothing_is_refused_behind_the_last_response();
+    bytes_that_arrive_are_no_progress_in_sending();
+    content_that_is_asked_for_while_sending_is_read_in_the_same_turn();
+    a_fault_that_is_read_between_turns_ends_a_response_that_has_begun();
+    the_end_of_a_tunnel_can_be_read_twice();
+    an_owner_that_is_released_may_write_again();
+    the_check_names_what_is_broken();
     an_idle_connection_has_no_talk_and_no_buffer();
     every_split_gives_the_same_conversation();
     every_pause_gives_the_same_conversation();
@@ -625,6 +878,8 @@ int main(void)
     continue_is_not_said_inside_a_response();
     nothing_follows_a_head_without_content();
     an_accepted_connect_is_the_end_of_http();
+    what_a_client_sent_ahead_of_a_yes_is_not_read_as_a_request();
+    an_offer_that_begins_with_no_request_keeps_the_connection();
     an_interim_status_is_no_answer();
     no_more_than_a_heads_worth_is_taken_in_ahead();
     content_is_taken_in_as_far_as_it_is_asked_for();

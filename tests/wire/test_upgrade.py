@@ -81,10 +81,28 @@ def test_an_ignored_upgrade_is_answered_as_http_with_its_content_whole(echo, cli
     server = echo()
     one = client(server)
     for _ in range(2):
-        one.send("POST /a HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n")
-        one.send("Content-Length: 5\r\n\r\nhello")
+        one.send("POST /a HTTP/1.1\r\nHost: test\r\nConnection: upgrade, http2-settings\r\nUpgrade: h2c\r\n")
+        one.send("HTTP2-Settings: AAMAAABk\r\nContent-Length: 5\r\n\r\nhello")
         assert one.response().body == b"POST /a hello"
     assert one.is_open()
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "GET /a HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "CONNECT test:1 HTTP/1.1\r\nHost: test:1\r\n\r\n",
+    ],
+    ids=["upgrade", "connect"],
+)
+def test_what_a_client_sent_ahead_of_an_answer_that_says_no_is_not_read_as_a_request(start, client, asks):
+    server = start(lambda request: kacore.Response(b"no", 403))
+    one = client(server).send(asks + "GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n")
+    answer = one.response()
+    assert (answer.status, answer.get("connection")) == (403, "close")
+    one.fin()
+    assert one.is_closed()
+    assert server.stats()["requests"] == 1
 
 
 def test_an_upgrade_with_content_is_read_before_the_protocol_is_switched(start, client):
