@@ -47,6 +47,8 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
                                         int64_t now)
 {
     ka_cause cause;
+    if (talk->is_tunnel)
+        return KA_TURN_ON; /* its directions do not wait for each other: what it sends is not what it takes */
     if (ka_conn_progress(talk->service->table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
         ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0) {
         moves->end(port, peer, talk, cause);
