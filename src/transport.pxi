@@ -23,7 +23,8 @@ cdef enum:
     READ_LOW = 16 * 1024
     WRITE_AT_ONCE = 256 * 1024
     TRANSPORT_EXPIRIES = 64   # a round of the loop
-    TRANSPORT_SCRATCH = 64 * 1024
+    TRANSPORT_SCRATCH = 64 * 1024   # and what a turn takes through a filter
+    READ_COST = 1024          # of a read through a filter: a record may hold a single byte
 
 
 cdef class TransportProtocol:
@@ -47,6 +48,7 @@ cdef class TransportProtocol:
     cdef uint8_t klass
     cdef ka_cause cause                # of one that lingers
     cdef bint is_write_paused, is_read_paused, is_lingering
+    cdef bint is_behind                # the filter has more than a turn may look at: nothing is read until it has not
     cdef bint is_tls                   # by the loop
     cdef bint has_filter               # TLS by the listener's filter
     cdef bint is_waiting               # for a place in the table
@@ -75,6 +77,9 @@ cdef class TransportProtocol:
         # Not for TLS: there it counts plaintext on its way through the loop's own filter, and never ends.
         if limits is not None and not self.is_tls:
             limits(0)  # told at once when the kernel takes no more: that is when WRITE begins
+        # asyncio's, of one read: what a connection holds, and a turn takes, is bounded by it.
+        if getattr(transport, "max_size", 0) > READ_HIGH:
+            transport.max_size = READ_HIGH
         self.transports.admit(self)
 
     def data_received(self, data):
@@ -242,29 +247,62 @@ cdef class TransportProtocol:
                 return self.end(KA_CAUSE_ERROR)
             self.session = session
         got = session.filter.feed(session, raw, n)
-        if got >= 0 and ka_conn_phase(table, self.conn) == KA_HANDSHAKE:
-            got = session.filter.shake(session)
-            self.say_of_session()
-            if n == 0:
-                return self.end(KA_CAUSE_CLIENT)
-            if got == KA_PARTIAL:
-                return 0
-            if got != KA_OK:
-                return self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
-            ka_conn_event(table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
-        return self.end(KA_CAUSE_ERROR) if got < 0 else self.take_through()
+        if got < 0:
+            return self.end(KA_CAUSE_ERROR)
+        if ka_conn_phase(table, self.conn) == KA_HANDSHAKE:
+            return self.shake(n == 0)
+        return self.take_through()
+
+    cdef int shake(self, bint is_last) except -1:
+        """Go on with the handshake. is_last: the client will send nothing more."""
+        cdef int got = self.session.filter.shake(self.session)
+        self.say_of_session()
+        if is_last:
+            return self.end(KA_CAUSE_CLIENT)
+        if got == KA_PARTIAL:
+            return self.fall_behind() if self.session.has_more else 0
+        if got != KA_OK:
+            return self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
+        ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
+        return self.take_through()
+
+    cdef int fall_behind(self) except -1:
+        """The filter has more than a turn may look at: others' turns come first."""
+        if not self.is_behind:
+            self.is_behind = True
+            self.transports.again.append(self)
+        return self.steer_reading()
+
+    cdef int go_on(self) except -1:
+        """A turn that was asked for."""
+        if not self.is_behind or self.session == NULL:
+            return self.turn()
+        self.is_behind = False
+        if ka_conn_phase(self.transports.table.table, self.conn) == KA_HANDSHAKE:
+            self.shake(False)
+        else:
+            self.take_through()
+        if self.conn and self.transport is not None:
+            self.steer_reading()
+        return 0
 
     cdef int take_through(self) except -1:
-        """All that the filter gives of what it was fed."""
+        """What the filter gives of what it was fed, within a turn's bounds."""
         cdef char *scratch = self.transports.scratch
         cdef ptrdiff_t n
+        cdef size_t left = TRANSPORT_SCRATCH
         while self.session != NULL:
             n = self.session.filter.read(self.session, scratch, TRANSPORT_SCRATCH)
             self.say_of_session()
             if n == KA_PARTIAL:
-                return 0
+                return self.fall_behind() if self.session.has_more else 0
             if n > 0:
                 self.take(scratch, <size_t>n)
+                if <size_t>n + READ_COST >= left:
+                    return self.fall_behind() if self.session != NULL and not self.session.is_empty else 0
+                left -= <size_t>n + READ_COST
+            elif self.session.is_abusive:
+                return self.end(KA_CAUSE_BAD_REQUEST)
             elif n == 0 or (n == KA_ESTALE and not (self.talk != NULL and ka_turn_is_cut_short(self.talk))):
                 return self.fin() if self.talk == NULL or not self.talk.is_eof else 0
             else:
@@ -305,6 +343,8 @@ cdef class TransportProtocol:
     cdef int steer_reading(self) except -1:
         """What waits behind a request is bounded: backpressure by not reading."""
         cdef size_t waiting = 0 if self.talk == NULL else self.talk.window_len
+        if self.is_behind:
+            waiting += READ_HIGH + 1
         if not self.is_read_paused:
             if waiting > READ_HIGH:
                 self.is_read_paused = True
