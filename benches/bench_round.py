@@ -112,10 +112,9 @@ def websocket(port: int, fields: str = "") -> socket.socket:
     return sock
 
 
-def floods(sock: Any, piece: bytes, seconds: float, reads: bool = False) -> None:
+def floods(sock: Any, piece: bytes, seconds: float, first: bytes = b"") -> None:
     end = time.monotonic() + seconds
-    if reads:
-        threading.Thread(target=drained, args=(sock,), daemon=True).start()
+    sock.sendall(first)
     sock.settimeout(0.2)
     at = 0
     while time.monotonic() < end:
@@ -168,7 +167,7 @@ SCENES: dict[str, tuple[bool, Callable[[int, str, float], None]]] = {
     "control-tls": (True, lambda port, directory, seconds: time.sleep(seconds)),
     "empty-frames": (
         False,
-        lambda port, _, s: floods(websocket(port), frame(1, b"", fin=False) + frame(0, b"", fin=False) * 9999, s),
+        lambda port, _, s: floods(websocket(port), frame(0, b"", fin=False) * 9999, s, frame(1, b"", fin=False)),
     ),
     "pings": (False, lambda port, _, s: floods(websocket(port), frame(9, b"x" * 125) * 1000, s)),
     "small-messages": (False, lambda port, _, s: floods(websocket(port), frame(1, b"x") * 9000, s)),
@@ -213,8 +212,10 @@ def measured(scene: str, io: str, directory: str, seconds: float) -> list[int]:
     served = Served(io, f"{directory}/cert.pem" if SCENES[scene][0] else None)
     try:
         command = [sys.executable, "-m", "benches.bench_round", "--attack", scene, str(served.server.port), directory]
-        with subprocess.Popen([*command, "--seconds", str(seconds)]) as child:
-            child.wait()
+        for lasts in (0.2, seconds):  # once for what happens the first time only
+            served.loop.call_soon_threadsafe(served.loop.rounds.clear)
+            with subprocess.Popen([*command, "--seconds", str(lasts)]) as child:
+                child.wait()
         return [took for took in served.loop.rounds if took > 20_000]
     finally:
         served.stop()

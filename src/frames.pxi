@@ -34,6 +34,9 @@ cdef enum:
     INFLATED_PIECE = 32 * 1024
     MESSAGE_OBJECTS = 512       # what a message costs besides its bytes, while it waits
     MESSAGE_ROOM = 4096         # the least that a message grows by
+    MESSAGE_LARGE = 256 * 1024  # one that is larger moves no more: it gets room for what it may become, which costs
+    MESSAGE_RESERVE = 64 << 20  # no memory before it is written to; up to here
+    HELD_STEP = 64 * 1024       # of what is written it is counted by so much
 
 cdef enum:
     FRAMES_WAIT = 0   # for bytes: readable() will be called
@@ -58,6 +61,7 @@ cdef class FrameReader:
     cdef ka_ws_text utf8
     cdef PyObject *message           # bytes with room for `room`, owned; NULL = none yet
     cdef size_t n, room, max_size    # n: bytes of the message so far
+    cdef size_t held                 # what is counted for it
     cdef object inflater
     cdef bytes tail                  # what the inflater has not taken yet; b"" = it may have more to give; None = it has not
     cdef int window_bits
@@ -90,8 +94,8 @@ cdef class FrameReader:
         """Forget the message."""
         cdef PyObject *message = self.message
         self.message = NULL
-        self.holding.let_go(self.room)
-        self.n = self.room = 0
+        self.holding.let_go(self.held)
+        self.n = self.room = self.held = 0
         if message != NULL:
             Py_DECREF(<object>message)
 
@@ -232,13 +236,20 @@ cdef class FrameReader:
     cdef int grow(self, size_t n, bint is_last) except -99:
         """Room for n bytes more. is_last: nothing comes behind them."""
         cdef size_t room = self.n + n, more
+        if room > self.held:
+            more = room - self.held if is_last else min(self.max_size - self.held, max(room - self.held, <size_t>HELD_STEP))
+            if room <= MESSAGE_ROOM:
+                more = room - self.held
+            if not self.holding.hold(KA_USE_INPUT, more):
+                return self.fail(1013, "the server has no room for this message now")
+            self.held += more
         if room <= self.room:
             return KA_OK
         if not is_last:
-            room = min(self.max_size, max(room + room // 4, room + <size_t>MESSAGE_ROOM))
-        more = room - self.room
-        if not self.holding.hold(KA_USE_INPUT, more):
-            return self.fail(1013, "the server has no room for this message now")
+            room = max(room + room // 4, room + <size_t>MESSAGE_ROOM)
+            if room > MESSAGE_LARGE:
+                room = max(2 * room, <size_t>MESSAGE_RESERVE)
+            room = min(self.max_size, room)
         self.room = room
         if self.message == NULL:
             fresh = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>room)
@@ -291,8 +302,8 @@ cdef class FrameReader:
             _PyBytes_Resize(&self.message, n)
             message = self.message
         self.message = NULL
-        self.holding.let_go(self.room)
-        self.n = self.room = 0
+        self.holding.let_go(self.held)
+        self.n = self.room = self.held = 0
         if message == NULL:
             found = b""
         else:

@@ -409,7 +409,10 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
     }
     if (got == KA_OK) {
         (void)ka_conn_event(e->table, h, KA_EV_HANDSHAKE_DONE, e->now);
-        turn(e, h, s); /* the first request may have come with the last of the handshake */
+        if (session->has_more)
+            again(e, h, s); /* that was enough for one step */
+        else
+            turn(e, h, s); /* the first request may have come with the last of the handshake */
     } else if (fed == 0) {
         ka_sock_end(e, h, s, KA_CAUSE_CLIENT);
     } else if (got != KA_PARTIAL) {

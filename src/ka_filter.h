@@ -41,7 +41,7 @@ struct ka_session {
     size_t n_covered;        /* bytes of the talk's output that `out` stands for */
     uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
     uint8_t is_empty;        /* after a read that gave something: nothing more is inside; the filter's */
-    uint8_t has_more;        /* after KA_PARTIAL: more is inside than one call may look at: call again, after others' turns */
+    uint8_t has_more;        /* after KA_PARTIAL, or a handshake: more is inside than a call may look at: read later, after others */
     uint8_t is_abusive;      /* after KA_EPEER: the peer broke a rule that is none of the filter's protocol */
     uint32_t n_raw;          /* bytes fed, for whoever keeps a step bounded */
 };

@@ -163,7 +163,7 @@ cdef class TlsSession:
                 self.tls.do_handshake()
             self.is_ready = True
             self.n_mute = 0
-            self.c.has_more = False
+            self.c.has_more = self.held is not None
             self.c.is_empty = self.held is None and self.incoming.pending == 0
             return KA_OK
         except ssl.SSLWantReadError:

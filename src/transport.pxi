@@ -264,7 +264,7 @@ cdef class TransportProtocol:
         if got != KA_OK:
             return self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
         ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
-        return self.take_through()
+        return self.fall_behind() if self.session.has_more else self.take_through()
 
     cdef int fall_behind(self) except -1:
         """The filter has more than a turn may look at: others' turns come first."""

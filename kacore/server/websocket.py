@@ -434,7 +434,7 @@ class WebSocket:
             self.frames.let_go(len(payload))
         elif opcode == TEXT:
             # Large text waits as it came: as a str it may be four times as long.
-            text = payload.decode() if len(payload) <= QUEUE_HIGH or payload.isascii() else payload
+            text = payload.decode() if len(payload) <= QUEUE_HIGH else payload
             self._put({"type": "websocket.receive", "text": text}, len(payload))
         else:
             self._put({"type": "websocket.receive", "bytes": payload}, len(payload))
