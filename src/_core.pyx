@@ -16,6 +16,7 @@ include "tls.pxi"
 include "driver.pxi"
 include "carrier.pxi"
 include "tunnel.pxi"
+include "frames.pxi"
 include "handler.pxi"
 include "asgi.pxi"
 include "wsgi.pxi"
@@ -29,8 +30,8 @@ include "engine_here.pxi"
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
-    "Engine", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError", "Limits", "LocalError", "MOST_WAITING",
-    "PeerError",
+    "Engine", "FrameReader", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
+    "Limits", "LocalError", "MOST_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",

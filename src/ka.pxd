@@ -412,6 +412,8 @@ cdef extern from "ka_filter.h" nogil:
         size_t out_len
         size_t n_covered
         uint8_t is_empty
+        uint8_t has_more
+        uint8_t is_abusive
 
     ctypedef struct ka_filter:
         ka_session *(*open)(void *ctx) noexcept

@@ -73,7 +73,7 @@ typedef enum {
     KA_EV_HEAD_DONE,      /* a whole head is here: NEW, HEAD, IDLE -> BUSY; counts the request */
     KA_EV_BODY_WANTED,    /* BUSY -> BODY */
     KA_EV_BODY_ARRIVED,   /* BODY -> BUSY */
-    KA_EV_BLOCKED,        /* HEAD, BUSY, BODY -> WRITE; TUNNEL, when its owner is through with it */
+    KA_EV_BLOCKED,        /* HEAD, BUSY, BODY, TUNNEL -> WRITE */
     KA_EV_UNBLOCKED,      /* WRITE -> BUSY */
     KA_EV_RESPONDED,      /* whole response with the kernel and the connection kept: BUSY, BODY, WRITE -> IDLE */
     KA_EV_LINGERING,      /* we sent FIN: any but LINGER -> LINGER */

@@ -21,7 +21,8 @@ enum {
     EXPIRIES = 64,           /* a step */
     TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
     TURN_OUTPUT = 1 << 20,   /* the same: the kernel copies it, which takes a third of a millisecond */
-    SHAKES = 8               /* handshake steps a step: each can take a millisecond */
+    SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
+    READ_COST = 1024         /* of a read through a filter, in bytes of TURN_BYTES: a record may hold a single one */
 };
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
@@ -114,7 +115,14 @@ static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
         return KA_ENOMEM;
     if (room > appetite)
         room = appetite;
-    ssize_t n = ka_wire_receive(s, session_of(e, h), e->scratch, to, room, &e->counters.receives);
+    ka_session *session = session_of(e, h);
+    ssize_t n = ka_wire_receive(s, session, e->scratch, to, room, &e->counters.receives);
+    if (session) { /* what came off the socket counts, whatever it held */
+        e->turn_bytes += READ_COST + session->n_raw;
+        session->n_raw = 0;
+    } else if (n > 0) {
+        e->turn_bytes += (size_t)n;
+    }
     if (n == KA_ESTALE)
         n = ka_turn_is_cut_short(talk) ? KA_EPEER : 0;
     if (n > 0) {
@@ -309,10 +317,16 @@ static ka_turned read_more(void *port, void *peer, ka_talk *talk)
         return KA_TURN_PAUSE;
     }
     ssize_t n = receive(e, h, s, talk);
-    if (n == KA_PARTIAL)
+    if (n == KA_PARTIAL) {
+        if (ka_unlikely(s->can_read))
+            again(e, h, s); /* what came held no content so far, and there is more of it */
         return KA_TURN_PAUSE;
+    }
     if (n < 0) {
-        ka_sock_end(e, talk->conn, s, n == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_ERROR);
+        const ka_session *session = session_of(e, h);
+        ka_sock_end(e, talk->conn, s, n == KA_ENOMEM                   ? KA_CAUSE_BUFFER_LIMIT
+                                      : session && session->is_abusive ? KA_CAUSE_BAD_REQUEST
+                                                                       : KA_CAUSE_ERROR);
         return KA_TURN_ENDED;
     }
     if (n == 0) {
@@ -320,7 +334,6 @@ static ka_turned read_more(void *port, void *peer, ka_talk *talk)
         ka_turn_eof(&moves, e, talk);
         return KA_TURN_ON;
     }
-    e->turn_bytes += (size_t)n;
     return ka_turn_arrived(&moves, e, s, talk, (size_t)n, e->now);
 }
 
@@ -412,7 +425,7 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
         return;
     }
     e->sessions[ka_slot_of(h)] = session;
-    ssize_t fed = ka_wire_feed(s, session, e->scratch, &e->counters.receives);
+    ssize_t fed = session->has_more ? 1 : ka_wire_feed(s, session, e->scratch, &e->counters.receives);
     int got = fed == KA_PARTIAL ? KA_PARTIAL : fed < 0 ? KA_EPEER : session->filter->shake(session);
     while (session->out_len && s->can_write) {
         e->counters.sends++;
@@ -425,12 +438,15 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
     }
     if (got == KA_OK) {
         (void)ka_conn_event(e->table, h, KA_EV_HANDSHAKE_DONE, e->now);
-        turn(e, h, s); /* the first request may have come with the last of the handshake */
+        if (session->has_more)
+            again(e, h, s); /* that was enough for one step */
+        else
+            turn(e, h, s); /* the first request may have come with the last of the handshake */
     } else if (fed == 0) {
         ka_sock_end(e, h, s, KA_CAUSE_CLIENT);
     } else if (got != KA_PARTIAL) {
         half_close(e, h, s, KA_CAUSE_ERROR); /* so that the alert, which says why, is not eaten by RST */
-    } else if (!session->is_drained) {
+    } else if (!session->is_drained || session->has_more) {
         again(e, h, s);
     }
 }

@@ -17,7 +17,9 @@ enum {
 
 typedef struct ka_session ka_session;
 
-/* Codes: KA_OK; KA_PARTIAL: bytes of the peer are needed first; KA_EPEER: over, by an error; KA_ENOMEM. After each
+/* What a call may cost is bounded, whatever the peer sends: see has_more.
+ *
+ * Codes: KA_OK; KA_PARTIAL: bytes of the peer are needed first; KA_EPEER: over, by an error; KA_ENOMEM. After each
  * call, also one that failed, session->out is what must be sent. None of them may call back into the engine. */
 typedef struct {
     ka_session *(*open)(void *ctx);                                     /* NULL: out of memory, no context */
@@ -39,6 +41,9 @@ struct ka_session {
     size_t n_covered;        /* bytes of the talk's output that `out` stands for */
     uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
     uint8_t is_empty;        /* after a read that gave something: nothing more is inside; the filter's */
+    uint8_t has_more;        /* after KA_PARTIAL, or a handshake: more is inside than a call may look at: read later, after others */
+    uint8_t is_abusive;      /* after KA_EPEER: the peer broke a rule that is none of the filter's protocol */
+    uint32_t n_raw;          /* bytes fed, for whoever keeps a step bounded */
 };
 
 /* Encrypt the next of the talk's output into session->out, which is empty: session->n_covered bytes of it. 0, or -1 with

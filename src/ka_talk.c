@@ -553,8 +553,8 @@ int ka_talk_is_idle(const ka_talk *talk)
 static ka_phase phase_of(const ka_talk *talk)
 {
     int is_answering = talk->has_exchange && !talk->has_response;
-    if (talk->is_tunnel && is_answering)
-        return KA_TUNNEL;
+    if (talk->is_tunnel && is_answering) /* what is unsent at the end of a turn the client does not take */
+        return talk->unsent ? KA_WRITE : KA_TUNNEL;
     if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->is_held || !is_answering)))
         return KA_WRITE;
     if (is_answering)
@@ -583,7 +583,11 @@ int ka_talk_settle(ka_talk *talk, int64_t now)
         case KA_HEAD: event = to == KA_WRITE ? KA_EV_BLOCKED : KA_EV_HEAD_DONE; break;
         case KA_BUSY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BODY ? KA_EV_BODY_WANTED : KA_EV_RESPONDED; break;
         case KA_BODY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BUSY ? KA_EV_BODY_ARRIVED : KA_EV_RESPONDED; break;
-        case KA_WRITE: event = to == KA_BUSY || to == KA_BODY ? KA_EV_UNBLOCKED : KA_EV_RESPONDED; break;
+        case KA_WRITE:
+            event = to == KA_TUNNEL                    ? KA_EV_TUNNELLED
+                    : to == KA_BUSY || to == KA_BODY ? KA_EV_UNBLOCKED
+                                                     : KA_EV_RESPONDED;
+            break;
         case KA_TUNNEL:
             if (to != KA_WRITE)
                 return at; /* it will be closed now */

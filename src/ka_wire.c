@@ -40,23 +40,27 @@ ssize_t ka_wire_feed(ka_sock *s, ka_session *session, char *scratch, uint64_t *n
     session->is_drained = is_used_up != 0;
     if (n < 0)
         return errno == EAGAIN ? KA_PARTIAL : KA_EPEER;
+    session->n_raw += (uint32_t)n;
     int got = session->filter->feed(session, scratch, (size_t)n);
     return got < 0 ? got : n;
 }
 
+/* KA_PARTIAL with s->can_read still set: there is more, for a turn to come. */
 static ssize_t receive_through(ka_sock *s, ka_session *session, char *scratch, char *to, size_t room, uint64_t *n_calls)
 {
+    size_t total = 0;
     for (;;) {
         ptrdiff_t n = session->filter->read(session, to, room);
         if (n > 0 && session->is_drained && session->is_empty)
             s->can_read = 0; /* known without asking both once more */
-        if (n != KA_PARTIAL)
+        if (n != KA_PARTIAL || session->has_more || total >= KA_SCRATCH)
             return n;
         ssize_t fed = ka_wire_feed(s, session, scratch, n_calls);
         if (fed == KA_PARTIAL)
             s->can_read = 0; /* nothing in the kernel, nothing inside */
         if (fed < 0)
             return fed;
+        total += (size_t)fed;
         if (fed == 0)
             session->is_drained = 1; /* FIN is known: what the filter makes of it comes from the next read */
     }

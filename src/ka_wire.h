@@ -31,7 +31,8 @@ _Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise"
 _Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
 
 /* Receive up to `room` bytes. scratch: KA_SCRATCH bytes that may be overwritten; `to` may be in it.
- * Return: n > 0; 0 at FIN (and the filter's word for it); KA_PARTIAL when nothing is there; KA_EPEER when the
+ * Return: n > 0; 0 at FIN (and the filter's word for it); KA_PARTIAL when nothing is there, or, with s->can_read still
+ * set, what came through a filter gave nothing and a turn to come goes on with it; KA_EPEER when the
  * connection is broken; KA_ESTALE: FIN, but a filter missed the peer's word that it is complete. */
 ssize_t ka_wire_receive(ka_sock *s, ka_session *session, char *scratch, char *to, size_t room, uint64_t *n_calls);
 

@@ -27,6 +27,10 @@ cdef bytes PLAIN_ON_TLS = (
 cdef enum:
     SMALL = 4096      # up to this size a copy costs less than a memoryview
     RECORD_HEAD = 5   # bytes in front of a record's content
+    # A record may hold no content: to answer a key update (RFC 8446 4.6.3) costs as much as several requests. OpenSSL goes
+    # on from one to the next inside one call, so it gets a few at a time, and so many in all.
+    RECORDS_AT_ONCE = 4
+    MUTE_MAX = 24     # records without content, less those with some. OpenSSL itself takes 32 empty ones in a row
 
 
 cdef inline object view_of(const char *at, size_t size):
@@ -48,6 +52,12 @@ cdef class TlsSession:
     cdef bint is_ready       # the handshake is done
     cdef bint is_split       # when last asked, it had a part of a record
     cdef bint is_one_record  # what was fed since nothing was inside is a record, whole and by itself
+    cdef bytes held          # fed and not given to the SSLObject yet, from held_at on; None = nothing
+    cdef size_t held_at
+    cdef size_t record_left  # of the record that was begun to be given: bytes of its content to come
+    cdef uint8_t record_head[5]
+    cdef uint8_t n_record_head
+    cdef int n_mute          # see MUTE_MAX
     cdef dict described      # what the listener's source says of it, once asked
 
     cdef int collect(self) except -1:
@@ -65,9 +75,11 @@ cdef class TlsSession:
         return 0
 
     cdef int feed(self, const char *bytes, size_t size) except? -99:
+        cdef size_t given
         if size == 0:
             self.saw_fin = True
-            self.incoming.write_eof()
+            if self.held is None:
+                self.incoming.write_eof()
             return KA_OK
         if not self.is_fed:
             self.is_fed = True
@@ -76,22 +88,86 @@ cdef class TlsSession:
                 self.append(PLAIN_ON_TLS)
                 self.is_over = True
                 return KA_OK
+        if self.held is not None:
+            self.held = self.held[self.held_at:] + PyBytes_FromStringAndSize(bytes, <Py_ssize_t>size)
+            self.held_at = 0
+            return KA_OK
         # RFC 8446 5.1: a record's length stands behind its type and version.
         self.is_one_record = (self.c.is_empty and not self.is_split and size > RECORD_HEAD
                               and size == RECORD_HEAD + (<size_t><uint8_t>bytes[3] << 8) + <uint8_t>bytes[4])
+        given = size
+        if self.is_one_record:
+            self.n_mute += 1
+        else:
+            given = self.records_of(bytes, size)
+        if given < size:
+            self.held = PyBytes_FromStringAndSize(bytes + given, <Py_ssize_t>(size - given))
+            self.held_at = 0
         self.c.is_empty = False
-        self.incoming.write(view_of(bytes, size))
+        self.incoming.write(view_of(bytes, given))
         return KA_OK
+
+    cdef size_t records_of(self, const char *bytes, size_t size) noexcept:
+        """How many of these bytes, which are given next, are RECORDS_AT_ONCE records at most. Counts whole ones as mute,
+        until they are read."""
+        cdef size_t at = 0, n
+        cdef int whole = 0
+        while at < size and whole < RECORDS_AT_ONCE:
+            if self.n_record_head < RECORD_HEAD:
+                self.record_head[self.n_record_head] = <uint8_t>bytes[at]
+                self.n_record_head += 1
+                at += 1
+                if self.n_record_head < RECORD_HEAD:
+                    continue
+                self.record_left = (<size_t>self.record_head[3] << 8) + self.record_head[4]
+            n = min(self.record_left, size - at)
+            at += n
+            self.record_left -= n
+            if self.record_left == 0:
+                self.n_record_head = 0
+                whole += 1
+        self.n_mute += whole
+        return at
+
+    cdef int give_more(self) except -1:
+        """Of what is held, to the SSLObject."""
+        cdef const char *at = PyBytes_AS_STRING(self.held) + self.held_at
+        cdef size_t left = <size_t>PyBytes_GET_SIZE(self.held) - self.held_at
+        cdef size_t given = self.records_of(at, left)
+        self.is_one_record = False
+        self.incoming.write(view_of(at, given))
+        self.held_at += given
+        if given == left:
+            self.held = None
+            if self.saw_fin:
+                self.incoming.write_eof()
+        return 0
+
+    cdef bint wants_more(self) except *:
+        """The SSLObject used up what it got: whether it has more now."""
+        self.c.has_more = False
+        if self.held is None:
+            return False
+        self.give_more()
+        return True
 
     cdef int shake(self) except? -99:
         if self.is_over:
             return KA_EPEER
         try:
-            self.tls.do_handshake()
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                if not self.wants_more():
+                    raise
+                self.tls.do_handshake()
             self.is_ready = True
-            self.c.is_empty = self.incoming.pending == 0
+            self.n_mute = 0
+            self.c.has_more = self.held is not None
+            self.c.is_empty = self.held is None and self.incoming.pending == 0
             return KA_OK
         except ssl.SSLWantReadError:
+            self.c.has_more = self.held is not None
             return KA_PARTIAL
         except ssl.SSLError as error:
             self.is_over = True
@@ -107,11 +183,16 @@ cdef class TlsSession:
             return KA_EPEER
         if self.c.is_empty and not self.saw_fin:
             return KA_PARTIAL
+        self.c.has_more = False
         try:
-            n = self.moves.read(<Py_ssize_t>room, self.listener.room_at(to, room))
+            try:
+                n = self.moves.read(<Py_ssize_t>room, self.listener.room_at(to, room))
+            except ssl.SSLWantReadError:
+                if not self.wants_more():
+                    raise
+                n = self.moves.read(<Py_ssize_t>room, self.listener.room_at(to, room))
         except ssl.SSLWantReadError:
-            self.c.is_empty = self.is_split = True
-            n = KA_PARTIAL
+            n = self.ran_dry()
         except ssl.SSLZeroReturnError:
             n = 0
         except ssl.SSLEOFError:
@@ -122,13 +203,26 @@ cdef class TlsSession:
             n = KA_EPEER
         if n > 0:
             # A read gives a record at most, and what is left of it is known by the room it filled.
-            self.c.is_empty = <size_t>n < room and (self.is_one_record or self.incoming.pending == 0)
+            self.c.is_empty = (self.held is None and <size_t>n < room
+                               and (self.is_one_record or self.incoming.pending == 0))
             self.is_split = False
+            self.n_mute -= 1
             if self.is_one_record and self.c.is_empty:
                 return n  # that record was content, which asks for no answer
             self.is_one_record = False
         self.collect()
         return n
+
+    cdef int ran_dry(self) except? -99:
+        """All that was given is used up. Return: KA_PARTIAL, or KA_EPEER when too much of it was nothing."""
+        self.n_mute = max(self.n_mute, 0)
+        if self.n_mute > MUTE_MAX:
+            self.is_over = self.c.is_abusive = True
+            self.listener.note("a TLS client sends records without content, or key updates, and little else", None)
+            return KA_EPEER
+        self.c.has_more = self.held is not None
+        self.c.is_empty = self.is_split = self.held is None
+        return KA_PARTIAL
 
     cdef int write(self, const iovec *iov, int n) except? -99:
         cdef int i

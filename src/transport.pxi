@@ -33,6 +33,7 @@ cdef enum:
     UNPLACED_ROOM = 4096      # read at most of one that has no place yet: loops may read once before they are paused
     PROBE_SECONDS = 5
     TRANSPORT_VICTIMS = 8     # asked, before a newcomer is let wait
+    READ_COST = 1024          # of a read through a filter: a record may hold a single byte
 
 
 cdef class TransportProtocol:
@@ -93,6 +94,9 @@ cdef class TransportProtocol:
         # Not for TLS: there it counts plaintext on its way through the loop's own filter, and never ends.
         if limits is not None and not self.is_tls:
             limits(0)  # told at once when the kernel takes no more: that is when WRITE begins
+        # asyncio's, of one read: what a connection holds, and a turn takes, is bounded by it.
+        if getattr(transport, "max_size", 0) > KA_READ_MOST:
+            transport.max_size = KA_READ_MOST
         self.transports.admit(self)
 
     def data_received(self, data):
@@ -311,7 +315,6 @@ cdef class TransportProtocol:
 
     cdef int feed(self, const char *raw, size_t n) except -1:
         """Bytes of the peer, for the filter; n 0 = FIN."""
-        cdef ka_table *table = self.transports.table.table
         cdef ka_session *session = self.session
         cdef TlsListener listener
         cdef int got
@@ -324,24 +327,41 @@ cdef class TransportProtocol:
                 return self.end(KA_CAUSE_ERROR)
             self.session = session
         got = session.filter.feed(session, raw, n)
-        if got >= 0 and ka_conn_phase(table, self.conn) == KA_HANDSHAKE:
-            got = session.filter.shake(session)
-            self.say_of_session()
-            if n == 0:
-                return self.end(KA_CAUSE_CLIENT)
-            if got == KA_PARTIAL:
-                return 0
-            if got != KA_OK:
-                return self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
-            ka_conn_event(table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
         if got < 0:
             return self.end(KA_CAUSE_ERROR)
         self.saw_fin = self.saw_fin or n == 0
         self.has_more = True
+        return self.go_on()
+
+    cdef int go_on(self) except -1:
+        """A turn that was asked for, or that bytes which were fed give reason for."""
+        if self.session == NULL:
+            return self.turn()
+        if ka_conn_phase(self.transports.table.table, self.conn) == KA_HANDSHAKE and not self.shake():
+            return 0
         if not self.has_talk():
             return 0
         self.turn()
         return self.watch_for_end() if self.saw_fin else 0
+
+    cdef bint shake(self) except -1:
+        """Go on with the handshake. Return whether it is done, and that was not enough for one turn."""
+        cdef ka_session *session = self.session
+        cdef int got = session.filter.shake(session)
+        self.say_of_session()
+        self.has_more = session.has_more
+        if self.saw_fin:
+            self.end(KA_CAUSE_CLIENT)
+        elif got != KA_OK and got != KA_PARTIAL:
+            self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
+        else:
+            if got == KA_OK:
+                ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
+            if not self.has_more:
+                return got == KA_OK
+            self.transports.again.append(self)
+            self.steer_reading()
+        return False
 
     cdef ptrdiff_t take_through(self) except? -1:
         """The next that the filter has, up to what is wanted, into the window. Return: as ka_wire_receive, and KA_ENOMEM."""
@@ -356,7 +376,8 @@ cdef class TransportProtocol:
             if to == NULL:
                 return KA_ENOMEM
         n = self.session.filter.read(self.session, to, min(room, appetite))
-        self.has_more = n > 0 and not self.session.is_empty
+        self.has_more = self.session.has_more or (n > 0 and not self.session.is_empty)
+        self.turn_bytes += READ_COST
         self.say_of_session()
         if n == KA_ESTALE:
             return KA_EPEER if ka_turn_is_cut_short(talk) else 0
@@ -371,17 +392,24 @@ cdef class TransportProtocol:
     cdef ka_turned read_through(self) except *:
         """The move `read` where there is a filter."""
         cdef ptrdiff_t n
+        cdef ka_cause cause = KA_CAUSE_ERROR
         if self.turn_bytes >= TRANSPORT_TURN:
             self.transports.again.append(self)
             return KA_TURN_PAUSE
         n = self.take_through()
         if n == KA_PARTIAL:
+            if self.has_more:  # what came held no content so far, and there is more of it
+                self.transports.again.append(self)
             return KA_TURN_PAUSE
         if n == 0:
             ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
             return KA_TURN_ON
         if n < 0:
-            self.end(KA_CAUSE_BUFFER_LIMIT if n == KA_ENOMEM else KA_CAUSE_ERROR)
+            if n == KA_ENOMEM:
+                cause = KA_CAUSE_BUFFER_LIMIT
+            elif self.session.is_abusive:
+                cause = KA_CAUSE_BAD_REQUEST
+            self.end(cause)
             return KA_TURN_ENDED
         return ka_turn_arrived(&transport_moves, <void *>self.transports, <void *>self, self.talk, <size_t>n,
                                self.transports.moment)
@@ -433,8 +461,8 @@ cdef class TransportProtocol:
         """What is sent ahead of its turn is bounded: the rest stays in the kernel. The loop does not see the end of a
         transport that is not read; see Transports.look_at_unwatched."""
         cdef size_t appetite = KA_READ_AHEAD if self.talk == NULL else ka_talk_appetite(self.talk)
-        if appetite and self.has_filter and self.has_more and self.talk != NULL:
-            appetite = 0  # what it was fed first
+        if self.has_more:
+            appetite = 0  # what the filter was fed first
         if not self.is_read_paused:
             if appetite == 0:
                 self.is_read_paused = True

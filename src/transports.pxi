@@ -309,7 +309,7 @@ cdef class Transports(Driver):
         self.again = []
         for item in ready:
             one = item
-            one.turn()
+            one.go_on()
         if self.noted:
             self.attend_noted()
         return 0

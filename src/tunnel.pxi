@@ -55,6 +55,14 @@ cdef class Tunnel(Exchange):
         return self.is_held()
 
     @property
+    def is_low(self):
+        """Whether little of what was written waits for the client; if not, writable() will be called."""
+        if self.talk == NULL or self.talk.unsent <= KA_OUT_LOW:
+            return True
+        self.talk.is_held = 1
+        return False
+
+    @property
     def is_gone(self):
         """Whether nothing can be sent any more."""
         return self.talk == NULL

@@ -182,8 +182,8 @@ class Policy(Record):
         "s",
         default=60.0,
         zero="no limit",
-        doc="Longest gap without progress while the client must take bytes of a response. Progress is bytes"
-        " leaving the kernel's send queue.",
+        doc="Longest gap without progress while the client must take bytes of a response, or of an upgraded"
+        " connection. Progress is bytes leaving the kernel's send queue.",
         reason="A reader that pauses a video for a moment is served; one that vanished is not waited for.",
         apache="TimeOut",
         nginx="send_timeout",

@@ -75,7 +75,8 @@ class TLS:
     def _context_for(self, certfile: Path, keyfile: Path | None) -> Context:
         context = Context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.options |= ssl.OP_NO_COMPRESSION
+        make_strict(context)
         context.set_alpn_protocols(["http/1.1"])
         if self.ciphers is not None:
             try:
@@ -99,10 +100,21 @@ class TLS:
         return ", ".join(os.fspath(file) for file in (certfile, keyfile, self.ca_certs) if file is not None)
 
 
+def make_strict(context: ssl.SSLContext) -> None:
+    """What no context of ours may do, and none that we are given: it is changed in place.
+
+    To take FIN for the peer's word that all has come would hide a truncation (RFC 8446 6.1); some builds of Python set that
+    in every context. A renegotiation costs as much as a handshake, and is asked for by the client (RFC 5246 7.2.2: we may
+    decline it)."""
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+
+
 class FixedTLS:
-    """A context that somebody else made, as it is."""
+    """A context that somebody else made, as it is but for make_strict()."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        make_strict(context)
         self.context = context
 
     def reload(self) -> None:

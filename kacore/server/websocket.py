@@ -1,26 +1,33 @@
 """The websocket scope of ASGI 3, over a Tunnel: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
 
-Frames, masks, compression and the closing handshake are those of the `websockets` library, its part without I/O; this
-file carries bytes between it and the Tunnel, and messages between it and the application. Needs kacore[websockets].
+The handshake and what it agrees upon are those of the `websockets` library, its part without I/O; what the client sends is
+read by FrameReader. This file carries messages between them and the application. Needs kacore[websockets].
+
+What a client can hold here: one message in the making (`max_size`, in FrameReader), messages that wait for the application
+(QUEUE_HIGH and one more; the limits are such that a large one waits alone), one pong. Nothing is read while either the
+messages or the output wait; what one client may take of a round of the loop is bounded, and so is what all of those
+take together who have more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import struct
+import zlib
 from collections import deque
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidState
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.exceptions import ProtocolError
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Close, CloseCode
 from websockets.http11 import Request
-from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from kacore._core import ClientGone
+from kacore._core import ClientGone, FrameReader
 
 if TYPE_CHECKING:
     from websockets.extensions import ServerExtensionFactory
@@ -29,10 +36,20 @@ if TYPE_CHECKING:
     from kacore.server.server import WebSocketOptions
 
 Message = MutableMapping[str, Any]
-# Bytes of messages that wait for the application, above which the connection is not read on.
-QUEUE_HIGH = 64 * 1024
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # RFC 6455 5.2
+WAIT, SPENT, END, FAILED = range(4)  # FrameReader.state
+# Bytes of messages that wait for the application, with their objects, from which on the connection is not read; and below
+# which it is again.
+QUEUE_HIGH = 32 * 1024
+QUEUE_LOW = 16 * 1024
+MESSAGE_OBJECTS = 512  # what a message costs besides its bytes
+# Seconds of a round of the loop for all who have more than their share of it.
+ROUND = 0.001
 # Seconds that a client has to answer our close.
 CLOSE_TIMEOUT = 10.0
+# A ping waits so often for its answer while the client sends other frames: its pong may stand behind them.
+PATIENCE = 3
+COPY_MAX = 8192  # up to here a frame's head and payload leave as one piece
 # The library says "connection open" for each connection; the server has a log of its own.
 QUIET = logging.getLogger("kacore.websocket")
 QUIET.setLevel(logging.WARNING)
@@ -44,7 +61,9 @@ class WebSockets:
     def __init__(self, loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: WebSocketOptions) -> None:
         self.loop, self.logger, self.options = loop, logger, options
         self.open: set[WebSocket] = set()
+        self.behind: deque[WebSocket] = deque()  # who has more to be read than its share of a round
         self._timer: asyncio.TimerHandle | None = None
+        self._is_going_on = False
 
     def __call__(self, app: Any, scope: dict[str, Any], tunnel: Tunnel) -> bool:
         """A request for a websocket: run the application for it, or refuse it. Return: it is taken care of."""
@@ -56,9 +75,7 @@ class WebSockets:
             return []
         settings = {"memLevel": 5}
         return [
-            ServerPerMessageDeflateFactory(
-                server_max_window_bits=12, client_max_window_bits=12, compress_settings=settings
-            )
+            ServerPerMessageDeflateFactory(server_max_window_bits=12, client_max_window_bits=12, compress_settings=settings)
         ]
 
     def add(self, websocket: WebSocket) -> None:
@@ -66,19 +83,47 @@ class WebSockets:
         if self._timer is None and self.options.ping_interval:
             self._timer = self.loop.call_later(self.options.ping_interval, self._ping)
 
+    # -- rounds ------------------------------------------------------------------------------------------
+
+    def later(self, websocket: WebSocket) -> None:
+        """Read on in the next round of the loop, after others."""
+        if websocket.is_behind:
+            return
+        websocket.is_behind = True
+        self.behind.append(websocket)
+        if not self._is_going_on:
+            self._is_going_on = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        end = self.loop.time() + ROUND
+        for _ in range(len(self.behind)):
+            websocket = self.behind.popleft()
+            websocket.is_behind = False
+            websocket.readable()
+            if self.loop.time() >= end:
+                break
+        self._is_going_on = bool(self.behind)
+        if self.behind:
+            self.loop.call_soon(self._go_on)
+
+    # -- pings -------------------------------------------------------------------------------------------
+
     def _ping(self) -> None:
         """One timer for all of them, and one for their answers."""
         self._timer = None
-        pinged = {websocket: websocket.n_pings for websocket in self.open if websocket.ping()}
+        payload = os.urandom(4)  # only who reads it can answer
+        pinged = [websocket for websocket in self.open if websocket.ping(payload)]
         if self.options.ping_timeout and pinged:
-            self.loop.call_later(self.options.ping_timeout, give_up, pinged)
+            self.loop.call_later(self.options.ping_timeout, self._judge, payload, pinged)
         if self.open:
             self._timer = self.loop.call_later(self.options.ping_interval, self._ping)
 
-
-def give_up(pinged: dict[WebSocket, int]) -> None:
-    for websocket, n_pings in pinged.items():
-        websocket.give_up(n_pings)
+    def _judge(self, payload: bytes, pinged: list[WebSocket]) -> None:
+        """The time to answer this ping is over."""
+        waited_for = [websocket for websocket in pinged if websocket.is_excused(payload)]
+        if waited_for:
+            self.loop.call_later(self.options.ping_timeout, self._judge, payload, waited_for)
 
 
 class Handshake(ServerProtocol):
@@ -86,6 +131,29 @@ class Handshake(ServerProtocol):
 
     def select_subprotocol(self, subprotocols: Any) -> None:
         return None
+
+
+class Deflater:
+    """Compresses what we send, RFC 7692 7.2.1."""
+
+    def __init__(self, agreed: PerMessageDeflate) -> None:
+        self.agreed = agreed
+        self._encoder: Any = None
+
+    def __call__(self, data: bytes) -> bytes:
+        if self._encoder is None or self.agreed.local_no_context_takeover:
+            settings = self.agreed.compress_settings
+            self._encoder = zlib.compressobj(wbits=-self.agreed.local_max_window_bits, **settings)
+        return self._encoder.compress(data) + self._encoder.flush(zlib.Z_SYNC_FLUSH)[:-4]  # type: ignore[no-any-return]
+
+
+def frame_head(opcode: int, size: int, is_compressed: bool = False) -> bytes:
+    first = 0x80 | opcode | (0x40 if is_compressed else 0)
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
 
 
 class WebSocket:
@@ -103,18 +171,21 @@ class WebSocket:
         handshake = Handshake(extensions=group.extensions(), logger=QUIET)
         target = (scope.get("raw_path") or b"/").decode("latin-1")
         self.answer = handshake.accept(Request(target, headers))
-        # Another one for what comes after the head: it begins with frames.
-        self.protocol = ServerProtocol(state=State.OPEN, max_size=group.options.max_size, logger=QUIET)
-        self.protocol.extensions = handshake.extensions
-        self.messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
-        self.n_waiting = 0  # bytes in `messages`
-        self.parts: list[Frame] = []  # of a message that is not whole yet
+        self.agreed = next((one for one in handshake.extensions if isinstance(one, PerMessageDeflate)), None)
+        self.messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, -1)])
+        self.n_waiting = 0  # bytes in `messages`, with their objects
+        self.frames: FrameReader | None = None  # once accepted
+        self.deflate: Deflater | None = None
         self.is_accepted = False
         self.denial: Message | None = None  # websocket.http.response.start, until its first body
         self.is_denied = False
         self.is_over = False  # the application was told that it ended, or ended it
-        self.awaits_pong = False
-        self.n_pings = 0
+        self.has_said_close = False
+        self.is_behind = False  # WebSockets.later has it
+        self.is_held = False  # nothing is read, since the application does not take what there is
+        self.pong: bytes | None = None  # to be sent
+        self.pinged: bytes | None = None  # what our ping said, until it is answered
+        self.n_bytes, self.patience = 0, 0  # what had been read when it was sent, or judged last; see PATIENCE
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
@@ -150,12 +221,20 @@ class WebSocket:
             if self._reader is None:
                 self._reader = self.group.loop.create_future()
             await asyncio.shield(self._reader)
-        if self.messages[0][0]["type"] == "websocket.disconnect":
-            return self.messages[0][0]  # again for whoever asks again
-        message, size = self.messages.popleft()
-        self.n_waiting -= size
-        if size and self.is_accepted:
-            self.readable()
+        message, size = self.messages[0]
+        if message["type"] == "websocket.disconnect":
+            return message  # again for whoever asks again
+        self.messages.popleft()
+        if size < 0:
+            return message
+        self.n_waiting -= size + MESSAGE_OBJECTS
+        assert self.frames is not None
+        self.frames.let_go(size)
+        if self.is_held and self.n_waiting <= QUEUE_LOW:
+            self.is_held = False
+            self.group.later(self)
+        if isinstance(text := message.get("text"), bytes):
+            message["text"] = text.decode()
         return message
 
     async def send(self, message: Message) -> None:
@@ -182,14 +261,17 @@ class WebSocket:
         if kind == "websocket.accept":
             self._accept(message.get("subprotocol"), message.get("headers", ()))
         elif kind == "websocket.close":
-            self.is_over = True
-            self._disconnect(1006, "")
-            self._respond(403, (), b"")
+            self._reject()
         elif kind == "websocket.http.response.start":
             self.is_denied = True
             self.denial = message
         else:
             raise ValueError(f"websocket.accept, .close or .http.response.start comes first, not {kind!r}")
+
+    def _reject(self) -> None:
+        self.is_over = True
+        self._disconnect(1006, "")
+        self._respond(403, (), b"")
 
     def _accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if subprotocol is not None and subprotocol not in self.subprotocols:
@@ -204,6 +286,14 @@ class WebSocket:
             fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         self.tunnel.open(101, [*fields, *headers])
         self.is_accepted = True
+        agreed = self.agreed
+        self.frames = FrameReader(
+            self.tunnel,
+            self.group.options.max_size,
+            window_bits=agreed.remote_max_window_bits if agreed else 0,
+            keeps_context=not (agreed and agreed.remote_no_context_takeover),
+        )
+        self.deflate = Deflater(agreed) if agreed else None
         self.group.add(self)
         self.readable()  # frames may have come with the request
 
@@ -224,28 +314,38 @@ class WebSocket:
         text, data = message.get("text"), message.get("bytes")
         if text is None and not isinstance(data, bytes | bytearray | memoryview):
             raise ValueError("websocket.send has neither text nor bytes")
+        if self.has_said_close:
+            raise ClientGone("the websocket is closing")
+        opcode, payload = (BINARY, bytes(data or b"")) if text is None else (TEXT, text.encode())
         try:
-            if text is not None:
-                self.protocol.send_text(text.encode())
-            else:
-                self.protocol.send_binary(bytes(data or b""))
-        except InvalidState:
-            raise ClientGone("the websocket is closing") from None
-        self._flush()
+            self._send_frame(opcode, payload)
+        except MemoryError:  # half a promise cannot be mended: the connection is over
+            self._ended(1006, "")
+            raise
 
     def _close(self, code: int, reason: str) -> None:
         """Say close, and give the client a time to answer it."""
+        said = Close(code, reason).serialize()
+        if len(said) > 125:
+            raise ProtocolError(f"a reason of {len(said) - 2} bytes: 123 fit into a frame")
         self.is_over = True
         self._disconnect(code, reason)
-        if self.protocol.state is State.OPEN:
-            self.protocol.send_close(code, reason)
-            self._flush()
+        self._say_close(said)
         if not self.tunnel.is_gone:
             self._closing = self.group.loop.call_later(CLOSE_TIMEOUT, self._end)
             self.readable()
 
+    def _forget(self) -> None:
+        """Nobody will take the messages that wait."""
+        while self.messages and self.frames is not None:
+            _, size = self.messages.popleft()
+            if size >= 0:
+                self.frames.let_go(size)
+        self.n_waiting = 0
+
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        self._forget()
         error = None if task.cancelled() else task.exception()
         failed = error is not None and not (isinstance(error, ClientGone) and self.is_over)
         if failed:
@@ -254,6 +354,11 @@ class WebSocket:
             return
         if self.is_accepted:
             self._close(1011 if failed or task.cancelled() else 1000, "")
+            return
+        if not failed and not task.cancelled() and not self.is_denied:
+            if not self.tunnel.is_gone:
+                self.group.logger.warning("the application returned without an answer to a websocket: it is rejected")
+            self._reject()
             return
         if not failed and not self.tunnel.is_gone:
             self.group.logger.error("the application returned without an answer to a websocket")
@@ -264,33 +369,48 @@ class WebSocket:
         else:
             self._respond(500, [(b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error")
 
-    # -- the client's side: called by the Tunnel ---------------------------------------------------------
+    # -- the client's side: called by the Tunnel, and by WebSockets --------------------------------------
 
     def readable(self) -> None:
-        if not self.is_accepted:
+        if self.frames is None:
             if self.tunnel.has_fin:
                 self._disconnect(1006, "")
-            return
-        while self.n_waiting < QUEUE_HIGH and not self.tunnel.is_gone:
-            data = self.tunnel.receive()
-            if data is None:
-                return
-            if data:
-                self.protocol.receive_data(data)
-            else:
-                self.protocol.receive_eof()
-            for event in self.protocol.events_received():
-                if isinstance(event, Frame):
-                    self._take(event)
-            self._flush()
-            if not data:
+        elif not self.is_behind:
+            try:
+                self._read(self.frames)
+            except MemoryError:
+                self._fail(CloseCode.TRY_AGAIN_LATER, "the server has no memory for this message now")
+
+    def _read(self, frames: FrameReader) -> None:
+        """Take what is here, as far as somebody takes it off us."""
+        while not self.tunnel.is_full:
+            if self.n_waiting >= QUEUE_HIGH and not self.is_over:
+                self.is_held = True
+                break
+            payload = frames.next()
+            if payload is not None:
+                if not self._take(frames.opcode, payload):
+                    return
+            elif frames.state == SPENT:
+                self.group.later(self)
+                break
+            elif frames.state == END:
                 self._end()
-            self._notice_end()
+                return
+            elif frames.state == FAILED:
+                self._fail(frames.code, frames.why)
+                return
+            else:
+                break
+        self._answer_ping()
 
     def writable(self) -> None:
+        self._answer_ping()
         writer, self._writer = self._writer, None
         if writer is not None and not writer.done():
             writer.set_result(None)
+        if self.frames is not None:
+            self.group.later(self)  # it may have stood still while the output was full
 
     def draining(self) -> None:
         if self.is_accepted and not self.is_over:
@@ -299,48 +419,32 @@ class WebSocket:
     def lost(self) -> None:
         self._ended(1006, "")
 
-    def ping(self) -> bool:
-        """Time for a ping. Return whether one was sent: not while the last one waits for its answer."""
-        if self.protocol.state is not State.OPEN or self.awaits_pong:
+    def _take(self, opcode: int, payload: bytes) -> bool:
+        """A message, or a control frame. Return whether to go on."""
+        if opcode == PING:
+            self.pong = payload  # RFC 6455 5.5.3: the last one's answer will do
+        elif opcode == PONG:
+            if payload == self.pinged:
+                self.pinged = None
+        elif opcode == CLOSE:
+            self._closed_by_client(payload)
             return False
-        self.awaits_pong = True
-        self.n_pings += 1
-        self.protocol.send_ping(b"")
-        self._flush()
+        elif self.is_over:
+            assert self.frames is not None
+            self.frames.let_go(len(payload))
+        elif opcode == TEXT:
+            # Large text waits as it came: as a str it may be four times as long.
+            text = payload.decode() if len(payload) <= QUEUE_HIGH else payload
+            self._put({"type": "websocket.receive", "text": text}, len(payload))
+        else:
+            self._put({"type": "websocket.receive", "bytes": payload}, len(payload))
         return True
 
-    def give_up(self, n_pings: int) -> None:
-        """The time to answer this ping is over."""
-        if self.protocol.state is State.OPEN and self.awaits_pong and self.n_pings == n_pings:
-            self.protocol.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
-            self._flush()
-            self._notice_end()
-
-    def _take(self, frame: Frame) -> None:
-        self.awaits_pong = False  # whatever came: somebody is there
-        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            return
-        self.parts.append(frame)
-        if not frame.fin:
-            return
-        data, opcode = b"".join(part.data for part in self.parts), self.parts[0].opcode
-        self.parts.clear()
-        if self.is_over:
-            return
-        message: Message = {"type": "websocket.receive", "bytes": None, "text": None}
-        if opcode is Opcode.TEXT:
-            try:
-                message["text"] = data.decode()
-            except UnicodeDecodeError:
-                self.protocol.fail(CloseCode.INVALID_DATA, "text that is no UTF-8")
-                return
-        else:
-            message["bytes"] = data
-        self._put(message, len(data) or 1)
-
     def _put(self, message: Message, size: int) -> None:
+        """size: of what counts as waiting; -1 for what does not."""
         self.messages.append((message, size))
-        self.n_waiting += size
+        if size >= 0:
+            self.n_waiting += size + MESSAGE_OBJECTS
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
         self._reader = None
@@ -348,25 +452,86 @@ class WebSocket:
     def _disconnect(self, code: int, reason: str) -> None:
         """The last that the application receives, once."""
         if not self.messages or self.messages[-1][0]["type"] != "websocket.disconnect":
-            self._put({"type": "websocket.disconnect", "code": code, "reason": reason}, 0)
+            self._put({"type": "websocket.disconnect", "code": code, "reason": reason}, -1)
 
-    def _flush(self) -> None:
-        """Send what the protocol wants sent; its empty bytes mean FIN."""
-        for data in self.protocol.data_to_send():
-            if data == b"":
-                self._end()
-            elif not self.tunnel.is_gone:
-                try:
-                    self.tunnel.send(data)
-                except ClientGone:
-                    return
+    # -- pings -------------------------------------------------------------------------------------------
 
-    def _notice_end(self) -> None:
-        """Tell the application when the client, or the protocol, ended it."""
-        protocol = self.protocol
-        if protocol.state is not State.OPEN and not self.is_over:
-            close = protocol.close_rcvd or protocol.close_sent
-            self._ended(close.code if close else 1006, close.reason if close else "")
+    def _answer_ping(self) -> None:
+        """Not behind much that waits: a client that reads nothing gets no more to read."""
+        if self.pong is not None and not self.has_said_close and self.tunnel.is_low:
+            pong, self.pong = self.pong, None
+            self._try_to_send(PONG, pong)
+
+    def ping(self, payload: bytes) -> bool:
+        """Time for a ping. Return whether one was sent: not while the last one waits for its answer."""
+        if self.frames is None or self.has_said_close or self.tunnel.is_gone or self.pinged is not None:
+            return False
+        self.pinged = payload
+        self.n_bytes, self.patience = self.frames.n_bytes, PATIENCE
+        self._try_to_send(PING, payload)
+        return True
+
+    def is_excused(self, payload: bytes) -> bool:
+        """The time to answer this ping is over. Return whether it is waited for once more; else it was answered, or the
+        connection ends."""
+        if self.frames is None or self.pinged != payload or self.has_said_close or self.tunnel.is_gone:
+            return False
+        if self.is_held or self.tunnel.is_full:
+            self.pinged = None  # its answer may lie behind what we do not read
+            return False
+        if self.frames.n_bytes != self.n_bytes and self.patience > 1:
+            self.n_bytes = self.frames.n_bytes
+            self.patience -= 1
+            return True
+        self._fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
+        return False
+
+    # -- sending -----------------------------------------------------------------------------------------
+
+    def _send_frame(self, opcode: int, payload: bytes) -> None:
+        """ClientGone, MemoryError."""
+        is_compressed = self.deflate is not None and opcode < CLOSE
+        if self.deflate is not None and is_compressed:
+            payload = self.deflate(payload)
+        head = frame_head(opcode, len(payload), is_compressed)
+        if len(payload) <= COPY_MAX:
+            self.tunnel.send(head + payload)
+        else:
+            self.tunnel.send(head)
+            self.tunnel.send(payload)
+
+    def _try_to_send(self, opcode: int, payload: bytes) -> None:
+        try:
+            self._send_frame(opcode, payload)
+        except ClientGone:
+            pass
+        except MemoryError:
+            self._ended(1006, "")
+
+    def _say_close(self, payload: bytes) -> None:
+        if not self.has_said_close:
+            self.has_said_close = True
+            self.group.open.discard(self)
+            self._try_to_send(CLOSE, payload)
+
+    # -- ends --------------------------------------------------------------------------------------------
+
+    def _fail(self, code: int, reason: str) -> None:
+        """RFC 6455 7.1.7: say why, and close without waiting for an answer."""
+        said = Close(code, reason)
+        self._say_close(said.serialize())
+        self._end(said)
+
+    def _closed_by_client(self, payload: bytes) -> None:
+        try:
+            close = Close.parse(payload)
+        except (ProtocolError, UnicodeDecodeError) as error:
+            code = CloseCode.PROTOCOL_ERROR if isinstance(error, ProtocolError) else CloseCode.INVALID_DATA
+            self._fail(code, "a close frame is malformed")
+            return
+        self._answer_ping()
+        self._say_close(payload)
+        self._end(close)
 
     def _ended(self, code: int, reason: str) -> None:
         self.is_over = True
@@ -375,12 +540,12 @@ class WebSocket:
             self._closing.cancel()
             self._closing = None
         self._disconnect(code, reason)
-        self.writable()
+        writer, self._writer = self._writer, None
+        if writer is not None and not writer.done():
+            writer.set_result(None)
 
-    def _end(self) -> None:
-        """Close the connection."""
-        close = self.protocol.close_rcvd or self.protocol.close_sent
+    def _end(self, close: Close | None = None) -> None:
+        """Close the connection. close: why, if either side said so."""
         self._ended(close.code if close else 1006, close.reason if close else "")
         self.tunnel.owner = None
         self.tunnel.close()
-

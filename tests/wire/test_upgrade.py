@@ -250,3 +250,32 @@ def test_what_was_written_before_the_end_arrives_though_the_client_still_sends(s
     one = client(server).send(ASKS + "x" * 100_000)
     assert one.response().status == 101
     assert one.rest() == b"y" * size + b"end"
+
+
+def test_a_stream_that_is_written_to_without_drain_has_the_same_deadline(start, client):
+    async def floods(stream: kacore.Stream) -> None:
+        stream.write(bytes(16 << 20))
+        await stream.wait_for_shutdown()  # or the client's end
+
+    policy = kacore.Policy(send_timeout=0.3)
+    server = start(lambda request: kacore.Upgrade(floods, [("upgrade", "flood")]), policy=policy)
+    one = client(server, receive_buffer=4096)
+    one.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: flood\r\n\r\n")
+    wait_until(lambda: server.closed("send_timeout") == 1, "it is closed")
+
+
+def test_a_stream_that_nobody_reads_holds_back_its_client(start, client):
+    go = asyncio.Event()
+
+    async def waits(stream: kacore.Stream) -> None:
+        await go.wait()
+
+    server = start(lambda request: kacore.Upgrade(waits, [("upgrade", "x")]))
+    one = client(server)
+    one.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+    assert one.response().status == 101
+    one.sock.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        one.send(bytes(32 << 20))
+    assert server.stats()["engine"]["buffer_bytes"] < 640 * 1024
+    server.ask(go.set)

@@ -56,7 +56,7 @@ class Echo:
             if message["type"] == "websocket.disconnect":
                 self.ends.append(message)
                 return
-            await send({"type": "websocket.send", "text": message["text"], "bytes": message["bytes"]})
+            await send({**message, "type": "websocket.send"})
 
 
 def once(*messages: dict[str, Any], fails: bool = False) -> Any:
@@ -253,10 +253,36 @@ def test_a_denial_response_is_sent_as_the_application_gives_it(start, client):
     assert (answer.status, answer.get("x-why"), answer.body) == (401, "no ticket", b"no ticket")
 
 
-@pytest.mark.parametrize("messages", [(), ({"type": "websocket.http.response.start", "status": 401},)])
-def test_an_application_that_gives_no_answer_is_500(start, client, caplog, messages):
-    assert shake(client(start(once(*messages)))).status == 500
+@pytest.mark.parametrize(
+    ("messages", "status"), [((), 403), (({"type": "websocket.http.response.start", "status": 401},), 500)]
+)
+def test_an_application_that_gives_no_answer_rejects_and_one_that_gives_half_of_it_is_500(
+    start, client, caplog, messages, status
+):
+    assert shake(client(start(once(*messages)))).status == status
     assert "without an answer to a websocket" in caplog.text
+
+
+def test_a_message_has_the_one_key_that_is_set(start, client):
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            seen.append(message)
+
+    one = client(start(app))
+    shake(one)
+    one.send(frame(1, b"text") + frame(2, b"bytes") + frame(1, b"") + frame(2, b"") + frame(8, b""))
+    assert read_frame(one) == (8, b"")
+    wait_until(lambda: len(seen) == 4, "all have come")
+    assert seen == [
+        {"type": "websocket.receive", "text": "text"},
+        {"type": "websocket.receive", "bytes": b"bytes"},
+        {"type": "websocket.receive", "text": ""},
+        {"type": "websocket.receive", "bytes": b""},
+    ]
 
 
 def test_a_handshake_of_another_version_is_426_and_one_without_a_key_400(start, client):
@@ -343,10 +369,11 @@ def test_who_answers_no_ping_is_closed_with_1011(start, client):
     one = client(start(Echo(), ws_ping_interval=0.05, ws_ping_timeout=0.8))
     shake(one)
     for _ in range(3):  # each answer begins the time anew
-        assert read_frame(one) == (9, b"")
+        opcode, said = read_frame(one)
+        assert (opcode, len(said)) == (9, 4)
         time.sleep(0.3)
-        one.send(frame(10, b""))
-    assert read_frame(one) == (9, b"")
+        one.send(frame(10, said))
+    assert read_frame(one)[0] == 9
     opcode, content = read_frame(one)
     assert (opcode, content[:2]) == (8, struct.pack("!H", 1011))
 
@@ -356,10 +383,10 @@ def test_pings_and_the_wait_for_their_answer_can_be_turned_off(start, client, op
     one = client(start(Echo(), **options))
     shake(one)
     if options["ws_ping_interval"]:
-        assert read_frame(one) == (9, b"")
+        assert read_frame(one)[0] == 9
     time.sleep(0.2)
     one.send(frame(1, b"here"))
-    while (got := read_frame(one)) == (9, b"") and options["ws_ping_interval"]:
+    while (got := read_frame(one))[0] == 9 and options["ws_ping_interval"]:
         pass
     assert got == (1, b"here")
 
