@@ -357,9 +357,10 @@ cdef class TransportProtocol:
         else:
             if got == KA_OK:
                 ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
-            if not self.has_more:
-                return got == KA_OK
-            self.transports.again.append(self)
+                if not self.has_more:
+                    return True
+            if self.has_more:
+                self.transports.again.append(self)
             self.steer_reading()
         return False
 
