@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: bench-deadlines bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: fresh bench-deadlines bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -65,6 +65,9 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(ARGS)
 
+fresh:  ## the demo and the suite in a minimal Debian, as a newcomer has them (needs root and debootstrap)
+	.ci/fresh
+
 # The hosts' own tests of their servers, with kacore's classes in place of theirs. `make test` runs them, too, once they
 # are here.
 HOSTS := uvicorn aiohttp
@@ -100,13 +103,15 @@ asan: $(VENV)/.installed $(VENV)/.for-test  ## run the suite (without the browse
 	    $(BIN)/python -m pytest -m 'not browser' --capture=sys -o timeout=600 $(ARGS)
 
 # --- for minutes, and with a magnifying glass ------------------------------------------------------------------
-# SOAK names the scenes: make soak MINUTES=10 SOAK='--scene tls --scene memory'. With ASAN=1 the servers run the build of
-# `make asan`. valgrind's memcheck sees what no sanitizer does, uninitialised bytes: in the core under failing system
+# SOAK names the scenes: make soak MINUTES=10 SOAK='--scene tls --scene memory'; HOSTILE those of crowds that mean harm, which
+# come after them, on the engine and over transports. With ASAN=1 the servers run the build of `make asan`. valgrind's memcheck sees what no sanitizer does, uninitialised bytes: in the core under failing system
 # calls, and in a Python process that serves a few requests of each kind.
 
 MINUTES ?= 3
 SOAK ?=
-SOAK_RUN = $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) $(SOAK)
+HOSTILE ?= --seconds 5
+SOAK_RUN = $(BIN)/python tests/soak/soak.py --minutes $(MINUTES) $(SOAK) && \
+	$(BIN)/python tests/soak/hostile.py $(HOSTILE) && $(BIN)/python tests/soak/hostile.py --io transports $(HOSTILE)
 
 soak: build $(VENV)/.for-test  ## thousands of good, slow and broken clients for MINUTES=3, with and without failing system calls
 ifdef ASAN
@@ -145,7 +150,7 @@ HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c
 lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
-	bash -n .ci/run
+	bash -n .ci/run .ci/fresh
 	set -e; for cc in $(or $(COMPILERS),cc); do \
 	    for file in $(CORE_C); do \
 	        $$cc $(STRICT) -Wconversion -c $$file -o /dev/null; \

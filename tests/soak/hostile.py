@@ -1,6 +1,6 @@
 """Crowds that mean harm, each beside good clients: every good request is answered, and then the books are looked at.
 
-    make soak SOAK_HOSTILE='--seconds 20'
+    make soak
     .venv/bin/python tests/soak/hostile.py --scene hoarders --scene pings
 
 Each scene is a server of its own and one way to make it hold or do too much. While it lasts, good clients ask on new
