@@ -99,7 +99,7 @@ class Admin:
         if host is not None and self.names_another_host(host.decode("latin-1")):
             return 421, (*TEXT, CLOSE), b"the Host field names another server\n"
         # HAProxy's check asks OPTIONS / unless it is told otherwise, and OPTIONS for a path that it is told.
-        probe = self.readyz if (method, path) == ("OPTIONS", "/") else self._probes.get(path)
+        probe = self.readyz if method == "OPTIONS" and path in ("/", "*") else self._probes.get(path)
         page = self._pages.get(path)
         if probe is None and page is None:
             return 404, (*TEXT, CLOSE), b"/healthz /readyz /metrics /connections\n"

@@ -17,7 +17,7 @@ from kacore.server.loading import UsageError, load
 from kacore.server.server import Server, loop_factory
 
 # Of Server, what the parent of workers needs itself.
-LISTENING = ("host", "port", "uds", "bind", "fds", "backlog", "uds_mode")
+LISTENING = ("host", "port", "uds", "bind", "fds", "backlog", "uds_mode", "reuse_port")
 LEVELS = ("debug", "info", "warning", "error")
 
 

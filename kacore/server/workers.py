@@ -392,13 +392,16 @@ class Supervisor:
                 self._slots[process.slot].is_retiring = True
 
     def _on_serving(self, process: Process) -> None:
-        if process.state == "outdated":
+        if process.state == "outdated":  # it had begun to serve when it was told to end
+            process.kill_at = self._end_of_drain()
+            process.say("hurry")
             return
         slot = self._slots[process.slot]
         predecessor, slot.serving, slot.starting = slot.serving, process, None
         process.state = "serving"
         slot.is_retiring = False
         if self._stopping:
+            process.kill_at = self._end_of_drain() if self._stopping != "now" else process.kill_at
             process.say(self._stopping)
             return
         if predecessor is not None:
@@ -552,12 +555,15 @@ class Supervisor:
         self.notifier.stopping()
         self._stopping = word
         self._rolling.clear()
-        drain = self.policy.drain_lame_duck + self.policy.drain_timeout + KILL_AFTER_DRAIN
         for process in self._processes:
-            process.kill_at = time.monotonic() + (KILL_AFTER_NOW if word == "now" else drain)
+            process.kill_at = time.monotonic() + KILL_AFTER_NOW if word == "now" else self._end_of_drain()
             process.say(word)
             if process.state in ("starting", "outdated"):
                 self._end_starting(process)
+
+    def _end_of_drain(self) -> float:
+        """When a worker that is told to end now must be gone."""
+        return time.monotonic() + self.policy.drain_lame_duck + self.policy.drain_timeout + KILL_AFTER_DRAIN
 
     def _end_starting(self, process: Process) -> None:
         """It has no connection yet, and perhaps no ear for us."""

@@ -206,6 +206,7 @@ def say(port, text):
     "head",
     [
         "OPTIONS / HTTP/1.0\r\n\r\n",
+        "OPTIONS * HTTP/1.0\r\n\r\n",
         "OPTIONS /readyz HTTP/1.0\r\n\r\n",
         "HEAD /readyz HTTP/1.0\r\n\r\n",
         "GET /readyz HTTP/1.0\r\n\r\n",

@@ -172,6 +172,53 @@ def test_sigterm_to_one_worker_has_it_replaced_first(run):
     assert server.process.poll() is None
 
 
+def test_a_worker_that_begins_to_serve_as_it_is_told_to_end_answers_what_it_was_asked(launch, tmp_path, free_port):
+    (tmp_path / "app.py").write_text("""
+import asyncio, os
+
+async def there(name):
+    while not os.path.exists(name):
+        await asyncio.sleep(0.002)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        print("starts", flush=True)
+        await there("go")
+        await send({"type": "lifespan.startup.complete"})
+        return await receive()
+    print("asked", flush=True)
+    await there("answer")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"answered"})
+""")
+    short = "import sys; from kacore.server import workers; workers.KILL_STARTING = 0.01; from kacore.cli import main; "
+    port = free_port()
+    where = ("--port", str(port), "--workers", "1")
+    server = launch("-c", f"{short} sys.exit(main())", "serve", "app:app", *where, ready="starts")
+    server.send_signal(signal.SIGSTOP)  # so that it hears of both at once
+    (tmp_path / "go").touch()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        server.wait_for("asked")
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGCONT)
+        wait_until(lambda: is_refused(port))
+        (tmp_path / "answer").touch()
+        text = b""
+        while data := sock.recv(4096):
+            text += data
+    assert text.endswith(b"answered")
+    assert server.wait() == 0
+
+
+def is_refused(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=20).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_workers_drain_and_end_when_their_parent_is_killed(run):
     server = run("--workers", "2", "--drain-grace", "0.1", "--drain-spread", "0.1")
     workers = pids(server)
