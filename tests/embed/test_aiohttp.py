@@ -697,6 +697,7 @@ def test_runner_is_served_by_aiohttps_gunicorn_worker(launch, tmp_path):
     assert child.wait() == 0, child.text
 
 
+@pytest.mark.skipif(not hasattr(aiohttp.web_protocol.RequestHandler, "max_headers"), reason="an older one keeps them in its parser only")
 def test_arguments_of_aiohttp_count_instead_of_the_policy():
     async def main():
         app = web.Application()
