@@ -585,7 +585,8 @@ def test_websocket_is_a_tunnel_without_a_deadline():
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{runner.addresses[0][1]}") as ws:
-            assert runner.stats()["phases"]["tunnel"] == 1
+            while not runner.stats()["phases"]["tunnel"]:  # older ones say 101 a little earlier
+                await asyncio.sleep(0)
             await asyncio.sleep(0.2)
             await ws.send_str("hi")
             assert await ws.receive_str() == "hi"
@@ -697,7 +698,9 @@ def test_runner_is_served_by_aiohttps_gunicorn_worker(launch, tmp_path):
     assert child.wait() == 0, child.text
 
 
-@pytest.mark.skipif(not hasattr(aiohttp.web_protocol.RequestHandler, "max_headers"), reason="an older one keeps them in its parser only")
+@pytest.mark.skipif(
+    not hasattr(aiohttp.web_protocol.RequestHandler, "max_headers"), reason="an older one keeps them in its parser only"
+)
 def test_arguments_of_aiohttp_count_instead_of_the_policy():
     async def main():
         app = web.Application()
