@@ -69,16 +69,30 @@ fresh:  ## the demo and the suite in a minimal Debian, as a newcomer has them (n
 	.ci/fresh
 
 # The hosts' own tests of their servers, with kacore's classes in place of theirs. `make test` runs them, too, once they
-# are here.
+# are here. Then the adapters' tests in older hosts: the oldest that is taken, and one between; the newest is .venv's.
+# Each lives in an environment of its own, with only itself in it, over what .venv has.
 HOSTS := uvicorn aiohttp
-hosts: build $(VENV)/.for-test  ## fetch the sdists of uvicorn and aiohttp, and run their own tests on kacore's adapters
+OLDER := uvicorn==0.30.0 uvicorn==0.40.0 gunicorn==22.0.0 gunicorn==25.3.0 aiohttp==3.10.0 aiohttp==3.12.15
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SITE = $$($(1)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+build/hosts/%/.installed: | $(BIN)/python
+	$(BIN)/python -m venv --without-pip $(@D)
+	echo "import site; site.addsitedir('$(call SITE,$(abspath $(BIN)))')" > $(call SITE,$(@D)/bin)/below.pth
+	$(PIP) --python $(@D)/bin/python install --quiet --only-binary :all: --no-deps $* && touch $@
+
+hosts: build $(VENV)/.for-test $(OLDER:%=build/hosts/%/.installed)  ## fetch the sdists of uvicorn and aiohttp, run their own tests on kacore's adapters, and the adapters' in older hosts
 	@mkdir -p build/hosts
 	set -e; for host in $(HOSTS); do \
-	    $(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary $$host \
+	    $(PIP) download --quiet --no-deps --no-binary $$host \
 	        --dest build/hosts "$$host==$$($(BIN)/python -c "import $$host; print($$host.__version__)")"; \
 	    tar -xzf build/hosts/$$host-*.tar.gz --directory build/hosts; \
 	done
 	TEST_HOSTS=1 $(BIN)/pytest tests/embed/test_uvicorn_suite.py tests/embed/test_aiohttp_suite.py
+	set -e; for older in $(OLDER); do \
+	    build/hosts/$$older/bin/python -m pytest --quiet -W ignore::DeprecationWarning \
+	        -k 'not stock and not hup and not ttin and not blocked and not hammer' tests/embed/test_$${older%%==*}.py; \
+	done
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
 # PYTHONSAFEPATH keeps the current directory, and with it the build in place, off the path.

@@ -6,8 +6,7 @@ connection, a drain answers what is under way, and one timer serves all connecti
 what changes.
 
 A RequestHandler watches aiohttp's work where it passes through methods or attributes of the handler, and tells the
-table. These are not public in aiohttp, so one minor version of it is named here at a time, and the names are looked
-for at import. What is told, in the words of docs/table.md:
+table. These are not public in aiohttp, so they are looked for at import. What is told, in the words of docs/table.md:
 
     data_received, with no request open     received, head_done
     StreamReader._wait                      body_wanted, body_arrived
@@ -40,6 +39,7 @@ from aiohttp.web_protocol import RequestHandler as HostHandler
 from aiohttp.web_server import Server as HostServer
 
 from kacore._core import ConnectionTable
+from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError
 from kacore.server.listening import raise_descriptor_limit
 
@@ -56,22 +56,23 @@ if TYPE_CHECKING:
 
 __all__ = ["AppRunner", "RequestHandler", "Server", "SockSite", "TCPSite", "UnixSite", "run_app"]
 
-TESTED = ("3.14",)
-NEEDED = {
-    "_keepalive",
-    "_next_keepalive_close_time",
-    "_keepalive_handle",
-    "_keepalive_timeout",
-    "_waiter",
-    "_messages",
-    "_force_close",
-}
-
-if ".".join(aiohttp.__version__.split(".")[:2]) not in TESTED or not NEEDED.issubset(HostHandler.__slots__):
-    raise ImportError(
-        f"kacore.embed.aiohttp is tested with aiohttp {', '.join(TESTED)}, and this is {aiohttp.__version__}:"
-        f" install one of those (pip install kacore[aiohttp])"
-    )
+# Until 3.10.1 it is noted when a connection began to be idle, and since then when that is to end.
+KEPT_SINCE = "_keepalive_time" if hasattr(HostHandler, "_keepalive_time") else "_next_keepalive_close_time"
+OF_HANDLER = "_close _current_request _force_close _keepalive _keepalive_handle _keepalive_timeout _messages _task_handler"
+TRIED = Tried(
+    "aiohttp",
+    oldest="3.10",
+    newest="3.14",
+    needed=(
+        *(f"aiohttp.web_protocol:RequestHandler.{name}" for name in (*OF_HANDLER.split(), "_waiter", KEPT_SINCE)),
+        *(f"aiohttp.web_server:Server.{name}" for name in ("_connections", "_kwargs", "request_factory")),
+        "aiohttp.web_request:BaseRequest._cancel",
+        "aiohttp.web_runner:AppRunner._make_server",
+        "aiohttp.http_writer:StreamWriter._on_headers_sent",
+        "aiohttp.streams:StreamReader._wait",
+    ),
+)
+TRIED.at_import(aiohttp.__version__)
 
 # What the table has been told about a connection, and what it will have to be told.
 HEAD = 1  # a head has begun
@@ -216,6 +217,7 @@ class RequestHandler(HostHandler):
             self._idle(now)
 
     _next_keepalive_close_time = property(lambda self: 0.0, _kept)
+    _keepalive_time = _next_keepalive_close_time
 
     # -- coming and going --------------------------------------------------------------------------------
 
@@ -796,7 +798,8 @@ class TCPSite(web.TCPSite):
         reuse = {"reuse_address": self._reuse_address, "reuse_port": self._reuse_port}
         await start_site(self, create, self._host, self._port, **reuse)
         sockets = getattr(self._server, "sockets", ())
-        self._bound_port = sockets[0].getsockname()[1] if sockets else self._port
+        bound = sockets[0].getsockname()[1] if sockets else self._port
+        setattr(self, "_bound_port" if hasattr(self, "_bound_port") else "_port", bound)  # what its name says
 
 
 class UnixSite(web.UnixSite):

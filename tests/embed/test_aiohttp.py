@@ -584,8 +584,9 @@ def test_websocket_is_a_tunnel_without_a_deadline():
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        async with aiohttp.ClientSession() as session, session.ws_connect(site.name) as ws:
-            assert runner.stats()["phases"]["tunnel"] == 1
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{runner.addresses[0][1]}") as ws:
+            while not runner.stats()["phases"]["tunnel"]:  # older ones say 101 a little earlier
+                await asyncio.sleep(0)
             await asyncio.sleep(0.2)
             await ws.send_str("hi")
             assert await ws.receive_str() == "hi"
@@ -616,7 +617,7 @@ def test_tls_handshake_has_the_policys_deadline(need, which):
         await runner.setup()
         site = adapter.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
-        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])
         assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.close()
         await runner.cleanup()
@@ -687,7 +688,7 @@ async def app():
 @pytest.mark.needs("module:gunicorn")
 def test_runner_is_served_by_aiohttps_gunicorn_worker(launch, tmp_path):
     (tmp_path / "app.py").write_text(BY_GUNICORN)
-    worker = ("-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0", "--no-control-socket", "app:app")
+    worker = ("-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0", "app:app")
     child = launch("-m", "gunicorn", *worker, cwd=tmp_path)
     port = int(child.wait_for(r"Listening at: http://127.0.0.1:(\d+)")[1])
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
@@ -697,6 +698,9 @@ def test_runner_is_served_by_aiohttps_gunicorn_worker(launch, tmp_path):
     assert child.wait() == 0, child.text
 
 
+@pytest.mark.skipif(
+    not hasattr(aiohttp.web_protocol.RequestHandler, "max_headers"), reason="an older one keeps them in its parser only"
+)
 def test_arguments_of_aiohttp_count_instead_of_the_policy():
     async def main():
         app = web.Application()
@@ -751,7 +755,16 @@ def test_importing_kacore_imports_no_host(python_environment):
     assert child.stdout == "[]\n", child.stderr
 
 
-def test_unknown_version_is_one_sentence(python_environment):
-    code = "import aiohttp; aiohttp.__version__ = '4.0.1'; import kacore.embed.aiohttp"
-    child = subprocess.run([sys.executable, "-c", code], env=python_environment, capture_output=True, text=True, timeout=30)
-    assert "ImportError: kacore.embed.aiohttp is tested with aiohttp 3.14, and this is 4.0.1: install" in child.stderr
+@pytest.mark.parametrize(
+    ("spoiled", "status", "sentence"),
+    [
+        ("aiohttp.__version__ = '3.9.5'", 1, "kacore.embed.aiohttp cannot be in aiohttp 3.9.5: 3.10 is the oldest"),
+        ("aiohttp.__version__ = '4.0.1'", 0, "UntriedHostWarning: kacore.embed.aiohttp is not tried yet with aiohttp 4.0.1"),
+        ("del aiohttp.streams.StreamReader._wait", 1, "aiohttp.streams:StreamReader._wait is missing in it"),
+    ],
+)
+def test_version_that_is_not_known_is_told_in_one_sentence(python_environment, spoiled, status, sentence):
+    code = f"import aiohttp; {spoiled}; import kacore.embed.aiohttp"
+    child = subprocess.run([sys.executable, "-c", code], env=python_environment, capture_output=True, text=True, timeout=60)
+    assert child.returncode == status
+    assert sentence in child.stderr

@@ -1,4 +1,4 @@
-"""uvicorn's own tests of a protocol class, from its sdist, with kacore's class in place of the httptools one.
+"""uvicorn's own tests of what a protocol class has a part in, from its sdist, with kacore's in place of the httptools one.
 
 `make hosts` puts the sdist into build/hosts; without it these tests are skipped. Where kacore means to differ stands
 here by name, as in docs/embedding-uvicorn.md: a test that is listed and passes is as wrong as one that fails unlisted.
@@ -15,6 +15,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IS_ASKED = "TEST_HOSTS" in os.environ  # as `make hosts` sets it: this takes its time
 FOUND = sorted(ROOT.glob("build/hosts/uvicorn-*/tests/protocols/test_http.py"))
+
+# What is left out (command, reload, importing, configuration, workers) goes by no protocol class.
+SUITES = (
+    "protocols/test_http.py",
+    "protocols/test_websocket.py",
+    "middleware/test_logging.py",
+    "middleware/test_proxy_headers.py",
+    "test_default_headers.py",
+    "test_server.py",
+    "test_ssl.py",
+)
+FIELDS = {"KEEP_ALIVE_TIMEOUT": "5", "DRAIN_GRACE": "0.1", "DRAIN_SPREAD": "0.1"}
 
 # Test of uvicorn -> why kacore's answer is another one.
 DIFFERENT = {
@@ -40,23 +52,25 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.needs("module:httptools", "module:wsproto", "module:websockets", "module:anyio")
+@pytest.mark.needs("module:httptools", "module:wsproto", "module:websockets", "module:anyio", "module:httpx2")
 @pytest.mark.skipif(not (IS_ASKED and FOUND), reason="`make hosts` fetches the sdist of uvicorn and runs its tests")
-def test_uvicorn_protocol_tests_differ_only_where_that_is_meant():
+@pytest.mark.timeout(300)
+def test_uvicorn_tests_differ_only_where_that_is_meant():
     suite = FOUND[-1].parents[2]
     options = ["-p", "uvicorn_in_place", "-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider", "-rA"]
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-q", "--tb=no", "-k", "httptools", "tests/protocols/test_http.py"],
+        [sys.executable, "-m", "pytest", *options, "-q", "--tb=no", "-k", "httptools or not (h11 or zttp)"]
+        + [f"tests/{name}" for name in SUITES],
         cwd=suite,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "KACORE_KEEP_ALIVE_TIMEOUT": "5"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)} | {f"KACORE_{n}": v for n, v in FIELDS.items()},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=280,
     )
-    outcomes = re.findall(r"^(PASSED|FAILED|ERROR) \S+::(\w+)", child.stdout, re.MULTILINE)
+    outcomes = re.findall(r"^(PASSED|FAILED|ERROR) \S+::(test_\w+)", child.stdout, re.MULTILINE)
     passed = {name for outcome, name in outcomes if outcome == "PASSED"}
     failed = {name for outcome, name in outcomes if outcome != "PASSED"}
-    assert len(passed) > 25, child.stdout + child.stderr
+    assert len(passed) > 120, child.stdout + child.stderr
     assert failed == set(DIFFERENT), child.stdout
 
 
