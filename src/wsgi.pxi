@@ -100,6 +100,7 @@ cdef class WsgiExchange(CollectedExchange):
     cdef WsgiApplication app
     cdef dict environ
     cdef str method, target      # for logs: the environ is the application's
+    cdef object context          # the request's, for all that the application does
     cdef object result, rest     # the application's iterable, and an iterator over it
     cdef unsigned status
     cdef bytes reason            # of the status line, if not the usual one
@@ -143,7 +144,24 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int run(self) except -1:
-        """Call the application and send what it returns. Whatever it raises ends here."""
+        """Call the application, in a context of the request's own, and send what it returns."""
+        self.context = PyContext_CopyCurrent()
+        PyContext_Enter(self.context)
+        try:
+            return self.begin()
+        finally:
+            PyContext_Exit(self.context)
+
+    cdef int go_on(self) except -1:
+        """The same, for the rest of it."""
+        PyContext_Enter(self.context)
+        try:
+            return self.advance()
+        finally:
+            PyContext_Exit(self.context)
+
+    cdef int begin(self) except -1:
+        """Whatever the application raises ends here."""
         try:
             self.is_started = self.is_inside = True
             self.result = self.app.app(self.environ, self.start_response)
@@ -347,7 +365,7 @@ cdef class WsgiExchange(CollectedExchange):
         if news == KA_NEWS_LOW:
             if self.app.threads:
                 return self.pump()
-            return self.advance() if self.rest is not None and not self.is_inside else 0
+            return self.go_on() if self.rest is not None and not self.is_inside else 0
         if news == KA_NEWS_EOF:
             self.has_fin = True
         return CollectedExchange.news(self, news) if not self.is_started else 0
@@ -370,7 +388,11 @@ cdef class WsgiExchange(CollectedExchange):
             self.open_gate()
         elif self.rest is not None and not self.is_inside:
             self.rest = None
-            self.close_result()
+            PyContext_Enter(self.context)
+            try:
+                self.close_result()
+            finally:
+                PyContext_Exit(self.context)
         return 0
 
 

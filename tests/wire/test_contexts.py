@@ -143,6 +143,43 @@ def test_handlers_have_a_context_each(start, client, kind):
     assert [c.get().body for _ in range(3)] == [b"clean"] * 3
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+def test_wsgi_requests_have_a_context_each_and_keep_it_to_their_end(start, client, threads):
+    ends = []
+
+    def wsgi(environ, start_response):
+        before = VARIABLE.get()
+        VARIABLE.set("mine")
+        start_response("200 OK", [])
+
+        class Pieces:
+            n = 0
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                self.n += 1
+                if self.n > 40:
+                    raise StopIteration
+                return bytes(100_000) if VARIABLE.get() == "mine" else b"lost"  # more than fits into one turn
+
+            def close(self):
+                ends.append(VARIABLE.get())
+
+        return Pieces() if environ["PATH_INFO"] == "/pieces" else [before.encode()]
+
+    running = start(wsgi, interface="wsgi", threads=threads)
+    c = client(running)
+    assert c.get().body == b"clean"
+    assert c.get("/pieces").body == bytes(4_000_000)
+    assert c.get().body == b"clean"
+    leaver = client(running, receive_buffer=65536).send(get("/pieces"))
+    leaver.head()
+    leaver.reset()
+    wait_until(lambda: ends == ["mine", "mine"])
+
+
 # --- inside uvicorn -----------------------------------------------------------------------------------------
 
 
