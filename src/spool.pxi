@@ -94,7 +94,7 @@ cdef class Outbox:
     cdef int put(self, bytes piece, int64_t most) except -1:
         """Behind what is there. OSError: it should go to a file and cannot: put_anyway, and wait for the client."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        if self.fits(size, most):
+        if self.fits(piece, most):
             self.items.append(piece)
         else:
             self.spool(piece, most)
@@ -108,16 +108,18 @@ cdef class Outbox:
         self.n += PyBytes_GET_SIZE(piece)
         return 0
 
-    cdef bint fits(self, Py_ssize_t size, int64_t most) except -1:
-        """Whether it may stay in memory, where it is counted then. What waits for nobody does in any case, as large as it
-        is: the engine is about to take it."""
-        cdef size_t counted = <size_t>size + OUTBOX_PIECE
-        if not self.items and size > OUTBOX_MEMORY:
-            return True
-        if self.items and (isinstance(self.items[len(self.items) - 1], SpoolPart) or self.holding.is_tight()
-                           or <int64_t>(self.holding.nbytes + counted) > min(<int64_t>OUTBOX_MEMORY, most)):
+    cdef bint has_room(self, bytes piece, int64_t most) noexcept:
+        """Whether it may stay in memory. What waits for nobody may as large as it is: the engine is about to take it."""
+        cdef size_t counted = self.holding.nbytes + <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE
+        return not self.holding.is_tight() and (not self.items or <int64_t>counted <= min(<int64_t>OUTBOX_MEMORY, most))
+
+    cdef bint fits(self, bytes piece, int64_t most) except -1:
+        """Whether it stays in memory, where it is counted then."""
+        if not self.has_room(piece, most) or (self.items and isinstance(self.items[len(self.items) - 1], SpoolPart)):
             return False
-        return self.holding.hold(KA_USE_OUTPUT, counted)
+        if PyBytes_GET_SIZE(piece) > OUTBOX_MEMORY:
+            return True
+        return self.holding.hold(KA_USE_OUTPUT, <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE)
 
     cdef int spool(self, bytes piece, int64_t most) except -1:
         cdef SpoolFile file = self.file
