@@ -11,6 +11,8 @@ cdef enum:
     OUTBOX_PIECE = 64             # what a piece takes besides its bytes
     SPOOL_FILE = 1 << 20          # bytes of one file, at least, before another is begun
     SPOOL_PART = 1 << 20          # of a file, given to the conversation at once
+    COLLECT_MEMORY = 512 * 1024   # content of a request in memory
+    COLLECT_TIGHT = 16 * 1024     # the same while half of the budget is used
 
 cdef int N_SPOOLS = 0             # files that are open now
 
@@ -178,27 +180,37 @@ cdef class Collector:
     cdef list pieces
     cdef object file
     cdef Holding holding     # for what is in memory
-    cdef Py_ssize_t n, spool_bytes
+    cdef Py_ssize_t n
 
     cdef int add(self, bytes piece) except -1:
         """OSError: there is room neither in memory nor on the disk."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        if self.file is None:
-            if (self.n + size <= self.spool_bytes and not self.holding.is_tight()
-                    and self.holding.hold(KA_USE_INPUT, <size_t>size)):
-                self.n += size
-                self.pieces.append(piece)
-                return 0
-            self.begin_file()
-        self.file.write(piece)
+        cdef bint may_stay = self.n + size <= (COLLECT_TIGHT if self.holding.is_tight() else COLLECT_MEMORY)
         self.n += size
+        if self.file is None:
+            if may_stay and self.keep(piece):
+                return 0
+            try:
+                self.begin_file()
+            except OSError as error:  # memory will do, if there is some and it is little
+                if self.n > COLLECT_MEMORY or not self.keep(piece):
+                    raise
+                return self.holding.port.application.say_of_files(error)
+        self.file.write(piece)
         return 0
+
+    cdef bint keep(self, bytes piece) except -1:
+        if not self.holding.hold(KA_USE_INPUT, <size_t>PyBytes_GET_SIZE(piece)):
+            return False
+        self.pieces.append(piece)
+        return True
 
     cdef int begin_file(self) except -1:
         global N_SPOOLS
-        self.file = temporary_file(False)
+        file = temporary_file(False)
+        file.writelines(self.pieces)
+        self.file = file
         N_SPOOLS += 1
-        self.file.writelines(self.pieces)
         self.pieces = None
         self.holding.let_go(self.holding.nbytes)
         return 0
@@ -232,9 +244,8 @@ cdef class Collector:
             self.file.close()
 
 
-cdef Collector collector_of(Port port, Py_ssize_t spool_bytes=512 * 1024):
+cdef Collector collector_of(Port port):
     cdef Collector collector = Collector.__new__(Collector)
     collector.pieces = []
-    collector.spool_bytes = spool_bytes
     collector.holding = holding_of(port)
     return collector

@@ -231,6 +231,7 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int deliver(self, object piece, bint is_last) except -1:
+        cdef int64_t most = self.app.max_response_buffer
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
         if self.is_all:
@@ -248,15 +249,15 @@ cdef class WsgiExchange(CollectedExchange):
         if self.outbox is None:
             self.outbox = outbox_of(self.port)
         # The engine's thread comes at once, unlike a client: what it can send now need not go to a file.
-        while self.is_posted and not (self.is_slow or self.is_gone or self.outbox.has_room(piece, self.app.max_response_buffer)):
+        while self.is_posted and not (self.is_slow or self.is_gone or self.outbox.has_room(piece, most)):
             self.wait()
         try:
-            self.outbox.put(piece, self.app.max_response_buffer)
+            self.outbox.put(piece, most)
         except OSError as error:
             self.app.say_of_files(error)
             self.outbox.put_anyway(piece)
         self.app.post(self)
-        while self.outbox.is_full(self.app.max_response_buffer) and not self.is_gone:
+        while self.outbox.is_full(most) and not self.is_gone:
             self.wait()
         return 0
 
