@@ -11,6 +11,8 @@ cdef enum:
     OUTBOX_PIECE = 64             # what a piece takes besides its bytes
     SPOOL_FILE = 1 << 20          # bytes of one file, at least, before another is begun
     SPOOL_PART = 1 << 20          # of a file, given to the conversation at once
+    COLLECT_MEMORY = 512 * 1024   # content of a request in memory
+    COLLECT_TIGHT = 16 * 1024     # the same while half of the budget is used
 
 cdef int N_SPOOLS = 0             # files that are open now
 
@@ -94,7 +96,7 @@ cdef class Outbox:
     cdef int put(self, bytes piece, int64_t most) except -1:
         """Behind what is there. OSError: it should go to a file and cannot: put_anyway, and wait for the client."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        if self.fits(size, most):
+        if self.fits(piece, most):
             self.items.append(piece)
         else:
             self.spool(piece, most)
@@ -108,16 +110,18 @@ cdef class Outbox:
         self.n += PyBytes_GET_SIZE(piece)
         return 0
 
-    cdef bint fits(self, Py_ssize_t size, int64_t most) except -1:
-        """Whether it may stay in memory, where it is counted then. What waits for nobody does in any case, as large as it
-        is: the engine is about to take it."""
-        cdef size_t counted = <size_t>size + OUTBOX_PIECE
-        if not self.items and size > OUTBOX_MEMORY:
-            return True
-        if self.items and (isinstance(self.items[len(self.items) - 1], SpoolPart) or self.holding.is_tight()
-                           or <int64_t>(self.holding.nbytes + counted) > min(<int64_t>OUTBOX_MEMORY, most)):
+    cdef bint has_room(self, bytes piece, int64_t most) noexcept:
+        """Whether it may stay in memory. What waits for nobody may as large as it is: the engine is about to take it."""
+        cdef size_t counted = self.holding.nbytes + <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE
+        return not self.holding.is_tight() and (not self.items or <int64_t>counted <= min(<int64_t>OUTBOX_MEMORY, most))
+
+    cdef bint fits(self, bytes piece, int64_t most) except -1:
+        """Whether it stays in memory, where it is counted then."""
+        if not self.has_room(piece, most) or (self.items and isinstance(self.items[len(self.items) - 1], SpoolPart)):
             return False
-        return self.holding.hold(KA_USE_OUTPUT, counted)
+        if PyBytes_GET_SIZE(piece) > OUTBOX_MEMORY:
+            return True
+        return self.holding.hold(KA_USE_OUTPUT, <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE)
 
     cdef int spool(self, bytes piece, int64_t most) except -1:
         cdef SpoolFile file = self.file
@@ -176,27 +180,37 @@ cdef class Collector:
     cdef list pieces
     cdef object file
     cdef Holding holding     # for what is in memory
-    cdef Py_ssize_t n, spool_bytes
+    cdef Py_ssize_t n
 
     cdef int add(self, bytes piece) except -1:
         """OSError: there is room neither in memory nor on the disk."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        if self.file is None:
-            if (self.n + size <= self.spool_bytes and not self.holding.is_tight()
-                    and self.holding.hold(KA_USE_INPUT, <size_t>size)):
-                self.n += size
-                self.pieces.append(piece)
-                return 0
-            self.begin_file()
-        self.file.write(piece)
+        cdef bint may_stay = self.n + size <= (COLLECT_TIGHT if self.holding.is_tight() else COLLECT_MEMORY)
         self.n += size
+        if self.file is None:
+            if may_stay and self.keep(piece):
+                return 0
+            try:
+                self.begin_file()
+            except OSError as error:  # memory will do, if there is some and it is little
+                if self.n > COLLECT_MEMORY or not self.keep(piece):
+                    raise
+                return self.holding.port.application.say_of_files(error)
+        self.file.write(piece)
         return 0
+
+    cdef bint keep(self, bytes piece) except -1:
+        if not self.holding.hold(KA_USE_INPUT, <size_t>PyBytes_GET_SIZE(piece)):
+            return False
+        self.pieces.append(piece)
+        return True
 
     cdef int begin_file(self) except -1:
         global N_SPOOLS
-        self.file = temporary_file(False)
+        file = temporary_file(False)
+        file.writelines(self.pieces)
+        self.file = file
         N_SPOOLS += 1
-        self.file.writelines(self.pieces)
         self.pieces = None
         self.holding.let_go(self.holding.nbytes)
         return 0
@@ -230,9 +244,8 @@ cdef class Collector:
             self.file.close()
 
 
-cdef Collector collector_of(Port port, Py_ssize_t spool_bytes=512 * 1024):
+cdef Collector collector_of(Port port):
     cdef Collector collector = Collector.__new__(Collector)
     collector.pieces = []
-    collector.spool_bytes = spool_bytes
     collector.holding = holding_of(port)
     return collector

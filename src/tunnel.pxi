@@ -180,14 +180,15 @@ cdef class Upgrade:
 
     cdef int begin(self, Exchange exchange, object loop, object logger) except -1:
         cdef Stream stream = Stream.__new__(Stream)
-        cdef ka_talk *talk = exchange.talk
-        if talk == NULL:
+        cdef ka_talk *talk
+        headers = list(self.headers)  # before the talk is looked at: it may be code of the application's
+        if exchange.talk == NULL:
             raise ClientGone("the client is gone")
-        status = self.status or (200 if talk.head_flags & KA_HEAD_IS_CONNECT else 101)
-        headers = list(self.headers)
+        status = self.status or (200 if exchange.talk.head_flags & KA_HEAD_IS_CONNECT else 101)
         if status == 101:
             headers.append((b"connection", b"upgrade"))
         exchange.write_head(status, headers, KA_WHOLE_TUNNEL)
+        talk = exchange.talk
         exchange.detach()
         stream.entry = exchange.entry
         exchange.entry = None

@@ -112,7 +112,8 @@ cdef class WsgiExchange(CollectedExchange):
     cdef bint is_inside          # ... and its code is on the stack, in the engine's thread
     cdef Outbox outbox           # pieces from a thread; None until there is one that is not the last
     cdef object last             # from a thread: the piece that ends the response
-    cdef object gate             # a lock that a thread waits on while too much is ahead; None until then
+    cdef object gate             # a lock that a thread waits on; None until then
+    cdef bint is_slow            # the client takes no more now
     cdef object error            # what the application raised, in a thread
     cdef bint has_fin            # the client sent FIN
     cdef int64_t left_ns         # since when there is nothing to tell whether it has left; 0: there is
@@ -248,6 +249,7 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int deliver(self, object piece, bint is_last) except -1:
+        cdef int64_t most = self.app.max_response_buffer
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
         if self.is_all:
@@ -264,17 +266,25 @@ cdef class WsgiExchange(CollectedExchange):
             return self.app.post(self)
         if self.outbox is None:
             self.outbox = outbox_of(self.port)
+        # The engine's thread comes at once, unlike a client: what it can send now need not go to a file.
+        while self.is_posted and not (self.is_slow or self.is_gone or self.outbox.has_room(piece, most)):
+            self.wait()
         try:
-            self.outbox.put(piece, self.app.max_response_buffer)
+            self.outbox.put(piece, most)
         except OSError as error:
             self.app.say_of_files(error)
             self.outbox.put_anyway(piece)
         self.app.post(self)
-        while self.outbox.is_full(self.app.max_response_buffer) and not self.is_gone:
-            if self.gate is None:
-                self.gate = allocate_lock()
-                self.gate.acquire()
+        while self.outbox.is_full(most) and not self.is_gone:
+            self.wait()
+        return 0
+
+    cdef int wait(self) except -1:
+        """Until the engine's thread has looked at this exchange, or there is something to be told."""
+        if self.gate is None:
+            self.gate = allocate_lock()
             self.gate.acquire()
+        self.gate.acquire()
         return 0
 
     cdef int fail(self, object error) except -1:
@@ -329,14 +339,14 @@ cdef class WsgiExchange(CollectedExchange):
         except BaseException as error:
             self.report(error)
             self.lost()
-        if self.outbox is not None and self.outbox.is_full(self.app.max_response_buffer):
-            return 0
         return self.open_gate()
 
     cdef int send_on(self) except -1:
         cdef Outbox outbox = self.outbox
+        self.is_slow = False
         while outbox is not None and outbox.items:
             if self.is_held():
+                self.is_slow = True
                 return 0
             self.put(outbox.take(), False)
         if self.last is not None and not self.is_held():

@@ -544,6 +544,29 @@ def test_threads_run_requests_at_once_and_one_thread_is_the_loops_own(run):
     alone.wait_for("said by the application")
 
 
+PIECES = """
+import os, time
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    yield b"first"
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+    yield b"second"
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_piece_is_with_the_client_before_the_application_goes_on(run, tmp_path, threads):
+    child = run("wsgi", "--threads", threads, app=PIECES)
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", int(child.url.rpartition(":")[2]), timeout=20)) as client:
+        client.request("GET", "/")
+        response = client.getresponse()
+        assert response.read(5) == b"first"
+        (tmp_path / "go").touch()
+        assert response.read() == b"second"
+
+
 def test_forwarded_allow_ips_says_whose_word_is_taken(run):
     server = run("wsgi", "--forwarded-allow-ips", "127.0.0.2")
     said = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}

@@ -303,3 +303,12 @@ def test_content_that_has_room_nowhere_is_answered_503_and_told_once(collecting,
         assert client(running).send(sized(100_000)).response().status == 503
     assert client(running).send(sized(1000)).response().body == b"1000"
     assert caplog.text.count("a temporary file could not be written") == 1
+
+
+def test_content_stays_in_memory_where_no_file_can_be_had_and_there_is_room(collecting, client, monkeypatch, caplog):
+    running = collecting(policy=Policy(max_buffer_bytes=1 << 20))
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    waiting = [client(running).send(sized(200_000)[:-10]) for _ in range(3)]  # over half of it
+    wait_until(lambda: "could not be written" in caplog.text)
+    for c in waiting:
+        assert c.send(b"x" * 10).response().body == b"200000"
