@@ -138,8 +138,9 @@ cdef class HostedWsgiApplication(WsgiApplication):
         ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
         return 0
 
-    cdef dict environ_of(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
-        cdef dict environ = WsgiApplication.environ_of(self, port, talk, head, fields)
+    cdef dict environ_of(self, WsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head,
+                         const ka_field *fields):
+        cdef dict environ = WsgiApplication.environ_of(self, exchange, port, talk, head, fields)
         cdef str mount = environ["SCRIPT_NAME"], path
         if self.is_told and (<Driver>port).is_trusted(talk.conn):
             told = told_mount(ka_talk_head_bytes(talk), head, fields)
