@@ -343,6 +343,7 @@ def if_file(reader: Reader, block: Directive) -> bool:
     return os.path.exists(os.path.join(reader.base, name)) is wanted
 
 
+RELEASES = range(37, 100)  # of 2.4; that of RHEL 8 is the oldest that anybody still maintains
 COMPARE = {
     "=": lambda sign: sign == 0,
     "==": lambda sign: sign == 0,
@@ -354,7 +355,7 @@ COMPARE = {
 
 
 def if_version(reader: Reader, block: Directive) -> bool:
-    """True of every 2.4 or of none; which release it is the text does not say."""
+    """As every release that is in use has it, or none; which one it is the text does not say."""
     words = block.args if len(block.args) != 1 else ["=", *block.args]
     if len(words) != 2:
         raise ValueError("Apache takes an operator and a version, with a space between")
@@ -363,14 +364,14 @@ def if_version(reader: Reader, block: Directive) -> bool:
     slashes = re.fullmatch(r"/(.*)/", version)
     if operator == "~" or (operator in ("=", "==") and slashes):
         pattern = compile_pattern(slashes[1] if slashes and operator != "~" else version)
-        answers = {pattern.search(f"2.4.{patch}") is not None for patch in range(100)}
+        answers = {pattern.search(f"2.4.{patch}") is not None for patch in RELEASES}
     else:
         if operator not in COMPARE or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,2}", version):
             raise ValueError("Apache takes =, ==, >, >=, <, <= or ~, and a version of up to three numbers")
         than = [*map(int, version.split(".")), 0, 0][:3]
-        answers = {COMPARE[operator](([2, 4, patch] > than) - ([2, 4, patch] < than)) for patch in range(100)}
+        answers = {COMPARE[operator](([2, 4, patch] > than) - ([2, 4, patch] < than)) for patch in RELEASES}
     if len(answers) > 1:
-        raise ValueError("true of some releases of Apache 2.4 and not of others; which it is is not known here")
+        raise ValueError("some releases of Apache say yes and others no, and which it is is not known here")
     return (True in answers) is wanted
 
 
@@ -573,7 +574,7 @@ def load_module(reader: Reader, found: Directive, scope: Scope) -> None:
     if found.args[0].removesuffix("_module").removeprefix("mpm_") in MPMS:
         reader.out.remark(found, "decides what MaxRequestWorkers counts")
     else:
-        reader.out.refuse(found, OURS)
+        reader.out.remark(found, "decides what <IfModule> says")
 
 
 def site_name(reader: Reader, found: Directive, scope: Scope) -> None:

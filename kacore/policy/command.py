@@ -176,7 +176,7 @@ def as_table(found: Effective, *, is_verbose: bool = False) -> str:
     lines += ["", f"Clients can make a worker hold {mebibytes(found.policy)} of memory at the very worst: docs/capacity.md."]
     for number, (rule, origin) in enumerate(zip(found.policies.rules, found.rule_origins, strict=True), 1):
         keys = ", ".join(f"{key} {' | '.join(given)}" for key, given in rule.keys().items())
-        lines += ["", f"rule {number}: {keys} ({origin})"]
+        lines += ["", f"rule {number}: {keys} ({origin}){'' if rule.changes else ': as the default'}"]
         lines += [
             f"  {name} = {show(value)} {Policy.__fields__[name].unit}".rstrip() for name, value in rule.changes.items()
         ]

@@ -30,7 +30,7 @@ def sentences(policy: Policy, said: Iterable[str]) -> list[str]:
     found = [
         f"{part}={show(values[part])} is never reached: a whole head has {whole}={show(values[whole])}, raise it too"
         for part, whole in PARTS.items()
-        if part in said and values[part] >= values[whole]
+        if part in said and values[part] > values[whole]
     ]
     if set(DRAIN) & set(said) and sum(values[name] for name in DRAIN) > values["drain_timeout"]:
         together = " + ".join(f"{name}={show(values[name])}" for name in DRAIN if values[name])
