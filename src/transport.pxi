@@ -277,7 +277,7 @@ cdef class TransportProtocol:
                 driver_on_race(<void *>self.transports, self.conn, self.cause)
         if ka_conn_progress(table, self.conn, n, self.transports.moment, &ignored) == KA_ESLOW:
             self.end(self.cause)
-        elif n >= READ_HIGH and not self.is_read_paused:  # a loop may go on reading while there is something
+        elif n >= KA_READ_AHEAD and not self.is_read_paused:  # a loop may go on reading while there is something
             self.is_read_paused = True
             self.transport.pause_reading()
             self.transports.again.append(self)

@@ -7,7 +7,6 @@ import pytest
 from kacore import Policy
 from kacore.server import TLS
 from tests.wire.conftest import wait_until
-from tests.wire.test_tls import certificates, localhost, over_tls  # noqa: F401
 
 MORE = bytes(3 << 20)
 UPLOAD = f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len(MORE)}\r\n\r\n"
@@ -44,7 +43,7 @@ def test_a_client_that_goes_on_sending_megabytes_reads_the_answer(start, client,
 
 
 @pytest.mark.usefixtures("certificates")
-def test_the_same_holds_over_tls(start, over_tls, localhost):  # noqa: F811
+def test_the_same_holds_over_tls(start, over_tls, localhost):
     running = start(never, policy=Policy(max_body_bytes=1000), tls=TLS(localhost))
     c = over_tls(running).send(UPLOAD)
     for at in range(0, len(MORE), 65536):
