@@ -277,6 +277,10 @@ cdef class TransportProtocol:
                 driver_on_race(<void *>self.transports, self.conn, self.cause)
         if ka_conn_progress(table, self.conn, n, self.transports.moment, &ignored) == KA_ESLOW:
             self.end(self.cause)
+        elif n >= KA_READ_AHEAD and not self.is_read_paused:  # a loop may go on reading while there is something
+            self.is_read_paused = True
+            self.transport.pause_reading()
+            self.transports.again.append(self)
         return 0
 
     cdef bytes introduce(self, bytes data):
@@ -448,6 +452,8 @@ cdef class TransportProtocol:
 
     cdef int turn(self) except -1:
         """Everything that can be done now. The connection may be gone afterwards."""
+        if self.conn and self.is_lingering:
+            return self.steer_reading()
         if self.conn == 0 or self.talk == NULL:
             return 0
         self.turn_bytes = 0

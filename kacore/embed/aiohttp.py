@@ -601,13 +601,20 @@ class Server(HostServer):
         return True
 
     def _make_room(self, now: float) -> bool:
-        """Close the connection that goes first, unless bytes of it wait in the kernel: then it is not idle."""
+        """Close the connection that goes first, unless bytes of it wait in the kernel, or have left it: then it is not
+        idle, or not slow."""
         while victim := self.table.victim(now):
             handler = self._by_conn[victim]
             if handler._stage == 0 and waiting_bytes(self.transport_of(handler), FIONREAD):
                 handler._stage = HEAD
                 self.table.received(victim, now)
                 continue
+            if handler._stage & WRITE:
+                handler.write_progress(now)
+                if self.table.victim(now) != victim:
+                    continue
+            if self.table.phase(victim) == "body":
+                handler.expire("answer_408", "evicted")
             handler.end("evicted")
             return True
         return False

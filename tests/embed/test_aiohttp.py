@@ -402,6 +402,27 @@ def test_full_server_evicts_the_longest_idle_one(visit):
     visit(scenario, max_connections=2)
 
 
+def test_full_server_of_a_slow_upload_and_a_client_that_takes_nothing_has_room(visit_kacore):
+    async def handler(request):
+        if request.method == "POST":
+            await request.read()
+        return web.Response(body=bytes(16 << 20) if "big" in request.query else b"hello")
+
+    async def scenario(house):
+        upload, silent = await house.connect(), await house.connect()
+        upload.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nx")
+        silent.writer.transport.pause_reading()
+        silent.writer.write(b"GET /?big HTTP/1.1\r\nHost: a\r\n\r\n")
+        await house.has("body")
+        await house.has("write")
+        await until(lambda: house.table.victim(asyncio.get_running_loop().time()))
+        assert (await (await house.connect()).ask())[0] == 200
+        assert (await upload.answer())[0] == 408
+        await house.closes_one("evicted")
+
+    visit_kacore(scenario, handler, max_connections=2, rate_window=0.1)
+
+
 def test_newcomer_is_answered_503_when_nobody_can_go(visit):
     async def waits(request):
         await asyncio.sleep(30)

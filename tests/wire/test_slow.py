@@ -9,7 +9,6 @@ from kacore import Policy, _core
 from kacore.embed.asyncio import Connections, KeepAliveProtocol
 from kacore.server import TLS
 from tests.wire.conftest import Running, wait_until
-from tests.wire.test_tls import certificates, localhost, over_tls  # noqa: F401
 
 POST = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
 BIG = bytes(16 << 20)  # more than the kernel takes ahead
@@ -101,7 +100,7 @@ def test_a_client_that_takes_its_response_is_no_victim_though_the_kernel_took_al
 
 
 @pytest.mark.usefixtures("certificates")
-def test_the_same_holds_over_tls(start, over_tls, localhost):  # noqa: F811
+def test_the_same_holds_over_tls(start, over_tls, localhost):
     running = start(ok, policy=Policy(max_connections=2, rate_window=0.1), tls=TLS(localhost))
     slow, silent = over_tls(running), over_tls(running)
     fill(running, "body", [slow], POST)
