@@ -21,7 +21,7 @@ BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: fresh bench-deadlines bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: fresh bench-deadlines bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -205,6 +205,9 @@ bench-server: build .venv-bench/.peers  ## the server beside others and nginx: C
 
 bench-send: $(VENV)/.for-build  ## what each way to send 1 MiB from memory costs the kernel: send, MSG_ZEROCOPY, vmsplice, sendfile
 	$(BIN)/python benches/bench_send.py $(ARGS)
+
+bench-round: build $(VENV)/.for-test  ## how long one hostile peer holds the loop: websocket frames, TLS records
+	$(BIN)/python -m benches.bench_round $(ARGS)
 
 bench-deadlines: build  ## how late idle connections are closed; a burst of newcomers; one client more than full
 	$(BIN)/python benches/bench_deadlines.py $(ARGS)

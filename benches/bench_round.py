@@ -4,7 +4,10 @@ A server runs in a thread; a hostile client in another process does one thing fo
 for a page again and again. The control is the good client alone. CPU time of the thread, so that other processes and the
 interpreter's lock do not count.
 
-    python -m benches.bench_round [--io epoll|transports] [--seconds 1] [scene ...]
+Each scene runs twice, and what happens the first time only is not shown. A handshake of TLS is the longest step there
+is: scenes that lose their connection, and begin again, show it.
+
+    make bench-round ARGS='--io epoll --seconds 3 pings deflate-bombs'
 """
 
 from __future__ import annotations

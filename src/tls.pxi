@@ -77,9 +77,9 @@ cdef class TlsSession:
     cdef int feed(self, const char *bytes, size_t size) except? -99:
         cdef size_t given
         if size == 0:
+            # The SSLObject is not told: it would say a fatal alert in front of the answers that are still to come, or, with
+            # OP_IGNORE_UNEXPECTED_EOF, take it for a clean end.
             self.saw_fin = True
-            if self.held is None:
-                self.incoming.write_eof()
             return KA_OK
         if not self.is_fed:
             self.is_fed = True
@@ -139,8 +139,6 @@ cdef class TlsSession:
         self.held_at += given
         if given == left:
             self.held = None
-            if self.saw_fin:
-                self.incoming.write_eof()
         return 0
 
     cdef bint wants_more(self) except *:
@@ -195,8 +193,6 @@ cdef class TlsSession:
             n = self.ran_dry()
         except ssl.SSLZeroReturnError:
             n = 0
-        except ssl.SSLEOFError:
-            n = KA_ESTALE
         except ssl.SSLError as error:
             self.is_over = True
             self.listener.note("a TLS connection broke", error)
@@ -222,7 +218,7 @@ cdef class TlsSession:
             return KA_EPEER
         self.c.has_more = self.held is not None
         self.c.is_empty = self.is_split = self.held is None
-        return KA_PARTIAL
+        return KA_ESTALE if self.saw_fin and self.held is None else KA_PARTIAL
 
     cdef int write(self, const iovec *iov, int n) except? -99:
         cdef int i

@@ -377,6 +377,15 @@ def test_fin_without_close_notify_inside_content_is_a_truncation(start, over_tls
     wait_until(lambda: server.closed("error") == 1, "it counts as an error")
 
 
+def test_who_closes_his_side_without_close_notify_is_answered_all_the_same(start, over_tls, localhost):
+    server = start(handler, tls=TLS(localhost))
+    one = over_tls(server)
+    with server.held():
+        one.send("GET /a HTTP/1.1\r\nHost: test\r\n\r\nGET /b HTTP/1.1\r\nHost: test\r\n\r\n")
+        socket.socket.shutdown(one.sock, socket.SHUT_WR)  # past the ssl module, which would say it
+    assert [one.response().body for _ in range(2)] == [b"GET 0", b"GET 0"]
+
+
 def test_an_application_that_waits_hears_that_its_client_left(start, over_tls, localhost):
     seen = []
 
