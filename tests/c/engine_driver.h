@@ -37,6 +37,13 @@ static const char *content_at(unsigned id) { return pattern + id * 7 % 26; }
 
 /* --- the application --- */
 
+/* NULL, or what the application does wherever it is called, besides: `where` names the call. */
+static void (*inside)(void *ctx, const char *where, ka_handle conn);
+static void look_inside(void *ctx, const char *where, ka_handle conn)
+{
+    if (inside) inside(ctx, where, conn);
+}
+
 typedef struct exchange exchange;
 typedef struct server server;
 struct server {
@@ -201,6 +208,7 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
         x->id = (unsigned)strtoul(digits, NULL, 10) % 100000;
     }
     talk->exchange = x;
+    look_inside(s, "request", talk->conn);
     if (x->kind == 'g') x->wait = 1 + (unsigned)(faults_random(&s->random) % 5);
     else act(x);
 }
@@ -209,6 +217,7 @@ static void on_news(void *ctx, ka_talk *talk, ka_news news)
 {
     ((server *)ctx)->n_fins += news == KA_NEWS_EOF;
     exchange *x = talk->exchange;
+    look_inside(ctx, "news", talk->conn);
     if (x && !talk->has_response && ((news == KA_NEWS_BODY && x->kind == 'e')
                                    || (news == KA_NEWS_LOW && (x->kind == 'd' || x->kind == 'z'))))
         act(x);
@@ -217,18 +226,49 @@ static void on_news(void *ctx, ka_talk *talk, ka_news news)
 static void on_lost(void *owner)
 {
     exchange *x = owner;
+    look_inside(x->server, "lost", x->talk->conn);
     x->talk = NULL;
     x->next = x->server->free;
     x->server->free = x;
     x->server->n_exchanges--;
 }
-static void on_wake(void *ctx) { (void)ctx; }
+static void on_wake(void *ctx) { look_inside(ctx, "wake", 0); }
 static void on_notice(void *ctx, ka_notice what)
 {
     (void)what;
     ((server *)ctx)->n_notices++;
+    look_inside(ctx, "notice", 0);
 }
-static void release(void *owner) { --*(int *)owner; }
+static void release(void *owner)
+{
+    --*(int *)owner;
+    look_inside((char *)owner - offsetof(server, holds), "release", 0);
+}
+static void on_closed(void *ctx, ka_handle conn, ka_cause cause)
+{
+    (void)cause;
+    look_inside(ctx, "closed", conn);
+}
+static void on_race(void *ctx, ka_handle conn, ka_cause cause)
+{
+    (void)cause;
+    look_inside(ctx, "race", conn);
+}
+static void on_refused(void *ctx, ka_talk *talk) { look_inside(ctx, "refused", talk->conn); }
+static unsigned class_of_client(void *ctx, unsigned listener, const ka_client *client)
+{
+    (void)listener;
+    (void)client;
+    look_inside(ctx, "class of client", 0);
+    return 0;
+}
+static unsigned class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
+{
+    (void)head;
+    (void)fields;
+    look_inside(ctx, "class of request", talk->conn);
+    return 0;
+}
 
 /* What the application's tasks do between two steps. */
 static void act_late(server *s)
@@ -249,7 +289,8 @@ static void server_open(server *s, const ka_capacity *capacity, const ka_policy 
 {
     static int n_servers;
     ka_calls calls = {.ctx = s, .on_request = on_request, .on_news = on_news, .on_lost = on_lost, .on_wake = on_wake,
-                      .on_notice = on_notice, .release = release};
+                      .on_notice = on_notice, .on_closed = on_closed, .on_race = on_race, .on_refused = on_refused,
+                      .class_of_client = class_of_client, .class_of_request = class_of_request, .release = release};
     char name[] = "/tmp/kacore-engine-XXXXXX";
     *s = (server){.random = faults.state};
     for (int i = 0; i < N_EXCHANGES; i++) exchanges[i] = (exchange){.next = i ? &exchanges[i - 1] : NULL};
@@ -311,9 +352,9 @@ typedef struct {
     unsigned n_good, n_whole, n_lost, n_turned_away, n_evicted, n_wrong;
 } score;
 
-static int ends_with(char kind) { return strchr(ENDS, kind) != NULL; }
+static inline int ends_with(char kind) { return strchr(ENDS, kind) != NULL; }
 
-static void put(client *c, const char *bytes, size_t n)
+static inline void put(client *c, const char *bytes, size_t n)
 {
     c->text = realloc(c->text, c->n_text + n + 1);
     if (c->text == NULL) abort();
@@ -321,7 +362,7 @@ static void put(client *c, const char *bytes, size_t n)
     c->text[c->n_text += n] = 0;
 }
 
-static void ask(client *c, char kind, unsigned id, uint64_t *random)
+static inline void ask(client *c, char kind, unsigned id, uint64_t *random)
 {
     char line[256];
     size_t body = kind == 'e' ? content_of(kind, id) : kind == 'h' ? id * 13 % 150000 : 0;
@@ -364,7 +405,7 @@ static void client_leave(client *c)
 }
 
 /* One response is read. Return 1. */
-static int answered(client *c)
+static inline int answered(client *c)
 {
     c->n_answered++;
     c->state = IN_HEAD;
@@ -372,12 +413,12 @@ static int answered(client *c)
     return 1;
 }
 
-static int is_whole(const client *c)
+static inline int is_whole(const client *c)
 {
     return c->status != 200 || c->manner == RUBBISH || c->n_content == content_of(c->kinds[c->n_answered], c->ids[c->n_answered]);
 }
 
-static void head_is_read(client *c)
+static inline void head_is_read(client *c)
 {
     char *length, kind = c->n_answered < c->n_asked ? c->kinds[c->n_answered] : '?';
     c->head[c->n_head] = 0;
@@ -398,7 +439,7 @@ static void head_is_read(client *c)
 }
 
 /* One byte of what the server sent. Return whether it is as it must be. */
-static int hear(client *c, char byte)
+static inline int hear(client *c, char byte)
 {
     int is_ours = c->status == 200 && c->manner != RUBBISH, is_right = 1;
     switch (c->state) {
@@ -439,7 +480,7 @@ static int hear(client *c, char byte)
 }
 
 /* What its manner makes of a round: say a little, hear a little. Return whether it stays. */
-static int client_act(client *c, uint64_t *random)
+static inline int client_act(client *c, uint64_t *random)
 {
     static char heard[1 << 16];
     if (c->n_sent < c->n_text && !c->is_over) {
@@ -468,7 +509,7 @@ static int client_act(client *c, uint64_t *random)
 }
 
 /* How many of its requests can be answered. */
-static unsigned expected(const client *c)
+static inline unsigned expected(const client *c)
 {
     for (unsigned i = 0; i < c->n_asked; i++)
         if (ends_with(c->kinds[i])) return i;
@@ -476,7 +517,7 @@ static unsigned expected(const client *c)
 }
 
 /* A client that did nothing wrong is through. What has become of its requests? */
-static void judge(const client *c, score *score)
+static inline void judge(const client *c, score *score)
 {
     size_t answered_to = c->n_answered ? c->ends[c->n_answered - 1] : 0;
     int is_between = c->state == IN_HEAD && c->n_head == 0;
