@@ -19,7 +19,8 @@ from setuptools.command.build_py import build_py
 # In the order of the house: each may use those before it.
 CORE = ["ka_scan", "ka_head", "ka_body", "ka_reply", "ka_table", "ka_conn", "ka_buf", "ka_talk", "ka_filter",
         "ka_proxy", "ka_trust"]
-EPOLL = ["ka_wire", "ka_engine", "ka_accept"]
+EPOLL = ["ka_wire", "ka_engine", "ka_accept", "ka_closing"]
+CHECKS = ["ka_talk_check"]  # without a header of its own
 # What a C program needs of CORE besides a .c and a .h each; kacore.get_include() names where they are installed.
 HEADERS = ["ka_base.h", "ka_block.h", "ka_conn_room.h", "ka_head_lines.h", "ka_turn.h"]
 
@@ -31,6 +32,7 @@ class BuildWithCore(build_py):
         if self.editable_mode:
             return {}
         names = [f"{name}{suffix}" for name in CORE for suffix in (".c", ".h")] + HEADERS
+        names += [f"{name}.c" for name in CHECKS]
         return {f"src/{name}": os.path.join(self.build_lib, "kacore", "include", name) for name in names}
 
     def run(self):
@@ -86,7 +88,7 @@ if coverage:
     link_args += ["--coverage"]
 
 # Strict warnings are asked for by `make lint`, not from whoever builds this from source.
-sources = [f"src/{name}.c" for name in CORE + (EPOLL if has_epoll else [])]
+sources = [f"src/{name}.c" for name in CORE + CHECKS + (EPOLL if has_epoll else [])]
 extension = Extension(
     "kacore._core",
     sources=["src/_core.pyx", *sources],

@@ -66,6 +66,7 @@ cdef class Engine(Driver):
     cdef ka_engine *engine
     cdef object call_soon, attend_later
     cdef bint is_attending       # attend_later is on its way
+    cdef bint is_closing         # close() was called; carried out when nothing of the engine's is going on
     cdef uint64_t process        # that it was made in
     cdef list sockets            # kept alive for as long as they are listened on
     cdef peer_entry *peers
@@ -135,7 +136,7 @@ cdef class Engine(Driver):
 
     cdef int check_open(self) except -1:
         """After a fork both processes would share one epoll set and break each other."""
-        if self.engine == NULL:
+        if self.engine == NULL or self.is_closing:
             raise LocalError("the engine is closed")
         if self.process != ka_process():
             raise LocalError("the engine was made before a fork, in another process: make one here")
@@ -197,26 +198,34 @@ cdef class Engine(Driver):
         ka_engine_unlisten(self.engine, sock.fileno(), is_last)
         if sock in self.sockets:
             self.sockets.remove(sock)
+        self.close_at_last()
 
     def stop_listening(self):
         """Accept what waits in the queues, then no more. The sockets stay open; they are the caller's."""
         self.check_open()
         ka_engine_stop_listening(self.engine)
         self.sockets.clear()
+        self.close_at_last()
 
     def step(self):
         """One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
 
         Return: int, number of events; 0 = nothing is ready. Raises OSError, and what the application raised to end
-        the process (SystemExit, KeyboardInterrupt).
+        the process (SystemExit, KeyboardInterrupt). LocalError from within a step.
         """
         cdef int got
+        self.close_at_last()
         self.check_open()
         got = ka_engine_step(self.engine)
+        if got == KA_EINVAL:
+            raise LocalError("a step is going on: it cannot be taken from within")
         if self.shared != NULL:
             self.share_counters()
-        self.application.leave()
-        self.raise_pending()
+        try:
+            self.application.leave()
+            self.raise_pending()
+        finally:
+            self.close_at_last()
         if got < 0:
             raise os_error(got)
         return got
@@ -262,7 +271,7 @@ cdef class Engine(Driver):
             self.application.leave()
         finally:
             PyContext_Exit(context)
-        return 0
+        return self.close_at_last()
 
     cdef int64_t now(self) noexcept:
         return ka_engine_now(self.engine) if self.engine != NULL else 0
@@ -316,15 +325,27 @@ cdef class Engine(Driver):
         `grace` seconds and are closed spread over `spread`; what is left at `timeout` is closed."""
         self.check_open()
         ka_engine_drain(self.engine, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9), <int64_t>(timeout * 1e9))
+        self.close_at_last()
 
     def close(self):
-        """Close every connection and the engine's descriptors. Idempotent."""
+        """Close every connection and the engine's descriptors. Idempotent. From within whatever the engine calls: at the end
+        of the step, behind what responses have produced; other calls say that it is closed from now on."""
+        if self.engine == NULL or self.process != ka_process():
+            return
+        self.is_closing = True
+        ka_engine_close_all(self.engine, KA_CAUSE_DRAIN)
+        if ka_engine_is_inside(self.engine):
+            ka_engine_wake(self.engine)  # for a step, if none is going on
+        else:
+            self.close_at_last()
+
+    cdef int close_at_last(self) except -1:
         cdef ka_engine *engine = self.engine
-        if engine != NULL and self.process == ka_process():
-            ka_engine_close_all(engine, KA_CAUSE_DRAIN)
+        if self.is_closing and engine != NULL and not ka_engine_is_inside(engine):
             self.engine = NULL
             ka_engine_free(engine)
             self.budget = NULL
+        return 0
 
     def stats(self):
         """dict of what the engine itself counts: steps, events, system calls, buffers."""

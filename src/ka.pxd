@@ -556,6 +556,7 @@ cdef extern from "ka_engine.h" nogil:
     int64_t ka_engine_now(ka_engine *e)
     int64_t ka_engine_read_clock()
     bint ka_engine_is_stepping(const ka_engine *e)
+    bint ka_engine_is_inside(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
     int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
     ka_trust *ka_engine_trust(ka_engine *e)

@@ -1,5 +1,5 @@
 /* ka_engine.c: see ka_engine.h. In order: socks, sending and receiving, one connection's turn, the ends of a
- * connection, handshakes, expiry, the step. Accepting stands in ka_accept.c. */
+ * connection, handshakes, expiry, the step. Accepting stands in ka_accept.c, closing in ka_closing.c. */
 #include "ka_engine_parts.h"
 
 #include <fcntl.h>
@@ -28,7 +28,6 @@ enum {
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
 static void again(ka_engine *e, ka_handle h, ka_sock *s);
 static const ka_moves moves;
-static void arm(ka_engine *e);
 
 /* --- socks --- */
 
@@ -372,7 +371,12 @@ static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause)
     ka_sock_end(port, talk->conn, peer, cause);
 }
 
-static void move_end_of(void *port, ka_handle conn, ka_cause cause) { ka_engine_close(port, conn, cause); }
+static void move_end_of(void *port, ka_handle conn, ka_cause cause)
+{
+    ka_sock *s = ka_sock_of(port, conn);
+    if (s && !(s->talk && s->talk->is_driven))
+        ka_sock_end(port, conn, s, cause);
+}
 
 static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
 {
@@ -489,7 +493,7 @@ static void attend_unlisted(ka_engine *e)
     }
 }
 
-static void attend_noted(ka_engine *e)
+void ka_noted_attend(ka_engine *e)
 {
     for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
         ka_handle h = e->noted[i];
@@ -502,83 +506,23 @@ static void attend_noted(ka_engine *e)
         attend_unlisted(e);
 }
 
-void ka_engine_attend(ka_engine *e)
-{
-    ka_engine_enter(e);
-    ka_engine_leave(e); /* which comes to it, or whoever is outside of us does */
-}
-
-/* --- what the application did in the middle of something --- */
-
-static void doom(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
-{
-    if (s->talk && !s->talk->is_last) { /* then it hands over no further request */
-        s->talk->is_last = 1;
-        s->talk->cause = (uint8_t)cause;
-    }
-    if (e->n_doomed == e->doomed_cap) {
-        uint32_t cap = e->doomed_cap ? 2 * e->doomed_cap : 16;
-        ka_doomed *doomed = realloc(e->doomed, cap * sizeof *doomed);
-        if (doomed == NULL) {
-            (void)shutdown(s->fd, SHUT_RDWR); /* its event ends it, though by another cause */
-            return;
-        }
-        e->doomed = doomed;
-        e->doomed_cap = cap;
-    }
-    e->doomed[e->n_doomed++] = (ka_doomed){.conn = h, .cause = cause};
-}
-
-static void close_all(ka_engine *e, ka_cause cause)
-{
-    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
-        ka_sock *s = sock_at(e, slot);
-        ka_handle h = s->fd >= 0 ? ka_table_handle(e->table, slot) : 0;
-        if (h)
-            ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
-    }
-}
-
-static void unmake(ka_engine *e);
-
-void ka_engine_leave(ka_engine *e)
-{
-    /* Still inside while it is carried out, since that calls the application again. What it wrote goes out first. */
-    while (e->n_inside == 1 && (e->n_noted || e->has_unlisted || e->n_doomed || e->closes_all)) {
-        if (e->n_noted || e->has_unlisted) {
-            attend_noted(e);
-        } else if (e->n_doomed) {
-            ka_doomed doomed = e->doomed[--e->n_doomed];
-            ka_sock *s = ka_sock_of(e, doomed.conn);
-            if (s)
-                ka_sock_end(e, doomed.conn, s, doomed.cause);
-        } else {
-            ka_cause cause = (ka_cause)(e->closes_all - 1);
-            e->closes_all = 0;
-            close_all(e, cause);
-        }
-    }
-    if (--e->n_inside)
-        return;
-    if (ka_unlikely(e->is_freed))
-        unmake(e);
-    else
-        arm(e);
-}
-
 void ka_engine_push(ka_engine *e, ka_talk *talk)
 {
     ka_sock *s = ka_sock_of(e, talk->conn);
     (void)ka_engine_now(e);
+    ka_engine_enter(e);
     if (s && s->talk == talk)
         ka_turn_push(&moves, e, s, talk);
+    e->n_inside--; /* not left: what waits for that is not to happen inside the application's code */
+    if (ka_unlikely(e->n_inside == 0 && (e->n_doomed || e->closes_all)))
+        ka_engine_wake(e);
 }
 
 /* --- expiry --- */
 
 /* Set the timer only when something is due earlier than it will fire: a timer that fires too early finds nothing due
  * and is set again, which costs less than a system call a request. */
-static void arm(ka_engine *e)
+void ka_timer_arm(ka_engine *e)
 {
     int64_t due = ka_conn_next_due(e->table);
     if (ka_unlikely(e->retry_ns < due))
@@ -770,7 +714,7 @@ int ka_engine_step(ka_engine *e)
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners && !e->closes_all)
             (void)ka_accept_some(e, ready[i]);
-    attend_noted(e);
+    ka_noted_attend(e);
     pace(e, (uint32_t)n, began_ns);
     e->is_stepping = 0;
     ka_engine_leave(e);
@@ -836,39 +780,6 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     return KA_OK;
 }
 
-void ka_engine_close_all(ka_engine *e, ka_cause cause)
-{
-    ka_engine_enter(e);
-    e->closes_all = (uint8_t)(cause + 1);
-    ka_engine_leave(e);
-}
-
-static void unmake(ka_engine *e)
-{
-    int fds[] = {e->epoll_fd, e->timer_fd, e->event_fd, e->spare_fd};
-    for (uint32_t i = 0; i < e->n_chunks; i++)
-        free(e->chunks[i]);
-    free(e->chunks);
-    free(e->sessions);
-    free(e->noted);
-    free(e->doomed);
-    ka_trust_free(&e->trust);
-    ka_service_free(&e->service);
-    for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-    free(e);
-}
-
-void ka_engine_free(ka_engine *e)
-{
-    ka_engine_enter(e);
-    e->n_listeners = 0;
-    e->closes_all = KA_CAUSE_DRAIN + 1;
-    e->is_freed = 1;
-    ka_engine_leave(e);
-}
-
 int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
 {
     if (listener >= e->n_listeners)
@@ -918,15 +829,6 @@ void ka_engine_wake(ka_engine *e)
 {
     uint64_t one = 1;
     (void)!write(e->event_fd, &one, sizeof one);
-}
-
-void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
-{
-    ka_sock *s = ka_sock_of(e, conn);
-    ka_engine_enter(e);
-    if (s)
-        doom(e, conn, s, cause);
-    ka_engine_leave(e);
 }
 
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)

@@ -1,6 +1,7 @@
 /* ka_engine_parts.h: what the files of the engine share: its structures, and the few ways from one file to another.
  *
- * ka_engine.c moves the bytes of open connections and ends them; ka_accept.c lets connections in and turns them away.
+ * ka_engine.c moves the bytes of open connections and ends them; ka_accept.c lets connections in and turns them away;
+ * ka_closing.c closes what the application wants closed.
  * Nobody else includes this. */
 #ifndef KA_ENGINE_PARTS_H
 #define KA_ENGINE_PARTS_H
@@ -72,8 +73,10 @@ ka_sock *ka_sock_make(ka_engine *e, ka_handle h);                          /* NU
 void     ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause);
 void     ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s);              /* once more at the kernel, before a verdict */
 void     ka_sock_evict(ka_engine *e, ka_handle h, ka_sock *s);             /* its place is needed */
+void     ka_noted_attend(ka_engine *e);                                    /* a turn for the talks that are noted */
+void     ka_timer_arm(ka_engine *e);                                       /* for what is due next */
 
-/* Around whatever may call the application: what it may not do in the middle is noted, and done when the outermost of
+/* In ka_closing.c. Around whatever may call the application: what it may not do in the middle is noted, and done when the outermost of
  * them is left. The engine may be gone then. */
 static inline void ka_engine_enter(ka_engine *e) { e->n_inside++; }
 void ka_engine_leave(ka_engine *e);

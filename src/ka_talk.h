@@ -52,7 +52,8 @@ typedef struct {
     ka_talk *free_talks;     /* owned; at most KA_TALKS_KEEP */
     ka_talk *parked[KA_BUF_SIZES + 1]; /* talks with bytes that wait, by the class of their buffer: rings, oldest first */
     uint32_t n_free_talks, n_talks;
-    /* Whoever moves the bytes. `attend`: output is pending, content is wanted or the exchange is over; give the talk a
+    /* Whoever moves the bytes. What may be called from within each of these, and from `release`, docs/embedding-c.md has in
+     * a table; no talk is freed from within any. `attend`: output is pending, content is wanted or the exchange is over; give the talk a
      * turn, but after this call, which may come from deep inside the application. `lost`: the exchange ended and not by
      * the application's doing; drop the hold on it. */
     void *port;

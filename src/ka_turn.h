@@ -39,7 +39,7 @@ typedef struct {
     void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
     void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause); /* FIN and LINGER, or end at once */
     void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause);        /* close, and free the talk */
-    void (*end_of)(void *port, ka_handle conn, ka_cause cause);      /* the same for another connection, whose turn it is not */
+    void (*end_of)(void *port, ka_handle conn, ka_cause cause);      /* the same for another, but nothing in its turn */
     void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
 } ka_moves;
 

@@ -796,9 +796,11 @@ cdef void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause) noexce
 
 
 cdef void move_end_of(void *port, ka_handle conn, ka_cause cause) noexcept:
-    cdef PyObject *one = (<Transports>port).by_slot[<uint32_t>conn]
+    cdef TransportProtocol one = <TransportProtocol>(<Transports>port).by_slot[<uint32_t>conn]
+    if one.talk != NULL and one.talk.is_driven:
+        return
     try:
-        (<TransportProtocol>one).end(cause)
+        one.end(cause)
     except BaseException as error:
         (<Transports>port).failed(error)
 

@@ -64,7 +64,7 @@ cdef class Transports(Driver):
     cdef int64_t date_s
     cdef int n_entered
     cdef uint64_t n_passes
-    cdef bint is_round_coming, trusts_timer, is_expiring, asks_class
+    cdef bint is_round_coming, trusts_timer, is_expiring, asks_class, is_closing
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
                   size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None, on_closed=None, on_race=None,
@@ -262,6 +262,9 @@ cdef class Transports(Driver):
                 self.n_entered = 0
                 context, self.entered = self.entered, None
                 PyContext_Exit(context)
+                if self.is_closing:
+                    self.is_closing = False
+                    self.close()
         else:
             self.n_entered -= 1
         return self.raise_pending()
@@ -611,9 +614,12 @@ cdef class Transports(Driver):
         self.leave()
 
     def close(self):
-        """Close every connection, and the timer. Idempotent."""
+        """Close every connection, and the timer. Idempotent. From within whatever this calls: when that is over."""
         cdef TransportProtocol one
         cdef uint32_t slot
+        if self.n_entered:
+            self.is_closing = True
+            return
         self.enter()
         while self.waiting:
             one = self.waiting.popleft()

@@ -1,5 +1,5 @@
 /* One conversation, driven by hand: what comes in as which request, what goes out in which order, when it is over.
- * link: ka_scan ka_head ka_body ka_reply ka_table ka_conn ka_buf ka_talk */
+ * link: ka_scan ka_head ka_body ka_reply ka_table ka_conn ka_buf ka_talk ka_talk_check */
 #include "ka_turn.h"
 #include "talk_driver.h"
 

@@ -38,7 +38,7 @@ TARGETS = {
     # A byte too many counts as sent when a large write was taken in part. What steers a play are single bytes, so that
     # following comparisons gains nothing; the table has its own tests, and its parts are kept for the next play.
     "talk": Target(
-        "scan head body reply table conn buf talk",
+        "scan head body reply table conn buf talk talk_check",
         96,
         "",
         "ka_talk.c",
