@@ -120,7 +120,7 @@ static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, k
         talk->is_held = 1;
         n = KA_PUSH_MAX;
     }
-    talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : KA_PUSH_MAX;
+    talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : (uint32_t)KA_PUSH_MAX;
 }
 
 /* A new turn. An application that waits since it pushed so much may go on: the others have had theirs. */

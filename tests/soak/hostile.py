@@ -311,7 +311,8 @@ def run(scene, seconds, io, directory):
     print(f"\n{scene} over {io}: {seconds:.0f} s, {'FAILED' if problems else 'passed'}")
     if waits:
         middle = waits[len(waits) // 2]
-        print(f"  good: {answered} answered, {len(failures)} failed; waited {1e3 * middle:.1f} ms, {1e3 * waits[-1]:.0f} at worst")
+        print(f"  good: {answered} answered, {len(failures)} failed; "
+              f"waited {1e3 * middle:.1f} ms, {1e3 * waits[-1]:.0f} at worst")  # fmt: skip
     print(f"  resident MiB: {before['resident'] / 2**20:.0f} before, {highest / 2**20:.0f} at most, "
           f"{after['resident'] / 2**20:.0f} after")  # fmt: skip
     print("  closed: " + ", ".join(f"{n:,} {cause}" for cause, n in closed.items() if n))
