@@ -121,19 +121,53 @@ async def exchange(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None
         pass
 
 
+between = pytest.mark.parametrize("is_between", [True, False], ids=["between steps", "inside a step"])
+
+
+@between
 @pytest.mark.parametrize("response", RESPONSES)
-def test_in_what_a_handler_returns(io, response):
+def test_in_what_a_handler_returns(io, response, is_between):
     async def handler(request: kacore.Request) -> Any:
-        await asyncio.sleep(0)  # between two steps of the engine
+        if is_between:
+            await asyncio.sleep(0)
         return RESPONSES[response]()
 
     run(lambda loop: _core.HandlerApplication(handler, loop, LOGGER), io)
 
 
+def wsgi_app(environ: Any, start_response: Any) -> Any:
+    where = environ["closes in"]
+    if where == "application":
+        CLOSER.close_engine()
+    write = start_response("200 OK", ODD_FIELDS[where]() if where in ODD_FIELDS else [])
+    if where == "write":
+        write(b"a")
+        CLOSER.close_engine()
+        write(b"b")
+    if where == "close":
+        return Closing()
+    return {"body": Body, "next": pieces, "empty": empty_pieces}.get(where, lambda: [b"x"])()
+
+
+class Closing:
+    def __iter__(self):
+        return iter([b"a"])
+
+    def close(self):
+        CLOSER.close_engine()
+
+
+@pytest.mark.parametrize("where", [*ODD_FIELDS, "application", "write", "close", "body", "next", "empty"])
+def test_in_what_a_wsgi_application_does(io, where):
+    run(lambda loop: _core.WsgiApplication(wsgi_app, LOGGER, threads=0, environ={"closes in": where}), io)
+
+
+@between
 @pytest.mark.parametrize("where", [*ODD_FIELDS, "trailers", "hints", "access log", "application"])
-def test_in_what_an_asgi_application_sends(io, where):
+def test_in_what_an_asgi_application_sends(io, where, is_between):
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0)
+        if is_between:
+            await asyncio.sleep(0)
         if where == "application":
             CLOSER.close_engine()
         if where == "hints":
@@ -148,3 +182,18 @@ def test_in_what_an_asgi_application_sends(io, where):
         CLOSER.close_engine()
 
     run(lambda loop: _core.AsgiApplication(app, loop, LOGGER), io, log if where == "access log" else None)
+
+
+@pytest.mark.skipif(not _core.has_epoll, reason="this build has no epoll")
+def test_a_step_inside_a_step_is_refused():
+    refused = []
+
+    def handler(request: kacore.Request) -> bytes:
+        with pytest.raises(kacore.LocalError, match="a step is going on"):
+            CLOSER.engine.step()
+        refused.append(True)
+        CLOSER.close_engine()
+        return b"x"
+
+    run(lambda loop: _core.HandlerApplication(handler, loop, LOGGER), "epoll")
+    assert refused
