@@ -357,13 +357,10 @@ def test_trace_level_tells_of_connections_as_uvicorn_does(served, caplog):
 SEEN = contextvars.ContextVar("seen", default="nothing")
 
 
-OPEN = pytest.mark.xfail(strict=False, reason="reading is resumed in the application's context")
-
-
 @pytest.mark.parametrize(
     ("loop", "reset", "first"),
     [
-        pytest.param("asyncio", False, "outer", marks=OPEN),
+        ("asyncio", False, "outer"),
         ("uvloop", False, "outer"),
         *([("asyncio", True, "nothing"), ("uvloop", True, "nothing")] if "reset_contextvars" in OPTIONS else []),
     ],
