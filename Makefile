@@ -73,6 +73,7 @@ fresh:  ## the demo and the suite in a minimal Debian, as a newcomer has them (n
 # Each lives in an environment of its own, with only itself in it, over what .venv has.
 HOSTS := uvicorn aiohttp
 OLDER := uvicorn==0.30.0 uvicorn==0.40.0 gunicorn==22.0.0 gunicorn==25.3.0 aiohttp==3.10.0 aiohttp==3.12.15
+OF_OLDER := not stock and not uvloop and not lost and not replaced and not killed and not reload
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SITE = $$($(1)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
@@ -90,8 +91,8 @@ hosts: build $(VENV)/.for-test $(OLDER:%=build/hosts/%/.installed)  ## fetch the
 	done
 	TEST_HOSTS=1 $(BIN)/pytest tests/embed/test_uvicorn_suite.py tests/embed/test_aiohttp_suite.py
 	set -e; for older in $(OLDER); do \
-	    build/hosts/$$older/bin/python -m pytest --quiet -W ignore::DeprecationWarning \
-	        -k 'not stock and not hup and not ttin and not blocked and not hammer' tests/embed/test_$${older%%==*}.py; \
+	    build/hosts/$$older/bin/python -m pytest --quiet -W ignore::DeprecationWarning -k '$(OF_OLDER)' \
+	        tests/embed/test_$${older%%==*}.py; \
 	done
 
 # --- other builds of the same, each in a directory of its own and put first on the path --------------------
