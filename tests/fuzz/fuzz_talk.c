@@ -13,9 +13,11 @@
 /* --- the driver --- */
 
 /* Nothing more is sent: is what the client has whole? */
-static void judge(conn *c, ka_cause cause, int is_reset)
+static void judge(world *w, conn *c, ka_cause cause, int is_reset)
 {
-    int is_forced = cause == KA_CAUSE_SEND_TIMEOUT || cause == KA_CAUSE_SEND_RATE || cause == KA_CAUSE_BUFFER_LIMIT ||
+    int phase = ka_conn_phase(w->table, c->h); /* who is served too slowly may be a victim, too */
+    int is_forced = (cause == KA_CAUSE_EVICTED && (phase == KA_WRITE || phase == KA_BODY)) ||
+                    cause == KA_CAUSE_SEND_TIMEOUT || cause == KA_CAUSE_SEND_RATE || cause == KA_CAUSE_BUFFER_LIMIT ||
                     cause == KA_CAUSE_ERROR || cause == KA_CAUSE_DRAIN || cause == KA_CAUSE_HANDLER_TIMEOUT ||
                     cause == KA_CAUSE_BODY_TIMEOUT || cause == KA_CAUSE_BODY_RATE || cause == KA_CAUSE_BAD_REQUEST;
     answers_end(&c->got, is_reset, is_forced);
@@ -26,7 +28,7 @@ static ka_turned end(world *w, conn *c, ka_cause cause)
     ka_talk *talk = c->talk;
     TELL("  %d ends: %s\n", (int)(c - w->conns), ka_cause_name(cause));
     if (!c->sent_fin)
-        judge(c, cause, c->is_reset || (talk && ka_talk_end_would_lie(talk)));
+        judge(w, c, cause, c->is_reset || (talk && ka_talk_end_would_lie(talk)));
     MUST(ka_conn_close(w->table, c->h, cause) == KA_OK, "a connection is not in the table");
     c->h = 0;
     c->talk = NULL;
@@ -68,7 +70,7 @@ static void half_close(world *w, conn *c, ka_cause cause)
         return;
     }
     c->sent_fin = 1;
-    judge(c, cause, 0);
+    judge(w, c, cause, 0);
     c->cause = (uint8_t)cause;
     c->talk = NULL;
     if (talk)
@@ -95,10 +97,7 @@ static char *room_behind(world *w, ka_talk *talk, size_t want, size_t *room)
 {
     char *to = ka_talk_room(talk, want, room);
     if (to == NULL) {
-        uint8_t was_driven = talk->is_driven;
-        talk->is_driven = 1; /* it is not the one to go */
-        ka_turn_shed(&moves, w, &w->service, talk->window_len + want, KA_SHEDS);
-        talk->is_driven = was_driven;
+        ka_turn_shed(&moves, w, &w->service, talk->conn, talk->window_len + want, KA_SHEDS);
         to = ka_talk_room(talk, want, room);
     }
     return to;
