@@ -445,6 +445,7 @@ cdef class TransportProtocol:
             session.filter.shut(session)
             self.say_of_session()
         self.session = NULL
+        self.has_more = False  # or a lingering one would never be read again
         session.filter.close(session)
         return 0
 
