@@ -281,12 +281,14 @@ static void look_for_fin(void *port, void *peer, ka_talk *talk)
     if (!ka_talk_body_is_over(talk))
         return;
     ssize_t n = 1;
-    while (n > 0 && s->can_read && ka_talk_appetite(talk))
+    while (n > 0 && s->can_read && ka_talk_appetite(talk) && e->turn_bytes < TURN_BYTES)
         n = receive(e, talk->conn, s, talk);
     if (n == 0) {
         s->can_read = 0;
         ka_turn_eof(&moves, e, talk);
     } else {
+        if (s->can_read && ka_talk_appetite(talk) && (n > 0 || n == KA_PARTIAL))
+            again(e, talk->conn, s); /* a turn's worth of small records */
         ka_turn_fin(&moves, e, talk);
     }
 }

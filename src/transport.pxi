@@ -422,11 +422,13 @@ cdef class TransportProtocol:
     cdef int look_for_fin_through(self) except -1:
         """FIN has come, perhaps behind requests: a head's worth of them is taken in, and the application told."""
         cdef ptrdiff_t n = 1
-        while n > 0 and ka_talk_appetite(self.talk):
+        while n > 0 and ka_talk_appetite(self.talk) and self.turn_bytes < TRANSPORT_TURN:
             n = self.take_through()
         if n == 0:
             ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
         else:
+            if self.has_more and n != KA_EPEER and ka_talk_appetite(self.talk):
+                self.transports.again.append(self)  # a turn's worth of small records
             ka_turn_fin(&transport_moves, <void *>self.transports, self.talk)
         return 0
 
