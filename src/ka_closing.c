@@ -83,6 +83,7 @@ static void unmake(ka_engine *e)
     free(e->chunks);
     free(e->sessions);
     free(e->noted);
+    free(e->later);
     free(e->doomed);
     ka_trust_free(&e->trust);
     ka_service_free(&e->service);

@@ -260,11 +260,53 @@ static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 
 /* --- one connection's turn --- */
 
-/* Have it reported ready again: a socket that can be written to is ready at once. */
+/* Room for one more in a list of handles. */
+static int list_grow(ka_handle **list, uint32_t *cap)
+{
+    uint32_t more = *cap ? 2 * *cap : 64;
+    ka_handle *grown = realloc(*list, more * sizeof *grown);
+    if (grown == NULL)
+        return KA_ENOMEM;
+    *list = grown;
+    *cap = more;
+    return KA_OK;
+}
+
+/* Another turn, in a step to come, after the others'. Its descriptor would not always tell: one whose kernel buffers are
+ * full is not reported, though its application has more to do. */
 static void again(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
-    (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
+    if (s->talk && s->talk->is_later)
+        return;
+    if (s->talk == NULL || (e->n_later == e->later_cap && list_grow(&e->later, &e->later_cap) < 0)) {
+        /* In a handshake, or without memory: have it reported again. A socket that can be written to is ready at once. */
+        struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
+        (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
+        return;
+    }
+    s->talk->is_later = 1;
+    if (e->n_later == 0)
+        ka_engine_wake(e);
+    e->later[e->n_later++] = h;
+}
+
+/* `n` turns that were put off, no more than a step takes events. Who asks for another meanwhile waits for the next step. */
+static void take_turns(ka_engine *e, uint32_t n)
+{
+    n = n < e->batch ? n : e->batch;
+    for (uint32_t i = 0; i < n && !e->closes_all; i++) {
+        ka_handle h = e->later[i];
+        ka_sock *s = ka_sock_of(e, h);
+        if (s == NULL || s->talk == NULL || !s->talk->is_later)
+            continue;
+        s->talk->is_later = 0;
+        turn(e, h, s);
+    }
+    e->n_later -= n;
+    if (e->n_later == 0)
+        return;
+    memmove(e->later, e->later + n, e->n_later * sizeof *e->later);
+    ka_engine_wake(e);
 }
 
 /* FIN was announced while the application is busy. It means "no further request", nothing more; and it may be behind bytes
@@ -464,15 +506,9 @@ static void note(void *port, ka_talk *talk)
     ka_engine *e = port;
     if (talk->is_noted)
         return;
-    if (e->n_noted == e->noted_cap) {
-        uint32_t cap = e->noted_cap ? 2 * e->noted_cap : 64;
-        ka_handle *noted = realloc(e->noted, cap * sizeof *noted);
-        if (noted == NULL) {
-            talk->is_noted = e->has_unlisted = 1; /* then all are looked at */
-            return;
-        }
-        e->noted = noted;
-        e->noted_cap = cap;
+    if (e->n_noted == e->noted_cap && list_grow(&e->noted, &e->noted_cap) < 0) {
+        talk->is_noted = e->has_unlisted = 1; /* then all are looked at */
+        return;
     }
     talk->is_noted = 1;
     e->noted[e->n_noted++] = talk->conn;
@@ -693,6 +729,7 @@ int ka_engine_step(ka_engine *e)
     e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
+    const uint32_t n_later = e->n_later;
     for (int i = 0; i < n && !e->closes_all; i++) {
         uint64_t tag = events[i].data.u64;
         if (ka_slot_of(tag) != 0) {
@@ -707,6 +744,8 @@ int ka_engine_step(ka_engine *e)
             ready[n_ready++] = (uint32_t)(tag >> 32) - KA_TAG_LISTENER;
         }
     }
+    if (ka_unlikely(n_later))
+        take_turns(e, n_later);
     expire(e);
     ka_turn_relieve(&moves, e, &e->service);
     if (ka_unlikely(e->now >= e->retry_ns))

@@ -51,6 +51,8 @@ struct ka_engine {
     ka_listener listeners[KA_MAX_LISTENERS];
     ka_handle *noted;        /* talks to attend to after the application's calls; owned */
     uint32_t n_noted, noted_cap;
+    ka_handle *later;        /* whose next turn comes in another step, in the order they asked; owned */
+    uint32_t n_later, later_cap;
     uint32_t n_inside;       /* how deep we are in functions of ours that may call the application */
     ka_doomed *doomed;       /* what it closed meanwhile; owned */
     uint32_t n_doomed, doomed_cap;

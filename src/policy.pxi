@@ -92,9 +92,9 @@ cdef int set_policies(ka_table *table, object policy) except -1:
     fill_capacity(default_of(policy), &capacity)
     if ka_table_set_capacity(table, &capacity) != KA_OK:
         raise ValueError(f"max_connections={capacity.max_connections} or a pressure limit is out of range")
-    for k in range(n, KA_N_CLASSES):
+    for k in range(n, <unsigned>KA_N_CLASSES):
         filled[k] = filled[0]
-    for k in range(KA_N_CLASSES):
+    for k in range(<unsigned>KA_N_CLASSES):
         if ka_table_set_policy(table, k, &filled[k]) != KA_OK:
             raise ValueError(f"class {k} of the policy has a value out of range")
     return n
