@@ -158,7 +158,7 @@ portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as o
 COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
 STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
 CORE_C := $(wildcard src/ka_*.c)
-CORE_H := $(filter-out %_lines.h,$(wildcard src/ka_*.h)) # ka_head_lines.h is a part of ka_head.c
+CORE_H := $(filter-out %_lines.h %_room.h,$(wildcard src/ka_*.h)) # those are parts of a .c file
 PYTHON_H = $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('include'))")
 HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
 
