@@ -508,12 +508,12 @@ class RequestHandler(HostHandler):
             if self._conn:
                 manager.table.unblocked(self._conn, self._loop.time())
 
-    def set_parser(self, *arguments: Any) -> None:
+    def set_parser(self, *arguments: Any, **named: Any) -> None:
         """As aiohttp's, which has more arguments in newer ones: a websocket takes over."""
         self._stage = TUNNEL | self._stage & WRITE
         if self._conn and self._manager is not None and not self._stage & WRITE:
             self._manager.table.tunnelled(self._conn, self._loop.time())
-        super().set_parser(*arguments)
+        super().set_parser(*arguments, **named)
 
 
 class Server(HostServer):

@@ -606,8 +606,7 @@ def test_websocket_is_a_tunnel_without_a_deadline():
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{runner.addresses[0][1]}") as ws:
-            while not runner.stats()["phases"]["tunnel"]:  # older ones say 101 a little earlier
-                await asyncio.sleep(0)
+            await until(lambda: runner.stats()["phases"]["tunnel"])  # older ones say 101 a little earlier
             await asyncio.sleep(0.2)
             await ws.send_str("hi")
             assert await ws.receive_str() == "hi"

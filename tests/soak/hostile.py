@@ -224,36 +224,36 @@ def bodies(crowd, seconds):
 
 
 def key_updates(crowd, seconds):
-    server, directory = crowd.server, Path(crowd.server.roots).parent
-    socks = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
-    clients = [HostileClient(sock, server.roots, directory / f"keys-{i}") for i, sock in enumerate(socks)]
-    threads = [threading.Thread(target=flood, args=(one, time.monotonic() + seconds), daemon=True) for one in clients]
+    threads = [threading.Thread(target=flood, args=(crowd.server, i, time.monotonic() + seconds)) for i in range(2)]
     for one in threads:
         one.start()
     for one in threads:
         one.join()
 
 
-def flood(client, end):
+def flood(server, i, end):
+    keys = Path(server.roots).with_name(f"keys-{i}")
     while time.monotonic() < end:
+        keys.unlink(missing_ok=True)
         try:
-            client.send(b"".join(client.key_update() for _ in range(64)))
+            client = HostileClient(socket.create_connection(("127.0.0.1", server.port)), server.roots, keys)
+            while time.monotonic() < end:
+                client.send(b"".join(client.key_update() for _ in range(64)))
         except OSError:
-            return
+            pass  # it has had enough of us: once more
 
 
 # Name: (interface, options of the server, TLS, the crowd)
 HOSTILE = {
     "hoarders": ("asgi", [], False, hoarders),
     "vanished": ("asgi", [], False, vanished),
-    "vanished-wsgi": ("wsgi", ["--threads", "4"], False, vanished),
     "deaf": ("asgi", [], False, deaf),
     "pings": ("asgi", [], False, floods(frame(9, b"x" * 100) * 100)),
     "fragments": ("asgi", [], False, floods(frame(2, b"", fin=False) + frame(0, b"", fin=False) * 4000)),
     "small-messages": ("asgi", [], False, floods(frame(2, b"x") * 4000)),
     "bombs": ("asgi", [], False, floods(bomb())),
     "key-updates": ("asgi", [], True, key_updates),
-    "slow-bodies": ("asgi", ["--max-connections", "300"], False, slow_bodies),
+    "slow-bodies": ("asgi", ["--max-connections", "300", "--rate-window", "1"], False, slow_bodies),
     "bodies": ("wsgi", ["--threads", "4", "--max-connections", "500"], False, bodies),
     "slow-readers": ("wsgi", ["--threads", "4"], False, slow_readers),
 }
