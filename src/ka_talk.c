@@ -546,7 +546,7 @@ ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head)
 int ka_talk_is_idle(const ka_talk *talk)
 {
     return !talk->has_exchange && !talk->is_draining && talk->unsent == 0 && talk->window_len == 0 && !talk->is_last &&
-           !talk->is_eof;
+           !talk->is_eof && !talk->is_later;
 }
 
 /* Whom do we wait for? */

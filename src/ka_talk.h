@@ -136,7 +136,7 @@ ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head);
 void ka_talk_sent(ka_talk *talk, size_t nbytes);
 int  ka_talk_settle(ka_talk *talk, int64_t now);  /* report the phase to ka_conn; the phase */
 int  ka_talk_park(ka_talk *talk);                 /* 0 or KA_ENOMEM: the window could not be kept, close */
-int  ka_talk_is_idle(const ka_talk *talk);        /* nothing pending: it can be freed */
+int  ka_talk_is_idle(const ka_talk *talk);        /* nothing pending, no turn put off: it can be freed */
 
 /* How many bytes may be taken in now: what is asked for, and KA_READ_AHEAD beyond; 0 = the rest is to stay outside. At
  * most KA_READ_MOST. Never 0 after KA_TALK_READ. */

@@ -443,7 +443,8 @@ def test_a_handlers_pieces_are_with_the_client_one_by_one(start, client):
             heard.append(clients[0].until(piece + b"\r\n"))
 
     running = start(lambda request: kacore.Response(pieces()))
-    clients.append(client(running).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+    clients.append(client(running))
+    clients[0].send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: len(heard) == 2)
     assert clients[0].take(5) == b"0\r\n\r\n"
 
