@@ -110,7 +110,7 @@ SANITIZER_OPTIONS = detect_leaks=0:detect_stack_use_after_return=1:strict_string
 RUNTIME = $$($(ASAN_CC) -print-file-name=$(1))
 ASAN_CC ?= gcc
 
-asan: $(VENV)/.installed $(VENV)/.for-test  ## run the suite (without the browser) under address and undefined sanitizers
+asan: $(VENV)/.for-test  ## run the suite (without the browser) under address and undefined sanitizers
 	$(call BUILD_INTO,asan,KACORE_SANITIZE=1 CC=$(ASAN_CC))
 	env $(call USING,asan) PYTHONMALLOC=malloc CC=$(ASAN_CC) \
 	    LD_PRELOAD=$(call RUNTIME,libasan.so):$(call RUNTIME,libubsan.so) \

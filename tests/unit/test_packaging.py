@@ -4,10 +4,15 @@ import importlib.metadata
 import importlib.resources
 from pathlib import Path
 
+import pytest
+
 import kacore
 import kacore._core
 
-METADATA = importlib.metadata.metadata("kacore")
+try:
+    METADATA = importlib.metadata.metadata("kacore")
+except importlib.metadata.PackageNotFoundError:  # `make asan` in an environment of its own
+    pytest.skip("a build of kacore is here, and not the package", allow_module_level=True)
 
 
 def test_version_is_the_one_of_the_installed_metadata():
