@@ -21,6 +21,7 @@ cdef dict HTTP_KEYS = {}   # field name -> environ key; bounded, since names com
 cdef tuple COMMON_HTTP_KEYS   # the same for NAMES
 cdef enum:
     MAX_HTTP_KEYS = 1024
+    STAND_INS = 64       # threads at most in place of such as wait for a client
     PIECES_A_TURN = 64   # asked of an iterable in the engine's thread, before others have their turn
 
 # A client that has sent FIN may still read, and only bytes that it does not take tell that it has left. While there are
@@ -275,8 +276,22 @@ cdef class WsgiExchange(CollectedExchange):
             self.app.say_of_files(error)
             self.outbox.put_anyway(piece)
         self.app.post(self)
-        while self.outbox.is_full(most) and not self.is_gone:
-            self.wait()
+        if self.outbox.is_full(most) and not self.is_gone:
+            self.wait_for_client(most)
+        return 0
+
+    cdef int wait_for_client(self, int64_t most) except -1:
+        """Until it has taken so much that more may be ahead of it. Meanwhile another thread works in this one's place, but for
+        an application that was promised a single one (wsgi.multithread)."""
+        cdef bint has_stand_in = self.app.threads > 1
+        self.app.n_held += has_stand_in
+        try:
+            if has_stand_in and self.app.work and not self.app.is_waking:
+                self.app.wake_thread()
+            while self.outbox.is_full(most) and not self.is_gone:
+                self.wait()
+        finally:
+            self.app.n_held -= has_stand_in
         return 0
 
     cdef int wait(self) except -1:
@@ -455,6 +470,7 @@ cdef class WsgiApplication(Application):
     cdef object waker, work, posted  # deques: requests that wait for a thread, exchanges that wait for the engine
     cdef list idle                   # a lock of each thread that waits for work: to release it wakes the thread
     cdef int n_started
+    cdef int n_held                  # of those that are started: threads that wait for a client, see wait_for_client
     cdef bint is_waking              # a thread was woken, or started, and has not come to look yet
     cdef bint is_called              # the engine was woken, and has not come to look yet
     cdef bint is_stopping
@@ -574,7 +590,7 @@ cdef class WsgiApplication(Application):
         if self.idle:
             self.is_waking = True
             self.idle.pop().release()
-        elif self.n_started < self.threads:
+        elif self.n_started - self.n_held < self.threads and self.n_started < self.threads + STAND_INS:
             from threading import Thread
             self.is_waking = True
             self.n_started += 1
@@ -606,7 +622,8 @@ cdef class WsgiApplication(Application):
                     self.do_one()
                 except BaseException as error:  # sys.exit() in the application is the request's end, not the thread's
                     self.say("a thread of the pool failed and goes on", error)
-            if self.is_stopping:
+            if self.is_stopping or self.n_started - self.n_held > self.threads:
+                self.n_started -= not self.is_stopping
                 return
             self.idle.append(lock)
             lock.acquire()

@@ -48,6 +48,17 @@ def test_slow_readers_hold_no_thread_and_get_it_whole(start, client, spool_files
     wait_until(lambda: spool_files() == 0, "the files are given back")
 
 
+def test_threads_that_wait_for_their_clients_are_stood_in_for(start, client):
+    running = start(in_pieces, interface="wsgi", threads=2, policy=Policy(max_response_buffer=1 << 20))
+    slow = [client(running, receive_buffer=SMALL).send(ASK) for _ in range(6)]
+    wait_until(lambda: running.phase_count("write") == 6)
+    for _ in range(3):
+        assert client(running).get("/small").body == b"small"
+    for c in slow:
+        assert c.response().body == WHOLE
+    assert client(running).get("/small").body == b"small"
+
+
 def test_a_length_that_was_promised_holds_for_what_went_through_a_file(start, client, spool_files):
     def app(environ, start_response):
         start_response("200 OK", [("Content-Length", str(len(WHOLE))), ("Connection", "close")])
