@@ -247,8 +247,10 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
             case KA_TALK_CLOSE: turned = ka_turn_finish(moves, port, peer, talk, 0); break;
             }
         }
+        if (turned == KA_TURN_ENDED)
+            return;
         asked_before = talk->wants_body;
-        if (turned == KA_TURN_ENDED || !ka_turn_flush(moves, port, peer, talk))
+        if (!ka_turn_flush(moves, port, peer, talk))
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
