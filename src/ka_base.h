@@ -36,6 +36,18 @@ typedef struct {
 #define ka_assert(condition) ((void)0)
 #endif
 
+/* With the address sanitizer what is given back is freed, and nothing kept for the next: so a use after that is seen. */
+#if defined(__SANITIZE_ADDRESS__)
+#define KA_KEEPS_FREED 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define KA_KEEPS_FREED 0
+#endif
+#endif
+#ifndef KA_KEEPS_FREED
+#define KA_KEEPS_FREED 1
+#endif
+
 #define ka_likely(x) __builtin_expect(!!(x), 1)
 #define ka_unlikely(x) __builtin_expect(!!(x), 0)
 

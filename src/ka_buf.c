@@ -84,7 +84,7 @@ void ka_buf_give(ka_pool *pool, ka_buf *buf)
     size_t cap = buf->cap;
     unsigned k = ka_buf_class(cap);
     pool->lent_bytes -= cap;
-    if (k < KA_BUF_SIZES && pool->kept_bytes + cap <= KA_BUF_KEEP) {
+    if (KA_KEEPS_FREED && k < KA_BUF_SIZES && pool->kept_bytes + cap <= KA_BUF_KEEP) {
         buf->next = pool->free[k];
         pool->free[k] = buf;
         pool->kept_bytes += cap;

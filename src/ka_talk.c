@@ -134,7 +134,7 @@ void ka_talk_free(ka_talk *talk)
     set_in(talk, NULL);
     ka_buf *out = talk->out;
     service->n_talks--;
-    if (service->n_free_talks < KA_TALKS_KEEP) {
+    if (KA_KEEPS_FREED && service->n_free_talks < KA_TALKS_KEEP) {
         talk->exchange = service->free_talks;
         service->free_talks = talk;
         service->n_free_talks++;
