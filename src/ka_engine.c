@@ -285,7 +285,7 @@ static void again(ka_engine *e, ka_handle h, ka_sock *s)
         return;
     }
     s->talk->is_later = 1;
-    if (e->n_later == 0)
+    if (e->n_later == 0 && !e->is_stepping)
         ka_engine_wake(e);
     e->later[e->n_later++] = h;
 }
@@ -303,10 +303,8 @@ static void take_turns(ka_engine *e, uint32_t n)
         turn(e, h, s);
     }
     e->n_later -= n;
-    if (e->n_later == 0)
-        return;
-    memmove(e->later, e->later + n, e->n_later * sizeof *e->later);
-    ka_engine_wake(e);
+    if (e->n_later)
+        memmove(e->later, e->later + n, e->n_later * sizeof *e->later);
 }
 
 /* FIN was announced while the application is busy. It means "no further request", nothing more; and it may be behind bytes
@@ -756,6 +754,8 @@ int ka_engine_step(ka_engine *e)
         if (ready[i] < e->n_listeners && !e->closes_all)
             (void)ka_accept_some(e, ready[i]);
     ka_noted_attend(e);
+    if (e->n_later)
+        ka_engine_wake(e); /* here and not before: this step may have used up an earlier one */
     pace(e, (uint32_t)n, began_ns);
     e->is_stepping = 0;
     ka_engine_leave(e);

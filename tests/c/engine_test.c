@@ -237,6 +237,27 @@ static void what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel
     go(&s, &c);
 }
 
+static void a_turn_that_is_put_off_comes_whatever_else_woke_the_engine(void)
+{
+    static const char one[] = "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n";
+    server s;
+    client c = {.fd = -1, .piece = AHEAD, .stays = 1};
+    no_faults(1);
+    server_open(&s, &ka_capacity_default, NULL, 1 << 20);
+    if (!client_connect(&c, &s)) abort();
+    step(&s);
+    for (int i = 0; i < 2 * KA_TURN_REQUESTS; i++) put(&c, one, sizeof one - 1);
+    if (send(c.fd, c.text, c.n_text, MSG_NOSIGNAL) != (ssize_t)c.n_text) abort();
+    ka_engine_wake(s.engine); /* its event stands behind the connection's, and uses up what the turn has asked for */
+    EXPECT(ka_engine_step(s.engine) >= 2);
+    EXPECT(s.counters.requests == KA_TURN_REQUESTS);
+    struct pollfd engine = {.fd = ka_engine_fileno(s.engine), .events = POLLIN};
+    EXPECT(poll(&engine, 1, 0) == 1);
+    step(&s);
+    EXPECT(s.counters.requests == 2 * KA_TURN_REQUESTS);
+    go(&s, &c);
+}
+
 static void a_fin_behind_more_than_is_taken_in_is_told(void)
 {
     static client hoarder;
@@ -424,6 +445,7 @@ int main(void)
     what_is_sent_ahead_leaves_room_for_others("GET /a1 HTTP/1.1\r\nHost: a\r\nX: ", 1 << 20);    /* heads without an end */
     what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel();
     a_fin_behind_more_than_is_taken_in_is_told();
+    a_turn_that_is_put_off_comes_whatever_else_woke_the_engine();
     static const int lacks[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
     for (int i = 0; i < 4; i++) what_accept_lacks_is_waited_for_without_spinning(lacks[i]);
     an_idle_connection_goes_when_nothing_more_can_be_watched();

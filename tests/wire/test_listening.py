@@ -24,7 +24,7 @@ def app(tmp_path):
 
 
 @pytest.fixture
-def network(launch, need, lacks, app):
+def network(launch, need, lacks, app, python_environment):
     """network("ip addr add ...; ...", *arguments) serves in a network of its own, where at first only loopback is up."""
     unshare = need("unshare")
     need("ip"), need("nsenter")
@@ -34,7 +34,8 @@ def network(launch, need, lacks, app):
         lacks("this system gives us no network namespace")
 
     def start(set_up, *arguments, ready="serves"):
-        script = f'ip link set lo up; {set_up}; exec "$@"'
+        preload = python_environment.get("LD_PRELOAD", "")
+        script = f'ip link set lo up; {set_up}; LD_PRELOAD="{preload}" exec "$@"'
         command = ("sh", "-c", script, "sh", sys.executable, "-m", "kacore", "serve", "app:app", *arguments)
         return launch(unshare, "--net", *command, python=False, ready=ready)
 
