@@ -140,6 +140,7 @@ cdef class HandlerExchange(CollectedExchange):
     def finished(self, task):
         """The task of an async handler is done."""
         self.task = None
+        self.let_go()
         if task.cancelled():
             self.refuse(500, b"the handler was cancelled")
             return
@@ -228,6 +229,7 @@ cdef class HandlerExchange(CollectedExchange):
 
     cdef int lost(self) except -1:
         self.rest = None
+        self.let_go()
         if self.task is not None:
             self.task.cancel()
         return 0

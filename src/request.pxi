@@ -90,6 +90,13 @@ cdef class CollectedExchange(Exchange):
                 self.collector.seal()
                 return True
 
+    cdef int let_go(self) except -1:
+        """The application is through, or its client is gone: the content counts no longer, whoever still has it. (A task that
+        was cancelled can leave it to the garbage collector.)"""
+        if self.collector is not None:
+            self.collector.holding.let_go(self.collector.holding.nbytes)
+        return 0
+
     cdef int complete(self) except -1:
         raise NotImplementedError
 

@@ -281,8 +281,8 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int wait_for_client(self, int64_t most) except -1:
-        """Until it has taken so much that more may be ahead of it. Meanwhile another thread works in this one's place, but for
-        an application that was promised a single one (wsgi.multithread)."""
+        """Until it has taken so much that more may be ahead of it. Meanwhile another thread works in this one's place, but
+        for an application that was promised a single one (wsgi.multithread)."""
         cdef bint has_stand_in = self.app.threads > 1
         self.app.n_held += has_stand_in
         try:

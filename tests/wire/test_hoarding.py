@@ -84,7 +84,8 @@ def test_clients_that_read_nothing_and_send_more_leave_room_for_others(over):
 def test_one_that_sent_ahead_too_much_for_the_budget_gets_its_answer_and_is_closed(start, client):
     app = Waiting()
     running = start(app, policy=Policy(max_buffer_bytes=65536 * 2, max_connections=200))
-    hoarders = hoard(lambda: client(running), 12, "/slow")
+    slow = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+    hoarders = [client(running).send(slow + AHEAD) for _ in range(12)]  # at once, so that it is read at once
     wait_until(lambda: running.phase_count("busy") == 12)
     app.release(running)
     n_closed = 0
