@@ -32,6 +32,7 @@ DIFFERENT = {
     "test_http10_keep_alive_with_headers_close": "a response that ends the connection says Connection: close to all",
     "test_keepalive_expires_on_time": "looks at a timer of the connection: there is one for all",
     "test_websocket_disable_keepalive_no_armed_handle": "the same",
+    "test_trickled_headers_closed_at_first_request_deadline": "who goes on sending is heard out, so that it can read the 408",
     "test_run_app_https": "the loop is also given the time that a TLS handshake has",
     "test_run_app_https_unix_socket": "the same",
     "test_run_app_pass_apprunner_kwargs": "gives keepalive_timeout an object that is no number",
