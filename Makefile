@@ -12,16 +12,17 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # The directory is named beside its files: its own time changes when one is added or deleted. One variant of the
 # extension stands in place at a time, and the stamp names the switches it was built with. They go to the build
 # only: to kacore itself, KACORE_NAME in the environment is a field of the policy.
-SOURCES := setup.py pyproject.toml src $(wildcard src/*)
-unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE
-ASKED = $(foreach s,DEBUG SANITIZE COVERAGE PORTABLE,KACORE_$s='$(KACORE_$s)')
+SOURCES := setup.py pyproject.toml $(wildcard src src/* src/*/* src/*/*/*)
+KACORE_OPTIMIZE ?= 1
+unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE KACORE_OPTIMIZE
+ASKED = $(foreach s,DEBUG SANITIZE COVERAGE PORTABLE OPTIMIZE,KACORE_$s='$(KACORE_$s)')
 is_on = $(if $(filter-out 0,$(KACORE_$(1))),-$(1))
-BUILT := build/in-place$(VENV)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is_on,COVERAGE)$(call is_on,PORTABLE)
+BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_on,SANITIZE)$(call is_on,COVERAGE)$(call is_on,PORTABLE)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: fresh bench-deadlines bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel fresh bench-deadlines bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -58,6 +59,10 @@ $(BUILT): $(SOURCES)
 	@touch $@
 
 build: $(VENV)/.installed $(BUILT)  ## build the extension in place, in .venv
+
+# As wheels have it, for whatever measures it.
+build-as-wheel:
+	$(MAKE) build KACORE_OPTIMIZE=
 
 demo: build  ## serve the demo on http://127.0.0.1:8000
 	$(BIN)/kacore demo
@@ -145,7 +150,9 @@ coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the 
 	find build/coverage-objects -name '*.gcda' -delete 2>/dev/null || true
 	$(call BUILD_INTO,coverage,KACORE_COVERAGE=1)
 	env $(call USING,coverage) $(BIN)/python -m pytest -m 'not browser' $(ARGS)
-	gcov --no-output --object-directory build/coverage-objects/src src/ka_*.c | grep -A1 "^File 'src/"
+	for room in $(sort $(dir $(CORE_C))); do \
+	    gcov --no-output --object-directory build/coverage-objects/$$room $$room*.c | grep -A1 "^File 'src/"; \
+	done
 
 portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as on other systems: all but the server works
 	$(call BUILD_INTO,portable,KACORE_PORTABLE=1)
@@ -156,9 +163,9 @@ portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as o
 # makes of the .pxi all but -Wconversion, whose noise is Cython's own.
 
 COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
-STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc
-CORE_C := $(wildcard src/ka_*.c)
-CORE_H := $(filter-out %_lines.h %_room.h,$(wildcard src/ka_*.h)) # those are parts of a .c file
+STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc/core -Isrc/epoll
+CORE_C := $(wildcard src/core/*/*.c src/epoll/*.c)
+CORE_H := $(filter-out %_lines.h %_room.h,$(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h)) # those are parts of a .c file
 PYTHON_H = $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('include'))")
 HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
 
@@ -173,7 +180,7 @@ lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warni
 	    done; \
 	    for file in $(CORE_H); do $$cc $(STRICT) -Wconversion -Wno-unused -fsyntax-only -x c $$file; done; \
 	    for file in $(HARNESS_C); do $$cc $(STRICT) -Itests/c -c $$file -o /dev/null; done; \
-	    $$cc $(STRICT) -O1 -isystem $(PYTHON_H) -c build/cython/src/_core.c -o /dev/null; \
+	    $$cc $(STRICT) -O1 -isystem $(PYTHON_H) -c build/cython/src/python/_core.c -o /dev/null; \
 	done
 
 types: build $(VENV)/.for-dev  ## mypy --strict on kacore/, and the stub against the compiled module
@@ -185,10 +192,10 @@ dist: $(VENV)/.for-dev  ## sdist and wheel in dist/, checked: complete, small, r
 
 # --- benches ------------------------------------------------------------------------------------------------
 
-bench: build $(VENV)/.for-bench  ## micro-benches of parser and table beside their peers
+bench: build-as-wheel $(VENV)/.for-bench  ## micro-benches of parser and table beside their peers
 	$(BIN)/pytest benches -o python_files='bench_*.py' -o timeout=0 --benchmark-columns=min,median,rounds $(ARGS)
 
-bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, asyncio, heapq and a lazy timer
+bench-table: build-as-wheel $(VENV)/.for-bench  ## the connection table beside uvloop, asyncio, heapq and a lazy timer
 	$(BIN)/python benches/bench_table.py $(ARGS)
 
 # The servers that kacore is compared with live in an environment of their own. bjoern needs Debian's libev-dev.
@@ -201,16 +208,16 @@ bench-table: build $(VENV)/.for-bench  ## the connection table beside uvloop, as
 	done < $@.txt
 	@touch $@
 
-bench-server: build .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
+bench-server: build-as-wheel .venv-bench/.peers  ## the server beside others and nginx: CPU time, memory, latency; table and charts
 	.venv-bench/bin/python benches/bench_server.py $(ARGS)
 
 bench-send: $(VENV)/.for-build  ## what each way to send 1 MiB from memory costs the kernel: send, MSG_ZEROCOPY, vmsplice, sendfile
 	$(BIN)/python benches/bench_send.py $(ARGS)
 
-bench-round: build $(VENV)/.for-test  ## how long one hostile peer holds the loop: websocket frames, TLS records
+bench-round: build-as-wheel $(VENV)/.for-test  ## how long one hostile peer holds the loop: websocket frames, TLS records
 	$(BIN)/python -m benches.bench_round $(ARGS)
 
-bench-deadlines: build  ## how late idle connections are closed; a burst of newcomers; one client more than full
+bench-deadlines: build-as-wheel  ## how late idle connections are closed; a burst of newcomers; one client more than full
 	$(BIN)/python benches/bench_deadlines.py $(ARGS)
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------

@@ -76,8 +76,8 @@ def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         text = archive.read(only([Path(n) for n in names if n.endswith("/METADATA")]).as_posix()).decode()
-    core = [name for name in names if name.startswith("kacore/include/ka_")]
-    expect("kacore/include/ka_talk.h" in core, "the wheel lacks the C core that kacore.get_include() promises")
+    core = [name for name in names if name.startswith("kacore/include/")]
+    expect("kacore/include/talk/ka_talk.h" in core, "the wheel lacks the C core that kacore.get_include() promises")
     sources = [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi", ".pxd")) and name not in core]
     expect(not sources, f"the wheel holds sources: {sources}")
     forgotten = tracked_files("kacore") - set(names)

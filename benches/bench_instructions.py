@@ -39,16 +39,17 @@ TALKS = {
     "request, 1 KiB posted": (BODIES["length body"], 1, 1),
     "request, 16 chunks back": ([WRK], 1, 16),
 }
-PARSER = ("scan", "head", "body")
-TALK = (*PARSER, "reply", "table", "conn", "buf", "talk")
+PARSER = ("http",)
+TALK = ("http", "table", "talk")
+CORE = ROOT / "src" / "core"
 
 
-def build(name, parts):
+def build(name, rooms):
     BUILD.mkdir(parents=True, exist_ok=True)
     cc = os.environ.get("CC", "cc")
-    sources = [ROOT / "benches" / f"{name}.c", *(ROOT / "src" / f"ka_{part}.c" for part in parts)]
+    sources = [ROOT / "benches" / f"{name}.c", *(path for room in rooms for path in sorted((CORE / room).glob("*.c")))]
     subprocess.run(
-        [cc, "-std=gnu11", "-O3", "-g", f"-I{ROOT / 'src'}", *sources, "-o", BUILD / name], check=True
+        [cc, "-std=gnu11", "-O3", "-g", f"-I{CORE}", *sources, "-o", BUILD / name], check=True
     )
     return BUILD / name
 

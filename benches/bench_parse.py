@@ -145,9 +145,9 @@ def c_library():
     BUILD.mkdir(parents=True, exist_ok=True)
     llhttp = unpack("httptools-*.tar.gz", "httptools-*/vendor/llhttp")
     pico = unpack("gunicorn_h1c-*.tar.gz", "gunicorn_h1c-*/src/gunicorn_h1c/picohttpparser")
-    cc, flags = os.environ.get("CC", "cc"), ["-std=gnu11", "-O3", "-fPIC", f"-I{ROOT / 'src'}"]
+    cc, flags = os.environ.get("CC", "cc"), ["-std=gnu11", "-O3", "-fPIC", f"-I{ROOT / 'src/core'}"]
     objects = []
-    sources = [(ROOT / "src" / name, []) for name in ("ka_head.c", "ka_scan.c")]
+    sources = [(ROOT / "src/core/http" / name, []) for name in ("ka_head.c", "ka_scan.c")]
     if llhttp and pico:
         sources += [(path, [f"-I{llhttp / 'include'}"]) for path in sorted((llhttp / "src").glob("*.c"))]
         sources += [(pico / "picohttpparser.c", ["-msse4.2"])]

@@ -210,8 +210,8 @@ def touches(rounds):
 def inside_c(compiler):
     with tempfile.TemporaryDirectory() as build:
         binary = Path(build) / "table_bench"
-        sources = [ROOT / "benches/table_bench.c", ROOT / "src/ka_table.c", ROOT / "src/ka_conn.c"]
-        flags = ["-std=gnu11", "-O3", f"-I{ROOT / 'src'}"]
+        sources = [ROOT / "benches/table_bench.c", *(ROOT / "src/core/table").glob("*.c")]
+        flags = ["-std=gnu11", "-O3", f"-I{ROOT / 'src/core'}"]
         subprocess.run([compiler, *flags, *map(str, sources), "-o", str(binary)], check=True)
         seen = json.loads(subprocess.run([str(binary)], check=True, capture_output=True, text=True, timeout=120).stdout)
     print(f"inside C ({compiler} -O3): best / median of 7 rounds, ns")

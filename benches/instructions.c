@@ -7,8 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "ka_body.h"
-#include "ka_scan.h"
+#include "http/ka_body.h"
+#include "http/ka_scan.h"
 
 static uint64_t sink;
 

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ka_scan.h"
-#include "ka_talk.h"
+#include "http/ka_scan.h"
+#include "talk/ka_talk.h"
 
 #define SECOND ((int64_t)1000000000)
 

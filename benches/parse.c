@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "ka_head.h"
+#include "http/ka_head.h"
 #ifdef WITH_PEERS
 #include "llhttp.h"
 #include "picohttpparser.h"

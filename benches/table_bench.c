@@ -1,7 +1,7 @@
 /* What does the connection table cost inside C, in ns per call? Built and run by benches/bench_table.py.
  * Prints one line of JSON: {"touch, in order": {"<n>": [ns per round...]}, ...}. Shuffled, every call pays for the
  * caches it misses on the way to the slot and its neighbours, and for the handle it reads from the bench's own array. */
-#include "ka_conn.h"
+#include "table/ka_conn.h"
 
 #include <stdio.h>
 #include <stdlib.h>

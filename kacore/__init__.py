@@ -62,12 +62,12 @@ __all__ = [
 
 def get_include() -> str:
     """The directory of the core's C headers and sources, for programs that use it without Python: parser, framing,
-    table, conversation. In a source tree that is src/. Source: docs/embedding-c.md."""
+    table, conversation. In a source tree that is src/core/. Source: docs/embedding-c.md."""
     import os
 
     here = os.path.dirname(os.path.abspath(__file__))
     installed = os.path.join(here, "include")
-    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "src")
+    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "src", "core")
 
 
 def __getattr__(name: str) -> Any:

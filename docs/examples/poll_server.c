@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ka_talk.h"
+#include "talk/ka_talk.h"
 
 enum { PLACES = 1000, TURN_BYTES = 65536 };
 #define SECOND ((int64_t)1000000000)

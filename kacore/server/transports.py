@@ -1,6 +1,6 @@
 """What serves in the engine's place where there is no epoll, or with `--io transports`: the loop's own transports.
 
-The same table, the same policy, the same decisions, TLS by the same filter (src/transport.pxi); the loop accepts, reads
+The same table, the same policy, the same decisions, TLS by the same filter (transport_protocol.pxi); the loop accepts, reads
 and writes, with an object for each connection. What is missing is the engine's memory and speed, and its backlog:
 newcomers to a full server are accepted and wait there, at most 256, and more are answered 503.
 """

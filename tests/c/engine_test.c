@@ -1,6 +1,6 @@
 /* engine_test.c: the engine under failing system calls and failing memory, with clients of every kind.
  *
- * link: core
+ * link: http table talk epoll
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime
  *
  * A crowd has a scene and a seed: ENGINE_SEEDS=FROM-TO in the environment asks for others than the few of the test

@@ -1,8 +1,8 @@
 /* Heads and bodies at the C level, at every split point and right before an unreadable page.
- * link: ka_scan ka_head ka_body */
+ * link: http */
 #include "check.h"
 
-#include "ka_body.h"
+#include "http/ka_body.h"
 #include "upper_halves.h"
 
 typedef struct {

@@ -1,8 +1,8 @@
 /* PROXY headers: every cut of a good one is incomplete, every change of one is read within its bytes.
- * link: ka_proxy */
+ * link: http */
 #include "check.h"
 
-#include "ka_proxy.h"
+#include "http/ka_proxy.h"
 
 static const char v1[] = "PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n";
 static const char v1_6[] = "PROXY TCP6 2001:db8::1 2001:db8::2 4711 443\r\n";

@@ -1,7 +1,7 @@
 /* Response heads and the framing of content: what an application says cannot come out as anything else.
- * link: ka_reply */
+ * link: http */
 #include "check.h"
-#include "ka_reply.h"
+#include "http/ka_reply.h"
 
 
 static const ka_verdict kept = {.keeps = 1};

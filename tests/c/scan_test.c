@@ -1,9 +1,9 @@
 /* Blocks of 32 bytes say of every byte at every place what the plain table says.
- * link: ka_scan */
+ * link: http */
 #include "check.h"
 
-#include "ka_block.h"
-#include "ka_scan.h"
+#include "http/ka_block.h"
+#include "http/ka_scan.h"
 
 enum { BLOCK = 32, PRINTABLE = 1 << 10, PATH = 1 << 11, DIGIT = 1 << 12 };
 

@@ -1,7 +1,7 @@
 /* The connection table from C, in virtual time: what a caller in C sees and Python does not.
- * link: ka_table ka_conn */
+ * link: table */
 #include "check.h"
-#include "ka_conn.h"
+#include "table/ka_conn.h"
 
 #define S ((int64_t)1000000000)
 

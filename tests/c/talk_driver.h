@@ -6,7 +6,7 @@
 #define TALK_DRIVER_H
 
 #include "check.h"
-#include "ka_talk.h"
+#include "talk/ka_talk.h"
 
 #define S ((int64_t)1000000000)
 

@@ -1,6 +1,6 @@
 /* One conversation, driven by hand: what comes in as which request, what goes out in which order, when it is over.
- * link: ka_scan ka_head ka_body ka_reply ka_table ka_conn ka_buf ka_talk ka_talk_check */
-#include "ka_turn.h"
+ * link: http table talk */
+#include "talk/ka_turn.h"
 #include "talk_driver.h"
 
 #define GET "GET / HTTP/1.1\r\nHost: a\r\n\r\n"

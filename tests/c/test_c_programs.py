@@ -25,7 +25,7 @@ def compile_c(need, lacks, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("c")
 
     def run(build, *arguments):
-        flags = ["-std=gnu11", *WARNINGS, *BUILDS[build], f"-I{SRC}", f"-I{HERE}"]
+        flags = ["-std=gnu11", *WARNINGS, *BUILDS[build], f"-I{SRC / 'core'}", f"-I{SRC / 'epoll'}", f"-I{HERE}"]
         return subprocess.run([*COMPILER, *flags, *map(str, arguments)], capture_output=True, text=True, timeout=150)
 
     empty = scratch / "empty.c"
@@ -64,8 +64,8 @@ def name(value):
 def test_c_program_passes_its_checks(compile_c, launch, program, build, tmp_path):
     text = program.read_text()
     linked = re.search(r"link:([\w ]+)", text)
-    assert linked, f"{program.name} names no files of the core in a `link:` comment"
-    sources = SRC.glob("ka_*.c") if linked[1].split() == ["core"] else [SRC / f"{name}.c" for name in linked[1].split()]
+    assert linked, f"{program.name} names no rooms of src/ in a `link:` comment"
+    sources = [path for room in linked[1].split() for path in SRC.rglob(f"{room}/*.c")]
     wrapped = re.search(r"wrap:([\w ]+)", text)
     faults, wraps = ([HERE / "faults.c"], [f"-Wl,--wrap={name}" for name in wrapped[1].split()]) if wrapped else ([], [])
     binary = tmp_path / program.stem

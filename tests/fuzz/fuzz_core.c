@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ka_body.h"
+#include "http/ka_body.h"
 
 typedef struct {
     uint64_t hash;

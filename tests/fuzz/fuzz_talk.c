@@ -2,7 +2,7 @@
  *
  * libFuzzer target for ka_turn.h, ka_talk, ka_buf, ka_reply, ka_conn and what they stand on. The input is a play: what
  * clients send, take and break off, what the application does with each request, how far the clock goes, when the driver
- * gets its step. The driver is a toy after ka_engine.c, or after transport.pxi, whose loop pushes bytes; reads are blocks
+ * gets its step. The driver is a toy after ka_engine.c, or after transport_protocol.pxi, whose loop pushes bytes; reads are blocks
  * of their own, so that AddressSanitizer sees one that outlives its turn.
  *
  * Checked as it goes: the talks and the table by their own checks, the pool's cap, that a phase says what is in hand, that

@@ -6,7 +6,7 @@
 #define PLAY_H
 
 #include "answers.h"
-#include "ka_turn.h"
+#include "talk/ka_turn.h"
 
 #define S ((int64_t)1000000000)
 

@@ -84,11 +84,11 @@ print("conversation ended well")
 def check_c(program, directory):
     text = program.read_text()
     linked = re.search(r"link:([\w ]+)", text)[1].split()
-    sources = [*SRC.glob("ka_*.c")] if linked == ["core"] else [SRC / f"{name}.c" for name in linked]
+    sources = [path for room in linked for path in SRC.rglob(f"{room}/*.c")]
     wrapped = re.search(r"wrap:([\w ]+)", text)
     extra = [TESTS_C / "faults.c", *(f"-Wl,--wrap={name}" for name in wrapped[1].split())] if wrapped else []
     binary = Path(directory, program.stem)
-    flags = ["-std=gnu11", "-O1", "-g", "-DKA_DEBUG=1", f"-I{SRC}", f"-I{TESTS_C}"]
+    flags = ["-std=gnu11", "-O1", "-g", "-DKA_DEBUG=1", f"-I{SRC / 'core'}", f"-I{SRC / 'epoll'}", f"-I{TESTS_C}"]
     subprocess.run([os.environ.get("CC", "cc"), *flags, program, *sources, *extra, "-o", binary], check=True)
     env = {**os.environ, "ENGINE_SEEDS": "1-1", "ENGINE_SCENE": "everything"}
     return subprocess.run([*MEMCHECK, "--leak-check=full", binary], env=env, timeout=300, capture_output=True, text=True)

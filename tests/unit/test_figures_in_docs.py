@@ -20,7 +20,8 @@ def page(name):
 
 
 def source(name):
-    return (ROOT / "src" / name).read_text(encoding="utf-8")
+    (path,) = (ROOT / "src").rglob(name)
+    return path.read_text(encoding="utf-8")
 
 
 def said(text, pattern):
@@ -85,10 +86,10 @@ def test_the_instructions_of_a_request_are_as_kept(performance):
 
 def test_the_bytes_of_a_slot_and_of_a_sock_are_those_that_the_compiler_checks(capacity):
     slot, sock = said(capacity, r"(\d+) of kacore's bytes are the connection's slot in the table and (\d+) what")
-    assert said(source("ka_table.h"), r"sizeof\(ka_chunk\) == \(size_t\)(\d+) \* KA_CHUNK") == [slot]
+    assert said(source("ka_store.h"), r"sizeof\(ka_chunk\) == \(size_t\)(\d+) \* KA_CHUNK") == [slot]
     assert said(source("ka_wire.h"), r"sizeof\(ka_sock\) == (\d+),") == [sock]
     assert slot + sock <= said(capacity, r"kacore, plain \| (\d+) to")[0]
-    parts = said(source("ka_table.h"), r"KA_CHUNK = (\d+)")
+    parts = said(source("ka_store.h"), r"KA_CHUNK = (\d+)")
     assert said(capacity, r"come in parts of ([\d,]+) connections") == parts
     assert said(capacity, r"kacore's table grows in parts of ([\d,]+) connections") == parts
 

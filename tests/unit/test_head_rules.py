@@ -417,7 +417,7 @@ def test_a_broken_rule_is_told_with_status_code_and_offset_at_every_split(code, 
 
 
 def test_every_fault_of_the_core_has_cases():
-    header = (Path(__file__).parents[2] / "src" / "ka_head.h").read_text()
+    header = (Path(__file__).parents[2] / "src/core/http/ka_head.h").read_text()
     faults = {name.lower(): int(status) for name, status in re.findall(r"X\(([A-Z0-9_]+), (\d{3}),", header)}
     assert faults == {code: status for code, (status, _) in REFUSED.items()}
     assert set(faults.values()) == {400, 413, 414, 431, 501, 505}

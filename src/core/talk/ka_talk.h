@@ -24,10 +24,10 @@
 #ifndef KA_TALK_H
 #define KA_TALK_H
 
-#include "ka_body.h"
-#include "ka_buf.h"
-#include "ka_conn.h"
-#include "ka_reply.h"
+#include "http/ka_body.h"
+#include "talk/ka_buf.h"
+#include "table/ka_conn.h"
+#include "http/ka_reply.h"
 
 enum {
     KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */

@@ -1,5 +1,5 @@
 /* ka_reply.c: see ka_reply.h. */
-#include "ka_reply.h"
+#include "http/ka_reply.h"
 
 #include <string.h>
 

@@ -4,8 +4,8 @@
 #ifndef KA_TRUST_H
 #define KA_TRUST_H
 
-#include "ka_conn.h"
-#include "ka_proxy.h"
+#include "table/ka_conn.h"
+#include "http/ka_proxy.h"
 
 /* A network whose members may speak for others; family 0: every unix socket. */
 typedef struct {

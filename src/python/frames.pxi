@@ -6,7 +6,7 @@
 # What a client can make it do in one step is bounded, too: every byte, frame, inflated byte and event has its cost, and
 # when they are used up the rest waits for the next round of the loop, unread.
 
-cdef extern from "ka_ws.h" nogil:
+cdef extern from "http/ka_ws.h" nogil:
     enum:
         KA_WS_CONT
         KA_WS_TEXT

@@ -1,9 +1,9 @@
 /* ka_scan.c: the tables of ka_scan.h: what a byte may be, and the field names that are worth knowing. */
-#include "ka_scan.h"
+#include "http/ka_scan.h"
 
 #include <string.h>
 
-#include "ka_block.h"
+#include "http/ka_block.h"
 
 const uint8_t ka_class[256] = {
      0,  0,  0,  0,  0,  0,  0,  0,  0,  4,  0,  0,  0,  0,  0,  0,  /* 00 */

@@ -5,7 +5,7 @@
  * `due` is a lower bound of the earliest deadline: a tick before it looks at nothing else. It stays a bound because a
  * queue's members only come after its head; what can move a deadline earlier (a new head, a policy, pressure, drain)
  * lowers or resets it. */
-#include "ka_conn.h"
+#include "table/ka_conn.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -833,7 +833,7 @@ int64_t ka_conn_next_due(ka_table *t)
 
 /* ---- who goes first ---- */
 
-#include "ka_conn_room.h"
+#include "table/ka_conn_room.h"
 
 /* ---- drain ---- */
 

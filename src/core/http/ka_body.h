@@ -5,7 +5,7 @@
 #ifndef KA_BODY_H
 #define KA_BODY_H
 
-#include "ka_head.h"
+#include "http/ka_head.h"
 
 typedef struct {
     int64_t  left;          /* bytes of content still to come in this chunk or body */

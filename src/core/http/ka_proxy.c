@@ -1,5 +1,5 @@
 /* ka_proxy.c: see ka_proxy.h. */
-#include "ka_proxy.h"
+#include "http/ka_proxy.h"
 
 #include <arpa/inet.h>
 #include <string.h>

@@ -110,8 +110,9 @@ static inline int ka_ws_text_goes_on(ka_ws_text *state, const char *text, size_t
         } else if (c >= 0x80) {
             if (c < 0xc2 || c > 0xf4)
                 return 0;
-            s = (ka_ws_text){c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3, c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80,
-                          c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf};
+            s.left = c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+            s.low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+            s.high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
         }
     }
     *state = s;

@@ -1,6 +1,6 @@
 /* ka_talk.c: see ka_talk.h. In three parts: the pool of talks, the driver's side, the application's side. */
-#include "ka_talk.h"
-#include "ka_scan.h"
+#include "talk/ka_talk.h"
+#include "http/ka_scan.h"
 
 #include <stdlib.h>
 #include <string.h>

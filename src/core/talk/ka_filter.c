@@ -1,6 +1,6 @@
 /* ka_filter.c: see ka_filter.h. */
 #define _XOPEN_SOURCE 700 /* pread */
-#include "ka_filter.h"
+#include "talk/ka_filter.h"
 
 #include <errno.h>
 #include <unistd.h>

@@ -1,8 +1,8 @@
-/* ka_table.c: the store under the connection table: memory for slots and clients, the client hash, the idle rings.
+/* ka_store.c: the store under the connection table: memory for slots and clients, the client hash, the idle rings.
  *
  * Everything grows in parts that never move, nothing shrinks before ka_store_free(): a table's memory is that of its
  * busiest moment. A failed allocation is answered to the one caller and leaves the store as it was. */
-#include "ka_table.h"
+#include "table/ka_store.h"
 
 #include <stdlib.h>
 #include <string.h>

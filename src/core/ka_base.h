@@ -1,4 +1,5 @@
-/* ka_base.h: the few words every file of the core uses: return codes, a span of bytes, assertions.
+/* ka_base.h: the few words every file of the core uses: return codes, a span of bytes, what is
+ * decided about a connection, assertions.
  *
  * Return codes: 0 or a count is success, a negative KA_E* is a refusal that changed nothing.
  * "Not enough bytes yet" is KA_PARTIAL, never an error. */
@@ -28,6 +29,17 @@ enum {
 typedef struct {
     uint32_t off, len;
 } ka_span;
+
+/* Is the connection kept after this response, and what does the response say about it? ka_conn_decide knows, and
+ * ka_reply_finish_head writes it. */
+typedef struct {
+    uint8_t  keeps;
+    uint8_t  sends_close;       /* Connection: close */
+    uint8_t  sends_keep_alive;  /* Connection: keep-alive (HTTP/1.0, and whenever Keep-Alive is sent) */
+    uint8_t  cause;             /* ka_cause it will end by, when not kept */
+    uint32_t timeout_s;         /* Keep-Alive: timeout=; 0 = no such parameter */
+    uint32_t max;               /* Keep-Alive: max=; 0 = no such parameter */
+} ka_verdict;
 
 #ifdef KA_DEBUG
 #include <assert.h>

@@ -7,7 +7,7 @@
 
 #include <sys/uio.h>
 
-#include "ka_talk.h"
+#include "talk/ka_talk.h"
 
 enum {
     KA_WIRE_RECORD = 16 * 1024,         /* plaintext of one TLS record, RFC 8446 5.1 */

@@ -8,8 +8,8 @@
 #ifndef KA_ENGINE_H
 #define KA_ENGINE_H
 
-#include "ka_trust.h"
-#include "ka_turn.h"
+#include "table/ka_trust.h"
+#include "talk/ka_turn.h"
 #include "ka_wire.h"
 
 typedef struct ka_engine ka_engine;

@@ -3,12 +3,12 @@
  * Two kinds of rule (see ka_head.h): what a byte or a line may be is judged as the bytes come, in request_line and
  * field_line; what a field means is noted in a `facts` while lines are read, and judged by judge_head at the empty
  * line. Knows nothing of where bytes come from, and allocates nothing. */
-#include "ka_head.h"
+#include "http/ka_head.h"
 
 #include <string.h>
 
-#include "ka_block.h"
-#include "ka_scan.h"
+#include "http/ka_block.h"
+#include "http/ka_scan.h"
 
 const ka_limits ka_limits_default = {
     .max_head_bytes = 32768,       /* nginx: four buffers of 8k */
@@ -525,7 +525,7 @@ enum { KA_LAST_BYTE = 0 };
 #define V(name) name##_scalar
 #define V_TARGET
 #define V_BLOCK 0
-#include "ka_head_lines.h"
+#include "http/ka_head_lines.h"
 #undef V
 #undef V_TARGET
 #undef V_BLOCK
@@ -534,12 +534,12 @@ enum { KA_LAST_BYTE = 0 };
 #define V(name) name##_sse42
 #define V_TARGET KA_SSE42
 #define V_BLOCK 32
-#include "ka_head_lines.h"
+#include "http/ka_head_lines.h"
 #undef V
 #undef V_BLOCK
 #define V(name) name##_sse42_half
 #define V_BLOCK 16
-#include "ka_head_lines.h"
+#include "http/ka_head_lines.h"
 #undef V
 #undef V_TARGET
 #undef V_BLOCK
@@ -548,12 +548,12 @@ enum { KA_LAST_BYTE = 0 };
 #define V(name) name##_neon
 #define V_TARGET
 #define V_BLOCK 32
-#include "ka_head_lines.h"
+#include "http/ka_head_lines.h"
 #undef V
 #undef V_BLOCK
 #define V(name) name##_neon_half
 #define V_BLOCK 16
-#include "ka_head_lines.h"
+#include "http/ka_head_lines.h"
 #undef V
 #undef V_TARGET
 #undef V_BLOCK

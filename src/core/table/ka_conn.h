@@ -7,7 +7,7 @@
 #ifndef KA_CONN_H
 #define KA_CONN_H
 
-#include "ka_table.h"
+#include "table/ka_store.h"
 
 /* What one class of connections is allowed. 0 ns = no limit. kacore.Policy documents every number. */
 typedef struct {
@@ -119,16 +119,6 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass);
 int      ka_conn_phase(const ka_table *t, ka_handle h);      /* ka_phase or KA_ESTALE */
 int      ka_conn_class(const ka_table *t, ka_handle h);      /* the class it is in now, or KA_ESTALE */
 uint32_t ka_conn_requests(const ka_table *t, ka_handle h);   /* heads seen on it; 0 if stale */
-
-/* Is the connection kept after this response, and what does the response say about it? */
-typedef struct {
-    uint8_t  keeps;
-    uint8_t  sends_close;       /* Connection: close */
-    uint8_t  sends_keep_alive;  /* Connection: keep-alive (HTTP/1.0, and whenever Keep-Alive is sent) */
-    uint8_t  cause;             /* ka_cause it will end by, when not kept */
-    uint32_t timeout_s;         /* Keep-Alive: timeout=; 0 = no such parameter */
-    uint32_t max;               /* Keep-Alive: max=; 0 = no such parameter */
-} ka_verdict;
 
 /* Called once, when the response head is about to be written.
  * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_N_CAUSES when nothing

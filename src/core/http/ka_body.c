@@ -1,10 +1,10 @@
 /* ka_body.c: the framing of content (RFC 9112 section 7), one byte at a time where it is framing, in one piece where
  * it is content. The state machine is in `chunk_line`: each state names what the next byte may be. */
-#include "ka_body.h"
+#include "http/ka_body.h"
 
 #include <string.h>
 
-#include "ka_scan.h"
+#include "http/ka_scan.h"
 
 enum {
     OVER = 0,

@@ -1,5 +1,5 @@
 /* ka_talk_check.c: the invariants of a conversation, for assertions, tests and fuzzers. */
-#include "ka_talk.h"
+#include "talk/ka_talk.h"
 
 #define MUST(condition, sentence) \
     if (!(condition))             \

@@ -9,7 +9,7 @@
 #ifndef KA_REPLY_H
 #define KA_REPLY_H
 
-#include "ka_conn.h"
+#include "ka_base.h"
 
 typedef enum {
     KA_FRAME_NONE,    /* no content by definition: HEAD, 1xx, 204, 205, 304, 2xx to CONNECT */

@@ -1,4 +1,4 @@
-/* ka_table.h: where connections are remembered: slots, handles, queues, per-client lists, counters.
+/* ka_store.h: where connections are remembered: slots, handles, queues, per-client lists, counters.
  *
  * Holds the mechanism only: what a phase means, which moves are legal and what a timeout is, ka_conn knows.
  * Knows no socket, no clock, no Python object, no random source: `now` and the hash seed are arguments.
@@ -10,8 +10,8 @@
  *  - the counts equal what the lists hold;
  *  - slot 0 is never handed out, so handle 0 and slot 0 mean "none".
  * A table belongs to one thread. */
-#ifndef KA_TABLE_H
-#define KA_TABLE_H
+#ifndef KA_STORE_H
+#define KA_STORE_H
 
 #include "ka_base.h"
 

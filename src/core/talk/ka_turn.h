@@ -6,7 +6,7 @@
 #ifndef KA_TURN_H
 #define KA_TURN_H
 
-#include "ka_talk.h"
+#include "talk/ka_talk.h"
 
 #include <stdio.h>
 

@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-#include "ka_filter.h"
+#include "talk/ka_filter.h"
 
 enum { KA_SCRATCH = KA_READ_MOST };
 

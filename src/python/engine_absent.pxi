@@ -1,5 +1,5 @@
 # What stands in engine.pxi's place where there is no epoll: the same name, which says what is missing.
-# Everything else needs nothing of the engine and works in such a build: Server by transport.pxi.
+# Everything else needs nothing of the engine and works in such a build: Server by transport_protocol.pxi.
 import sys
 
 has_epoll = False

@@ -1,5 +1,5 @@
 /* ka_trust.c: see ka_trust.h. */
-#include "ka_trust.h"
+#include "table/ka_trust.h"
 
 #include <stdlib.h>
 #include <string.h>

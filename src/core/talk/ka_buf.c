@@ -1,5 +1,5 @@
 /* ka_buf.c: see ka_buf.h. */
-#include "ka_buf.h"
+#include "talk/ka_buf.h"
 
 #include <stdlib.h>
 #include <string.h>

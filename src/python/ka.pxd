@@ -21,7 +21,7 @@ cdef extern from "ka_base.h" nogil:
         uint32_t len
 
 
-cdef extern from "ka_head.h" nogil:
+cdef extern from "http/ka_head.h" nogil:
     enum:
         KA_MAX_FIELDS
         KA_FAULT_NONE
@@ -85,7 +85,7 @@ cdef extern from "ka_head.h" nogil:
                       ka_head *head, ka_field *fields, ka_fault *fault)
 
 
-cdef extern from "ka_body.h" nogil:
+cdef extern from "http/ka_body.h" nogil:
     ctypedef struct ka_body:
         int64_t left
         int64_t n_content
@@ -104,7 +104,7 @@ cdef extern from "ka_body.h" nogil:
     bint ka_trailer_is_forbidden(const char *name, size_t len)
 
 
-cdef extern from "ka_scan.h" nogil:
+cdef extern from "http/ka_scan.h" nogil:
     bint ka_equals_lower(const char *p, const char *lower, size_t n)
     void ka_lower_copy(char *to, const char *from_, size_t n)
     int ka_names_init()
@@ -114,7 +114,7 @@ cdef extern from "ka_scan.h" nogil:
     int ka_name_find(const char *name, uint32_t n)
 
 
-cdef extern from "ka_table.h" nogil:
+cdef extern from "table/ka_store.h" nogil:
     ctypedef uint64_t ka_handle
 
     ctypedef enum ka_phase:
@@ -165,7 +165,7 @@ cdef extern from "ka_table.h" nogil:
     uint64_t ka_table_bucket_edge(unsigned bucket)
 
 
-cdef extern from "ka_conn.h" nogil:
+cdef extern from "table/ka_conn.h" nogil:
     ctypedef struct ka_policy:
         int64_t timeout_ns[1]  # KA_N_PHASES
         int64_t rate_window_ns
@@ -265,7 +265,7 @@ cdef extern from "ka_conn.h" nogil:
     const char *ka_table_check(const ka_table *t)
 
 
-cdef extern from "ka_reply.h" nogil:
+cdef extern from "http/ka_reply.h" nogil:
     ctypedef struct ka_reply:
         int64_t n_content
         const char *why
@@ -288,7 +288,7 @@ cdef extern from "ka_reply.h" nogil:
                        size_t value_len)
 
 
-cdef extern from "ka_buf.h" nogil:
+cdef extern from "talk/ka_buf.h" nogil:
     ctypedef struct ka_buf:
         ka_buf *next
         const char *ptr
@@ -315,7 +315,7 @@ cdef extern from "ka_buf.h" nogil:
     bint ka_pool_is_tight(const ka_pool *pool)
 
 
-cdef extern from "ka_talk.h" nogil:
+cdef extern from "talk/ka_talk.h" nogil:
     enum:
         KA_OUT_HIGH
         KA_OUT_LOW
@@ -400,7 +400,7 @@ cdef extern from "sys/uio.h" nogil:
         size_t iov_len
 
 
-cdef extern from "ka_filter.h" nogil:
+cdef extern from "talk/ka_filter.h" nogil:
     enum:
         KA_WIRE_RECORD
         KA_TLS_ALERT_MAX
@@ -428,7 +428,7 @@ cdef extern from "ka_filter.h" nogil:
     int ka_filter_encrypt(ka_session *session, const ka_talk *talk)
 
 
-cdef extern from "ka_turn.h" nogil:
+cdef extern from "talk/ka_turn.h" nogil:
     ctypedef enum ka_news:
         KA_NEWS_BODY
         KA_NEWS_LOW
@@ -476,7 +476,7 @@ cdef extern from "ka_turn.h" nogil:
     size_t ka_turn_no(const ka_table *table, char *text)
 
 
-cdef extern from "ka_proxy.h" nogil:
+cdef extern from "http/ka_proxy.h" nogil:
     enum:
         KA_PROXY_MAX
 
@@ -486,7 +486,7 @@ cdef extern from "ka_proxy.h" nogil:
     int ka_proxy_parse(const char *bytes, size_t len, ka_proxy_source *out)
 
 
-cdef extern from "ka_trust.h" nogil:
+cdef extern from "table/ka_trust.h" nogil:
     ctypedef struct ka_network:
         uint8_t family
         uint8_t bits
