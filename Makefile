@@ -172,6 +172,7 @@ HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c
 lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
+	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
 	bash -n .ci/run .ci/fresh
 	set -e; for cc in $(or $(COMPILERS),cc); do \
 	    for file in $(CORE_C); do \

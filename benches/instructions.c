@@ -12,13 +12,15 @@
 
 static uint64_t sink;
 
-__attribute__((noinline)) void measured(const char *buf, size_t len) {
+__attribute__((noinline)) void measured(const char *buf, size_t len)
+{
     static ka_field fields[KA_MAX_FIELDS];
     ka_head head;
     ka_body body;
     ka_fault fault;
     for (size_t i = 0; i < len;) {
-        if (ka_head_parse(buf + i, len - i, NULL, &ka_limits_default, &head, fields, &fault) != KA_OK) exit(2);
+        if (ka_head_parse(buf + i, len - i, NULL, &ka_limits_default, &head, fields, &fault) != KA_OK)
+            exit(2);
         sink += head.n_fields;
         i += head.nbytes;
         ka_body_init(&body, &head);
@@ -26,17 +28,21 @@ __attribute__((noinline)) void measured(const char *buf, size_t len) {
             size_t n;
             ka_span piece;
             rc = ka_body_next(&body, buf + i, len - i, &ka_limits_default, &n, &piece, &fault);
-            if (rc < 0 || (rc == KA_BODY_NEEDS && n == 0)) exit(3);
+            if (rc < 0 || (rc == KA_BODY_NEEDS && n == 0))
+                exit(3);
             i += n;
         }
     }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     static char bytes[1 << 20];
-    if (argc < 3 || ka_simd_select(argv[1]) != KA_OK) return 4;
+    if (argc < 3 || ka_simd_select(argv[1]) != KA_OK)
+        return 4;
     FILE *file = fopen(argv[2], "rb");
-    if (file == NULL) return 5;
+    if (file == NULL)
+        return 5;
     size_t n = fread(bytes, 1, sizeof bytes, file);
     fclose(file);
     long rounds = argc > 3 ? atol(argv[3]) : 1, pieces = 0;
@@ -51,6 +57,7 @@ int main(int argc, char **argv) {
         }
     clock_gettime(CLOCK_MONOTONIC, &to);
     if (argc > 3)
-        printf("%.2f\n", ((double)(to.tv_sec - from.tv_sec) * 1e9 + (double)(to.tv_nsec - from.tv_nsec)) / (double)pieces);
+        printf("%.2f\n",
+               ((double)(to.tv_sec - from.tv_sec) * 1e9 + (double)(to.tv_nsec - from.tv_nsec)) / (double)pieces);
     return sink == 0;
 }

@@ -19,7 +19,11 @@ static ka_handle conn;
 static int64_t now = 100 * SECOND;
 static long n_pieces = 1;
 
-static void attend(void *port, ka_talk *talk) { (void)port; (void)talk; }
+static void attend(void *port, ka_talk *talk)
+{
+    (void)port;
+    (void)talk;
+}
 static void lost(void *exchange) { (void)exchange; }
 static void release(void *owner) { (void)owner; }
 

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <time.h>
 
-enum { ROUNDS = 7 };
+enum {
+    ROUNDS = 7
+};
 
 static uint64_t state = 88172645463325252u;
 
@@ -29,10 +31,11 @@ static double ns(void)
 static ka_table *table_of(uint32_t n, ka_handle *conns, ka_counters *counters)
 {
     ka_capacity capacity = ka_capacity_default;
-    ka_table   *t = NULL;
+    ka_table *t = NULL;
     capacity.max_connections = n;
     capacity.pressure_start = capacity.pressure_full = 1.0; /* full from the start: pressure would cloud the question */
-    if (ka_table_new(&t, &capacity, 1, counters) != KA_OK) exit(1);
+    if (ka_table_new(&t, &capacity, 1, counters) != KA_OK)
+        exit(1);
     for (uint32_t i = 0; i < n; i++)
         if (ka_conn_open(t, 0, 0, NULL, 0, &conns[i]) != KA_OK || ka_conn_event(t, conns[i], KA_EV_HEAD_DONE, 0) < 0 ||
             ka_conn_event(t, conns[i], KA_EV_RESPONDED, 0) < 0)
@@ -43,7 +46,8 @@ static ka_table *table_of(uint32_t n, ka_handle *conns, ka_counters *counters)
 static void touches(ka_table *t, const ka_handle *conns, const uint32_t *order, uint32_t calls, int64_t *now)
 {
     for (uint32_t k = 0; k < calls; k++)
-        if (ka_conn_touch(t, conns[order[k]], ++*now) != KA_OK) exit(1);
+        if (ka_conn_touch(t, conns[order[k]], ++*now) != KA_OK)
+            exit(1);
 }
 
 static void requests(ka_table *t, const ka_handle *conns, const uint32_t *order, uint32_t calls, int64_t *now)
@@ -61,11 +65,13 @@ static void requests(ka_table *t, const ka_handle *conns, const uint32_t *order,
 static void ticks(ka_table *t, const ka_handle *conns, const uint32_t *order, uint32_t calls, int64_t *now)
 {
     ka_handle h;
-    ka_cause  cause;
+    ka_cause cause;
     /* The head of the queue leaves before each tick, so that the bound of what is due has to be found again. */
     for (uint32_t k = 0; k < calls; k++) {
-        if (ka_conn_touch(t, conns[order[k]], ++*now) != KA_OK) exit(1);
-        if (ka_conn_due(t, *now, &h, &cause) != KA_DO_NOTHING || ka_conn_next_due(t) < *now) exit(1);
+        if (ka_conn_touch(t, conns[order[k]], ++*now) != KA_OK)
+            exit(1);
+        if (ka_conn_due(t, *now, &h, &cause) != KA_DO_NOTHING || ka_conn_next_due(t) < *now)
+            exit(1);
     }
 }
 
@@ -75,12 +81,13 @@ static void measure(const char *name, void (*run)(ka_table *, const ka_handle *,
     printf("\"%s\": {", name);
     for (int k = 0; k < n_sizes; k++) {
         static ka_counters counters;
-        uint32_t   n = sizes[k], calls = n < 1000000 ? 1000000 : n;
+        uint32_t n = sizes[k], calls = n < 1000000 ? 1000000 : n;
         ka_handle *conns = calloc(n, sizeof *conns);
-        uint32_t  *order = calloc(calls, sizeof *order);
-        ka_table  *t = table_of(n, conns, &counters);
-        int64_t    now = 1;
-        for (uint32_t i = 0; i < calls; i++) order[i] = is_in_order ? i % n : (uint32_t)(draw() % n);
+        uint32_t *order = calloc(calls, sizeof *order);
+        ka_table *t = table_of(n, conns, &counters);
+        int64_t now = 1;
+        for (uint32_t i = 0; i < calls; i++)
+            order[i] = is_in_order ? i % n : (uint32_t)(draw() % n);
         run(t, conns, order, calls, &now);
         printf("%s\"%u\": [", k ? ", " : "", n);
         for (int round = 0; round < ROUNDS; round++) {
@@ -89,7 +96,8 @@ static void measure(const char *name, void (*run)(ka_table *, const ka_handle *,
             printf("%s%.3f", round ? ", " : "", (ns() - start) / calls);
         }
         printf("]");
-        if (ka_table_check(t)) exit(1);
+        if (ka_table_check(t))
+            exit(1);
         ka_table_free(t);
         free(conns);
         free(order);

@@ -20,7 +20,10 @@
 
 #include "talk/ka_talk.h"
 
-enum { PLACES = 1000, TURN_BYTES = 65536 };
+enum {
+    PLACES = 1000,
+    TURN_BYTES = 65536
+};
 #define SECOND ((int64_t)1000000000)
 
 typedef struct {
@@ -68,7 +71,8 @@ static void answer(ka_talk *talk, const ka_head *head)
 
 static void end(peer *p, ka_cause cause)
 {
-    if (p->talk) ka_talk_free(p->talk);
+    if (p->talk)
+        ka_talk_free(p->talk);
     close(p->fd);
     ka_conn_close(table, p->conn, cause);
     *p = peers[--n_peers];
@@ -77,10 +81,12 @@ static void end(peer *p, ka_cause cause)
 /* FIN, and then wait for the client's: a close() over unread bytes would reset what we sent last. */
 static void half_close(peer *p, ka_cause cause)
 {
-    if (p->talk) ka_talk_free(p->talk);
+    if (p->talk)
+        ka_talk_free(p->talk);
     p->talk = NULL;
     p->cause = cause;
-    if (shutdown(p->fd, SHUT_WR) < 0 || ka_conn_event(table, p->conn, KA_EV_LINGERING, now) < 0) end(p, cause);
+    if (shutdown(p->fd, SHUT_WR) < 0 || ka_conn_event(table, p->conn, KA_EV_LINGERING, now) < 0)
+        end(p, cause);
 }
 
 /* Bytes for the talk, or FIN. 1: there was something; 0: there is nothing; -1: the connection broke. */
@@ -90,14 +96,21 @@ static int receive(peer *p)
     ka_cause cause;
     size_t room = sizeof scratch, appetite = ka_talk_appetite(talk);
     char *to = scratch;
-    if (talk->window_len) to = ka_talk_room(talk, 1, &room);
-    else if (ka_talk_park(talk) < 0) return -1;
-    if (to == NULL) return -1;
+    if (talk->window_len)
+        to = ka_talk_room(talk, 1, &room);
+    else if (ka_talk_park(talk) < 0)
+        return -1;
+    if (to == NULL)
+        return -1;
     ssize_t n = recv(p->fd, to, room < appetite ? room : appetite, 0); /* the rest waits in the kernel */
-    if (n < 0) return errno == EAGAIN || errno == EINTR ? 0 : -1;
-    if (n == 0) ka_talk_eof(talk);
-    else if (to == scratch) ka_talk_arrived(talk, to, (size_t)n);
-    else ka_talk_filled(talk, (size_t)n);
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -1;
+    if (n == 0)
+        ka_talk_eof(talk);
+    else if (to == scratch)
+        ka_talk_arrived(talk, to, (size_t)n);
+    else
+        ka_talk_filled(talk, (size_t)n);
     if (ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW)
         return ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0 ? -1 : 1;
     return 1;
@@ -110,9 +123,11 @@ static int flush(peer *p)
     while (p->talk->unsent) {
         const ka_buf *buf = p->talk->out;
         ssize_t n = send(p->fd, buf->ptr + buf->start, ka_buf_len(buf), MSG_NOSIGNAL);
-        if (n < 0) return errno == EAGAIN || errno == EINTR ? 0 : -1;
+        if (n < 0)
+            return errno == EAGAIN || errno == EINTR ? 0 : -1;
         ka_talk_sent(p->talk, (size_t)n);
-        if (ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW) return -1;
+        if (ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW)
+            return -1;
     }
     return 0;
 }
@@ -134,9 +149,12 @@ static void turn(peer *p)
         } else if (step == KA_TALK_READ) {
             got = n_reads++ < 4 && !talk->is_eof ? receive(p) : 0;
         } else if (step == KA_TALK_LINGER || step == KA_TALK_CLOSE) {
-            if (flush(p) == 0 && talk->unsent) break; /* the rest when it can be written */
-            if (talk->unsent || (step == KA_TALK_CLOSE && talk->is_eof)) end(p, (ka_cause)talk->cause);
-            else half_close(p, (ka_cause)talk->cause);
+            if (flush(p) == 0 && talk->unsent)
+                break; /* the rest when it can be written */
+            if (talk->unsent || (step == KA_TALK_CLOSE && talk->is_eof))
+                end(p, (ka_cause)talk->cause);
+            else
+                half_close(p, (ka_cause)talk->cause);
             return;
         } else {
             break; /* KA_TALK_WAIT: the client has to take what is there first */
@@ -160,8 +178,10 @@ static void discard(peer *p)
 {
     ka_cause cause;
     ssize_t n = recv(p->fd, scratch, sizeof scratch, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0 || ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW) end(p, p->cause);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0 || ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW)
+        end(p, p->cause);
 }
 
 /* --- all of them --- */
@@ -169,7 +189,8 @@ static void discard(peer *p)
 static peer *find(ka_handle conn)
 {
     peer *p = peers;
-    while (p->conn != conn) p++;
+    while (p->conn != conn)
+        p++;
     return p;
 }
 
@@ -179,13 +200,15 @@ static void let_in(int listener)
     socklen_t len = sizeof from;
     ka_client client = {.family = 4};
     int fd = accept(listener, (struct sockaddr *)&from, &len), full;
-    if (fd < 0) return;
+    if (fd < 0)
+        return;
     peer p = {.fd = fd};
     fcntl(fd, F_SETFL, O_NONBLOCK);
     memcpy(client.addr, &from.sin_addr, 4);
     if ((full = ka_conn_open(table, now, 0, &client, 0, &p.conn)) == KA_EFULL) {
         ka_handle victim = ka_conn_victim(table, now); /* the longest idle one makes room */
-        if (victim) end(find(victim), KA_CAUSE_EVICTED);
+        if (victim)
+            end(find(victim), KA_CAUSE_EVICTED);
         full = ka_conn_open(table, now, 0, &client, 0, &p.conn);
     }
     if (full) {
@@ -203,9 +226,12 @@ static void expire(void)
     ka_cause cause;
     for (ka_action todo; (todo = ka_conn_due(table, now, &conn, &cause)) != KA_DO_NOTHING;) {
         peer *p = find(conn);
-        if (todo == KA_DO_HALF_CLOSE) half_close(p, cause);
-        else if (todo == KA_DO_ANSWER_408 && p->talk && !ka_talk_refuse(p->talk, 408, "too late", cause, now)) turn(p);
-        else end(p, cause);
+        if (todo == KA_DO_HALF_CLOSE)
+            half_close(p, cause);
+        else if (todo == KA_DO_ANSWER_408 && p->talk && !ka_talk_refuse(p->talk, 408, "too late", cause, now))
+            turn(p);
+        else
+            end(p, cause);
     }
 }
 
@@ -229,11 +255,14 @@ static void serve(int listener)
         /* Backwards: who ends leaves its place to the last one, which had its turn. First what arrived, then who is
          * late, then who wants in. */
         for (int i = n_polled; n_ready > 0 && i-- > 0;) {
-            if (fds[i].revents && ka_conn_phase(table, peers[i].conn) == KA_LINGER) discard(&peers[i]);
-            else if (fds[i].revents) turn(&peers[i]);
+            if (fds[i].revents && ka_conn_phase(table, peers[i].conn) == KA_LINGER)
+                discard(&peers[i]);
+            else if (fds[i].revents)
+                turn(&peers[i]);
         }
         expire();
-        if (n_ready > 0 && fds[n_polled].revents) let_in(listener);
+        if (n_ready > 0 && fds[n_polled].revents)
+            let_in(listener);
     }
 }
 

@@ -15,14 +15,14 @@
 
 enum {
     KA_OK = 0,
-    KA_PARTIAL = -1,  /* more bytes are needed; nothing was consumed beyond what was said */
-    KA_ENOMEM = -2,   /* allocation failed, or a configured cap is reached; the object stays usable */
-    KA_EINVAL = -3,   /* the caller's mistake: impossible transition, argument out of range */
-    KA_ESTALE = -4,   /* the handle's generation is over: the connection it named is gone */
-    KA_EFULL = -5,    /* max_connections are open */
-    KA_ECLIENT = -6,  /* this client holds max_connections_per_client already */
-    KA_ESLOW = -7,    /* the peer is under the policy's byte rate */
-    KA_EPEER = -8     /* the peer broke a rule of the protocol; details in a ka_fault */
+    KA_PARTIAL = -1, /* more bytes are needed; nothing was consumed beyond what was said */
+    KA_ENOMEM = -2,  /* allocation failed, or a configured cap is reached; the object stays usable */
+    KA_EINVAL = -3,  /* the caller's mistake: impossible transition, argument out of range */
+    KA_ESTALE = -4,  /* the handle's generation is over: the connection it named is gone */
+    KA_EFULL = -5,   /* max_connections are open */
+    KA_ECLIENT = -6, /* this client holds max_connections_per_client already */
+    KA_ESLOW = -7,   /* the peer is under the policy's byte rate */
+    KA_EPEER = -8    /* the peer broke a rule of the protocol; details in a ka_fault */
 };
 
 /* A view of bytes inside somebody else's buffer. Offsets, not pointers: the buffer may move. */
@@ -33,12 +33,12 @@ typedef struct {
 /* Is the connection kept after this response, and what does the response say about it? ka_conn_decide knows, and
  * ka_reply_finish_head writes it. */
 typedef struct {
-    uint8_t  keeps;
-    uint8_t  sends_close;       /* Connection: close */
-    uint8_t  sends_keep_alive;  /* Connection: keep-alive (HTTP/1.0, and whenever Keep-Alive is sent) */
-    uint8_t  cause;             /* ka_cause it will end by, when not kept */
-    uint32_t timeout_s;         /* Keep-Alive: timeout=; 0 = no such parameter */
-    uint32_t max;               /* Keep-Alive: max=; 0 = no such parameter */
+    uint8_t keeps;
+    uint8_t sends_close;      /* Connection: close */
+    uint8_t sends_keep_alive; /* Connection: keep-alive (HTTP/1.0, and whenever Keep-Alive is sent) */
+    uint8_t cause;            /* ka_cause it will end by, when not kept */
+    uint32_t timeout_s;       /* Keep-Alive: timeout=; 0 = no such parameter */
+    uint32_t max;             /* Keep-Alive: max=; 0 = no such parameter */
 } ka_verdict;
 
 #ifdef KA_DEBUG

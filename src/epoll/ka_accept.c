@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 enum {
-    ACCEPTS = 64,  /* a listener and step */
+    ACCEPTS = 64,      /* a listener and step */
     LAST_ROUNDS = 256, /* of them, to empty a queue for good: no backlog is longer */
-    VICTIMS = 8    /* asked, before a newcomer is turned away */
+    VICTIMS = 8        /* asked, before a newcomer is turned away */
 };
 
 static const int64_t NOTICE_NS = (int64_t)10 * 1000000000;
@@ -207,7 +207,8 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
 {
     static const ka_client nobody;
     ka_listener *listener = &e->listeners[i];
-    int is_trusted = ka_trusts(&e->trust, client->family, client->addr), has_client = listener->knows_clients && !is_trusted;
+    int is_trusted = ka_trusts(&e->trust, client->family, client->addr),
+        has_client = listener->knows_clients && !is_trusted;
     unsigned klass = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->klass;
     ka_handle h;
     int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, listener->filter != NULL, &h);
@@ -357,10 +358,8 @@ int ka_listener_refuse(int fd)
 {
     /* The filter sees the TCP header: at 13 the flags. SYN without ACK is the beginning of a handshake. */
     static struct sock_filter drop_syn[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
         BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
     };
     const struct sock_fprog program = {.len = sizeof drop_syn / sizeof drop_syn[0], .filter = drop_syn};

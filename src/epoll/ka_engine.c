@@ -15,14 +15,14 @@
 #include <unistd.h>
 
 enum {
-    EVENTS = 128,            /* a step, at most: see pace */
+    EVENTS = 128, /* a step, at most: see pace */
     EVENTS_LEAST = 8,
-    STEP_NS = 600 * 1000,    /* a step is to take no longer, for the sake of the loop's other work */
-    EXPIRIES = 64,           /* a step */
-    TURN_BYTES = 64 * 1024,  /* of input, a connection and step */
-    TURN_OUTPUT = 1 << 20,   /* the same: the kernel copies it, which takes a third of a millisecond */
-    SHAKES = 8,              /* handshake steps a step: each can take a millisecond */
-    READ_COST = 1024         /* of a read through a filter, in bytes of TURN_BYTES: a record may hold a single one */
+    STEP_NS = 600 * 1000,   /* a step is to take no longer, for the sake of the loop's other work */
+    EXPIRIES = 64,          /* a step */
+    TURN_BYTES = 64 * 1024, /* of input, a connection and step */
+    TURN_OUTPUT = 1 << 20,  /* the same: the kernel copies it, which takes a third of a millisecond */
+    SHAKES = 8,             /* handshake steps a step: each can take a millisecond */
+    READ_COST = 1024        /* of a read through a filter, in bytes of TURN_BYTES: a record may hold a single one */
 };
 
 static void turn(ka_engine *e, ka_handle h, ka_sock *s);
@@ -365,9 +365,10 @@ static ka_turned read_more(void *port, void *peer, ka_talk *talk)
     }
     if (n < 0) {
         const ka_session *session = session_of(e, h);
-        ka_sock_end(e, talk->conn, s, n == KA_ENOMEM                   ? KA_CAUSE_BUFFER_LIMIT
-                                      : session && session->is_abusive ? KA_CAUSE_BAD_REQUEST
-                                                                       : KA_CAUSE_ERROR);
+        ka_sock_end(e, talk->conn, s,
+                    n == KA_ENOMEM                   ? KA_CAUSE_BUFFER_LIMIT
+                    : session && session->is_abusive ? KA_CAUSE_BAD_REQUEST
+                                                     : KA_CAUSE_ERROR);
         return KA_TURN_ENDED;
     }
     if (n == 0) {
@@ -437,9 +438,18 @@ static void settled(void *port, void *peer, ka_talk *talk)
 static void move_again(void *port, void *peer, ka_talk *talk) { again(port, talk->conn, peer); }
 
 static const ka_moves moves = {
-    .on_request = on_request, .on_news = on_news,       .read = read_more,              .flush = flush,
-    .can_read = can_read,     .has_unread = has_unread, .look_for_fin = look_for_fin,   .can_send = can_send,
-    .settled = settled,       .end = move_end,          .half_close = move_half_close,  .again = move_again,
+    .on_request = on_request,
+    .on_news = on_news,
+    .read = read_more,
+    .flush = flush,
+    .can_read = can_read,
+    .has_unread = has_unread,
+    .look_for_fin = look_for_fin,
+    .can_send = can_send,
+    .settled = settled,
+    .end = move_end,
+    .half_close = move_half_close,
+    .again = move_again,
     .end_of = move_end_of,
 };
 
@@ -567,7 +577,8 @@ void ka_timer_arm(ka_engine *e)
         due = e->resend_ns;
     if (due >= e->armed_ns)
         return;
-    struct itimerspec at = {.it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
+    struct itimerspec at = {
+        .it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
     if (timerfd_settime(e->timer_fd, TFD_TIMER_ABSTIME, &at, NULL) == 0)
         e->armed_ns = due;
 }
@@ -809,8 +820,9 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     e->service.attend = note;
     e->service.lost = calls->on_lost;
     e->service.refused = calls->on_refused ? refused : NULL;
-    if (got == KA_OK && (e->epoll_fd < 0 || e->timer_fd < 0 || e->event_fd < 0 ||
-                         watch(e, e->timer_fd, KA_TAG(KA_TAG_TIMER)) < 0 || watch(e, e->event_fd, KA_TAG(KA_TAG_EVENT)) < 0))
+    if (got == KA_OK &&
+        (e->epoll_fd < 0 || e->timer_fd < 0 || e->event_fd < 0 || watch(e, e->timer_fd, KA_TAG(KA_TAG_TIMER)) < 0 ||
+         watch(e, e->event_fd, KA_TAG(KA_TAG_EVENT)) < 0))
         got = ka_os_error();
     if (got < 0) {
         ka_engine_free(e);
@@ -884,10 +896,7 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
     ka_engine_leave(e);
 }
 
-ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
-{
-    return ka_sock_of(e, conn) ? session_of(e, conn) : NULL;
-}
+ka_session *ka_engine_session(ka_engine *e, ka_handle conn) { return ka_sock_of(e, conn) ? session_of(e, conn) : NULL; }
 
 int ka_engine_give_away(ka_engine *e, ka_handle conn)
 {

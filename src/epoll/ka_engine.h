@@ -8,9 +8,9 @@
 #ifndef KA_ENGINE_H
 #define KA_ENGINE_H
 
+#include "ka_wire.h"
 #include "table/ka_trust.h"
 #include "talk/ka_turn.h"
-#include "ka_wire.h"
 
 typedef struct ka_engine ka_engine;
 
@@ -31,43 +31,46 @@ typedef struct {
     void *ctx;
     void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
     void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
-    void (*on_lost)(void *exchange);                 /* see ka_service.lost */
-    void (*on_wake)(void *ctx);                      /* ka_engine_wake was called */
+    void (*on_lost)(void *exchange); /* see ka_service.lost */
+    void (*on_wake)(void *ctx);      /* ka_engine_wake was called */
     /* NULL: not wanted. The connection can still be asked about (phase, requests, peer), and nothing can be done to it. */
     void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
-    void (*on_notice)(void *ctx, ka_notice what);    /* NULL: not wanted */
-    void (*on_refused)(void *ctx, ka_talk *talk);    /* NULL: not wanted; see ka_service.refused */
-    void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* a request crossed our close of it; NULL: not wanted */
-    void (*release)(void *owner);                    /* see ka_pool */
+    void (*on_notice)(void *ctx, ka_notice what); /* NULL: not wanted */
+    void (*on_refused)(void *ctx, ka_talk *talk); /* NULL: not wanted; see ka_service.refused */
+    void (*on_race)(void *ctx, ka_handle conn,
+                    ka_cause cause); /* a request crossed our close of it; NULL: not wanted */
+    void (*release)(void *owner);    /* see ka_pool */
     /* Asked only while ka_engine_ask_classes says so. */
     unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
     unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
 } ka_calls;
 
-enum { KA_MAX_LISTENERS = 64 };
+enum {
+    KA_MAX_LISTENERS = 64
+};
 
 /* Return 0, KA_ENOMEM, or -errno - 1000 of the call that failed. The table is the caller's and outlives the engine. */
-int  ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                   const ka_calls *calls);
-void ka_engine_free(ka_engine *e);  /* closes everything that is open, listeners excepted: they are the caller's */
-int  ka_engine_is_inside(const ka_engine *e);  /* whether something of the engine's is going on, which called us */
+int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                  const ka_calls *calls);
+void ka_engine_free(ka_engine *e); /* closes everything that is open, listeners excepted: they are the caller's */
+int ka_engine_is_inside(const ka_engine *e); /* whether something of the engine's is going on, which called us */
 
-int  ka_engine_fileno(const ka_engine *e);
+int ka_engine_fileno(const ka_engine *e);
 ka_service *ka_engine_service(ka_engine *e);
 
 /* Pass the bytes of this listener's connections through a filter, with a handshake before the first request. `ctx` is
  * the argument of its `open` and outlives the engine. 0, KA_EINVAL (no such listener), KA_ENOMEM. */
-int  ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
+int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
 ka_session *ka_engine_session(ka_engine *e, ka_handle conn); /* its session of the filter; NULL: none, stale */
 
 /* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
-int  ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
+int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
 
 /* Listen on this socket no longer; it stays open, and can be listened on again. is_last: nobody else will accept from
  * its queue, so whoever is in it is taken in first. */
 void ka_engine_unlisten(ka_engine *e, int fd, int is_last);
-void ka_engine_stop_listening(ka_engine *e);  /* on all of them, each as the last */
+void ka_engine_stop_listening(ka_engine *e); /* on all of them, each as the last */
 
 /* Let no new client begin a handshake with a listening TCP socket, while those in the middle of one get through:
  * without it, whoever comes between the last accept() and close() gets a reset for an answer. Return 0 or -errno - 1000. */
@@ -94,7 +97,7 @@ void ka_engine_attend(ka_engine *e);
 /* Send what is pending of this one now: see ka_turn_push. Within a step, and between two. */
 void ka_engine_push(ka_engine *e, ka_talk *talk);
 
-void ka_engine_wake(ka_engine *e);  /* from any thread: a step soon, with on_wake */
+void ka_engine_wake(ka_engine *e); /* from any thread: a step soon, with on_wake */
 
 void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause);
 void ka_engine_close_all(ka_engine *e, ka_cause cause);
@@ -102,19 +105,19 @@ void ka_engine_close_all(ka_engine *e, ka_cause cause);
 /* Start draining: see ka_conn_drain. */
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 
-int64_t ka_engine_now(ka_engine *e);  /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
-int64_t ka_engine_read_clock(void);   /* the same, read now: a step may have run an application for long */
-int     ka_engine_is_stepping(const ka_engine *e);
+int64_t ka_engine_now(ka_engine *e); /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */
+int64_t ka_engine_read_clock(void);  /* the same, read now: a step may have run an application for long */
+int ka_engine_is_stepping(const ka_engine *e);
 
 /* Who is at the other end, as a PROXY header said or the kernel: family 0 (unix), 4 or 6; addr: 4 or 16 bytes; port;
  * index of the listener. */
 int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener);
-int ka_engine_is_trusted(ka_engine *e, ka_handle conn);  /* whether it is a trusted proxy */
+int ka_engine_is_trusted(ka_engine *e, ka_handle conn); /* whether it is a trusted proxy */
 /* Give a tunnel's socket away: a descriptor of its own, the caller's. The connection is over here (KA_CAUSE_UPGRADED)
  * and nothing is said about it to the peer; what the talk still holds unread is to be taken before. KA_EINVAL when
  * output waits, a turn is on, or the bytes pass through a filter; KA_ESTALE; -errno - 1000. */
 int ka_engine_give_away(ka_engine *e, ka_handle conn);
-int ka_engine_fd(ka_engine *e, ka_handle conn);  /* the socket, still the engine's; -1 if stale */
+int ka_engine_fd(ka_engine *e, ka_handle conn); /* the socket, still the engine's; -1 if stale */
 
 /* In the order of ENGINE_NAMES in table.pxi. */
 typedef struct {

@@ -20,7 +20,13 @@
 #define MS ((int64_t)1000000)
 #define S (1000 * MS)
 
-enum { N_CLIENTS = 48, N_ASKED = 6, PATTERN = 1 << 19, ECHO_MAX = 16000, N_EXCHANGES = 256 };
+enum {
+    N_CLIENTS = 48,
+    N_ASKED = 6,
+    PATTERN = 1 << 19,
+    ECHO_MAX = 16000,
+    N_EXCHANGES = 256
+};
 
 static int64_t virtual_now = 1000 * S;
 extern int __wrap_clock_gettime(clockid_t clock, struct timespec *to);
@@ -41,22 +47,23 @@ static const char *content_at(unsigned id) { return pattern + id * 7 % 26; }
 static void (*inside)(void *ctx, const char *where, ka_handle conn);
 static void look_inside(void *ctx, const char *where, ka_handle conn)
 {
-    if (inside) inside(ctx, where, conn);
+    if (inside)
+        inside(ctx, where, conn);
 }
 
 typedef struct exchange exchange;
 typedef struct server server;
 struct server {
-    ka_engine  *engine;
-    ka_table   *table;
+    ka_engine *engine;
+    ka_table *table;
     ka_counters counters;
-    int         fd, file_fd, holds, n_notices, n_fins, keeps_all;
+    int fd, file_fd, holds, n_notices, n_fins, keeps_all;
     struct sockaddr_un address;
-    socklen_t   address_len;
-    uint64_t    random;
-    exchange   *free;
-    unsigned    n_exchanges;
-    void      (*acts)(exchange *x); /* the application of a test that brings its own: kind z */
+    socklen_t address_len;
+    uint64_t random;
+    exchange *free;
+    unsigned n_exchanges;
+    void (*acts)(exchange *x); /* the application of a test that brings its own: kind z */
 };
 
 /* What the application does: the letter in a target.
@@ -69,13 +76,13 @@ struct server {
 static const char GOES_ON[] = "aaabcdefghip", ENDS[] = "jklmnou";
 
 struct exchange {
-    server  *server;
+    server *server;
     ka_talk *talk; /* NULL: free */
     exchange *next;
-    char     kind;
+    char kind;
     unsigned id, wait, n_pieces;
-    size_t   got;
-    char     echo[ECHO_MAX];
+    size_t got;
+    char echo[ECHO_MAX];
 };
 static exchange exchanges[N_EXCHANGES];
 
@@ -87,9 +94,10 @@ static size_t content_of(char kind, unsigned id)
     case 'd': return 6 * 20000;
     case 'e': return id % ECHO_MAX;
     case 'f': return 30000 + id % 60000;
-    case 'i': case 'p': return 0;
+    case 'i':
+    case 'p': return 0;
     case 'u': return 5000;
-    default: return id % 50;
+    default:  return id % 50;
     }
 }
 
@@ -99,7 +107,8 @@ static int begin(exchange *x, unsigned status, const char *name, const char *val
 {
     char *at;
     int got = ka_talk_head_begin(x->talk, status, 64, &at);
-    if (got == KA_OK && name) got = ka_reply_field(&x->talk->reply, &at, name, strlen(name), value, strlen(value));
+    if (got == KA_OK && name)
+        got = ka_reply_field(&x->talk->reply, &at, name, strlen(name), value, strlen(value));
     return got == KA_OK ? ka_talk_head_end(x->talk, at, whole, ka_engine_now(x->server->engine)) : got;
 }
 
@@ -125,8 +134,10 @@ static int in_pieces(exchange *x, unsigned n, size_t each)
         }
         size_t from = x->n_pieces++ * each;
         int more = x->n_pieces < n, got = ka_talk_content(x->talk, content_at(x->id) + from, each, more, NULL);
-        if (got < 0) return got;
-        if (more && x->id % 2) ka_engine_push(x->server->engine, x->talk);
+        if (got < 0)
+            return got;
+        if (more && x->id % 2)
+            ka_engine_push(x->server->engine, x->talk);
     }
     return KA_OK;
 }
@@ -135,8 +146,10 @@ static int echo(exchange *x)
 {
     while (!ka_talk_body_is_over(x->talk)) {
         ptrdiff_t n = ka_talk_read(x->talk, x->echo + x->got, ECHO_MAX - x->got, ka_engine_now(x->server->engine));
-        if (n == KA_PARTIAL) return KA_OK;
-        if (n < 0 || (n == 0 && !ka_talk_body_is_over(x->talk))) return n < 0 ? (int)n : KA_EINVAL;
+        if (n == KA_PARTIAL)
+            return KA_OK;
+        if (n < 0 || (n == 0 && !ka_talk_body_is_over(x->talk)))
+            return n < 0 ? (int)n : KA_EINVAL;
         x->got += (size_t)n;
     }
     int got = begin(x, 200, NULL, NULL, (int64_t)x->got);
@@ -146,7 +159,8 @@ static int echo(exchange *x)
 static int refer(exchange *x, size_t len)
 {
     int got = begin(x, 200, NULL, NULL, (int64_t)len);
-    if (got < 0) return got;
+    if (got < 0)
+        return got;
     x->server->holds++;
     return x->kind == 'f' ? ka_talk_file(x->talk, x->server->file_fd, x->id * 7 % 26, len, 0, &x->server->holds)
                           : ka_talk_content(x->talk, content_at(x->id), len, 0, &x->server->holds);
@@ -159,14 +173,18 @@ static void act(exchange *x)
     size_t len = content_of(x->kind, x->id);
     int got = KA_OK;
     switch (x->kind) {
-    case 'b': case 'f': got = refer(x, len); break;
-    case 'c': case 'd':
+    case 'b':
+    case 'f': got = refer(x, len); break;
+    case 'c':
+    case 'd':
         got = talk->reply.is_started ? KA_OK : begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN);
-        if (got == KA_OK) got = in_pieces(x, x->kind == 'c' ? 3 : 6, len / (x->kind == 'c' ? 3 : 6));
+        if (got == KA_OK)
+            got = in_pieces(x, x->kind == 'c' ? 3 : 6, len / (x->kind == 'c' ? 3 : 6));
         break;
     case 'u':
         got = begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN);
-        if (got == KA_OK) got = ka_talk_content(talk, content_at(x->id), len, 0, NULL);
+        if (got == KA_OK)
+            got = ka_talk_content(talk, content_at(x->id), len, 0, NULL);
         break;
     case 'e': got = echo(x); break;
     case 'i': got = whole(x, 204, NULL, NULL, 0); break;
@@ -176,7 +194,8 @@ static void act(exchange *x)
         got = begin(x, 200, "content-length", "100", KA_WHOLE_UNKNOWN);
         if (got == KA_OK && x->kind == 'k') {
             got = ka_talk_content(talk, content_at(x->id), 40, 1, NULL);
-            if (got == KA_OK) ka_talk_done(talk);
+            if (got == KA_OK)
+                ka_talk_done(talk);
         } else if (got == KA_OK) {
             CHECK(ka_talk_content(talk, content_at(x->id), 101, 0, NULL) == KA_EINVAL, "it took more than was said");
         }
@@ -185,10 +204,12 @@ static void act(exchange *x)
     case 'n': ka_talk_done(talk); break;
     case 'z': x->server->acts(x); break;
     case 'o': give_up(x); break;
-    default: got = whole(x, 200, NULL, NULL, len);
+    default:  got = whole(x, 200, NULL, NULL, len);
     }
-    if (got < 0 && got != KA_ESTALE) give_up(x);
-    else if (got < 0) ka_talk_done(talk);
+    if (got < 0 && got != KA_ESTALE)
+        give_up(x);
+    else if (got < 0)
+        ka_talk_done(talk);
 }
 
 static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
@@ -197,7 +218,8 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
     const char *target = ka_talk_head_bytes(talk) + head->path.off;
     (void)fields;
     exchange *x = s->free;
-    if (x == NULL) abort();
+    if (x == NULL)
+        abort();
     s->free = x->next;
     s->n_exchanges++;
     *x = (exchange){.server = s, .talk = talk, .kind = 'a'};
@@ -209,8 +231,10 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
     }
     talk->exchange = x;
     look_inside(s, "request", talk->conn);
-    if (x->kind == 'g') x->wait = 1 + (unsigned)(faults_random(&s->random) % 5);
-    else act(x);
+    if (x->kind == 'g')
+        x->wait = 1 + (unsigned)(faults_random(&s->random) % 5);
+    else
+        act(x);
 }
 
 static void on_news(void *ctx, ka_talk *talk, ka_news news)
@@ -218,8 +242,8 @@ static void on_news(void *ctx, ka_talk *talk, ka_news news)
     ((server *)ctx)->n_fins += news == KA_NEWS_EOF;
     exchange *x = talk->exchange;
     look_inside(ctx, "news", talk->conn);
-    if (x && !talk->has_response && ((news == KA_NEWS_BODY && x->kind == 'e')
-                                   || (news == KA_NEWS_LOW && (x->kind == 'd' || x->kind == 'z'))))
+    if (x && !talk->has_response &&
+        ((news == KA_NEWS_BODY && x->kind == 'e') || (news == KA_NEWS_LOW && (x->kind == 'd' || x->kind == 'z'))))
         act(x);
 }
 
@@ -274,7 +298,8 @@ static unsigned class_of_request(void *ctx, ka_talk *talk, const ka_head *head, 
 static void act_late(server *s)
 {
     for (int i = 0; i < N_EXCHANGES; i++)
-        if (exchanges[i].talk && exchanges[i].wait && --exchanges[i].wait == 0) act(&exchanges[i]);
+        if (exchanges[i].talk && exchanges[i].wait && --exchanges[i].wait == 0)
+            act(&exchanges[i]);
     ka_engine_attend(s->engine);
 }
 
@@ -288,24 +313,42 @@ static ka_capacity small_capacity(uint32_t n)
 static void server_open(server *s, const ka_capacity *capacity, const ka_policy *policy, size_t max_buffer_bytes)
 {
     static int n_servers;
-    ka_calls calls = {.ctx = s, .on_request = on_request, .on_news = on_news, .on_lost = on_lost, .on_wake = on_wake,
-                      .on_notice = on_notice, .on_closed = on_closed, .on_race = on_race, .on_refused = on_refused,
-                      .class_of_client = class_of_client, .class_of_request = class_of_request, .release = release};
+    ka_calls calls = {.ctx = s,
+                      .on_request = on_request,
+                      .on_news = on_news,
+                      .on_lost = on_lost,
+                      .on_wake = on_wake,
+                      .on_notice = on_notice,
+                      .on_closed = on_closed,
+                      .on_race = on_race,
+                      .on_refused = on_refused,
+                      .class_of_client = class_of_client,
+                      .class_of_request = class_of_request,
+                      .release = release};
     char name[] = "/tmp/kacore-engine-XXXXXX";
     *s = (server){.random = faults.state};
-    for (int i = 0; i < N_EXCHANGES; i++) exchanges[i] = (exchange){.next = i ? &exchanges[i - 1] : NULL};
+    for (int i = 0; i < N_EXCHANGES; i++)
+        exchanges[i] = (exchange){.next = i ? &exchanges[i - 1] : NULL};
     s->free = &exchanges[N_EXCHANGES - 1];
-    for (int i = 0; i < PATTERN; i++) pattern[i] = (char)('a' + i % 26);
-    if ((s->file_fd = mkstemp(name)) < 0 || unlink(name) < 0 || write(s->file_fd, pattern, 100000) != 100000) abort();
+    for (int i = 0; i < PATTERN; i++)
+        pattern[i] = (char)('a' + i % 26);
+    if ((s->file_fd = mkstemp(name)) < 0 || unlink(name) < 0 || write(s->file_fd, pattern, 100000) != 100000)
+        abort();
     s->address.sun_family = AF_UNIX;
-    int n = snprintf(s->address.sun_path + 1, sizeof s->address.sun_path - 1, "kacore-engine-%d-%d", getpid(), n_servers++);
+    int n = snprintf(s->address.sun_path + 1, sizeof s->address.sun_path - 1, "kacore-engine-%d-%d", getpid(),
+                     n_servers++);
     s->address_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
     s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (s->fd < 0 || bind(s->fd, (struct sockaddr *)&s->address, s->address_len) < 0 || listen(s->fd, 1024) < 0) abort();
-    if (ka_table_new(&s->table, capacity, 7, &s->counters) < 0) abort();
-    if (policy && ka_table_set_policy(s->table, 0, policy) < 0) abort();
-    if (ka_engine_new(&s->engine, s->table, &ka_limits_default, max_buffer_bytes, &calls) < 0) abort();
-    if (ka_engine_listen(s->engine, s->fd, 0, 0) < 0) abort();
+    if (s->fd < 0 || bind(s->fd, (struct sockaddr *)&s->address, s->address_len) < 0 || listen(s->fd, 1024) < 0)
+        abort();
+    if (ka_table_new(&s->table, capacity, 7, &s->counters) < 0)
+        abort();
+    if (policy && ka_table_set_policy(s->table, 0, policy) < 0)
+        abort();
+    if (ka_engine_new(&s->engine, s->table, &ka_limits_default, max_buffer_bytes, &calls) < 0)
+        abort();
+    if (ka_engine_listen(s->engine, s->fd, 0, 0) < 0)
+        abort();
 }
 
 /* The books: nobody is there, and nothing of those who were. */
@@ -313,7 +356,8 @@ static void server_close(server *s)
 {
     const ka_service *service = ka_engine_service(s->engine);
     uint64_t n_closed = 0;
-    for (int i = 0; i < KA_N_CAUSES; i++) n_closed += s->counters.closed[i];
+    for (int i = 0; i < KA_N_CAUSES; i++)
+        n_closed += s->counters.closed[i];
     CHECK(ka_table_open_count(s->table) == 0, "%u are open", ka_table_open_count(s->table));
     CHECK(s->counters.accepted == n_closed, "%d accepted", (int)s->counters.accepted);
     CHECK(service->pool.lent_bytes == 0, "%zu bytes are lent", service->pool.lent_bytes);
@@ -329,23 +373,37 @@ static void server_close(server *s)
 
 /* --- a client --- */
 
-typedef enum { GOOD, VANISHES, RUBBISH, SILENT, N_MANNERS } manner;
-typedef enum { IN_HEAD, IN_LENGTH, IN_SIZE, IN_CHUNK, IN_CHUNK_END, IN_LAST, IN_REST } parse_state;
+typedef enum {
+    GOOD,
+    VANISHES,
+    RUBBISH,
+    SILENT,
+    N_MANNERS
+} manner;
+typedef enum {
+    IN_HEAD,
+    IN_LENGTH,
+    IN_SIZE,
+    IN_CHUNK,
+    IN_CHUNK_END,
+    IN_LAST,
+    IN_REST
+} parse_state;
 
 typedef struct {
-    int      fd; /* -1: none */
-    manner   manner;
-    char    *text;
-    size_t   n_text, n_sent, ends[N_ASKED];
-    char     kinds[N_ASKED];
+    int fd; /* -1: none */
+    manner manner;
+    char *text;
+    size_t n_text, n_sent, ends[N_ASKED];
+    char kinds[N_ASKED];
     unsigned ids[N_ASKED], n_asked, n_answered, stays, piece;
-    int      is_slow, half_closes, has_fin;
+    int is_slow, half_closes, has_fin;
     /* the response that is being read */
     parse_state state;
-    char     head[2048];
-    size_t   n_head, left, n_content;
+    char head[2048];
+    size_t n_head, left, n_content;
     unsigned status;
-    int      said_close, is_over;
+    int said_close, is_over;
 } client;
 
 typedef struct {
@@ -357,7 +415,8 @@ static inline int ends_with(char kind) { return strchr(ENDS, kind) != NULL; }
 static inline void put(client *c, const char *bytes, size_t n)
 {
     c->text = realloc(c->text, c->n_text + n + 1);
-    if (c->text == NULL) abort();
+    if (c->text == NULL)
+        abort();
     memcpy(c->text + c->n_text, bytes, n);
     c->text[c->n_text += n] = 0;
 }
@@ -366,22 +425,32 @@ static inline void ask(client *c, char kind, unsigned id, uint64_t *random)
 {
     char line[256];
     size_t body = kind == 'e' ? content_of(kind, id) : kind == 'h' ? id * 13 % 150000 : 0;
-    int n = snprintf(line, sizeof line, "%s /%c%u HTTP/1.%d\r\nHost: a\r\n", body ? "POST" : kind == 'p' ? "HEAD" : "GET", kind,
-                     id, kind != 'u'), is_chunked = body && faults_random(random) % 2;
+    int n = snprintf(line, sizeof line, "%s /%c%u HTTP/1.%d\r\nHost: a\r\n",
+                     body          ? "POST"
+                     : kind == 'p' ? "HEAD"
+                                   : "GET",
+                     kind, id, kind != 'u'),
+        is_chunked = body && faults_random(random) % 2;
     put(c, line, (size_t)n);
-    if (is_chunked) n = snprintf(line, sizeof line, "Transfer-Encoding: chunked\r\n\r\n");
-    else n = snprintf(line, sizeof line, body ? "Content-Length: %zu\r\n\r\n" : "\r\n", body);
+    if (is_chunked)
+        n = snprintf(line, sizeof line, "Transfer-Encoding: chunked\r\n\r\n");
+    else
+        n = snprintf(line, sizeof line, body ? "Content-Length: %zu\r\n\r\n" : "\r\n", body);
     put(c, line, (size_t)n);
     for (size_t at = 0; at < body;) {
         size_t piece = is_chunked ? 1 + faults_random(random) % 9000 : body;
-        if (piece > body - at) piece = body - at;
+        if (piece > body - at)
+            piece = body - at;
         n = snprintf(line, sizeof line, "%zx\r\n", piece);
-        if (is_chunked) put(c, line, (size_t)n);
+        if (is_chunked)
+            put(c, line, (size_t)n);
         put(c, content_at(id) + at, piece);
-        if (is_chunked) put(c, "\r\n", 2);
+        if (is_chunked)
+            put(c, "\r\n", 2);
         at += piece;
     }
-    if (is_chunked) put(c, "0\r\n\r\n", 5);
+    if (is_chunked)
+        put(c, "0\r\n\r\n", 5);
     c->kinds[c->n_asked] = kind;
     c->ids[c->n_asked] = id;
     c->ends[c->n_asked++] = c->n_text;
@@ -390,8 +459,10 @@ static inline void ask(client *c, char kind, unsigned id, uint64_t *random)
 static int client_connect(client *c, const server *s)
 {
     c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0) abort();
-    if (connect(c->fd, (const struct sockaddr *)&s->address, s->address_len) == 0) return 1;
+    if (c->fd < 0)
+        abort();
+    if (connect(c->fd, (const struct sockaddr *)&s->address, s->address_len) == 0)
+        return 1;
     close(c->fd);
     c->fd = -1;
     return 0;
@@ -399,7 +470,8 @@ static int client_connect(client *c, const server *s)
 
 static void client_leave(client *c)
 {
-    if (c->fd >= 0) close(c->fd);
+    if (c->fd >= 0)
+        close(c->fd);
     free(c->text);
     *c = (client){.fd = -1};
 }
@@ -415,7 +487,8 @@ static inline int answered(client *c)
 
 static inline int is_whole(const client *c)
 {
-    return c->status != 200 || c->manner == RUBBISH || c->n_content == content_of(c->kinds[c->n_answered], c->ids[c->n_answered]);
+    return c->status != 200 || c->manner == RUBBISH ||
+           c->n_content == content_of(c->kinds[c->n_answered], c->ids[c->n_answered]);
 }
 
 static inline void head_is_read(client *c)
@@ -432,7 +505,8 @@ static inline void head_is_read(client *c)
     } else if ((length = strstr(c->head, "content-length: ")) != NULL) {
         c->left = strtoul(length + 16, NULL, 10);
         c->state = IN_LENGTH;
-        if (c->left == 0) (void)answered(c);
+        if (c->left == 0)
+            (void)answered(c);
     } else {
         c->state = IN_REST;
     }
@@ -444,26 +518,34 @@ static inline int hear(client *c, char byte)
     int is_ours = c->status == 200 && c->manner != RUBBISH, is_right = 1;
     switch (c->state) {
     case IN_HEAD:
-        if (c->n_answered >= c->n_asked && c->manner != RUBBISH) return 0;
-        if (c->n_head + 1 >= sizeof c->head) return 0;
+        if (c->n_answered >= c->n_asked && c->manner != RUBBISH)
+            return 0;
+        if (c->n_head + 1 >= sizeof c->head)
+            return 0;
         c->head[c->n_head++] = byte;
-        if (c->n_head >= 4 && memcmp(c->head + c->n_head - 4, "\r\n\r\n", 4) == 0) head_is_read(c);
+        if (c->n_head >= 4 && memcmp(c->head + c->n_head - 4, "\r\n\r\n", 4) == 0)
+            head_is_read(c);
         return c->n_head > 9 || memcmp("HTTP/1.1 ", c->head, c->n_head) == 0;
     case IN_LENGTH:
     case IN_CHUNK:
     case IN_REST:
-        if (is_ours) is_right = c->n_answered < c->n_asked && byte == content_at(c->ids[c->n_answered])[c->n_content];
+        if (is_ours)
+            is_right = c->n_answered < c->n_asked && byte == content_at(c->ids[c->n_answered])[c->n_content];
         c->n_content++;
-        if (c->state == IN_REST || --c->left) return is_right;
-        if (c->state == IN_LENGTH) return is_right && is_whole(c) && answered(c);
+        if (c->state == IN_REST || --c->left)
+            return is_right;
+        if (c->state == IN_LENGTH)
+            return is_right && is_whole(c) && answered(c);
         c->state = IN_CHUNK_END;
         c->left = 2;
         return is_right;
     case IN_SIZE:
-        if (byte == '\r') return 1;
+        if (byte == '\r')
+            return 1;
         if (byte == '\n') {
             c->state = c->left ? IN_CHUNK : IN_LAST;
-            if (c->left == 0) c->left = 2;
+            if (c->left == 0)
+                c->left = 2;
         } else {
             c->left = c->left * 16 + (size_t)(byte <= '9' ? byte - '0' : byte - 'a' + 10);
         }
@@ -471,8 +553,10 @@ static inline int hear(client *c, char byte)
     case IN_CHUNK_END:
     case IN_LAST:
         is_right = byte == (c->left == 2 ? '\r' : '\n');
-        if (--c->left) return is_right;
-        if (c->state == IN_LAST) return is_right && is_whole(c) && answered(c);
+        if (--c->left)
+            return is_right;
+        if (c->state == IN_LAST)
+            return is_right && is_whole(c) && answered(c);
         c->state = IN_SIZE;
         return is_right;
     }
@@ -486,8 +570,10 @@ static inline int client_act(client *c, uint64_t *random)
     if (c->n_sent < c->n_text && !c->is_over) {
         size_t n = c->n_text - c->n_sent < c->piece ? c->n_text - c->n_sent : c->piece;
         ssize_t sent = send(c->fd, c->text + c->n_sent, n, MSG_NOSIGNAL);
-        if (sent > 0) c->n_sent += (size_t)sent;
-        else if (errno != EAGAIN) c->is_over = 1; /* but there may be answers to read */
+        if (sent > 0)
+            c->n_sent += (size_t)sent;
+        else if (errno != EAGAIN)
+            c->is_over = 1; /* but there may be answers to read */
     } else if (c->half_closes && !c->has_fin) {
         c->has_fin = shutdown(c->fd, SHUT_WR) == 0;
     }
@@ -504,7 +590,8 @@ static inline int client_act(client *c, uint64_t *random)
         c->is_over = 1;
         return 0;
     }
-    if (c->manner == VANISHES) return faults_random(random) % 20 != 0;
+    if (c->manner == VANISHES)
+        return faults_random(random) % 20 != 0;
     return c->manner != GOOD || c->n_answered < c->n_asked || c->stays-- > 0;
 }
 
@@ -512,7 +599,8 @@ static inline int client_act(client *c, uint64_t *random)
 static inline unsigned expected(const client *c)
 {
     for (unsigned i = 0; i < c->n_asked; i++)
-        if (ends_with(c->kinds[i])) return i;
+        if (ends_with(c->kinds[i]))
+            return i;
     return c->n_asked;
 }
 
@@ -524,12 +612,17 @@ static inline void judge(const client *c, score *score)
     const char *head = c->text + answered_to, *end = strstr(head, "\r\n\r\n");
     int has_asked = end && c->n_sent >= (size_t)(end + 4 - c->text);
     score->n_wrong += c->manner == N_MANNERS;
-    if (c->manner != GOOD) return;
+    if (c->manner != GOOD)
+        return;
     score->n_good++;
-    if (c->n_answered >= expected(c) || (c->said_close && is_between)) score->n_whole++; /* what follows is not owed */
-    else if (c->n_answered == 1 && c->status == 503) score->n_turned_away++;
-    else if (is_between && !has_asked) score->n_evicted++; /* who has not asked may have to make room */
-    else score->n_lost++;
+    if (c->n_answered >= expected(c) || (c->said_close && is_between))
+        score->n_whole++; /* what follows is not owed */
+    else if (c->n_answered == 1 && c->status == 503)
+        score->n_turned_away++;
+    else if (is_between && !has_asked)
+        score->n_evicted++; /* who has not asked may have to make room */
+    else
+        score->n_lost++;
 }
 
 #endif

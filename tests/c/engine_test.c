@@ -15,8 +15,10 @@ static int open_descriptors(void)
 {
     int n = 0;
     DIR *dir = opendir("/proc/self/fd");
-    while (dir && readdir(dir)) n++;
-    if (dir) closedir(dir);
+    while (dir && readdir(dir))
+        n++;
+    if (dir)
+        closedir(dir);
     return n;
 }
 
@@ -24,25 +26,23 @@ static void step(server *s)
 {
     faults.is_on = 1;
     for (int i = 0; i < 4; i++)
-        if (ka_engine_step(s->engine) <= 0) break;
+        if (ka_engine_step(s->engine) <= 0)
+            break;
     act_late(s);
     faults.is_on = 0;
 }
 
-static void no_faults(uint64_t seed)
-{
-    faults = (fault_plan){.state = seed * 0x9e3779b9 + 1, .longest_run = 4};
-}
+static void no_faults(uint64_t seed) { faults = (fault_plan){.state = seed * 0x9e3779b9 + 1, .longest_run = 4}; }
 
 /* --- the crowd --- */
 
 typedef struct {
     const char *name;
-    unsigned    permille[N_FAULTS];
-    uint32_t    max_connections;
-    size_t      max_buffer_bytes;
-    int         loses_nothing; /* no good client may lose a request */
-    int64_t     handler_ns;
+    unsigned permille[N_FAULTS];
+    uint32_t max_connections;
+    size_t max_buffer_bytes;
+    int loses_nothing; /* no good client may lose a request */
+    int64_t handler_ns;
 } scene;
 
 static const scene scenes[] = {
@@ -58,25 +58,31 @@ static const scene scenes[] = {
 static void arrive(client *c, const server *s, const scene *scene, uint64_t *random)
 {
     *c = (client){.fd = -1};
-    if (!client_connect(c, s)) return;
+    if (!client_connect(c, s))
+        return;
     c->manner = (manner)(faults_random(random) % 6);
-    if (c->manner >= N_MANNERS) c->manner = GOOD;
+    if (c->manner >= N_MANNERS)
+        c->manner = GOOD;
     unsigned n = 1 + (unsigned)(faults_random(random) % N_ASKED);
     for (unsigned i = 0; i < n; i++) {
         const char *kinds = i + 1 == n && faults_random(random) % 3 == 0 ? ENDS : GOES_ON;
         char kind = kinds[faults_random(random) % strlen(kinds)];
-        if (kind == 'm' && scene->handler_ns == 0) kind = 'n';
+        if (kind == 'm' && scene->handler_ns == 0)
+            kind = 'n';
         ask(c, kind, (unsigned)(faults_random(random) % 100000), random);
     }
     static const unsigned pieces[] = {1, 7, 300, 5000, 1 << 20, 1 << 20};
     c->piece = pieces[faults_random(random) % 6];
-    if (c->piece < c->n_text / 500) c->piece = 300; /* else it would take thousands of rounds */
+    if (c->piece < c->n_text / 500)
+        c->piece = 300; /* else it would take thousands of rounds */
     c->is_slow = c->n_text < 1000 && faults_random(random) % 5 == 0;
     c->half_closes = faults_random(random) % 6 == 0;
     c->stays = (unsigned)(faults_random(random) % 30);
     if (c->manner == RUBBISH)
-        for (unsigned i = 0; i < 3; i++) c->text[faults_random(random) % c->n_text] = (char)faults_random(random);
-    if (c->manner == SILENT) c->n_text = faults_random(random) % c->n_text;
+        for (unsigned i = 0; i < 3; i++)
+            c->text[faults_random(random) % c->n_text] = (char)faults_random(random);
+    if (c->manner == SILENT)
+        c->n_text = faults_random(random) % c->n_text;
 }
 
 static void leave(client *c, score *score)
@@ -84,8 +90,10 @@ static void leave(client *c, score *score)
     unsigned before = score->n_lost + score->n_wrong;
     judge(c, score);
     if (getenv("ENGINE_SEEDS") && before < score->n_lost + score->n_wrong)
-        printf("  lost: asked %.*s, answered %u, sent %zu of %zu bytes in pieces of %u; status %u, state %d, %zu bytes of content\n",
-               (int)c->n_asked, c->kinds, c->n_answered, c->n_sent, c->n_text, c->piece, c->status, (int)c->state, c->n_content);
+        printf(
+            "  lost: asked %.*s, answered %u, sent %zu of %zu bytes in pieces of %u; status %u, state %d, %zu bytes of content\n",
+            (int)c->n_asked, c->kinds, c->n_answered, c->n_sent, c->n_text, c->piece, c->status, (int)c->state,
+            c->n_content);
     client_leave(c);
 }
 
@@ -93,7 +101,10 @@ static void leave(client *c, score *score)
 static void crowd(const scene *scene, uint64_t seed)
 {
     static client clients[N_CLIENTS];
-    enum { ROUNDS = 400, MORE_ROUNDS = 6000 };
+    enum {
+        ROUNDS = 400,
+        MORE_ROUNDS = 6000
+    };
     int before = open_descriptors(), n_left = 0;
     score score = {0};
     server s;
@@ -104,39 +115,48 @@ static void crowd(const scene *scene, uint64_t seed)
     ka_capacity capacity = small_capacity(scene->max_connections);
     server_open(&s, &capacity, &policy, scene->max_buffer_bytes);
     memcpy(faults.permille, scene->permille, sizeof faults.permille);
-    for (int i = 0; i < N_CLIENTS; i++) clients[i] = (client){.fd = -1};
+    for (int i = 0; i < N_CLIENTS; i++)
+        clients[i] = (client){.fd = -1};
     for (int round = 0; round < ROUNDS + MORE_ROUNDS; round++) {
         n_left = 0;
         for (int i = 0; i < N_CLIENTS; i++) {
             client *c = &clients[i];
-            if (c->fd < 0 && round < ROUNDS && faults_random(&random) % 8 == 0) arrive(c, &s, scene, &random);
-            if (c->fd >= 0 && !client_act(c, &random)) leave(c, &score);
+            if (c->fd < 0 && round < ROUNDS && faults_random(&random) % 8 == 0)
+                arrive(c, &s, scene, &random);
+            if (c->fd >= 0 && !client_act(c, &random))
+                leave(c, &score);
             n_left += c->fd >= 0 && c->manner == GOOD;
         }
         virtual_now += (int64_t)(faults_random(&random) % 16) * MS;
         step(&s);
-        if (round >= ROUNDS && n_left == 0) break;
+        if (round >= ROUNDS && n_left == 0)
+            break;
     }
     CHECK(ka_table_check(s.table) == NULL, "%s", ka_table_check(s.table));
     CHECK(n_left == 0, "%s, seed %d: %d good clients wait for ever", scene->name, (int)seed, n_left);
     for (int i = 0; i < N_CLIENTS; i++)
-        if (clients[i].fd >= 0) leave(&clients[i], &score);
+        if (clients[i].fd >= 0)
+            leave(&clients[i], &score);
     memset(faults.permille, 0, sizeof faults.permille);
     for (int i = 0; i < 300 && (i < 3 || ka_table_open_count(s.table)); i++) {
         virtual_now += S;
         step(&s);
     }
-    CHECK(score.n_wrong == 0, "%s, seed %d: %u clients were sent something else", scene->name, (int)seed, score.n_wrong);
+    CHECK(score.n_wrong == 0, "%s, seed %d: %u clients were sent something else", scene->name, (int)seed,
+          score.n_wrong);
     CHECK(score.n_good > 20, "%s, seed %d: %u good clients", scene->name, (int)seed, score.n_good);
-    CHECK(score.n_whole > score.n_good / 4, "%s, seed %d: %u of %u", scene->name, (int)seed, score.n_whole, score.n_good);
+    CHECK(score.n_whole > score.n_good / 4, "%s, seed %d: %u of %u", scene->name, (int)seed, score.n_whole,
+          score.n_good);
     if (scene->loses_nothing)
-        CHECK(score.n_lost <= s.counters.closed[KA_CAUSE_REJECTED], "%s, seed %d: %u of %u good clients lost a request, %u were turned away, %u evicted",
-              scene->name, (int)seed, score.n_lost, score.n_good, score.n_turned_away, score.n_evicted);
+        CHECK(score.n_lost <= s.counters.closed[KA_CAUSE_REJECTED],
+              "%s, seed %d: %u of %u good clients lost a request, %u were turned away, %u evicted", scene->name,
+              (int)seed, score.n_lost, score.n_good, score.n_turned_away, score.n_evicted);
     server_close(&s);
-    CHECK(open_descriptors() == before, "%s, seed %d: %d descriptors more", scene->name, (int)seed, open_descriptors() - before);
+    CHECK(open_descriptors() == before, "%s, seed %d: %d descriptors more", scene->name, (int)seed,
+          open_descriptors() - before);
     if (getenv("ENGINE_SEEDS"))
-        printf("%-20s seed %d: %u good, %u whole, %u turned away, %u evicted, %u lost; %d faults\n", scene->name, (int)seed,
-               score.n_good, score.n_whole, score.n_turned_away, score.n_evicted, score.n_lost,
+        printf("%-20s seed %d: %u good, %u whole, %u turned away, %u evicted, %u lost; %d faults\n", scene->name,
+               (int)seed, score.n_good, score.n_whole, score.n_turned_away, score.n_evicted, score.n_lost,
                (int)(faults.n_made[0] + faults.n_made[1] + faults.n_made[2] + faults.n_made[3] + faults.n_made[4] +
                      faults.n_made[5]));
 }
@@ -169,13 +189,15 @@ static void alone(server *s, client *c, const ka_capacity *capacity, uint32_t n_
     server_open(s, capacity, NULL, 1 << 20);
     for (uint32_t i = 0; i < n_idle; i++) {
         idle = (client){.fd = -1, .piece = 100, .stays = 1};
-        if (!client_connect(&idle, s)) abort();
+        if (!client_connect(&idle, s))
+            abort();
         ask(&idle, 'a', 1, &s->random);
         EXPECT(is_answered_within(s, &idle, 50));
         free(idle.text); /* its connection stays until the process ends: nobody tells */
     }
     *c = (client){.fd = -1, .piece = 100, .stays = 1};
-    if (!client_connect(c, s)) abort();
+    if (!client_connect(c, s))
+        abort();
     ask(c, 'a', 7, &s->random);
 }
 
@@ -191,7 +213,10 @@ static void go(server *s, client *c)
 
 /* --- those who send ahead of their turn, and take nothing --- */
 
-enum { N_HOARDERS = 120, AHEAD = 70000 };
+enum {
+    N_HOARDERS = 120,
+    AHEAD = 70000
+};
 
 /* Each asks for `first`, then sends as much more as the kernel takes, up to AHEAD bytes. */
 static void hoard(server *s, client *hoarders, int n, const char *first)
@@ -199,9 +224,11 @@ static void hoard(server *s, client *hoarders, int n, const char *first)
     static const char more[] = "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n";
     for (int i = 0; i < n; i++) {
         hoarders[i] = (client){.fd = -1, .piece = AHEAD, .manner = SILENT};
-        if (!client_connect(&hoarders[i], s)) abort();
+        if (!client_connect(&hoarders[i], s))
+            abort();
         put(&hoarders[i], first, strlen(first));
-        while (hoarders[i].n_text < AHEAD) put(&hoarders[i], more, sizeof more - 1);
+        while (hoarders[i].n_text < AHEAD)
+            put(&hoarders[i], more, sizeof more - 1);
         step(s);
         (void)!send(hoarders[i].fd, hoarders[i].text, hoarders[i].n_text, MSG_NOSIGNAL);
         step(s);
@@ -218,10 +245,12 @@ static void what_is_sent_ahead_leaves_room_for_others(const char *first, size_t 
     hoard(&s, hoarders, N_HOARDERS, first);
     const ka_pool *pool = &ka_engine_service(s.engine)->pool;
     CHECK(ka_pool_used(pool) <= budget - budget / 8, "%zu of %zu bytes are used", ka_pool_used(pool), budget);
-    if (!client_connect(&c, &s)) abort();
+    if (!client_connect(&c, &s))
+        abort();
     ask(&c, 'b', 7, &s.random);
     CHECK(is_answered_within(&s, &c, 50), "nobody else is answered");
-    for (int i = 0; i < N_HOARDERS; i++) client_leave(&hoarders[i]);
+    for (int i = 0; i < N_HOARDERS; i++)
+        client_leave(&hoarders[i]);
     go(&s, &c);
 }
 
@@ -235,7 +264,8 @@ static void what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel
     CHECK(ka_pool_used(&ka_engine_service(s.engine)->pool) <= 4 * KA_READ_AHEAD, "%zu bytes of four",
           ka_pool_used(&ka_engine_service(s.engine)->pool));
     client c = {.fd = -1};
-    for (int i = 0; i < 4; i++) client_leave(&hoarders[i]);
+    for (int i = 0; i < 4; i++)
+        client_leave(&hoarders[i]);
     go(&s, &c);
 }
 
@@ -246,10 +276,13 @@ static void a_turn_that_is_put_off_comes_whatever_else_woke_the_engine(void)
     client c = {.fd = -1, .piece = AHEAD, .stays = 1};
     no_faults(1);
     server_open(&s, &ka_capacity_default, NULL, 1 << 20);
-    if (!client_connect(&c, &s)) abort();
+    if (!client_connect(&c, &s))
+        abort();
     step(&s);
-    for (int i = 0; i < 2 * KA_TURN_REQUESTS; i++) put(&c, one, sizeof one - 1);
-    if (send(c.fd, c.text, c.n_text, MSG_NOSIGNAL) != (ssize_t)c.n_text) abort();
+    for (int i = 0; i < 2 * KA_TURN_REQUESTS; i++)
+        put(&c, one, sizeof one - 1);
+    if (send(c.fd, c.text, c.n_text, MSG_NOSIGNAL) != (ssize_t)c.n_text)
+        abort();
     ka_engine_wake(s.engine); /* its event stands behind the connection's, and uses up what the turn has asked for */
     EXPECT(ka_engine_step(s.engine) >= 2);
     EXPECT(s.counters.requests == KA_TURN_REQUESTS);
@@ -271,7 +304,8 @@ static void a_fin_behind_more_than_is_taken_in_is_told(void)
     server_open(&s, &ka_capacity_default, NULL, 1 << 20);
     hoard(&s, &hoarder, 1, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n");
     EXPECT(s.n_fins == 0);
-    if (shutdown(hoarder.fd, SHUT_WR) < 0) abort();
+    if (shutdown(hoarder.fd, SHUT_WR) < 0)
+        abort();
     step(&s);
     EXPECT(s.n_fins == 1);
     step(&s);
@@ -287,7 +321,8 @@ static void what_accept_lacks_is_waited_for_without_spinning(int error)
     client c;
     alone(&s, &c, &ka_capacity_default, 0);
     only(FAULT_ACCEPT, error);
-    for (int i = 0; i < 100; i++) step(&s); /* time stands still */
+    for (int i = 0; i < 100; i++)
+        step(&s); /* time stands still */
     CHECK(faults.n_calls[FAULT_ACCEPT] < 20, "errno %d: %d calls", error, (int)faults.n_calls[FAULT_ACCEPT]);
     for (int i = 0; i < 300; i++) {
         virtual_now += 100 * MS;
@@ -341,14 +376,15 @@ static void a_send_without_memory_is_tried_again(int error)
 
 /* --- bytes pushed from inside the application --- */
 
-static client *reader;     /* whose server is at work */
-static size_t  n_heard;    /* what it has had while the application was still at it */
-static unsigned n_rounds;  /* how often that was told to go on */
+static client *reader;    /* whose server is at work */
+static size_t n_heard;    /* what it has had while the application was still at it */
+static unsigned n_rounds; /* how often that was told to go on */
 
 static void hear_now(void)
 {
     char heard[4096];
-    for (ssize_t n; (n = recv(reader->fd, heard, sizeof heard, 0)) > 0;) n_heard += (size_t)n;
+    for (ssize_t n; (n = recv(reader->fd, heard, sizeof heard, 0)) > 0;)
+        n_heard += (size_t)n;
 }
 
 static void asks_for(server *s, client *c, char kind, void (*acts)(exchange *x))
@@ -357,7 +393,8 @@ static void asks_for(server *s, client *c, char kind, void (*acts)(exchange *x))
     server_open(s, &ka_capacity_default, NULL, 1 << 20);
     s->acts = acts;
     *c = (client){.fd = -1, .piece = 100};
-    if (!client_connect(c, s)) abort();
+    if (!client_connect(c, s))
+        abort();
     ask(c, kind, 1, &s->random);
     EXPECT(send(c->fd, c->text, c->n_text, MSG_NOSIGNAL) == (ssize_t)c->n_text);
     reader = c;
@@ -384,7 +421,8 @@ static void what_is_pushed_is_there_before_the_application_goes_on(void)
     server s;
     client c;
     asks_for(&s, &c, 'z', gives_a_piece_and_looks);
-    for (int i = 0; i < 4; i++) step(&s);
+    for (int i = 0; i < 4; i++)
+        step(&s);
     size_t before = n_heard;
     hear_now();
     EXPECT(before > 5 && n_heard > before + 4 && s.n_exchanges == 0);
@@ -408,16 +446,19 @@ static void a_push_that_finds_the_client_gone_leaves_the_end_to_the_turn(void)
     server s;
     client c;
     asks_for(&s, &c, 'z', gives_to_nobody);
-    for (int i = 0; i < 4; i++) step(&s);
+    for (int i = 0; i < 4; i++)
+        step(&s);
     EXPECT(s.n_exchanges == 0 && s.counters.closed[KA_CAUSE_ERROR] == 1);
     go(&s, &c);
 }
 
 static void gives_for_ever(exchange *x)
 {
-    if (n_rounds++ == 0) EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
+    if (n_rounds++ == 0)
+        EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
     for (unsigned n = 0; !ka_talk_holds(x->talk); n++) {
-        if (n > 2 * KA_PUSH_MAX / 4096) abort();
+        if (n > 2 * KA_PUSH_MAX / 4096)
+            abort();
         EXPECT(ka_talk_content(x->talk, pattern, 4096, 1, NULL) == KA_OK);
         ka_engine_push(x->server->engine, x->talk);
         hear_now(); /* as fast as it is given */
@@ -429,7 +470,8 @@ static void who_pushes_for_ever_leaves_the_others_their_turn(void)
     server s;
     client c, other = {.fd = -1, .piece = 100, .stays = 1};
     asks_for(&s, &c, 'z', gives_for_ever);
-    if (!client_connect(&other, &s)) abort();
+    if (!client_connect(&other, &s))
+        abort();
     ask(&other, 'a', 7, &s.random);
     EXPECT(is_answered_within(&s, &other, 50));
     EXPECT(n_rounds > 1 && n_heard > (n_rounds - 1) * (size_t)KA_PUSH_MAX);
@@ -441,18 +483,21 @@ int main(void)
 {
     const char *seeds = getenv("ENGINE_SEEDS"), *scene = getenv("ENGINE_SCENE");
     int from = 1, to = 1;
-    if (seeds && sscanf(seeds, "%d-%d", &from, &to) != 2) return 2;
+    if (seeds && sscanf(seeds, "%d-%d", &from, &to) != 2)
+        return 2;
     for (int seed = from; seed <= to; seed++)
         for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++)
-            if (scene == NULL || strcmp(scene, scenes[i].name) == 0) crowd(&scenes[i], (uint64_t)seed);
+            if (scene == NULL || strcmp(scene, scenes[i].name) == 0)
+                crowd(&scenes[i], (uint64_t)seed);
     what_is_sent_ahead_leaves_room_for_others("GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n", 1 << 20); /* never answered */
     what_is_sent_ahead_leaves_room_for_others("GET /d1 HTTP/1.1\r\nHost: a\r\n\r\n", 1 << 20); /* nobody reads it */
-    what_is_sent_ahead_leaves_room_for_others("GET /a1 HTTP/1.1\r\nHost: a\r\nX: ", 1 << 20);    /* heads without an end */
+    what_is_sent_ahead_leaves_room_for_others("GET /a1 HTTP/1.1\r\nHost: a\r\nX: ", 1 << 20); /* heads without an end */
     what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel();
     a_fin_behind_more_than_is_taken_in_is_told();
     a_turn_that_is_put_off_comes_whatever_else_woke_the_engine();
     static const int lacks[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    for (int i = 0; i < 4; i++) what_accept_lacks_is_waited_for_without_spinning(lacks[i]);
+    for (int i = 0; i < 4; i++)
+        what_accept_lacks_is_waited_for_without_spinning(lacks[i]);
     an_idle_connection_goes_when_nothing_more_can_be_watched();
     a_newcomer_that_cannot_be_watched_is_told_so();
     a_send_without_memory_is_tried_again(ENOBUFS);

@@ -23,10 +23,13 @@ uint64_t faults_random(uint64_t *state) /* splitmix64 */
     return z ^ (z >> 31);
 }
 
-enum { SHORT = 0, MOST = 8 };
+enum {
+    SHORT = 0,
+    MOST = 8
+};
 static const struct {
     unsigned n;
-    int      how[MOST];
+    int how[MOST];
 } ways[N_FAULTS] = {
     [FAULT_RECV] = {3, {EINTR, SHORT, SHORT}}, /* no EAGAIN: a kernel never says it when bytes are there */
     [FAULT_SEND] = {6, {EINTR, EAGAIN, ENOBUFS, ENOMEM, SHORT, SHORT}},
@@ -42,10 +45,12 @@ static int fails(fault_kind kind, int *how)
     fault_plan *f = &faults;
     f->n_calls[kind]++;
 #ifdef FAULTS_PRELOAD
-    if (f->n_calls[FAULT_ACCEPT] == 0) return 0; /* a server that cannot start says so and ends: nothing to see */
+    if (f->n_calls[FAULT_ACCEPT] == 0)
+        return 0; /* a server that cannot start says so and ends: nothing to see */
 #endif
     if (f->run[kind] == 0) {
-        if (faults_random(&f->state) % 1000 >= f->permille[kind]) return 0;
+        if (faults_random(&f->state) % 1000 >= f->permille[kind])
+            return 0;
         f->run[kind] = 1 + (unsigned)(faults_random(&f->state) % f->longest_run);
         f->how[kind] = f->only ? f->only : ways[kind].how[faults_random(&f->state) % ways[kind].n];
     }
@@ -57,9 +62,11 @@ static int fails(fault_kind kind, int *how)
 
 /* --- the event that follows --- */
 
-enum { MOST_FDS = 1 << 16 };
+enum {
+    MOST_FDS = 1 << 16
+};
 static struct {
-    int      epoll_fd;
+    int epoll_fd;
     uint32_t events;
     uint64_t tag;
 } watched[MOST_FDS];
@@ -75,7 +82,8 @@ static __thread int is_inside; /* the dynamic linker allocates too */
 static int find_ours(struct dl_phdr_info *info, size_t size, void *ctx)
 {
     (void)size, (void)ctx;
-    if (strstr(info->dlpi_name, "/kacore/_core.") == NULL) return 0;
+    if (strstr(info->dlpi_name, "/kacore/_core.") == NULL)
+        return 0;
     for (int i = 0; i < info->dlpi_phnum; i++)
         if (info->dlpi_phdr[i].p_type == PT_LOAD && (info->dlpi_phdr[i].p_flags & PF_X)) {
             ours_from = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
@@ -87,7 +95,8 @@ static int find_ours(struct dl_phdr_info *info, size_t size, void *ctx)
 /* Is this a call out of kacore's extension? It is looked for until it is there: at epoll_ctl, which it calls first. */
 static int is_ours(void *caller, int may_look)
 {
-    if (!faults.is_on || is_inside) return 0;
+    if (!faults.is_on || is_inside)
+        return 0;
     if (ours_to == 0 && may_look) {
         is_inside = 1;
         dl_iterate_phdr(find_ours, NULL);
@@ -97,9 +106,10 @@ static int is_ours(void *caller, int may_look)
 }
 
 #define CALL(name) name
-#define REAL(result, name, ...)                              \
-    static result (*real)(__VA_ARGS__);                      \
-    if (real == NULL) real = (result(*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name)
+#define REAL(result, name, ...)         \
+    static result (*real)(__VA_ARGS__); \
+    if (real == NULL)                   \
+    real = (result (*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name)
 #define IS_ON(may_look) is_ours(__builtin_return_address(0), may_look)
 #define REAL_EPOLL_CTL ((int (*)(int, int, int, struct epoll_event *))dlsym(RTLD_NEXT, "epoll_ctl"))
 
@@ -107,16 +117,20 @@ __attribute__((constructor)) static void read_plan(void)
 {
     static const char *const names[N_FAULTS] = {"recv=", "send=", "accept=", "watch=", "open=", "memory="};
     const char *text = getenv("FAULTS"), *at;
-    if (text == NULL) return;
-    if ((at = strstr(text, "seed=")) != NULL) faults.state = strtoull(at + 5, NULL, 10);
+    if (text == NULL)
+        return;
+    if ((at = strstr(text, "seed=")) != NULL)
+        faults.state = strtoull(at + 5, NULL, 10);
     for (int i = 0; i < N_FAULTS; i++)
-        if ((at = strstr(text, names[i])) != NULL) faults.permille[i] = (unsigned)atoi(at + strlen(names[i]));
+        if ((at = strstr(text, names[i])) != NULL)
+            faults.permille[i] = (unsigned)atoi(at + strlen(names[i]));
     faults.is_on = 1;
 }
 
 __attribute__((destructor)) static void tell(void)
 {
-    if (ours_to == 0) return;
+    if (ours_to == 0)
+        return;
     fprintf(stderr, "faults made: recv %llu send %llu accept %llu watch %llu open %llu memory %llu\n",
             (unsigned long long)faults.n_made[FAULT_RECV], (unsigned long long)faults.n_made[FAULT_SEND],
             (unsigned long long)faults.n_made[FAULT_ACCEPT], (unsigned long long)faults.n_made[FAULT_WATCH],
@@ -124,7 +138,7 @@ __attribute__((destructor)) static void tell(void)
 }
 #else
 #define CALL(name) __wrap_##name
-#define REAL(result, name, ...)           \
+#define REAL(result, name, ...)               \
     extern result __real_##name(__VA_ARGS__); \
     result (*real)(__VA_ARGS__) = __real_##name
 #define IS_ON(may_look) faults.is_on
@@ -135,7 +149,8 @@ extern int __real_epoll_ctl(int, int, int, struct epoll_event *);
 /* Whatever the socket is ready for is reported again. */
 static void remind(int fd)
 {
-    if (fd < 0 || fd >= MOST_FDS || watched[fd].epoll_fd == 0) return;
+    if (fd < 0 || fd >= MOST_FDS || watched[fd].epoll_fd == 0)
+        return;
     struct epoll_event event = {.events = watched[fd].events, .data.u64 = watched[fd].tag};
     int saved = errno;
     (void)REAL_EPOLL_CTL(watched[fd].epoll_fd, EPOLL_CTL_MOD, fd, &event);
@@ -148,7 +163,8 @@ int CALL(epoll_ctl)(int epoll_fd, int op, int fd, struct epoll_event *event)
 {
     REAL(int, epoll_ctl, int, int, int, struct epoll_event *);
     int how;
-    if (!IS_ON(1)) return real(epoll_fd, op, fd, event);
+    if (!IS_ON(1))
+        return real(epoll_fd, op, fd, event);
     if (op == EPOLL_CTL_ADD && fails(FAULT_WATCH, &how)) {
         errno = how;
         return -1;
@@ -168,10 +184,13 @@ int CALL(epoll_ctl)(int epoll_fd, int op, int fd, struct epoll_event *event)
 static int moves_fewer(fault_kind kind, int fd, size_t *len)
 {
     int how;
-    if (!fails(kind, &how)) return 0;
-    if (how == EAGAIN || how == SHORT) remind(fd);
+    if (!fails(kind, &how))
+        return 0;
+    if (how == EAGAIN || how == SHORT)
+        remind(fd);
     if (how == SHORT) {
-        if (*len > 1) *len = 1 + (size_t)(faults_random(&faults.state) % (*len < 64 ? *len : 64));
+        if (*len > 1)
+            *len = 1 + (size_t)(faults_random(&faults.state) % (*len < 64 ? *len : 64));
         return 0;
     }
     errno = how;
@@ -182,10 +201,13 @@ ssize_t CALL(recv)(int fd, void *to, size_t len, int flags)
 {
     REAL(ssize_t, recv, int, void *, size_t, int);
     size_t asked = len;
-    if (!IS_ON(0) || (flags & MSG_PEEK)) return real(fd, to, len, flags);
-    if (moves_fewer(FAULT_RECV, fd, &len)) return -1;
+    if (!IS_ON(0) || (flags & MSG_PEEK))
+        return real(fd, to, len, flags);
+    if (moves_fewer(FAULT_RECV, fd, &len))
+        return -1;
     ssize_t n = real(fd, to, len, flags);
-    if (len < asked) remind(fd); /* the rest has come just now */
+    if (len < asked)
+        remind(fd); /* the rest has come just now */
     return n;
 }
 
@@ -193,20 +215,26 @@ ssize_t CALL(send)(int fd, const void *from, size_t len, int flags)
 {
     REAL(ssize_t, send, int, const void *, size_t, int);
     size_t asked = len;
-    if (!IS_ON(0)) return real(fd, from, len, flags);
-    if (moves_fewer(FAULT_SEND, fd, &len)) return -1;
+    if (!IS_ON(0))
+        return real(fd, from, len, flags);
+    if (moves_fewer(FAULT_SEND, fd, &len))
+        return -1;
     ssize_t n = real(fd, from, len, flags);
-    if (len < asked) remind(fd);
+    if (len < asked)
+        remind(fd);
     return n;
 }
 
 ssize_t CALL(sendmsg)(int fd, const struct msghdr *message, int flags)
 {
     REAL(ssize_t, sendmsg, int, const struct msghdr *, int);
-    if (!IS_ON(0)) return real(fd, message, flags);
+    if (!IS_ON(0))
+        return real(fd, message, flags);
     size_t first = message->msg_iovlen ? message->msg_iov[0].iov_len : 0, len = first;
-    if (moves_fewer(FAULT_SEND, fd, &len)) return -1;
-    if (len == first) return real(fd, message, flags);
+    if (moves_fewer(FAULT_SEND, fd, &len))
+        return -1;
+    if (len == first)
+        return real(fd, message, flags);
     struct iovec iov = {.iov_base = message->msg_iov[0].iov_base, .iov_len = len};
     struct msghdr one = *message;
     one.msg_iov = &iov;
@@ -220,10 +248,13 @@ ssize_t CALL(sendfile)(int to, int from, off_t *at, size_t len)
 {
     REAL(ssize_t, sendfile, int, int, off_t *, size_t);
     size_t asked = len;
-    if (!IS_ON(0)) return real(to, from, at, len);
-    if (moves_fewer(FAULT_SEND, to, &len)) return -1;
+    if (!IS_ON(0))
+        return real(to, from, at, len);
+    if (moves_fewer(FAULT_SEND, to, &len))
+        return -1;
     ssize_t n = real(to, from, at, len);
-    if (len < asked) remind(to);
+    if (len < asked)
+        remind(to);
     return n;
 }
 

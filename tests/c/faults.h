@@ -23,14 +23,14 @@ typedef enum {
 } fault_kind;
 
 typedef struct {
-    int      is_on;
+    int is_on;
     uint64_t state;              /* of the generator */
     unsigned permille[N_FAULTS]; /* of the calls at which a run of failures begins */
     unsigned longest_run;        /* calls in a row that fail alike */
-    int      only;               /* an errno: no other failure, and no short counts; 0 = any */
+    int only;                    /* an errno: no other failure, and no short counts; 0 = any */
     uint64_t n_calls[N_FAULTS], n_made[N_FAULTS];
-    unsigned run[N_FAULTS];      /* calls that the present run still fails */
-    int      how[N_FAULTS];      /* its errno, 0 = a short count */
+    unsigned run[N_FAULTS]; /* calls that the present run still fails */
+    int how[N_FAULTS];      /* its errno, 0 = a short count */
 } fault_plan;
 
 extern fault_plan faults;

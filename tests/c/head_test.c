@@ -13,7 +13,8 @@ typedef struct {
 
 static ka_field fields[KA_MAX_FIELDS];
 
-static int parse_clean(const char *bytes, size_t len, uint32_t *checked, outcome *o) {
+static int parse_clean(const char *bytes, size_t len, uint32_t *checked, outcome *o)
+{
     const char *edge = at_the_edge(bytes, len);
     LEAVES_THEM_CLEAN(o->rc = ka_head_parse(edge, len, checked, &ka_limits_default, &o->head, fields, &o->fault),
                       "%s, %zu bytes of %s", ka_simd_name(), len, bytes);
@@ -21,29 +22,38 @@ static int parse_clean(const char *bytes, size_t len, uint32_t *checked, outcome
 }
 
 /* The bytes in two pieces, the second call with what the first one remembered. */
-static outcome parse_split(const char *bytes, size_t len, size_t first) {
+static outcome parse_split(const char *bytes, size_t len, size_t first)
+{
     outcome o = {0};
     uint32_t checked = 0;
-    if (parse_clean(bytes, first, &checked, &o) == KA_PARTIAL) parse_clean(bytes, len, &checked, &o);
+    if (parse_clean(bytes, first, &checked, &o) == KA_PARTIAL)
+        parse_clean(bytes, len, &checked, &o);
     return o;
 }
 
 /* Byte by byte, `checked` kept all the time. */
-static outcome parse_bytewise(const char *bytes, size_t len) {
+static outcome parse_bytewise(const char *bytes, size_t len)
+{
     outcome o = {.rc = KA_PARTIAL};
     uint32_t checked = 0;
-    for (size_t n = 0; n <= len && o.rc == KA_PARTIAL; n++) parse_clean(bytes, n, &checked, &o);
+    for (size_t n = 0; n <= len && o.rc == KA_PARTIAL; n++)
+        parse_clean(bytes, n, &checked, &o);
     return o;
 }
 
-static int same(const outcome *a, const outcome *b) {
-    if (a->rc != b->rc) return 0;
-    if (a->rc == KA_OK) return memcmp(&a->head, &b->head, sizeof a->head) == 0;
-    if (a->rc == KA_EPEER) return a->fault.code == b->fault.code && a->fault.offset == b->fault.offset;
+static int same(const outcome *a, const outcome *b)
+{
+    if (a->rc != b->rc)
+        return 0;
+    if (a->rc == KA_OK)
+        return memcmp(&a->head, &b->head, sizeof a->head) == 0;
+    if (a->rc == KA_EPEER)
+        return a->fault.code == b->fault.code && a->fault.offset == b->fault.offset;
     return 1;
 }
 
-static outcome parse_every_way(const char *bytes) {
+static outcome parse_every_way(const char *bytes)
+{
     size_t len = strlen(bytes);
     outcome whole = parse_split(bytes, len, len), each = parse_bytewise(bytes, len);
     CHECK(same(&whole, &each), "byte by byte: %s", bytes);
@@ -54,16 +64,19 @@ static outcome parse_every_way(const char *bytes) {
     return whole;
 }
 
-static void accepts(const char *bytes, uint32_t n_fields, uint16_t flags) {
+static void accepts(const char *bytes, uint32_t n_fields, uint16_t flags)
+{
     outcome o = parse_every_way(bytes);
     CHECK(o.rc == KA_OK, "%s -> %d %s", bytes, o.rc, ka_fault_name(o.fault.code));
-    if (o.rc != KA_OK) return;
+    if (o.rc != KA_OK)
+        return;
     CHECK(o.head.nbytes == strlen(bytes), "%s", bytes);
     CHECK(o.head.n_fields == n_fields, "%s: %u fields", bytes, o.head.n_fields);
     CHECK(o.head.flags == flags, "%s: flags %#x", bytes, o.head.flags);
 }
 
-static void refuses(const char *bytes, const char *code, uint64_t offset) {
+static void refuses(const char *bytes, const char *code, uint64_t offset)
+{
     outcome o = parse_every_way(bytes);
     const char *got = o.rc == KA_EPEER ? ka_fault_name(o.fault.code) : o.rc == KA_OK ? "accepted" : "partial";
     CHECK(!strcmp(got, code), "%s -> %s", bytes, got);
@@ -73,7 +86,8 @@ static void refuses(const char *bytes, const char *code, uint64_t offset) {
 /* ---- bodies ---- */
 
 /* Feed in pieces of `step` bytes; write content and outcome as one line. */
-static void run_body(const char *bytes, size_t len, size_t step, int64_t length, char *out, size_t room) {
+static void run_body(const char *bytes, size_t len, size_t step, int64_t length, char *out, size_t room)
+{
     ka_head head = {.content_length = length, .flags = length < 0 ? KA_HEAD_CHUNKED : KA_HEAD_HAS_LENGTH};
     ka_body body;
     size_t done = 0, have = 0, w = 0;
@@ -92,19 +106,23 @@ static void run_body(const char *bytes, size_t len, size_t step, int64_t length,
             return;
         }
         if (rc == KA_BODY_DATA || rc == KA_BODY_END) {
-            if (rc == KA_BODY_END) w += (size_t)snprintf(out + w, room - w, "|");
+            if (rc == KA_BODY_END)
+                w += (size_t)snprintf(out + w, room - w, "|");
             w += (size_t)snprintf(out + w, room - w, "%.*s", (int)piece.len, bytes + done + piece.off);
         }
         done += n;
-        if (rc == KA_BODY_END) return;
+        if (rc == KA_BODY_END)
+            return;
         if (rc == KA_BODY_NEEDS) {
-            if (have == len) return;
+            if (have == len)
+                return;
             have = have + step < len ? have + step : len;
         }
     }
 }
 
-static void body_reads(const char *bytes, int64_t length, const char *expected) {
+static void body_reads(const char *bytes, int64_t length, const char *expected)
+{
     char out[512];
     size_t len = strlen(bytes);
     for (size_t step = 1; step <= len + 1; step++) {
@@ -113,7 +131,8 @@ static void body_reads(const char *bytes, int64_t length, const char *expected) 
     }
 }
 
-static void every_case(void) {
+static void every_case(void)
+{
     accepts("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1, KA_HEAD_KEEP_ALIVE);
     accepts("\r\nHEAD /x?y HTTP/1.0\r\n\r\n", 0, KA_HEAD_IS_HEAD);
     accepts("POST / HTTP/1.1\r\nhost:a\r\nTransfer-Encoding:\t chunked \r\nConnection: x, Close\r\n\r\n", 3,
@@ -146,19 +165,21 @@ static void every_case(void) {
 }
 
 /* A long line of every kind at every distance from the unreadable page, so that each block is met at its edge. */
-static void edges(void) {
+static void edges(void)
+{
     char bytes[1024], p[130];
     memset(p, 'p', sizeof p);
     for (int n = 0; n < 130; n++) {
-        snprintf(bytes, sizeof bytes, "GET /%.*s?q HTTP/1.1\r\nHost: %.*sa:80\r\nX%.*s: y%.*s \r\n\r\n", n, p, n, p, n, p,
-                 n, p);
+        snprintf(bytes, sizeof bytes, "GET /%.*s?q HTTP/1.1\r\nHost: %.*sa:80\r\nX%.*s: y%.*s \r\n\r\n", n, p, n, p, n,
+                 p, n, p);
         outcome o = parse_every_way(bytes);
         CHECK(o.rc == KA_OK && o.head.path.len == (uint32_t)n + 1 && o.head.query.len == 1, "%d bytes", n);
         CHECK(fields[0].value.len == (uint32_t)n + 4 && fields[1].name.len == (uint32_t)n + 1, "%d bytes", n);
     }
 }
 
-int main(void) {
+int main(void)
+{
     for (unsigned i = 0; ka_simd_at(i) != NULL; i++) {
         CHECK(ka_simd_select(ka_simd_at(i)) == KA_OK, "%s", ka_simd_at(i));
         every_case();

@@ -4,13 +4,17 @@
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime */
 #include "engine_driver.h"
 
-static const char *const calls[] = {"request", "news",    "lost",    "wake",            "notice",           "release",
-                                    "closed",  "race",    "refused", "class of client", "class of request"};
-static const char *const deeds[] = {"free",   "close all", "close this", "close all one by one", "stop listening",
-                                    "unlisten", "step",    "attend",     "drain",                "give away",
-                                    "answer others", "ask nothing"};
+static const char *const calls[] = {"request",         "news",   "lost", "wake",    "notice",
+                                    "release",         "closed", "race", "refused", "class of client",
+                                    "class of request"};
+static const char *const deeds[] = {"free",           "close all", "close this",    "close all one by one",
+                                    "stop listening", "unlisten",  "step",          "attend",
+                                    "drain",          "give away", "answer others", "ask nothing"};
 
-enum { N_CALLS = sizeof calls / sizeof calls[0], N_DEEDS = sizeof deeds / sizeof deeds[0] };
+enum {
+    N_CALLS = sizeof calls / sizeof calls[0],
+    N_DEEDS = sizeof deeds / sizeof deeds[0]
+};
 
 static const char *the_call, *the_deed;
 static int n_done, is_freed;
@@ -18,7 +22,8 @@ static int n_done, is_freed;
 static void do_it(void *ctx, const char *where, ka_handle conn)
 {
     server *s = ctx;
-    if (n_done || strcmp(where, the_call) != 0) return;
+    if (n_done || strcmp(where, the_call) != 0)
+        return;
     n_done = 1;
     EXPECT(ka_engine_is_inside(s->engine));
     if (strcmp(the_deed, "free") == 0) {
@@ -46,11 +51,13 @@ static void do_it(void *ctx, const char *where, ka_handle conn)
     } else if (strcmp(the_deed, "give away") == 0) {
         int given = ka_engine_give_away(s->engine, conn);
         EXPECT(given < 0 || strcmp(where, "news") == 0); /* the drain tells a tunnel outside of its turn */
-        if (given >= 0) close(given);
+        if (given >= 0)
+            close(given);
     } else if (strcmp(the_deed, "answer others") == 0) {
         for (int i = 0; i < N_EXCHANGES; i++) {
             exchange *x = &exchanges[i];
-            if (x->talk && x->talk->conn != conn && !x->talk->has_response && !x->talk->reply.is_started) give_up(x);
+            if (x->talk && x->talk->conn != conn && !x->talk->has_response && !x->talk->reply.is_started)
+                give_up(x);
         }
     } else {
         ka_engine_ask_classes(s->engine, 0, 0);
@@ -60,8 +67,10 @@ static void do_it(void *ctx, const char *where, ka_handle conn)
 static void say(client *c, const server *s, const char *text)
 {
     *c = (client){.fd = -1, .piece = 1 << 20, .manner = RUBBISH};
-    if (!client_connect(c, s)) return;
-    if (send(c->fd, text, strlen(text), MSG_NOSIGNAL) < 0) abort();
+    if (!client_connect(c, s))
+        return;
+    if (send(c->fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+        abort();
 }
 
 static void pass(server *s, client *clients, int n, int64_t ns)
@@ -70,7 +79,8 @@ static void pass(server *s, client *clients, int n, int64_t ns)
     for (int i = 0; i < 6 && !is_freed; i++) {
         virtual_now += ns;
         (void)ka_engine_step(s->engine);
-        if (!is_freed) act_late(s);
+        if (!is_freed)
+            act_late(s);
         for (int k = 0; k < n; k++)
             while (clients[k].fd >= 0 && recv(clients[k].fd, heard, sizeof heard, 0) > 0)
                 ;
@@ -92,11 +102,13 @@ static void scene(void)
     say(&clients[1], &s, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* never answered */
     say(&clients[2], &s, "GET /g1 HTTP/1.1\r\nHost: a\r\n\r\nGET /a1 HTTP/1.1\r\nHost: a\r\n\r\nGET /b");
     say(&clients[3], &s, "POST /e10 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
-    say(&clients[4], &s, "GET /b1 HTTP/1.1\r\nHost: a\r\n\r\nGET /b2 HTTP/1.1\r\nHost: a\r\n\r\nGET /b3 HTTP/1.1\r\nHost: a\r\n\r\n");
+    say(&clients[4], &s,
+        "GET /b1 HTTP/1.1\r\nHost: a\r\n\r\nGET /b2 HTTP/1.1\r\nHost: a\r\n\r\nGET /b3 HTTP/1.1\r\nHost: a\r\n\r\n");
     say(&clients[5], &s, "nonsense\r\n\r\n");
     ka_engine_wake(s.engine);
     pass(&s, clients, 6, MS);
-    if (clients[3].fd >= 0) (void)!send(clients[3].fd, "67890", 5, MSG_NOSIGNAL);
+    if (clients[3].fd >= 0)
+        (void)!send(clients[3].fd, "67890", 5, MSG_NOSIGNAL);
     pass(&s, clients, 6, MS);
     faults.only = EMFILE; /* for one more */
     faults.run[FAULT_ACCEPT] = 1;
@@ -107,10 +119,13 @@ static void scene(void)
     faults.is_on = 0;
     pass(&s, clients, 7, 13 * S); /* what is idle has just been half-closed */
     for (int i = 0; i < 7; i++)
-        if (clients[i].fd >= 0) (void)!send(clients[i].fd, "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n", 28, MSG_NOSIGNAL);
+        if (clients[i].fd >= 0)
+            (void)!send(clients[i].fd, "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n", 28, MSG_NOSIGNAL);
     pass(&s, clients, 7, MS);
-    for (int i = 0; i < 7; i++) client_leave(&clients[i]);
-    for (int i = 0; i < 4; i++) pass(&s, clients, 7, 100 * S);
+    for (int i = 0; i < 7; i++)
+        client_leave(&clients[i]);
+    for (int i = 0; i < 4; i++)
+        pass(&s, clients, 7, 100 * S);
     inside = NULL;
     CHECK(n_done, "the call \"%s\" was not made", the_call);
     if (is_freed) {
@@ -132,7 +147,8 @@ int main(void)
             the_call = calls[call];
             the_deed = deeds[deed];
             scene();
-            if (checks_failed > failed) fprintf(stderr, "  in \"%s\": %s\n", the_call, the_deed);
+            if (checks_failed > failed)
+                fprintf(stderr, "  in \"%s\": %s\n", the_call, the_deed);
         }
     return CHECKS_DONE;
 }

@@ -3,22 +3,24 @@
 #include "check.h"
 #include "http/ka_reply.h"
 
-
 static const ka_verdict kept = {.keeps = 1};
 static const ka_reply_common silent;
 
 /* The head of a response, NUL at its end; "" when a field was refused. `fields`: "name: value\n"*. */
-static const char *head_of(ka_reply *reply, unsigned status, const char *fields, int64_t whole, const ka_verdict *verdict,
-                           const ka_reply_common *common)
+static const char *head_of(ka_reply *reply, unsigned status, const char *fields, int64_t whole,
+                           const ka_verdict *verdict, const ka_reply_common *common)
 {
     static char buf[4096];
     char *at = buf;
-    if (ka_reply_start(reply, &at, status) < 0) return "";
+    if (ka_reply_start(reply, &at, status) < 0)
+        return "";
     for (; *fields; fields += strcspn(fields, "\n") + 1) {
         size_t name = strcspn(fields, ":"), line = strcspn(fields, "\n");
-        if (ka_reply_field(reply, &at, fields, name, fields + name + 2, line - name - 2) < 0) return "";
+        if (ka_reply_field(reply, &at, fields, name, fields + name + 2, line - name - 2) < 0)
+            return "";
     }
-    if (ka_reply_choose_frame(reply, whole) < 0) return "";
+    if (ka_reply_choose_frame(reply, whole) < 0)
+        return "";
     ka_reply_finish_head(reply, &at, verdict, common);
     *at = 0;
     return buf;
@@ -28,7 +30,8 @@ static ka_reply asked(unsigned minor) { return (ka_reply){.minor = (uint8_t)mino
 
 static int says(const char *head, const char *expected)
 {
-    if (strcmp(head, expected) == 0) return 1;
+    if (strcmp(head, expected) == 0)
+        return 1;
     fprintf(stderr, "got:\n%s\nexpected:\n%s\n", head, expected);
     return 0;
 }
@@ -55,8 +58,8 @@ static void the_fields_of_framing_and_persistence_are_ours(void)
 {
     ka_reply reply = asked(1);
     EXPECT(says(head_of(&reply, 200,
-                        "Transfer-Encoding: gzip\nKEEP-ALIVE: max=7\nConnection: upgrade, keep-alive\nx-a: b\n", 1, &kept,
-                        &silent),
+                        "Transfer-Encoding: gzip\nKEEP-ALIVE: max=7\nConnection: upgrade, keep-alive\nx-a: b\n", 1,
+                        &kept, &silent),
                 "HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 1\r\n\r\n"));
     EXPECT(!reply.wants_close);
     reply = asked(1);
@@ -69,11 +72,15 @@ static void the_fields_of_framing_and_persistence_are_ours(void)
 
 static void a_content_length_that_cannot_be_true_is_refused(void)
 {
-    static const char *const wrong[] = {
-        "Content-Length: \n", "Content-Length: -1\n", "Content-Length: +1\n", "Content-Length: 1 1\n",
-        "Content-Length: 0x1\n", "Content-Length: 9223372036854775808\n", "Content-Length: 99999999999999999999\n",
-        "Content-Length: 4\nContent-Length: 5\n", "Content-Length: 4, 4\n",
-    };
+    static const char *const wrong[] = {"Content-Length: \n",
+                                        "Content-Length: -1\n",
+                                        "Content-Length: +1\n",
+                                        "Content-Length: 1 1\n",
+                                        "Content-Length: 0x1\n",
+                                        "Content-Length: 9223372036854775808\n",
+                                        "Content-Length: 99999999999999999999\n",
+                                        "Content-Length: 4\nContent-Length: 5\n",
+                                        "Content-Length: 4, 4\n"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         ka_reply reply = asked(1);
         EXPECT(says(head_of(&reply, 200, wrong[i], -1, &kept, &silent), ""));
@@ -189,8 +196,9 @@ static void date_and_server_are_there_once(void)
     ka_reply reply = asked(1);
     ka_reply_common_set_date(&common, 784111777);
     EXPECT(ka_reply_common_set_server(&common, "kacore", 6) == KA_OK);
-    EXPECT(says(head_of(&reply, 200, "", 0, &kept, &common),
-                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nserver: kacore\r\n\r\n"));
+    EXPECT(
+        says(head_of(&reply, 200, "", 0, &kept, &common),
+             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nserver: kacore\r\n\r\n"));
     reply = asked(1);
     EXPECT(says(head_of(&reply, 200, "Date: x\nSERVER: y\n", 0, &kept, &common),
                 "HTTP/1.1 200 OK\r\nDate: x\r\nSERVER: y\r\ncontent-length: 0\r\n\r\n"));
@@ -204,9 +212,12 @@ static void dates_agree_with_the_calendar(void)
         int64_t seconds;
         const char *text;
     } dates[] = {
-        {-5, "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"},        {951782399, "date: Mon, 28 Feb 2000 23:59:59 GMT\r\n"},
-        {951782400, "date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"}, {951868800, "date: Wed, 01 Mar 2000 00:00:00 GMT\r\n"},
-        {1735689599, "date: Tue, 31 Dec 2024 23:59:59 GMT\r\n"}, {4107542400, "date: Mon, 01 Mar 2100 00:00:00 GMT\r\n"},
+        {-5, "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"},
+        {951782399, "date: Mon, 28 Feb 2000 23:59:59 GMT\r\n"},
+        {951782400, "date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"},
+        {951868800, "date: Wed, 01 Mar 2000 00:00:00 GMT\r\n"},
+        {1735689599, "date: Tue, 31 Dec 2024 23:59:59 GMT\r\n"},
+        {4107542400, "date: Mon, 01 Mar 2100 00:00:00 GMT\r\n"},
         {253402300799, "date: Fri, 31 Dec 9999 23:59:59 GMT\r\n"},
     };
     for (size_t i = 0; i < sizeof dates / sizeof *dates; i++) {
@@ -225,7 +236,8 @@ static void chunks_carry_their_size_and_end_once(void)
     static const struct {
         size_t len;
         const char *line;
-    } sizes[] = {{1, "1\r\n"}, {15, "f\r\n"}, {16, "10\r\n"}, {0xabcdef, "abcdef\r\n"}, {SIZE_MAX >> 1, "7fffffffffffffff\r\n"}};
+    } sizes[] = {
+        {1, "1\r\n"}, {15, "f\r\n"}, {16, "10\r\n"}, {0xabcdef, "abcdef\r\n"}, {SIZE_MAX >> 1, "7fffffffffffffff\r\n"}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         ka_reply reply = asked(1);
         (void)head_of(&reply, 200, "", -1, &kept, &silent);
@@ -249,7 +261,8 @@ static void the_promised_length_is_kept_to_the_byte(void)
     int sends;
     ka_reply reply = asked(1);
     (void)head_of(&reply, 200, "Content-Length: 4\n", -1, &kept, &silent);
-    EXPECT(ka_reply_piece(&reply, 4, 1, before, &n_before, after, &n_after, &sends) == KA_OK && n_before + n_after == 0);
+    EXPECT(ka_reply_piece(&reply, 4, 1, before, &n_before, after, &n_after, &sends) == KA_OK &&
+           n_before + n_after == 0);
     EXPECT(ka_reply_piece(&reply, 1, 1, before, &n_before, after, &n_after, &sends) == KA_EINVAL && reply.why != NULL);
     reply = asked(1);
     (void)head_of(&reply, 200, "Content-Length: 4\n", -1, &kept, &silent);

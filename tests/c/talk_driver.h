@@ -10,25 +10,29 @@
 
 #define S ((int64_t)1000000000)
 
-enum { WIRE_BYTES = 1 << 20, WIRE_STEPS = 100000, WIRE_SCRATCH = 8192 };
+enum {
+    WIRE_BYTES = 1 << 20,
+    WIRE_STEPS = 100000,
+    WIRE_SCRATCH = 8192
+};
 
 typedef struct wire wire;
 struct wire {
-    ka_service  service;
+    ka_service service;
     ka_counters counters;
-    ka_table   *table;
-    ka_talk    *talk;              /* NULL while nothing is pending */
-    ka_handle   conn;
-    int64_t     now;
-    void      (*on_request)(wire *w, const ka_head *head);
-    void      (*on_body)(wire *w);
-    const char *kernel;            /* what the client sent and nobody read yet */
-    size_t      n_kernel, piece;
-    int         has_fin, is_blocked; /* the client sent FIN; the client takes nothing */
-    ka_talk_step end;              /* KA_TALK_LINGER or KA_TALK_CLOSE once it came to that */
-    int         n_requests, n_body, n_lost, n_released, n_attend, is_over;
-    size_t      n_sent, n_content;
-    char        scratch[WIRE_SCRATCH], sent[WIRE_BYTES], content[WIRE_BYTES];
+    ka_table *table;
+    ka_talk *talk; /* NULL while nothing is pending */
+    ka_handle conn;
+    int64_t now;
+    void (*on_request)(wire *w, const ka_head *head);
+    void (*on_body)(wire *w);
+    const char *kernel; /* what the client sent and nobody read yet */
+    size_t n_kernel, piece;
+    int has_fin, is_blocked; /* the client sent FIN; the client takes nothing */
+    ka_talk_step end;        /* KA_TALK_LINGER or KA_TALK_CLOSE once it came to that */
+    int n_requests, n_body, n_lost, n_released, n_attend, is_over;
+    size_t n_sent, n_content;
+    char scratch[WIRE_SCRATCH], sent[WIRE_BYTES], content[WIRE_BYTES];
 };
 
 static inline void wire_attend(void *port, ka_talk *talk)
@@ -49,8 +53,10 @@ static inline int wire_answer(wire *w, unsigned status, const char *fields, cons
         error = ka_reply_field(&w->talk->reply, &at, fields, name, fields + name + 2, line - name - 2);
         fields += line + 1;
     }
-    if (error == KA_OK) error = ka_talk_head_end(w->talk, at, whole, w->now);
-    if (error == KA_OK) error = ka_talk_content(w->talk, body, strlen(body), 0, NULL);
+    if (error == KA_OK)
+        error = ka_talk_head_end(w->talk, at, whole, w->now);
+    if (error == KA_OK)
+        error = ka_talk_content(w->talk, body, strlen(body), 0, NULL);
     return error;
 }
 
@@ -63,8 +69,10 @@ static inline void wire_says_ok(wire *w, const ka_head *head)
 static inline wire *wire_open(void (*on_request)(wire *, const ka_head *), void (*on_body)(wire *))
 {
     wire *w = calloc(1, sizeof *w);
-    if (w == NULL || ka_table_new(&w->table, &ka_capacity_default, 1, &w->counters) != KA_OK) abort();
-    if (ka_service_init(&w->service, w->table, &ka_limits_default, 1 << 20, wire_release) != KA_OK) abort();
+    if (w == NULL || ka_table_new(&w->table, &ka_capacity_default, 1, &w->counters) != KA_OK)
+        abort();
+    if (ka_service_init(&w->service, w->table, &ka_limits_default, 1 << 20, wire_release) != KA_OK)
+        abort();
     w->service.port = w;
     w->service.attend = wire_attend;
     w->service.lost = wire_lost;
@@ -72,14 +80,16 @@ static inline wire *wire_open(void (*on_request)(wire *, const ka_head *), void 
     w->on_body = on_body;
     w->now = 100 * S;
     w->piece = WIRE_SCRATCH;
-    if (ka_conn_open(w->table, w->now, 0, NULL, 0, &w->conn) != KA_OK) abort();
+    if (ka_conn_open(w->table, w->now, 0, NULL, 0, &w->conn) != KA_OK)
+        abort();
     return w;
 }
 
 /* Everything is given back: buffers, talks, holds, the slot. */
 static inline void wire_close(wire *w)
 {
-    if (w->talk) ka_talk_free(w->talk);
+    if (w->talk)
+        ka_talk_free(w->talk);
     EXPECT(w->service.pool.lent_bytes == 0);
     EXPECT(w->service.n_talks == 0);
     EXPECT(ka_conn_close(w->table, w->conn, KA_CAUSE_CLIENT) == KA_OK);
@@ -93,9 +103,11 @@ static inline void wire_send(wire *w)
 {
     ka_talk *talk = w->talk;
     size_t n = 0;
-    if (w->is_blocked) return;
+    if (w->is_blocked)
+        return;
     for (ka_buf *buf = talk->out; buf; buf = buf->next) {
-        if (w->n_sent + n + ka_buf_len(buf) > WIRE_BYTES) abort();
+        if (w->n_sent + n + ka_buf_len(buf) > WIRE_BYTES)
+            abort();
         memcpy(w->sent + w->n_sent + n, buf->ptr + buf->start, ka_buf_len(buf));
         n += ka_buf_len(buf);
     }
@@ -110,7 +122,8 @@ static inline int wire_receive(wire *w)
     ka_talk *talk = w->talk;
     size_t n = w->n_kernel < w->piece ? w->n_kernel : w->piece, room;
     if (n == 0) {
-        if (!w->has_fin || talk->is_eof) return 0;
+        if (!w->has_fin || talk->is_eof)
+            return 0;
         ka_talk_eof(talk);
         return 1;
     }
@@ -120,7 +133,8 @@ static inline int wire_receive(wire *w)
         ka_talk_arrived(talk, w->scratch, n);
     } else {
         char *to = ka_talk_room(talk, n, &room);
-        if (to == NULL) return 0;
+        if (to == NULL)
+            return 0;
         memcpy(to, w->kernel, n);
         ka_talk_filled(talk, n);
     }
@@ -134,7 +148,8 @@ static inline void wire_turn(wire *w)
 {
     ka_head head;
     int steps = 0, goes_on = 1;
-    if (w->talk == NULL && (w->talk = ka_talk_new(&w->service, w->conn)) == NULL) abort();
+    if (w->talk == NULL && (w->talk = ka_talk_new(&w->service, w->conn)) == NULL)
+        abort();
     w->talk->is_driven = 1;
     while (goes_on && steps++ < WIRE_STEPS) {
         ka_talk_step step = ka_talk_next(w->talk, w->now, &head);
@@ -154,9 +169,7 @@ static inline void wire_turn(wire *w)
             goes_on = w->talk->unsent > KA_OUT_HIGH && !w->is_blocked;
             wire_send(w);
             break;
-        default:
-            w->end = step;
-            goes_on = 0;
+        default: w->end = step; goes_on = 0;
         }
     }
     CHECK(steps < WIRE_STEPS, "the turn never ends");
@@ -192,7 +205,8 @@ static inline int wire_count(wire *w, const char *what)
 {
     int n = 0;
     size_t len = strlen(what);
-    for (size_t i = 0; i + len <= w->n_sent; i++) n += memcmp(w->sent + i, what, len) == 0;
+    for (size_t i = 0; i + len <= w->n_sent; i++)
+        n += memcmp(w->sent + i, what, len) == 0;
     return n;
 }
 
@@ -202,7 +216,8 @@ static inline void wire_echo_more(wire *w)
     while (!ka_talk_body_is_over(w->talk)) {
         ptrdiff_t n = ka_talk_read(w->talk, w->content + w->n_content, WIRE_BYTES - w->n_content, w->now);
         if (n < 0) {
-            if (n != KA_PARTIAL) w->is_over = (int)n;
+            if (n != KA_PARTIAL)
+                w->is_over = (int)n;
             return;
         }
         w->n_content += (size_t)n;

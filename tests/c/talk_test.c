@@ -77,7 +77,8 @@ static void every_pause_gives_the_same_conversation(void)
         wire_close(w);
     }
     wire *w = wire_open(wire_echo, wire_echo_more);
-    for (size_t at = 0; at < sizeof one - 1; at++) wire_bytes(w, one + at, 1);
+    for (size_t at = 0; at < sizeof one - 1; at++)
+        wire_bytes(w, one + at, 1);
     EXPECT(w->n_requests == 2 && wire_count(w, "\r\n\r\nhello!HTTP") == 1 && w->talk == NULL);
     wire_close(w);
 }
@@ -114,7 +115,8 @@ static void pipelined_requests_count_as_requests(void)
 static void a_thousand_pipelined_requests_are_answered_in_order(void)
 {
     static char many[1000 * (sizeof GET - 1)];
-    for (size_t i = 0; i < 1000; i++) memcpy(many + i * (sizeof GET - 1), GET, sizeof GET - 1);
+    for (size_t i = 0; i < 1000; i++)
+        memcpy(many + i * (sizeof GET - 1), GET, sizeof GET - 1);
     wire *w = wire_open(wire_says_ok, never);
     wire_bytes(w, many, sizeof many);
     EXPECT(w->n_requests == 1000 && wire_count(w, "200 OK") == 1000);
@@ -492,7 +494,8 @@ static void large_pieces_are_referred_to_and_released_once(void)
 {
     wire *w = wire_open(refers_to_its_content, never);
     wire_text(w, GET GET);
-    EXPECT(w->n_released == 6 && wire_count(w, "\r\n23e8\r\nbbb") == 6 && wire_count(w, "bbb\r\n3\r\nend\r\n0\r\n\r\n") == 2);
+    EXPECT(w->n_released == 6 && wire_count(w, "\r\n23e8\r\nbbb") == 6 &&
+           wire_count(w, "bbb\r\n3\r\nend\r\n0\r\n\r\n") == 2);
     EXPECT(w->talk == NULL && w->n_sent < 2 * (3 * (KA_COPY_MAX + 1020) + 300));
     wire_close(w);
     w = wire_open(refers_to_its_content, never);
@@ -541,7 +544,8 @@ static void no_more_than_a_heads_worth_is_taken_in_ahead(void)
 {
     static char ahead[KA_READ_AHEAD + sizeof GET];
     wire *w = wire_open(keeps_it, never);
-    for (size_t i = 0; i < sizeof ahead; i++) ahead[i] = "GET / HTTP/1.1\r\n"[i % 16];
+    for (size_t i = 0; i < sizeof ahead; i++)
+        ahead[i] = "GET / HTTP/1.1\r\n"[i % 16];
     wire_text(w, GET);
     EXPECT(ka_talk_appetite(w->talk) == KA_READ_AHEAD);
     memcpy(w->scratch, ahead, 5000);
@@ -698,7 +702,8 @@ static void bytes_that_arrive_are_no_progress_in_sending(void)
     int64_t due = ka_conn_next_due(w->table);
     w->now += 10 * S;
     EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_conn_next_due(w->table) == due);
-    EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_N_CAUSES && ka_conn_next_due(w->table) == due + 10 * S);
+    EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_N_CAUSES &&
+           ka_conn_next_due(w->table) == due + 10 * S);
     wire_close(w);
 }
 
@@ -740,8 +745,11 @@ static int never_more(void *port, void *peer)
 static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(void)
 {
     static const ka_moves moves = {
-        .on_news = reads_when_it_may_go_on, .read = reads_all,        .flush = sends_all,
-        .look_for_fin = nothing_to_look_for, .can_send = never_more,
+        .on_news = reads_when_it_may_go_on,
+        .read = reads_all,
+        .flush = sends_all,
+        .look_for_fin = nothing_to_look_for,
+        .can_send = never_more,
     };
     wire *w = wire_open(keeps_it, never);
     char *at;
@@ -780,7 +788,8 @@ static void the_end_of_a_tunnel_can_be_read_twice(void)
     EXPECT(ka_talk_head_end(w->talk, at, KA_WHOLE_TUNNEL, w->now) == KA_OK);
     ka_talk_eof(w->talk);
     wire_turn(w);
-    for (int i = 0; i < 2; i++) EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == 0 && w->talk->window == NULL);
+    for (int i = 0; i < 2; i++)
+        EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == 0 && w->talk->window == NULL);
     wire_close(w);
 }
 
@@ -804,7 +813,8 @@ static void an_owner_that_is_released_may_write_again(void)
     memset(big, 'b', sizeof big);
     wire_text(w, GET);
     EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    for (int i = 0; i < 3; i++) EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, w) == KA_OK);
+    for (int i = 0; i < 3; i++)
+        EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, w) == KA_OK);
     for (int i = 0; i < 2; i++) {
         wire_send(w);
         EXPECT(ka_talk_check(w->talk) == NULL);
@@ -821,11 +831,11 @@ static void the_check_names_what_is_broken(void)
     wire_text(w, GET "GET");
     EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK && ka_talk_check(w->talk) == NULL);
     const ka_talk sound = *w->talk;
-#define BREAKS(change)                               \
-    do {                                             \
-        w->talk->change;                             \
-        EXPECT(ka_talk_check(w->talk) != NULL);      \
-        *w->talk = sound;                            \
+#define BREAKS(change)                          \
+    do {                                        \
+        w->talk->change;                        \
+        EXPECT(ka_talk_check(w->talk) != NULL); \
+        *w->talk = sound;                       \
     } while (0)
     BREAKS(unsent += 1);
     BREAKS(out_last = NULL);

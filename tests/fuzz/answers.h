@@ -13,31 +13,46 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PERIOD = 251, PATTERN_BYTES = 256 * 1024, ASKED = 1024, ANSWER_HEAD = 2048 };
+enum {
+    PERIOD = 251,
+    PATTERN_BYTES = 256 * 1024,
+    ASKED = 1024,
+    ANSWER_HEAD = 2048
+};
 
 /* A request, and what is to be sent for it. */
 typedef struct {
-    size_t  n_written;    /* content that the application gave */
+    size_t n_written; /* content that the application gave */
     uint8_t is_head, is_connect, expects, minor;
-    uint8_t is_handed;    /* to the application */
-    uint8_t is_complete;  /* it gave all */
-    uint8_t is_given_up;  /* it will not: the response is cut off, or none comes */
+    uint8_t is_handed;   /* to the application */
+    uint8_t is_complete; /* it gave all */
+    uint8_t is_given_up; /* it will not: the response is cut off, or none comes */
     uint8_t is_tunnel;
-    uint8_t has_hints;    /* 103s that it sent and that are not seen yet */
+    uint8_t has_hints; /* 103s that it sent and that are not seen yet */
 } asked;
 
-typedef enum { AT_HEAD, AT_LENGTH, AT_SIZE, AT_CHUNK, AT_CHUNK_END, AT_TRAILER, AT_CLOSE, AT_TUNNEL, AT_NOTHING } answer_place;
+typedef enum {
+    AT_HEAD,
+    AT_LENGTH,
+    AT_SIZE,
+    AT_CHUNK,
+    AT_CHUNK_END,
+    AT_TRAILER,
+    AT_CLOSE,
+    AT_TUNNEL,
+    AT_NOTHING
+} answer_place;
 
 typedef struct {
     answer_place at;
-    uint8_t  is_last;      /* Connection: close was seen */
-    uint8_t  is_ours;      /* the content is the server's own text */
-    size_t   left;         /* of the content or the chunk */
-    size_t   n_content;    /* seen of this response */
+    uint8_t is_last;  /* Connection: close was seen */
+    uint8_t is_ours;  /* the content is the server's own text */
+    size_t left;      /* of the content or the chunk */
+    size_t n_content; /* seen of this response */
     uint32_t n_asked, n_answered;
-    size_t   n_head;
-    char     head[ANSWER_HEAD]; /* of the line, or the head, that is not whole */
-    asked    requests[ASKED];   /* a ring */
+    size_t n_head;
+    char head[ANSWER_HEAD]; /* of the line, or the head, that is not whole */
+    asked requests[ASKED];  /* a ring */
 } answers;
 
 static char pattern[PATTERN_BYTES + PERIOD];
@@ -61,16 +76,13 @@ static const char *pattern_of(uint32_t request, size_t at) { return pattern + ((
 
 static asked *asked_at(answers *a, uint32_t n) { return &a->requests[n % ASKED]; }
 
-static void answers_begin(answers *a)
-{
-    memset(a, 0, offsetof(answers, head));
-}
+static void answers_begin(answers *a) { memset(a, 0, offsetof(answers, head)); }
 
 /* What a response head says. */
 typedef struct {
     unsigned status;
-    size_t   id, length;      /* values; SIZE_MAX: no such field */
-    uint8_t  has_coding, is_chunked, is_close;
+    size_t id, length; /* values; SIZE_MAX: no such field */
+    uint8_t has_coding, is_chunked, is_close;
 } answer_head;
 
 PLAIN static int same(const char *a, const char *b, size_t n)
@@ -86,7 +98,9 @@ PLAIN static size_t number(const char *at, const char *end, unsigned base)
     size_t n = 0;
     MUST(at < end && end - at < 12, "no number");
     for (; at < end; at++) {
-        unsigned digit = *at >= '0' && *at <= '9' ? (unsigned)(*at - '0') : *at >= 'a' && *at <= 'f' ? (unsigned)(*at - 'a') + 10 : 99;
+        unsigned digit = *at >= '0' && *at <= '9' ? (unsigned)(*at - '0')
+                       : *at >= 'a' && *at <= 'f' ? (unsigned)(*at - 'a') + 10
+                                                  : 99;
         MUST(digit < base, "no number");
         n = n * base + digit;
     }
@@ -177,7 +191,8 @@ static void read_head(answers *a)
     a->n_content = 0;
     if (!a->is_ours) {
         MUST(q && q->is_handed && head.id == a->n_answered, "a response out of order");
-        MUST(!(q->is_connect && status / 100 == 2) || is_close || q->is_tunnel, "2xx to CONNECT, and the connection is kept");
+        MUST(!(q->is_connect && status / 100 == 2) || is_close || q->is_tunnel,
+             "2xx to CONNECT, and the connection is kept");
     } else {
         MUST(is_close, "the server's own response does not close");
         MUST(status >= 400, "the server's own response is no error");
@@ -297,7 +312,8 @@ static void answers_end(answers *a, int was_reset, int is_forced)
     if (was_reset)
         return;
     if (a->at == AT_CLOSE) {
-        MUST(a->is_ours || (q->is_complete && q->n_written == a->n_content), "to the client a part looks like the whole");
+        MUST(a->is_ours || (q->is_complete && q->n_written == a->n_content),
+             "to the client a part looks like the whole");
         a->n_answered++;
     } else if (a->at == AT_TUNNEL) {
         MUST(is_forced || q->is_given_up || q->n_written == a->n_content, "a tunnel ends before its bytes are sent");

@@ -231,7 +231,8 @@ static int move_can_send(void *port, void *peer)
 static void move_settled(void *port, void *peer, ka_talk *talk)
 {
     (void)port;
-    MUST(talk->unsent == 0 && talk->window_len == 0 && talk->exchange == NULL, "a talk with something pending is given up");
+    MUST(talk->unsent == 0 && talk->window_len == 0 && talk->exchange == NULL,
+         "a talk with something pending is given up");
     ((conn *)peer)->talk = NULL;
 }
 
@@ -243,10 +244,18 @@ static void move_again(void *port, void *peer, ka_talk *talk)
 }
 
 static const ka_moves moves = {
-    .on_request = on_request,       .on_news = on_news,         .read = move_read,
-    .flush = move_flush,            .can_read = move_can_read,  .has_unread = move_has_unread,
-    .look_for_fin = move_look_for_fin, .can_send = move_can_send, .settled = move_settled,
-    .end = move_end,                .half_close = move_half_close, .again = move_again,
+    .on_request = on_request,
+    .on_news = on_news,
+    .read = move_read,
+    .flush = move_flush,
+    .can_read = move_can_read,
+    .has_unread = move_has_unread,
+    .look_for_fin = move_look_for_fin,
+    .can_send = move_can_send,
+    .settled = move_settled,
+    .end = move_end,
+    .half_close = move_half_close,
+    .again = move_again,
     .end_of = move_end_of,
 };
 
@@ -279,7 +288,8 @@ static void check_one(world *w, conn *c)
         MUST(talk->window_len == 0 || is_stray, "idle with a part of a request in hand");
         MUST(talk->unsent == 0, "idle with something to send");
     }
-    MUST(phase != KA_BODY || talk->wants_body || talk->is_draining || talk->has_response, "a wait for content that nobody wants");
+    MUST(phase != KA_BODY || talk->wants_body || talk->is_draining || talk->has_response,
+         "a wait for content that nobody wants");
     MUST(phase != KA_TUNNEL || talk->is_tunnel, "a tunnel that is none");
 }
 
@@ -489,15 +499,17 @@ static void step(world *w)
 /* ka_table.c is built with these in place of aligned_alloc and free: its parts are so large that AddressSanitizer would
  * map and unmap them with each play, which costs more than the play. They are kept for the next one. */
 void *kept_alloc(size_t alignment, size_t nbytes);
-void  kept_free(void *block);
+void kept_free(void *block);
 
 static struct {
-    void  *block;
+    void *block;
     size_t nbytes;
-    int    is_taken;
+    int is_taken;
 } kept[8];
 
-enum { N_KEPT = sizeof kept / sizeof kept[0] };
+enum {
+    N_KEPT = sizeof kept / sizeof kept[0]
+};
 
 void *kept_alloc(size_t alignment, size_t nbytes)
 {

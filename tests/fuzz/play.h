@@ -12,16 +12,16 @@
 
 enum {
     CONNS = 4,
-    SCENES = 32,         /* of a play */
-    TEXTS = 48,          /* that all clients send together */
-    TURNS = 20,          /* after which reads and writes are no longer cut small: a play is to be short */
-    SENDINGS = 64,       /* of a client, that wait in the kernel */
-    REQUESTS = 40,       /* that the application answers in kind; after these it refuses */
-    FILE_FD = 1000,      /* of the one file there is: the pattern */
+    SCENES = 32,    /* of a play */
+    TEXTS = 48,     /* that all clients send together */
+    TURNS = 20,     /* after which reads and writes are no longer cut small: a play is to be short */
+    SENDINGS = 64,  /* of a client, that wait in the kernel */
+    REQUESTS = 40,  /* that the application answers in kind; after these it refuses */
+    FILE_FD = 1000, /* of the one file there is: the pattern */
     SCRATCH = 64 * 1024,
     TURN_BYTES = 64 * 1024,
     EXPIRIES = 64,
-    ROUNDS = 2000        /* of the end of a play: more, and something goes round in circles */
+    ROUNDS = 2000 /* of the end of a play: more, and something goes round in circles */
 };
 
 typedef struct world world;
@@ -33,48 +33,48 @@ static int tells;
 
 /* The application's side of one request. */
 typedef struct {
-    world   *w;
-    conn    *c;
+    world *w;
+    conn *c;
     ka_talk *talk;
-    uint32_t n;           /* which request of its connection */
-    size_t   declared;    /* content promised, SIZE_MAX = not */
-    size_t   n_collected; /* content that it holds, counted against the budget */
-    uint8_t  is_begun, is_gone;
+    uint32_t n;         /* which request of its connection */
+    size_t declared;    /* content promised, SIZE_MAX = not */
+    size_t n_collected; /* content that it holds, counted against the budget */
+    uint8_t is_begun, is_gone;
 } app;
 
 struct conn {
-    ka_handle h;          /* 0: none */
-    ka_talk  *talk;
-    app      *app;
-    char     *block;      /* bytes of the last read, owned */
-    size_t    queued, room; /* the kernel's send queue, and how long it may be */
-    size_t    piece;      /* bytes that one read gives at most */
-    uint32_t  first, n_sendings;
+    ka_handle h; /* 0: none */
+    ka_talk *talk;
+    app *app;
+    char *block;         /* bytes of the last read, owned */
+    size_t queued, room; /* the kernel's send queue, and how long it may be */
+    size_t piece;        /* bytes that one read gives at most */
+    uint32_t first, n_sendings;
     struct {
         const char *bytes;
         size_t len, at;
         unsigned times;
     } sendings[SENDINGS]; /* what the client sent and nobody read, a ring */
-    uint8_t   can_read, can_write, saw_fin, has_fin, is_reset, sent_fin, is_ready, comes_again, is_read_paused, told_fin;
-    uint8_t   cause;      /* of one that lingers */
-    answers   got;
+    uint8_t can_read, can_write, saw_fin, has_fin, is_reset, sent_fin, is_ready, comes_again, is_read_paused, told_fin;
+    uint8_t cause; /* of one that lingers */
+    answers got;
 };
 
 struct world {
-    ka_service  service;
+    ka_service service;
     ka_counters counters;
-    ka_table   *table;
-    int64_t     now;
+    ka_table *table;
+    int64_t now;
     const uint8_t *play, *end;
-    size_t      turn_bytes;
-    uint32_t    n_requests, n_noted, n_turns, n_texts;
-    int         n_holds, n_apps;
-    uint8_t     pushes;    /* the loop reads, as over transports */
-    uint8_t     is_ending; /* the play is over: answer everything */
-    uint8_t     reenters;  /* the application acts in release and lost, too */
-    uint8_t     is_inside;
-    ka_handle   noted[256];
-    conn        conns[CONNS];
+    size_t turn_bytes;
+    uint32_t n_requests, n_noted, n_turns, n_texts;
+    int n_holds, n_apps;
+    uint8_t pushes;    /* the loop reads, as over transports */
+    uint8_t is_ending; /* the play is over: answer everything */
+    uint8_t reenters;  /* the application acts in release and lost, too */
+    uint8_t is_inside;
+    ka_handle noted[256];
+    conn conns[CONNS];
 };
 
 static unsigned next_byte(world *w) { return w->play < w->end ? *w->play++ : 0; }
@@ -114,7 +114,9 @@ static const struct {
     {block_of_x, sizeof block_of_x},
 };
 
-enum { N_TEXTS = sizeof texts / sizeof texts[0] };
+enum {
+    N_TEXTS = sizeof texts / sizeof texts[0]
+};
 
 static void send_to(conn *c, const char *bytes, size_t len, unsigned times)
 {
@@ -387,7 +389,8 @@ static void act(app *a)
     size_t declares = choose(a->w, sizes_of_content, 8);
     TELL("  request %u of %d acts: %u flags %u\n", a->n, (int)(a->c - a->w->conns), what % 12, flags);
     if (a->talk->has_response)
-        MUST(ka_talk_content(a->talk, pattern, declares, flags & 1, NULL) == KA_EINVAL, "content behind the end is taken");
+        MUST(ka_talk_content(a->talk, pattern, declares, flags & 1, NULL) == KA_EINVAL,
+             "content behind the end is taken");
     if (a->talk->is_held || a->talk->has_response)
         return;
     switch (what % 12) {

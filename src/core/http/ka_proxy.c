@@ -4,7 +4,13 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-enum { V1_MAX = 107, V2_HEAD = 16, V2_IP4 = 12, V2_IP6 = 36, SIGNATURE = 12 };
+enum {
+    V1_MAX = 107,
+    V2_HEAD = 16,
+    V2_IP4 = 12,
+    V2_IP6 = 36,
+    SIGNATURE = 12
+};
 
 static const char signature[] = "\r\n\r\n\0\r\nQUIT\n";
 

@@ -7,12 +7,14 @@
 
 #include "ka_base.h"
 
-enum { KA_PROXY_MAX = 16 + 2048 };  /* bytes of a header that is accepted, with all its TLVs */
+enum {
+    KA_PROXY_MAX = 16 + 2048
+}; /* bytes of a header that is accepted, with all its TLVs */
 
 typedef struct {
-    uint8_t  family;  /* 4, 6, or 0: nothing said about an IP client (LOCAL, UNKNOWN, unix): the real peer counts */
-    uint8_t  addr[16];
-    uint16_t port;    /* host order */
+    uint8_t family; /* 4, 6, or 0: nothing said about an IP client (LOCAL, UNKNOWN, unix): the real peer counts */
+    uint8_t addr[16];
+    uint16_t port; /* host order */
 } ka_proxy_source;
 
 /* Return: length of the header, KA_PARTIAL when more bytes are needed, KA_EPEER when this is none. Never KA_PARTIAL

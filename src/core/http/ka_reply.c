@@ -4,37 +4,78 @@
 #include <string.h>
 
 static const char *const reasons[600] = {
-    [100] = "Continue", [101] = "Switching Protocols", [102] = "Processing", [103] = "Early Hints",
-    [200] = "OK", [201] = "Created", [202] = "Accepted", [203] = "Non-Authoritative Information",
-    [204] = "No Content", [205] = "Reset Content", [206] = "Partial Content", [207] = "Multi-Status",
-    [208] = "Already Reported", [226] = "IM Used", [300] = "Multiple Choices", [301] = "Moved Permanently",
-    [302] = "Found", [303] = "See Other", [304] = "Not Modified", [305] = "Use Proxy",
-    [307] = "Temporary Redirect", [308] = "Permanent Redirect", [400] = "Bad Request", [401] = "Unauthorized",
-    [402] = "Payment Required", [403] = "Forbidden", [404] = "Not Found", [405] = "Method Not Allowed",
-    [406] = "Not Acceptable", [407] = "Proxy Authentication Required", [408] = "Request Timeout",
-    [409] = "Conflict", [410] = "Gone", [411] = "Length Required", [412] = "Precondition Failed",
-    [413] = "Content Too Large", [414] = "URI Too Long", [415] = "Unsupported Media Type",
-    [416] = "Range Not Satisfiable", [417] = "Expectation Failed", [418] = "I'm a Teapot",
-    [421] = "Misdirected Request", [422] = "Unprocessable Content", [423] = "Locked",
-    [424] = "Failed Dependency", [425] = "Too Early", [426] = "Upgrade Required",
-    [428] = "Precondition Required", [429] = "Too Many Requests", [431] = "Request Header Fields Too Large",
-    [451] = "Unavailable For Legal Reasons", [500] = "Internal Server Error", [501] = "Not Implemented",
-    [502] = "Bad Gateway", [503] = "Service Unavailable", [504] = "Gateway Timeout",
-    [505] = "HTTP Version Not Supported", [506] = "Variant Also Negotiates", [507] = "Insufficient Storage",
-    [508] = "Loop Detected", [510] = "Not Extended", [511] = "Network Authentication Required",
+    [100] = "Continue",
+    [101] = "Switching Protocols",
+    [102] = "Processing",
+    [103] = "Early Hints",
+    [200] = "OK",
+    [201] = "Created",
+    [202] = "Accepted",
+    [203] = "Non-Authoritative Information",
+    [204] = "No Content",
+    [205] = "Reset Content",
+    [206] = "Partial Content",
+    [207] = "Multi-Status",
+    [208] = "Already Reported",
+    [226] = "IM Used",
+    [300] = "Multiple Choices",
+    [301] = "Moved Permanently",
+    [302] = "Found",
+    [303] = "See Other",
+    [304] = "Not Modified",
+    [305] = "Use Proxy",
+    [307] = "Temporary Redirect",
+    [308] = "Permanent Redirect",
+    [400] = "Bad Request",
+    [401] = "Unauthorized",
+    [402] = "Payment Required",
+    [403] = "Forbidden",
+    [404] = "Not Found",
+    [405] = "Method Not Allowed",
+    [406] = "Not Acceptable",
+    [407] = "Proxy Authentication Required",
+    [408] = "Request Timeout",
+    [409] = "Conflict",
+    [410] = "Gone",
+    [411] = "Length Required",
+    [412] = "Precondition Failed",
+    [413] = "Content Too Large",
+    [414] = "URI Too Long",
+    [415] = "Unsupported Media Type",
+    [416] = "Range Not Satisfiable",
+    [417] = "Expectation Failed",
+    [418] = "I'm a Teapot",
+    [421] = "Misdirected Request",
+    [422] = "Unprocessable Content",
+    [423] = "Locked",
+    [424] = "Failed Dependency",
+    [425] = "Too Early",
+    [426] = "Upgrade Required",
+    [428] = "Precondition Required",
+    [429] = "Too Many Requests",
+    [431] = "Request Header Fields Too Large",
+    [451] = "Unavailable For Legal Reasons",
+    [500] = "Internal Server Error",
+    [501] = "Not Implemented",
+    [502] = "Bad Gateway",
+    [503] = "Service Unavailable",
+    [504] = "Gateway Timeout",
+    [505] = "HTTP Version Not Supported",
+    [506] = "Variant Also Negotiates",
+    [507] = "Insufficient Storage",
+    [508] = "Loop Detected",
+    [510] = "Not Extended",
+    [511] = "Network Authentication Required",
 };
 
 /* RFC 9110 5.6.2: tchar. */
 static const uint8_t is_token[256] = {
-    ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1, ['-'] = 1,
-    ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1, ['0' ... '9'] = 1, ['A' ... 'Z'] = 1,
-    ['a' ... 'z'] = 1,
+    ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1,         ['&'] = 1,         ['\''] = 1,
+    ['*'] = 1, ['+'] = 1, ['-'] = 1, ['.'] = 1,         ['^'] = 1,         ['_'] = 1,
+    ['`'] = 1, ['|'] = 1, ['~'] = 1, ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1,
 };
 
-const char *ka_reply_reason(unsigned status)
-{
-    return status < 600 && reasons[status] ? reasons[status] : "";
-}
+const char *ka_reply_reason(unsigned status) { return status < 600 && reasons[status] ? reasons[status] : ""; }
 
 static inline void put(char **at, const char *bytes, size_t len)
 {
@@ -274,10 +315,8 @@ static int take_own_field(ka_reply *reply, const char *name, size_t name_len, co
             return error < 0 ? error : 1; /* written by finish_head, where the framing is known */
         }
         break;
-    case 17:
-        return same(name, "transfer-encoding", 17);
-    default:
-        break;
+    case 17: return same(name, "transfer-encoding", 17);
+    default: break;
     }
     return 0;
 }
@@ -413,8 +452,8 @@ int ka_reply_piece(ka_reply *reply, size_t len, int more, char *before, size_t *
         return KA_EINVAL;
     }
     reply->n_content += (int64_t)len;
-    if (reply->frame == KA_FRAME_LENGTH && (reply->n_content > reply->declared ||
-                                            (!more && reply->n_content < reply->declared))) {
+    if (reply->frame == KA_FRAME_LENGTH &&
+        (reply->n_content > reply->declared || (!more && reply->n_content < reply->declared))) {
         reply->why = reply->n_content > reply->declared ? "more content than Content-Length says"
                                                         : "less content than Content-Length says";
         return KA_EINVAL;

@@ -19,38 +19,39 @@ typedef enum {
 } ka_frame;
 
 typedef struct {
-    int64_t     declared;     /* promised content length, -1 unknown */
-    int64_t     n_content;    /* content bytes written so far */
-    const char *why;          /* after KA_EINVAL: which rule the application broke; static storage */
-    uint16_t    status;
-    uint8_t     frame;        /* ka_frame, once chosen */
-    uint8_t     minor;        /* of the request */
-    uint8_t     is_head;      /* the request's method was HEAD */
-    uint8_t     is_connect;
-    uint8_t     wants_close;  /* the application sent Connection: close */
-    uint8_t     has_date, has_server;
-    uint8_t     is_started;   /* the head is written */
-    uint8_t     is_over;      /* the last byte of content is written */
-    uint8_t     offers_upgrade; /* the application sent Upgrade, which Connection must name (RFC 9110 7.8) */
+    int64_t declared;  /* promised content length, -1 unknown */
+    int64_t n_content; /* content bytes written so far */
+    const char *why;   /* after KA_EINVAL: which rule the application broke; static storage */
+    uint16_t status;
+    uint8_t frame;   /* ka_frame, once chosen */
+    uint8_t minor;   /* of the request */
+    uint8_t is_head; /* the request's method was HEAD */
+    uint8_t is_connect;
+    uint8_t wants_close; /* the application sent Connection: close */
+    uint8_t has_date, has_server;
+    uint8_t is_started;     /* the head is written */
+    uint8_t is_over;        /* the last byte of content is written */
+    uint8_t offers_upgrade; /* the application sent Upgrade, which Connection must name (RFC 9110 7.8) */
 } ka_reply;
 
 enum {
-    KA_REPLY_FIXED = 512,  /* room beside the fields: status line, the decided fields, Date, Server, CRLF */
-    KA_DATE_BYTES = 37,    /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
-    KA_CHUNK_FRAME = 24    /* room for a chunk's size line; its CRLF and the last chunk fit too */
+    KA_REPLY_FIXED = 512, /* room beside the fields: status line, the decided fields, Date, Server, CRLF */
+    KA_DATE_BYTES = 37,   /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
+    KA_CHUNK_FRAME = 24   /* room for a chunk's size line; its CRLF and the last chunk fit too */
 };
 
 /* The fields every response of a server carries, made once a second or once. Empty = not sent. */
 typedef struct {
-    char    date[48];    /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
-    char    server[128]; /* "server: kacore\r\n" */
+    char date[48];    /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
+    char server[128]; /* "server: kacore\r\n" */
     uint8_t date_len, server_len, hides_date;
     uint32_t extra_len;
-    char    *extra;      /* the operator's field lines, "a: b\r\n"*; owned by the ka_service */
+    char *extra; /* the operator's field lines, "a: b\r\n"*; owned by the ka_service */
 } ka_reply_common;
 
 void ka_reply_common_set_date(ka_reply_common *common, int64_t unix_seconds);
-int  ka_reply_common_set_server(ka_reply_common *common, const char *value, size_t len); /* KA_EINVAL: control byte, too long */
+int ka_reply_common_set_server(ka_reply_common *common, const char *value,
+                               size_t len); /* KA_EINVAL: control byte, too long */
 
 /* Begin a response: writes the status line at *at. KA_EINVAL unless 100 <= status <= 999. */
 int ka_reply_start(ka_reply *reply, char **at, unsigned status);
@@ -77,6 +78,6 @@ void ka_reply_finish_head(ka_reply *reply, char **at, const ka_verdict *verdict,
 int ka_reply_piece(ka_reply *reply, size_t len, int more, char *before, size_t *before_len, char *after,
                    size_t *after_len, int *sends);
 
-const char *ka_reply_reason(unsigned status);  /* "Not Found"; "" when unknown; static storage */
+const char *ka_reply_reason(unsigned status); /* "Not Found"; "" when unknown; static storage */
 
 #endif

@@ -10,12 +10,12 @@
 #include "ka_base.h"
 
 enum {
-    KA_IS_TOKEN = 1,   /* RFC 9110 5.6.2 tchar */
-    KA_IS_TARGET = 2,  /* printable ASCII without space and "#<> : docs/strictness.md, request target */
-    KA_IS_VALUE = 4,   /* RFC 9110 5.5: VCHAR, obs-text, SP, HTAB */
-    KA_IS_HOST = 8,    /* RFC 3986 3.2.2 reg-name without "%": unreserved, sub-delims */
+    KA_IS_TOKEN = 1,  /* RFC 9110 5.6.2 tchar */
+    KA_IS_TARGET = 2, /* printable ASCII without space and "#<> : docs/strictness.md, request target */
+    KA_IS_VALUE = 4,  /* RFC 9110 5.5: VCHAR, obs-text, SP, HTAB */
+    KA_IS_HOST = 8,   /* RFC 3986 3.2.2 reg-name without "%": unreserved, sub-delims */
     KA_IS_HEX = 16,
-    KA_IS_METHOD = 32  /* A-Z, "-", "_" */
+    KA_IS_METHOD = 32 /* A-Z, "-", "_" */
 };
 
 extern const uint8_t ka_class[256];
@@ -23,41 +23,47 @@ extern const uint8_t ka_class[256];
 static inline unsigned ka_is(char c, unsigned classes) { return ka_class[(uint8_t)c] & classes; }
 
 /* The first position in [p, end) whose byte is outside, or `end`. */
-static inline const char *ka_scan_class(const char *p, const char *end, unsigned classes) {
-    while (p < end && ka_is(*p, classes)) p++;
+static inline const char *ka_scan_class(const char *p, const char *end, unsigned classes)
+{
+    while (p < end && ka_is(*p, classes))
+        p++;
     return p;
 }
-
 
 static inline char ka_lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c; }
 
 /* Equality, apart from ASCII case, with a lower-case literal of n bytes. */
-static inline int ka_equals_lower(const char *p, const char *lower, size_t n) {
+static inline int ka_equals_lower(const char *p, const char *lower, size_t n)
+{
     for (size_t i = 0; i < n; i++)
-        if (ka_lower(p[i]) != lower[i]) return 0;
+        if (ka_lower(p[i]) != lower[i])
+            return 0;
     return 1;
 }
 
 static inline int ka_is_crlf(const char *p) { return memcmp(p, "\r\n", 2) == 0; }
 
 /* The same for four letters. */
-static inline int ka_is_word4(const char *p, const char *lower) {
+static inline int ka_is_word4(const char *p, const char *lower)
+{
     uint32_t a, b;
     memcpy(&a, p, 4);
     memcpy(&b, lower, 4);
     return (a | 0x20202020u) == b;
 }
 
-static inline void ka_lower_copy(char *to, const char *from, size_t n) {
-    for (size_t i = 0; i < n; i++) to[i] = ka_lower(from[i]);
+static inline void ka_lower_copy(char *to, const char *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = ka_lower(from[i]);
 }
 
 /* Common field names, so that callers can share one object for each. Names are told apart from case.
  * ka_names_init must have been called once; KA_EINVAL when no hash without collisions is found (a test would fail). */
-int         ka_names_init(void);
-uint32_t    ka_name_count(void);
+int ka_names_init(void);
+uint32_t ka_name_count(void);
 const char *ka_name_at(uint32_t i);
-uint32_t    ka_name_len(uint32_t i);
-int         ka_name_find(const char *name, uint32_t n);  /* index, or -1; n >= 1 bytes that are a token */
+uint32_t ka_name_len(uint32_t i);
+int ka_name_find(const char *name, uint32_t n); /* index, or -1; n >= 1 bytes that are a token */
 
 #endif

@@ -7,16 +7,26 @@
 
 #include "ka_base.h"
 
-enum { KA_WS_CONT = 0, KA_WS_TEXT = 1, KA_WS_BINARY = 2, KA_WS_CLOSE = 8, KA_WS_PING = 9, KA_WS_PONG = 10 };
-enum { KA_WS_HEAD_MAX = 14, KA_WS_CONTROL_MAX = 125 };
+enum {
+    KA_WS_CONT = 0,
+    KA_WS_TEXT = 1,
+    KA_WS_BINARY = 2,
+    KA_WS_CLOSE = 8,
+    KA_WS_PING = 9,
+    KA_WS_PONG = 10
+};
+enum {
+    KA_WS_HEAD_MAX = 14,
+    KA_WS_CONTROL_MAX = 125
+};
 
 typedef struct {
-    uint64_t left;                   /* payload that is still to come */
+    uint64_t left;                /* payload that is still to come */
     uint8_t head[KA_WS_HEAD_MAX]; /* what has come of a head that is not whole */
     uint8_t n_head;
     uint8_t mask[4], mask_at;
     uint8_t opcode, is_fin, is_rsv1;
-    uint8_t is_open;                 /* the head is whole, and its frame not over */
+    uint8_t is_open; /* the head is whole, and its frame not over */
 } ka_ws_frame;
 
 /* How long a head is, as far as its first n bytes tell: 2 at least. */

@@ -17,20 +17,20 @@
 #define SECOND ((int64_t)1000000000)
 
 struct ka_table {
-    ka_store     store;
-    ka_counters *counters;   /* the caller's */
-    int64_t      due;        /* nothing is due before; UNKNOWN when it must be found again, and all through a drain */
-    double       relief;     /* 1: no pressure, 0: timeouts at their minimum */
-    double       start_n, full_n; /* connections between which relief falls from 1 to 0 */
-    uint64_t     jitter_seed;
-    int64_t      grace, grace_end, spread, deadline; /* of the drain */
-    uint32_t     ramp_from;  /* idle connections when the grace ended; 0 = it has not */
-    uint8_t      is_draining;
-    uint32_t     looked_at[2]; /* BODY, WRITE: where to go on looking for a victim that is slow; 0 = at the front */
-    ka_capacity  capacity;
-    ka_policy    policy[KA_N_CLASSES];
-    int64_t      age_span[KA_N_CLASSES]; /* what age_jitter_permille makes of max_age_ns */
-    int64_t      surely_young[KA_N_CLASSES]; /* below it no connection is over its age, whatever its draw */
+    ka_store store;
+    ka_counters *counters;  /* the caller's */
+    int64_t due;            /* nothing is due before; UNKNOWN when it must be found again, and all through a drain */
+    double relief;          /* 1: no pressure, 0: timeouts at their minimum */
+    double start_n, full_n; /* connections between which relief falls from 1 to 0 */
+    uint64_t jitter_seed;
+    int64_t grace, grace_end, spread, deadline; /* of the drain */
+    uint32_t ramp_from;                         /* idle connections when the grace ended; 0 = it has not */
+    uint8_t is_draining;
+    uint32_t looked_at[2]; /* BODY, WRITE: where to go on looking for a victim that is slow; 0 = at the front */
+    ka_capacity capacity;
+    ka_policy policy[KA_N_CLASSES];
+    int64_t age_span[KA_N_CLASSES];     /* what age_jitter_permille makes of max_age_ns */
+    int64_t surely_young[KA_N_CLASSES]; /* below it no connection is over its age, whatever its draw */
 };
 
 const ka_policy ka_policy_default = {
@@ -67,39 +67,17 @@ const ka_capacity ka_capacity_default = {
 
 #define ROW(event, from, to) [KA_EV_##event][KA_##from] = KA_##to,
 static const uint8_t next_phase[KA_N_EVENTS][KA_N_PHASES] = {
-    ROW(HANDSHAKE_DONE, HANDSHAKE, NEW)
-    ROW(RECEIVED, NEW, HEAD)
-    ROW(RECEIVED, IDLE, HEAD)
-    ROW(HEAD_DONE, NEW, BUSY)
-    ROW(HEAD_DONE, HEAD, BUSY)
-    ROW(HEAD_DONE, IDLE, BUSY)
-    ROW(BODY_WANTED, BUSY, BODY)
-    ROW(BODY_ARRIVED, BODY, BUSY)
-    ROW(BLOCKED, HEAD, WRITE)
-    ROW(BLOCKED, BUSY, WRITE)
-    ROW(BLOCKED, BODY, WRITE)
-    ROW(BLOCKED, TUNNEL, WRITE)
-    ROW(UNBLOCKED, WRITE, BUSY)
-    ROW(RESPONDED, BUSY, IDLE)
-    ROW(RESPONDED, BODY, IDLE)
-    ROW(RESPONDED, WRITE, IDLE)
-    ROW(LINGERING, HANDSHAKE, LINGER)
-    ROW(LINGERING, NEW, LINGER)
-    ROW(LINGERING, HEAD, LINGER)
-    ROW(LINGERING, BODY, LINGER)
-    ROW(LINGERING, BUSY, LINGER)
-    ROW(LINGERING, WRITE, LINGER)
-    ROW(LINGERING, IDLE, LINGER)
-    ROW(LINGERING, TUNNEL, LINGER)
-    ROW(TUNNELLED, BUSY, TUNNEL)
-    ROW(TUNNELLED, BODY, TUNNEL)
-    ROW(TUNNELLED, WRITE, TUNNEL)
-    ROW(STREAM_OPENED, NEW, BUSY)
-    ROW(STREAM_OPENED, HEAD, BUSY)
-    ROW(STREAM_OPENED, IDLE, BUSY)
-    ROW(STREAM_OPENED, BUSY, BUSY)
-    ROW(STREAM_CLOSED, BUSY, IDLE)
-};
+    ROW(HANDSHAKE_DONE, HANDSHAKE, NEW) ROW(RECEIVED, NEW, HEAD) ROW(RECEIVED, IDLE, HEAD) ROW(HEAD_DONE, NEW, BUSY)
+        ROW(HEAD_DONE, HEAD, BUSY) ROW(HEAD_DONE, IDLE, BUSY) ROW(BODY_WANTED, BUSY, BODY) ROW(BODY_ARRIVED, BODY, BUSY)
+            ROW(BLOCKED, HEAD, WRITE) ROW(BLOCKED, BUSY, WRITE) ROW(BLOCKED, BODY, WRITE) ROW(BLOCKED, TUNNEL, WRITE)
+                ROW(UNBLOCKED, WRITE, BUSY) ROW(RESPONDED, BUSY, IDLE) ROW(RESPONDED, BODY, IDLE)
+                    ROW(RESPONDED, WRITE, IDLE) ROW(LINGERING, HANDSHAKE, LINGER) ROW(LINGERING, NEW, LINGER)
+                        ROW(LINGERING, HEAD, LINGER) ROW(LINGERING, BODY, LINGER) ROW(LINGERING, BUSY, LINGER)
+                            ROW(LINGERING, WRITE, LINGER) ROW(LINGERING, IDLE, LINGER) ROW(LINGERING, TUNNEL, LINGER)
+                                ROW(TUNNELLED, BUSY, TUNNEL) ROW(TUNNELLED, BODY, TUNNEL) ROW(TUNNELLED, WRITE, TUNNEL)
+                                    ROW(STREAM_OPENED, NEW, BUSY) ROW(STREAM_OPENED, HEAD, BUSY)
+                                        ROW(STREAM_OPENED, IDLE, BUSY) ROW(STREAM_OPENED, BUSY, BUSY)
+                                            ROW(STREAM_CLOSED, BUSY, IDLE)};
 
 /* What happens in a phase when its limit is over. */
 static const struct {
@@ -138,7 +116,8 @@ static inline int64_t clock_of(ka_table *t, int64_t now)
 ALONE int64_t relieved(const ka_table *t, int64_t limit)
 {
     int64_t least = t->capacity.pressure_min_timeout_ns;
-    if (limit <= least) return limit;
+    if (limit <= least)
+        return limit;
     int64_t left = least + (int64_t)((double)(limit - least) * t->relief);
     return left ? left : 1;
 }
@@ -156,14 +135,18 @@ static int64_t drain_due(const ka_table *t, unsigned phase, int64_t since)
 {
     int64_t due = t->deadline;
     if (phase == KA_IDLE) {
-        int64_t  ramp = t->grace_end;
+        int64_t ramp = t->grace_end;
         uint32_t n = t->store.n_in[KA_IDLE];
-        if (n < t->ramp_from) ramp += (int64_t)((__int128)t->spread * (t->ramp_from - n) / t->ramp_from);
-        if (ramp < due) due = ramp;
+        if (n < t->ramp_from)
+            ramp += (int64_t)((__int128)t->spread * (t->ramp_from - n) / t->ramp_from);
+        if (ramp < due)
+            due = ramp;
     } else if (phase == KA_NEW) {
         int64_t end = t->grace_end + t->spread, own_end = since + t->grace;
-        if (own_end > end) end = own_end;
-        if (end < due) due = end;
+        if (own_end > end)
+            end = own_end;
+        if (end < due)
+            due = end;
     }
     return due;
 }
@@ -174,7 +157,8 @@ static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64
     int64_t due = limit ? since + limit : NEVER;
     if (t->is_draining) {
         int64_t drained = drain_due(t, phase, since);
-        if (drained < due) due = drained;
+        if (drained < due)
+            due = drained;
     }
     return due;
 }
@@ -183,14 +167,14 @@ static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64
 static int64_t earliest(ka_table *t, uint32_t *which)
 {
     const ka_store *s = &t->store;
-    int64_t         best = NEVER, best_since = NEVER;
+    int64_t best = NEVER, best_since = NEVER;
     *which = 0;
     for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++) {
         for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
             unsigned klass = (unsigned)__builtin_ctzll(classes);
             uint32_t i = ka_queue_head(s, phase, klass);
-            int64_t  since = ka_slot_since(ka_store_slot(s, i));
-            int64_t  due = head_due(t, klass, phase, since);
+            int64_t since = ka_slot_since(ka_store_slot(s, i));
+            int64_t due = head_due(t, klass, phase, since);
             if (due < best || (due == best && due != NEVER && since < best_since)) {
                 best = due;
                 best_since = since;
@@ -214,15 +198,19 @@ static int64_t find_due(ka_table *t, uint32_t *which)
 static inline void note_head(ka_table *t, unsigned klass, unsigned phase, int64_t since)
 {
     int64_t limit = limit_of(t, klass, phase), due = since + limit;
-    if (limit && due < t->due) t->due = due;
+    if (limit && due < t->due)
+        t->due = due;
 }
 
 static void update_pressure(ka_table *t)
 {
     double n = t->store.n_open, relief = 1.0;
-    if (n > t->start_n) relief = n < t->full_n ? (t->full_n - n) / (t->full_n - t->start_n) : 0.0;
-    if (relief < t->relief) t->due = UNKNOWN;
-    if (relief > t->relief) t->store.head_left = 1; /* the bound is still one, but no longer the truth */
+    if (n > t->start_n)
+        relief = n < t->full_n ? (t->full_n - n) / (t->full_n - t->start_n) : 0.0;
+    if (relief < t->relief)
+        t->due = UNKNOWN;
+    if (relief > t->relief)
+        t->store.head_left = 1; /* the bound is still one, but no longer the truth */
     t->relief = relief;
 }
 
@@ -237,7 +225,8 @@ static int capacity_is_valid(const ka_capacity *c)
 
 int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
 {
-    if (!capacity_is_valid(capacity)) return KA_EINVAL;
+    if (!capacity_is_valid(capacity))
+        return KA_EINVAL;
     t->capacity = *capacity;
     uint32_t quarter = capacity->max_connections / 4;
     uint32_t share = capacity->client_share ? capacity->client_share : quarter ? quarter : 1;
@@ -257,15 +246,18 @@ int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
         policy->advertise_margin_ns < 0 || policy->linger_time_ns < 0 || policy->age_jitter_permille > 1000)
         return KA_EINVAL;
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
-        if (policy->timeout_ns[phase] < 0) return KA_EINVAL;
+        if (policy->timeout_ns[phase] < 0)
+            return KA_EINVAL;
     ka_policy *own = &t->policy[klass];
     *own = *policy;
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
-        if (own->timeout_ns[phase] > LONGEST) own->timeout_ns[phase] = LONGEST;
+        if (own->timeout_ns[phase] > LONGEST)
+            own->timeout_ns[phase] = LONGEST;
     own->timeout_ns[KA_FREE] = own->timeout_ns[KA_TUNNEL] = 0; /* a tunnel's time is its owner's */
     if (own->linger_time_ns && own->linger_time_ns < own->timeout_ns[KA_LINGER])
         own->timeout_ns[KA_LINGER] = own->linger_time_ns;
-    if (own->max_age_ns > LONGEST) own->max_age_ns = LONGEST;
+    if (own->max_age_ns > LONGEST)
+        own->max_age_ns = LONGEST;
     t->age_span[klass] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
     t->surely_young[klass] = own->max_age_ns ? own->max_age_ns - t->age_span[klass] : NEVER;
     t->due = UNKNOWN;
@@ -280,9 +272,11 @@ const ka_policy *ka_table_policy(const ka_table *t, ka_handle h)
 
 int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
 {
-    if (!capacity_is_valid(capacity)) return KA_EINVAL;
+    if (!capacity_is_valid(capacity))
+        return KA_EINVAL;
     ka_table *t = calloc(1, sizeof *t);
-    if (t == NULL) return KA_ENOMEM;
+    if (t == NULL)
+        return KA_ENOMEM;
     if (ka_store_init(&t->store, hash_seed) != KA_OK) {
         ka_table_free(t);
         return KA_ENOMEM;
@@ -290,7 +284,8 @@ int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed
     t->counters = counters;
     t->jitter_seed = ka_store_mix(hash_seed + 1);
     t->relief = 1.0;
-    for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) ka_table_set_policy(t, klass, &ka_policy_default);
+    for (unsigned klass = 0; klass < KA_N_CLASSES; klass++)
+        ka_table_set_policy(t, klass, &ka_policy_default);
     ka_table_set_capacity(t, capacity);
     *out = t;
     return KA_OK;
@@ -298,7 +293,8 @@ int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed
 
 void ka_table_free(ka_table *t)
 {
-    if (t == NULL) return;
+    if (t == NULL)
+        return;
     ka_store_free(&t->store);
     free(t);
 }
@@ -306,13 +302,14 @@ void ka_table_free(ka_table *t)
 ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
 {
     const ka_store *s = &t->store;
-    if (slot < KA_N_ANCHORS || slot >= s->n_used || ka_slot_phase(ka_store_slot(s, slot)) == KA_FREE) return 0;
+    if (slot < KA_N_ANCHORS || slot >= s->n_used || ka_slot_phase(ka_store_slot(s, slot)) == KA_FREE)
+        return 0;
     return ka_store_handle(s, slot);
 }
 
 uint32_t ka_table_open_count(const ka_table *t) { return t->store.n_open; }
-int      ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }
-size_t   ka_table_bytes(const ka_table *t) { return sizeof *t + ka_store_bytes(&t->store); }
+int ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }
+size_t ka_table_bytes(const ka_table *t) { return sizeof *t + ka_store_bytes(&t->store); }
 
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
 {
@@ -331,15 +328,18 @@ static inline void leave(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase)
 {
     ka_queue_remove(&t->store, slot, i, phase);
     t->store.n_in[phase]--;
-    if (phase == KA_IDLE && ka_slot_client(slot)) ka_store_ring_remove(&t->store, ka_slot_client(slot), i);
+    if (phase == KA_IDLE && ka_slot_client(slot))
+        ka_store_ring_remove(&t->store, ka_slot_client(slot), i);
 }
 
 static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase, int64_t now)
 {
     ka_slot_set(slot, now, phase);
     t->store.n_in[phase]++;
-    if (ka_queue_push(&t->store, slot, i, phase)) note_head(t, ka_slot_class(slot), phase, now);
-    if (phase == KA_IDLE && ka_slot_client(slot)) ka_store_ring_add(&t->store, ka_slot_client(slot), i);
+    if (ka_queue_push(&t->store, slot, i, phase))
+        note_head(t, ka_slot_class(slot), phase, now);
+    if (phase == KA_IDLE && ka_slot_client(slot))
+        ka_store_ring_add(&t->store, ka_slot_client(slot), i);
 }
 
 static inline void set_class(ka_slot *slot, unsigned klass)
@@ -357,7 +357,8 @@ static inline void begin_request(ka_table *t, ka_chunk *chunk, uint32_t at, unsi
         set_class(slot, chunk->mark[at].home);
     }
     chunk->mark[at].ending &= KA_IS_MULTIPLEXED | KA_RATE_IS_SENDING;
-    if (event == KA_EV_RECEIVED) return;
+    if (event == KA_EV_RECEIVED)
+        return;
     t->counters->requests++;
     uint32_t n = chunk->rest[at].requests;
     t->counters->reused += n != 0;
@@ -367,7 +368,7 @@ static inline void begin_request(ka_table *t, ka_chunk *chunk, uint32_t at, unsi
 static inline void begin_linger(ka_chunk *chunk, uint32_t at, unsigned from, int64_t now)
 {
     ka_extra *extra = &chunk->rest[at].extra;
-    ka_mark  *mark = &chunk->mark[at];
+    ka_mark *mark = &chunk->mark[at];
     extra->rate.spent = (uint32_t)((now + (1 << 20) - 1) >> 20);
     extra->rate.nbytes = 0;
     mark->ending = (uint8_t)((mark->ending & ~(unsigned)KA_WAS_IDLE) | (from == KA_IDLE ? KA_WAS_IDLE : 0));
@@ -376,16 +377,19 @@ static inline void begin_linger(ka_chunk *chunk, uint32_t at, unsigned from, int
 /* The events of a connection that carries many requests at once, or is about to. */
 ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
 {
-    uint32_t  i = (uint32_t)h, at = i & (KA_CHUNK - 1);
+    uint32_t i = (uint32_t)h, at = i & (KA_CHUNK - 1);
     ka_chunk *chunk = ka_store_chunk(&t->store, i);
-    ka_slot  *slot = &chunk->slot[at];
+    ka_slot *slot = &chunk->slot[at];
     ka_extra *extra = &chunk->rest[at].extra;
-    unsigned  from = ka_slot_phase(slot), to = next_phase[event][from];
-    int       streams = event == KA_EV_STREAM_OPENED || event == KA_EV_STREAM_CLOSED;
-    int       was_multiplexed = chunk->mark[at].ending & KA_IS_MULTIPLEXED;
-    if (!streams && event != KA_EV_LINGERING) return KA_EINVAL;
-    if (streams && !was_multiplexed && (event == KA_EV_STREAM_CLOSED || chunk->rest[at].requests)) return KA_EINVAL;
-    if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX) return KA_EINVAL;
+    unsigned from = ka_slot_phase(slot), to = next_phase[event][from];
+    int streams = event == KA_EV_STREAM_OPENED || event == KA_EV_STREAM_CLOSED;
+    int was_multiplexed = chunk->mark[at].ending & KA_IS_MULTIPLEXED;
+    if (!streams && event != KA_EV_LINGERING)
+        return KA_EINVAL;
+    if (streams && !was_multiplexed && (event == KA_EV_STREAM_CLOSED || chunk->rest[at].requests))
+        return KA_EINVAL;
+    if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX)
+        return KA_EINVAL;
     now = clock_of(t, now);
     uint32_t n_streams = from == KA_BUSY && was_multiplexed ? extra->rate.nbytes : 0;
     leave(t, slot, i, from);
@@ -395,7 +399,8 @@ ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
         extra->rate.nbytes = n_streams + 1;
     } else if (event == KA_EV_STREAM_CLOSED) {
         extra->rate.nbytes = n_streams - 1;
-        if (n_streams > 1) to = KA_BUSY;
+        if (n_streams > 1)
+            to = KA_BUSY;
     } else {
         begin_linger(chunk, at, KA_BUSY, now); /* a request that crosses our close is known by its stream */
     }
@@ -406,11 +411,11 @@ ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
 /* What the other events do, by the clock of the table. Inlined, so that what is known beforehand costs nothing. */
 static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, ka_event event, unsigned from)
 {
-    uint32_t  at = i & (KA_CHUNK - 1);
-    unsigned  to = next_phase[event][from];
+    uint32_t at = i & (KA_CHUNK - 1);
+    unsigned to = next_phase[event][from];
     ka_chunk *chunk = ka_store_chunk(&t->store, i);
-    ka_slot  *slot = &chunk->slot[at];
-    int64_t   now = t->store.now;
+    ka_slot *slot = &chunk->slot[at];
+    int64_t now = t->store.now;
     leave(t, slot, i, from);
     if (event == KA_EV_RECEIVED || event == KA_EV_HEAD_DONE) {
         begin_request(t, chunk, at, from, event, now);
@@ -439,19 +444,26 @@ ALONE int any_event(ka_table *t, uint32_t i, ka_event event, int64_t now)
 /* Every call ends this one, so that the usual path saves no registers. */
 int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
 {
-    if (ka_unlikely(!ka_store_knows(&t->store, h))) return KA_ESTALE;
-    if (ka_unlikely((unsigned)event >= KA_N_EVENTS)) return KA_EINVAL;
-    uint32_t        i = (uint32_t)h, at = i & (KA_CHUNK - 1);
+    if (ka_unlikely(!ka_store_knows(&t->store, h)))
+        return KA_ESTALE;
+    if (ka_unlikely((unsigned)event >= KA_N_EVENTS))
+        return KA_EINVAL;
+    uint32_t i = (uint32_t)h, at = i & (KA_CHUNK - 1);
     const ka_chunk *chunk = ka_store_chunk(&t->store, i);
-    unsigned        from = ka_slot_phase(&chunk->slot[at]);
-    if (ka_unlikely(next_phase[event][from] == KA_FREE)) return KA_EINVAL;
+    unsigned from = ka_slot_phase(&chunk->slot[at]);
+    if (ka_unlikely(next_phase[event][from] == KA_FREE))
+        return KA_EINVAL;
     if (ka_unlikely(event >= KA_EV_STREAM_OPENED || chunk->mark[at].ending & KA_IS_MULTIPLEXED))
         return event_of_many(t, h, event, now);
     if (ka_likely(ka_store_clock_goes_on(&t->store, now))) {
-        if (event == KA_EV_RECEIVED && from == KA_IDLE) return idle_received(t, i);
-        if (event == KA_EV_HEAD_DONE && from == KA_IDLE) return idle_head_done(t, i);
-        if (event == KA_EV_HEAD_DONE && from == KA_HEAD) return head_done(t, i);
-        if (event == KA_EV_RESPONDED && from == KA_BUSY) return busy_responded(t, i);
+        if (event == KA_EV_RECEIVED && from == KA_IDLE)
+            return idle_received(t, i);
+        if (event == KA_EV_HEAD_DONE && from == KA_IDLE)
+            return idle_head_done(t, i);
+        if (event == KA_EV_HEAD_DONE && from == KA_HEAD)
+            return head_done(t, i);
+        if (event == KA_EV_RESPONDED && from == KA_BUSY)
+            return busy_responded(t, i);
     }
     return any_event(t, i, event, now);
 }
@@ -475,10 +487,12 @@ static uint64_t client_id(const ka_table *t, const ka_client *client)
 static int client_of(ka_table *t, const ka_client *client, uint64_t *id, uint32_t *record)
 {
     *record = 0;
-    if (client == NULL || client->family == 0) return KA_OK;
+    if (client == NULL || client->family == 0)
+        return KA_OK;
     *id = client_id(t, client);
     *record = ka_store_client_find(&t->store, *id);
-    if (*record && t->capacity.max_per_client && ka_store_client(&t->store, *record)->n_open >= t->capacity.max_per_client)
+    if (*record && t->capacity.max_per_client &&
+        ka_store_client(&t->store, *record)->n_open >= t->capacity.max_per_client)
         return KA_ECLIENT;
     return KA_OK;
 }
@@ -486,15 +500,18 @@ static int client_of(ka_table *t, const ka_client *client, uint64_t *id, uint32_
 int ka_conn_set_client(ka_table *t, ka_handle h, const ka_client *client)
 {
     ka_store *s = &t->store;
-    uint32_t  i = ka_store_find(s, h), c;
-    uint64_t  id;
-    if (i == 0) return KA_ESTALE;
+    uint32_t i = ka_store_find(s, h), c;
+    uint64_t id;
+    if (i == 0)
+        return KA_ESTALE;
     ka_slot *slot = ka_store_slot(s, i);
     if (ka_slot_client(slot) || ka_slot_phase(slot) == KA_IDLE || (client->family != 4 && client->family != 6))
         return KA_EINVAL;
     int got = client_of(t, client, &id, &c);
-    if (got < 0) return got;
-    if (c == 0 && (c = ka_store_client_make(s, id)) == 0) return KA_ENOMEM;
+    if (got < 0)
+        return got;
+    if (c == 0 && (c = ka_store_client_make(s, id)) == 0)
+        return KA_ENOMEM;
     slot->client_class |= c << KA_CLASS_BITS;
     ka_store_client(s, c)->n_open++;
     return KA_OK;
@@ -503,33 +520,39 @@ int ka_conn_set_client(ka_table *t, ka_handle h, const ka_client *client)
 int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
 {
     ka_store *s = &t->store;
-    int       is_known = client != NULL && client->family != 0;
-    if (klass >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6)) return KA_EINVAL;
-    if (ka_table_is_full(t)) return KA_EFULL;
+    int is_known = client != NULL && client->family != 0;
+    if (klass >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6))
+        return KA_EINVAL;
+    if (ka_table_is_full(t))
+        return KA_EFULL;
     uint64_t id;
     uint32_t c;
-    int      got = client_of(t, client, &id, &c);
-    if (got < 0) return got;
+    int got = client_of(t, client, &id, &c);
+    if (got < 0)
+        return got;
     uint32_t i = ka_store_take(s);
-    if (i == 0) return KA_ENOMEM;
+    if (i == 0)
+        return KA_ENOMEM;
     if (is_known && c == 0 && (c = ka_store_client_make(s, id)) == 0) {
         ka_store_give(s, i);
         return KA_ENOMEM;
     }
     now = clock_of(t, now);
-    ka_slot  *slot = ka_store_slot(s, i);
+    ka_slot *slot = ka_store_slot(s, i);
     ka_chunk *chunk = ka_store_chunk(s, i);
-    uint32_t  at = i & (KA_CHUNK - 1);
+    uint32_t at = i & (KA_CHUNK - 1);
     slot->client_class = c << KA_CLASS_BITS | klass;
     chunk->rest[at].requests = 0;
     chunk->rest[at].opened = (uint32_t)((now + (1 << 24) - 1) >> 24);
     chunk->mark[at].home = (uint8_t)klass;
     chunk->mark[at].ending = 0;
     chunk->rest[at].extra.rate.spent = chunk->rest[at].extra.rate.nbytes = 0;
-    if (c) ka_store_client(s, c)->n_open++;
+    if (c)
+        ka_store_client(s, c)->n_open++;
     s->n_open++;
     t->counters->accepted++;
-    if (s->n_open > t->start_n) update_pressure(t);
+    if (s->n_open > t->start_n)
+        update_pressure(t);
     enter(t, slot, i, is_tls ? KA_HANDSHAKE : KA_NEW, now);
     *out = ka_store_handle(s, i);
     return KA_OK;
@@ -537,7 +560,8 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *clie
 
 void ka_conn_refused(ka_table *t, ka_cause cause)
 {
-    if ((unsigned)cause >= KA_N_CAUSES) return;
+    if ((unsigned)cause >= KA_N_CAUSES)
+        return;
     t->counters->accepted++;
     t->counters->closed[cause]++;
     t->counters->requests_per_connection[0]++;
@@ -546,25 +570,31 @@ void ka_conn_refused(ka_table *t, ka_cause cause)
 int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
 {
     ka_store *s = &t->store;
-    uint32_t  i = ka_store_find(s, h);
-    if (i == 0) return KA_ESTALE;
-    if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
+    uint32_t i = ka_store_find(s, h);
+    if (i == 0)
+        return KA_ESTALE;
+    if ((unsigned)cause >= KA_N_CAUSES)
+        return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
     leave(t, slot, i, ka_slot_phase(slot));
-    if (ka_slot_client(slot)) ka_store_client_drop(s, ka_slot_client(slot));
+    if (ka_slot_client(slot))
+        ka_store_client_drop(s, ka_slot_client(slot));
     t->counters->closed[cause]++;
     t->counters->requests_per_connection[ka_bucket(*ka_store_requests(s, i))]++;
     ka_store_give(s, i);
     s->n_open--;
-    if (t->relief < 1.0) update_pressure(t);
+    if (t->relief < 1.0)
+        update_pressure(t);
     return KA_OK;
 }
 
 int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
 {
     uint32_t i = ka_store_find(&t->store, h);
-    if (i == 0) return KA_ESTALE;
-    if ((unsigned)cause >= KA_N_CAUSES) return KA_EINVAL;
+    if (i == 0)
+        return KA_ESTALE;
+    if ((unsigned)cause >= KA_N_CAUSES)
+        return KA_EINVAL;
     set_ending(ka_store_mark(&t->store, i), cause);
     return KA_OK;
 }
@@ -584,7 +614,8 @@ static inline int restart(ka_store *s, ka_slot *slot, uint32_t i)
     unsigned phase = ka_slot_phase(slot);
     uint32_t anchor = ka_slot_anchor(slot);
     ka_slot_set(slot, s->now, phase);
-    if (phase == KA_IDLE && ka_slot_client(slot)) return restart_in_ring(s, i);
+    if (phase == KA_IDLE && ka_slot_client(slot))
+        return restart_in_ring(s, i);
     ka_queue_renew(s, anchor, i);
     return KA_OK;
 }
@@ -599,8 +630,10 @@ ALONE int touch_slowly(ka_table *t, uint32_t i, int64_t now)
 int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
 {
     uint32_t i = (uint32_t)h;
-    if (ka_unlikely(!ka_store_knows(&t->store, h))) return KA_ESTALE;
-    if (ka_unlikely(!ka_store_clock_goes_on(&t->store, now))) return touch_slowly(t, i, now);
+    if (ka_unlikely(!ka_store_knows(&t->store, h)))
+        return KA_ESTALE;
+    if (ka_unlikely(!ka_store_clock_goes_on(&t->store, now)))
+        return touch_slowly(t, i, now);
     return restart(&t->store, ka_store_slot(&t->store, i), i);
 }
 
@@ -622,11 +655,14 @@ static int feed_rate(const ka_policy *policy, ka_extra *extra, ka_mark *mark, ui
     extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
     extra->rate.spent = add_saturating(extra->rate.spent, (uint64_t)waited / 1000);
     uint64_t spent = (uint64_t)extra->rate.spent * 1000;
-    if (spent < (uint64_t)policy->rate_window_ns) return 1;
+    if (spent < (uint64_t)policy->rate_window_ns)
+        return 1;
     /* The bytes that end the wait count, and so does the whole wait: it is the mean rate that must be kept. */
     mark->ending &= (uint8_t)~KA_WAS_SLOW;
-    if (is_below(extra->rate.nbytes, slow_rate, spent)) mark->ending |= KA_WAS_SLOW;
-    if (is_below(extra->rate.nbytes, rate, spent)) return 0;
+    if (is_below(extra->rate.nbytes, slow_rate, spent))
+        mark->ending |= KA_WAS_SLOW;
+    if (is_below(extra->rate.nbytes, rate, spent))
+        return 0;
     extra->rate.nbytes = extra->rate.spent = 0;
     return 1;
 }
@@ -636,7 +672,7 @@ static int lingers_too_long(const ka_policy *policy, ka_extra *extra, size_t nby
 {
     /* Modulo 2^32 of 2^20 ns: 52 days. The start was rounded up, so it can lie just after `now`. */
     uint32_t ticks = (uint32_t)(now >> 20) - extra->rate.spent;
-    int64_t  lasted = ticks == UINT32_MAX ? 0 : (int64_t)ticks << 20;
+    int64_t lasted = ticks == UINT32_MAX ? 0 : (int64_t)ticks << 20;
     extra->rate.nbytes = add_saturating(extra->rate.nbytes, nbytes);
     return (policy->linger_bytes && extra->rate.nbytes > policy->linger_bytes) ||
            (policy->linger_time_ns && lasted >= policy->linger_time_ns);
@@ -645,16 +681,17 @@ static int lingers_too_long(const ka_policy *policy, ka_extra *extra, size_t nby
 int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
 {
     uint32_t i = ka_store_find(&t->store, h);
-    if (i == 0) return KA_ESTALE;
+    if (i == 0)
+        return KA_ESTALE;
     now = clock_of(t, now);
-    ka_slot         *slot = ka_store_slot(&t->store, i);
-    ka_extra        *extra = ka_store_extra(&t->store, i);
+    ka_slot *slot = ka_store_slot(&t->store, i);
+    ka_extra *extra = ka_store_extra(&t->store, i);
     const ka_policy *policy = &t->policy[ka_slot_class(slot)];
-    unsigned         phase = ka_slot_phase(slot);
-    int              is_kept = 1;
+    unsigned phase = ka_slot_phase(slot);
+    int is_kept = 1;
     if (phase == KA_BODY || phase == KA_WRITE) {
         ka_mark *mark = ka_store_mark(&t->store, i);
-        int      was_sending = (mark->ending & KA_RATE_IS_SENDING) != 0;
+        int was_sending = (mark->ending & KA_RATE_IS_SENDING) != 0;
         if (was_sending != (phase == KA_WRITE)) {
             extra->rate.spent = extra->rate.nbytes = 0;
             mark->ending = (uint8_t)((mark->ending ^ KA_RATE_IS_SENDING) & ~KA_WAS_SLOW);
@@ -669,8 +706,10 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
         (void)restart(&t->store, slot, i);
         *cause = ending ? (ka_cause)(ending - 1) : at_limit[KA_LINGER].cause;
     }
-    if (is_kept) return KA_OK;
-    if (phase != KA_LINGER) set_ending(ka_store_mark(&t->store, i), *cause);
+    if (is_kept)
+        return KA_OK;
+    if (phase != KA_LINGER)
+        set_ending(ka_store_mark(&t->store, i), *cause);
     return KA_ESLOW;
 }
 
@@ -678,7 +717,8 @@ int ka_conn_crossed(ka_table *t, ka_handle h)
 {
     uint32_t i = ka_store_find(&t->store, h);
     uint8_t *ending = i ? &ka_store_mark(&t->store, i)->ending : NULL;
-    if (i == 0 || ka_slot_phase(ka_store_slot(&t->store, i)) != KA_LINGER || !(*ending & KA_WAS_IDLE)) return 0;
+    if (i == 0 || ka_slot_phase(ka_store_slot(&t->store, i)) != KA_LINGER || !(*ending & KA_WAS_IDLE))
+        return 0;
     *ending &= (uint8_t)~KA_WAS_IDLE; /* once a connection */
     t->counters->races++;
     return 1;
@@ -687,11 +727,14 @@ int ka_conn_crossed(ka_table *t, ka_handle h)
 int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
 {
     ka_store *s = &t->store;
-    uint32_t  i = ka_store_find(s, h);
-    if (i == 0) return KA_ESTALE;
-    if (klass >= KA_N_CLASSES) return KA_EINVAL;
+    uint32_t i = ka_store_find(s, h);
+    if (i == 0)
+        return KA_ESTALE;
+    if (klass >= KA_N_CLASSES)
+        return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
-    if (ka_slot_class(slot) == klass) return KA_OK;
+    if (ka_slot_class(slot) == klass)
+        return KA_OK;
     unsigned phase = ka_slot_phase(slot);
     ka_queue_remove(s, slot, i, phase);
     set_class(slot, klass);
@@ -702,7 +745,8 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
     }
     ka_link_between(s, i, before, after);
     s->classes_in[phase] |= (uint64_t)1 << klass;
-    if (before < KA_N_ANCHORS) note_head(t, klass, phase, ka_slot_since(slot));
+    if (before < KA_N_ANCHORS)
+        note_head(t, klass, phase, ka_slot_since(slot));
     return KA_OK;
 }
 
@@ -730,7 +774,7 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
 ALONE int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
 {
     uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
-    int64_t  span = t->age_span[klass];
+    int64_t span = t->age_span[klass];
     return t->policy[klass].max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
 }
 
@@ -738,18 +782,23 @@ static int is_over_age(const ka_table *t, unsigned klass, ka_handle h, uint32_t 
 {
     /* Modulo 2^32 of 2^24 ns: 2.3 years. The start was rounded up, so it can lie just after `now`. */
     uint32_t ticks = (uint32_t)(now >> 24) - opened;
-    int64_t  age = ticks == UINT32_MAX ? 0 : ((int64_t)ticks << 24) + (now & ((1 << 24) - 1));
-    if (ka_likely(age < t->surely_young[klass])) return 0;
+    int64_t age = ticks == UINT32_MAX ? 0 : ((int64_t)ticks << 24) + (now & ((1 << 24) - 1));
+    if (ka_likely(age < t->surely_young[klass]))
+        return 0;
     return age >= age_limit(t, klass, h);
 }
 
 static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, const ka_rest *rest, int client_persists)
 {
     const ka_policy *policy = &t->policy[klass];
-    if (!client_persists) return KA_CAUSE_CLIENT;
-    if (!policy->keep_alive) return KA_CAUSE_POLICY;
-    if (t->is_draining) return KA_CAUSE_DRAIN;
-    if (policy->max_requests && rest->requests >= policy->max_requests) return KA_CAUSE_MAX_REQUESTS;
+    if (!client_persists)
+        return KA_CAUSE_CLIENT;
+    if (!policy->keep_alive)
+        return KA_CAUSE_POLICY;
+    if (t->is_draining)
+        return KA_CAUSE_DRAIN;
+    if (policy->max_requests && rest->requests >= policy->max_requests)
+        return KA_CAUSE_MAX_REQUESTS;
     return is_over_age(t, klass, h, rest->opened, t->store.now) ? KA_CAUSE_MAX_AGE : KA_N_CAUSES;
 }
 
@@ -758,36 +807,46 @@ static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, con
 static inline void advertise(const ka_table *t, unsigned klass, uint32_t requests, ka_verdict *out)
 {
     const ka_policy *policy = &t->policy[klass];
-    int64_t          limit = limit_of(t, klass, KA_IDLE), promise = (limit - policy->advertise_margin_ns) / SECOND;
-    if (limit && promise <= 0) return;
-    if (limit) out->timeout_s = promise < UINT32_MAX ? (uint32_t)promise : UINT32_MAX;
-    if (policy->max_requests) out->max = policy->max_requests - requests;
-    if (out->timeout_s || out->max) out->sends_keep_alive = 1;
+    int64_t limit = limit_of(t, klass, KA_IDLE), promise = (limit - policy->advertise_margin_ns) / SECOND;
+    if (limit && promise <= 0)
+        return;
+    if (limit)
+        out->timeout_s = promise < UINT32_MAX ? (uint32_t)promise : UINT32_MAX;
+    if (policy->max_requests)
+        out->max = policy->max_requests - requests;
+    if (out->timeout_s || out->max)
+        out->sends_keep_alive = 1;
 }
 
 int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
                    ka_verdict *out)
 {
     const unsigned in_request = 1u << KA_HEAD | 1u << KA_BODY | 1u << KA_BUSY | 1u << KA_WRITE;
-    if (ka_unlikely(!ka_store_knows(&t->store, h))) return KA_ESTALE;
-    uint32_t       at = (uint32_t)h & (KA_CHUNK - 1);
-    ka_chunk      *chunk = ka_store_chunk(&t->store, (uint32_t)h);
+    if (ka_unlikely(!ka_store_knows(&t->store, h)))
+        return KA_ESTALE;
+    uint32_t at = (uint32_t)h & (KA_CHUNK - 1);
+    ka_chunk *chunk = ka_store_chunk(&t->store, (uint32_t)h);
     const ka_slot *slot = &chunk->slot[at];
-    unsigned       klass = ka_slot_class(slot);
-    if (!(in_request >> ka_slot_phase(slot) & 1)) return KA_EINVAL;
+    unsigned klass = ka_slot_class(slot);
+    if (!(in_request >> ka_slot_phase(slot) & 1))
+        return KA_EINVAL;
     (void)clock_of(t, now);
     const ka_rest *rest = &chunk->rest[at];
-    unsigned       cause = must_close;
-    if (cause >= KA_N_CAUSES) cause = why_not_kept(t, klass, h, rest, client_persists);
+    unsigned cause = must_close;
+    if (cause >= KA_N_CAUSES)
+        cause = why_not_kept(t, klass, h, rest, client_persists);
     *out = (ka_verdict){.keeps = cause == KA_N_CAUSES, .cause = (uint8_t)cause};
     set_ending(&chunk->mark[at], cause);
-    if (chunk->mark[at].ending & KA_IS_MULTIPLEXED) return KA_OK; /* RFC 9113 8.2.2: such fields are malformed there */
+    if (chunk->mark[at].ending & KA_IS_MULTIPLEXED)
+        return KA_OK; /* RFC 9113 8.2.2: such fields are malformed there */
     if (cause != KA_N_CAUSES) {
         out->sends_close = 1;
         return KA_OK;
     }
-    if (minor == 0) out->sends_keep_alive = 1; /* RFC 9112 9.3: 1.0 persists only when told so */
-    if (t->policy[klass].advertise) advertise(t, klass, rest->requests, out);
+    if (minor == 0)
+        out->sends_keep_alive = 1; /* RFC 9112 9.3: 1.0 persists only when told so */
+    if (t->policy[klass].advertise)
+        advertise(t, klass, rest->requests, out);
     return KA_OK;
 }
 
@@ -796,29 +855,34 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
 static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
 {
     const ka_slot *slot = ka_store_slot(&t->store, i);
-    unsigned       phase = ka_slot_phase(slot), ending = ka_store_mark(&t->store, i)->ending;
-    int64_t        now = t->store.now, limit = limit_of(t, ka_slot_class(slot), phase);
-    int            is_over = limit && ka_slot_since(slot) + limit <= now;
-    ka_action      action = (ka_action)at_limit[phase].action;
+    unsigned phase = ka_slot_phase(slot), ending = ka_store_mark(&t->store, i)->ending;
+    int64_t now = t->store.now, limit = limit_of(t, ka_slot_class(slot), phase);
+    int is_over = limit && ka_slot_since(slot) + limit <= now;
+    ka_action action = (ka_action)at_limit[phase].action;
     *cause = (ka_cause)at_limit[phase].cause;
     if (phase == KA_LINGER && ending & KA_ENDING_MASK) {
         *cause = (ka_cause)((ending & KA_ENDING_MASK) - 1);
     } else if (t->is_draining && (!is_over || now >= t->deadline)) {
         *cause = KA_CAUSE_DRAIN;
         /* At the deadline what can still be answered is answered; the rest ends at once. */
-        if (now >= t->deadline) action = phase == KA_BODY || phase == KA_BUSY ? KA_DO_ANSWER_503 : KA_DO_CLOSE;
+        if (now >= t->deadline)
+            action = phase == KA_BODY || phase == KA_BUSY ? KA_DO_ANSWER_503 : KA_DO_CLOSE;
     }
-    if (ending & KA_IS_MULTIPLEXED && (phase == KA_IDLE || phase == KA_BUSY)) action = KA_DO_GOAWAY;
-    if (action != KA_DO_CLOSE) set_ending(ka_store_mark(&t->store, i), *cause);
+    if (ending & KA_IS_MULTIPLEXED && (phase == KA_IDLE || phase == KA_BUSY))
+        action = KA_DO_GOAWAY;
+    if (action != KA_DO_CLOSE)
+        set_ending(ka_store_mark(&t->store, i), *cause);
     return action;
 }
 
 ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
 {
     now = clock_of(t, now);
-    if (ka_likely(now < t->due)) return KA_DO_NOTHING;
+    if (ka_likely(now < t->due))
+        return KA_DO_NOTHING;
     uint32_t i;
-    if (now < find_due(t, &i) || i == 0) return KA_DO_NOTHING;
+    if (now < find_due(t, &i) || i == 0)
+        return KA_DO_NOTHING;
     *h = ka_store_handle(&t->store, i);
     return what_to_do(t, i, cause);
 }
@@ -826,8 +890,9 @@ ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
 int64_t ka_conn_next_due(ka_table *t)
 {
     uint32_t i;
-    int64_t  due = t->due == UNKNOWN || t->store.head_left ? find_due(t, &i) : t->due;
-    if (due == NEVER || due > INT64_MAX - (t->store.base > 0 ? t->store.base : 0)) return INT64_MAX;
+    int64_t due = t->due == UNKNOWN || t->store.head_left ? find_due(t, &i) : t->due;
+    if (due == NEVER || due > INT64_MAX - (t->store.base > 0 ? t->store.base : 0))
+        return INT64_MAX;
     return t->store.base + due;
 }
 
@@ -863,7 +928,8 @@ int ka_conn_is_draining(const ka_table *t) { return t->is_draining; }
 const char *ka_table_check(const ka_table *t)
 {
     const char *broken = ka_store_check(&t->store);
-    if (broken) return broken;
+    if (broken)
+        return broken;
     const ka_store *s = &t->store;
     for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++)
         for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) {

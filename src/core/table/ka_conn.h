@@ -11,37 +11,38 @@
 
 /* What one class of connections is allowed. 0 ns = no limit. kacore.Policy documents every number. */
 typedef struct {
-    int64_t  timeout_ns[KA_N_PHASES]; /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE, LINGER (gap) */
-    int64_t  rate_window_ns;          /* a rate is judged when bytes move after waiting for this long in all */
+    int64_t
+        timeout_ns[KA_N_PHASES]; /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE, LINGER (gap) */
+    int64_t rate_window_ns;      /* a rate is judged when bytes move after waiting for this long in all */
     uint32_t min_body_rate, min_send_rate; /* bytes per second; 0 = no limit */
-    int64_t  max_age_ns;              /* Connection: close on the first response after it */
-    uint32_t age_jitter_permille;     /* +- of max_age_ns, fixed for a connection by its handle */
-    uint32_t max_requests;            /* responses per connection; 0 = no limit */
-    uint32_t linger_bytes;            /* 0 = no limit */
-    int64_t  linger_time_ns;          /* of LINGER in all, judged when bytes come; 0 = no limit */
-    int64_t  advertise_margin_ns;     /* the advertised timeout is this much shorter than the real one */
-    int64_t  max_body_bytes;          /* content of one request */
-    uint8_t  keep_alive;              /* 0: every response closes */
-    uint8_t  advertise;               /* send the Keep-Alive field */
-    uint8_t  spare[6];
+    int64_t max_age_ns;                    /* Connection: close on the first response after it */
+    uint32_t age_jitter_permille;          /* +- of max_age_ns, fixed for a connection by its handle */
+    uint32_t max_requests;                 /* responses per connection; 0 = no limit */
+    uint32_t linger_bytes;                 /* 0 = no limit */
+    int64_t linger_time_ns;                /* of LINGER in all, judged when bytes come; 0 = no limit */
+    int64_t advertise_margin_ns;           /* the advertised timeout is this much shorter than the real one */
+    int64_t max_body_bytes;                /* content of one request */
+    uint8_t keep_alive;                    /* 0: every response closes */
+    uint8_t advertise;                     /* send the Keep-Alive field */
+    uint8_t spare[6];
 } ka_policy;
 
-extern const ka_policy ka_policy_default;  /* what kacore.Policy() means; every class starts with it */
+extern const ka_policy ka_policy_default; /* what kacore.Policy() means; every class starts with it */
 
 /* What the whole table is allowed. */
 typedef struct {
     uint32_t max_connections;
-    uint32_t max_per_client;          /* 0 = no limit */
-    uint32_t client_share;            /* idle connections above which a client's own go first when room is needed;
+    uint32_t max_per_client;      /* 0 = no limit */
+    uint32_t client_share;        /* idle connections above which a client's own go first when room is needed;
                                          0 = a quarter of max_connections */
-    uint8_t  prefix_v4, prefix_v6;    /* leading bits of an address that make one client: 32, 64 */
-    uint8_t  rejects_when_full;       /* 0: leave them in the backlog; 1: 503 with Retry-After */
-    uint8_t  spare;
-    int64_t  min_idle_before_evict_ns;
-    double   pressure_start, pressure_full; /* fractions of max_connections */
-    int64_t  pressure_min_timeout_ns;
-    uint32_t retry_after_s;           /* of the 503 for one that is turned away; 0 = 1 */
-    uint32_t min_rate_when_full;      /* bytes per second over a rate window: whoever moves less in BODY or WRITE goes
+    uint8_t prefix_v4, prefix_v6; /* leading bits of an address that make one client: 32, 64 */
+    uint8_t rejects_when_full;    /* 0: leave them in the backlog; 1: 503 with Retry-After */
+    uint8_t spare;
+    int64_t min_idle_before_evict_ns;
+    double pressure_start, pressure_full; /* fractions of max_connections */
+    int64_t pressure_min_timeout_ns;
+    uint32_t retry_after_s;      /* of the 503 for one that is turned away; 0 = 1 */
+    uint32_t min_rate_when_full; /* bytes per second over a rate window: whoever moves less in BODY or WRITE goes
                                          when nobody else can; 0 = nobody does */
 } ka_capacity;
 
@@ -50,13 +51,13 @@ extern const ka_capacity ka_capacity_default;
 /* Who is at the other end. family 0: unknown, a unix socket or a trusted proxy, which is no client and is never
  * limited. IPv4 addresses stand in the first four bytes; ::ffff:a.b.c.d counts as IPv4. */
 typedef struct {
-    uint8_t family;  /* 0, 4 or 6 */
+    uint8_t family; /* 0, 4 or 6 */
     uint8_t addr[16];
 } ka_client;
 
 /* hash_seed keys the client hash and the age jitter. counters: the caller's, outlives the table.
  * Return 0, KA_ENOMEM, or KA_EINVAL for a capacity that ka_table_set_capacity would refuse. */
-int  ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters);
+int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters);
 void ka_table_free(ka_table *t);
 
 /* Take effect on all open connections at once. KA_EINVAL, and nothing changed, for a class >= KA_N_CLASSES, a negative
@@ -64,7 +65,7 @@ void ka_table_free(ka_table *t);
 int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy);
 int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity);
 const ka_capacity *ka_table_capacity(const ka_table *t);
-const ka_policy *ka_table_policy(const ka_table *t, ka_handle h);  /* of the class it is in now; NULL if stale */
+const ka_policy *ka_table_policy(const ka_table *t, ka_handle h); /* of the class it is in now; NULL if stale */
 
 /* Events, named after what happened. Anything without a row in the transition table is KA_EINVAL and changes nothing. */
 typedef enum {
@@ -80,8 +81,8 @@ typedef enum {
     KA_EV_TUNNELLED,      /* BUSY, BODY, WRITE -> TUNNEL */
     /* A connection that carries many requests at once (HTTP/2): IDLE = no open stream. After the first of these it
      * takes no other event but KA_EV_LINGERING. Its BUSY clock restarts whenever a stream opens or ends. */
-    KA_EV_STREAM_OPENED,  /* NEW, HEAD, IDLE, BUSY -> BUSY; counts the request */
-    KA_EV_STREAM_CLOSED,  /* BUSY -> BUSY, or IDLE when it was the last */
+    KA_EV_STREAM_OPENED, /* NEW, HEAD, IDLE, BUSY -> BUSY; counts the request */
+    KA_EV_STREAM_CLOSED, /* BUSY -> BUSY, or IDLE when it was the last */
     KA_N_EVENTS
 } ka_event;
 
@@ -116,9 +117,9 @@ int ka_conn_touch(ka_table *t, ka_handle h, int64_t now);
  * O(connections that entered the phase in that class later): none right after an event. KA_EINVAL, KA_ESTALE. */
 int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass);
 
-int      ka_conn_phase(const ka_table *t, ka_handle h);      /* ka_phase or KA_ESTALE */
-int      ka_conn_class(const ka_table *t, ka_handle h);      /* the class it is in now, or KA_ESTALE */
-uint32_t ka_conn_requests(const ka_table *t, ka_handle h);   /* heads seen on it; 0 if stale */
+int ka_conn_phase(const ka_table *t, ka_handle h);         /* ka_phase or KA_ESTALE */
+int ka_conn_class(const ka_table *t, ka_handle h);         /* the class it is in now, or KA_ESTALE */
+uint32_t ka_conn_requests(const ka_table *t, ka_handle h); /* heads seen on it; 0 if stale */
 
 /* Called once, when the response head is about to be written.
  * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_N_CAUSES when nothing
@@ -136,10 +137,10 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause);
 typedef enum {
     KA_DO_NOTHING,
     KA_DO_CLOSE,
-    KA_DO_ANSWER_408,   /* answer 408 if no response byte has left, then close (with LINGER) */
-    KA_DO_ANSWER_503,   /* handler_timeout: cancel, answer 503 if no response byte has left, then close */
-    KA_DO_HALF_CLOSE,   /* FIN, then KA_EV_LINGERING */
-    KA_DO_GOAWAY        /* multiplexed: tell the peer, then close */
+    KA_DO_ANSWER_408, /* answer 408 if no response byte has left, then close (with LINGER) */
+    KA_DO_ANSWER_503, /* handler_timeout: cancel, answer 503 if no response byte has left, then close */
+    KA_DO_HALF_CLOSE, /* FIN, then KA_EV_LINGERING */
+    KA_DO_GOAWAY      /* multiplexed: tell the peer, then close */
 } ka_action;
 
 /* One connection whose time is up, the longest due first, or KA_DO_NOTHING. It stays where it is: the caller looks
@@ -165,13 +166,13 @@ ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase);
  * `spread`; every response says close; whoever is let in meanwhile has `grace` for its first byte; `deadline` after now
  * what is left is due whatever its phase. Again: whatever comes earlier of the two. */
 void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
-int  ka_conn_is_draining(const ka_table *t);
+int ka_conn_is_draining(const ka_table *t);
 
-ka_handle ka_table_handle(const ka_table *t, uint32_t slot);  /* of the connection in this slot, 0 if none */
+ka_handle ka_table_handle(const ka_table *t, uint32_t slot); /* of the connection in this slot, 0 if none */
 uint32_t ka_table_open_count(const ka_table *t);
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
-int      ka_table_is_full(const ka_table *t);
-size_t   ka_table_bytes(const ka_table *t);  /* memory of the table, all included but malloc's own */
+int ka_table_is_full(const ka_table *t);
+size_t ka_table_bytes(const ka_table *t); /* memory of the table, all included but malloc's own */
 
 /* Walk every invariant. Return NULL, or a static sentence naming the first broken one. O(slots). */
 const char *ka_table_check(const ka_table *t);

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const phase_names[KA_N_PHASES] = {"free",  "handshake", "new",  "head",   "body",
-                                                     "busy",  "write",     "idle", "linger", "tunnel"};
+static const char *const phase_names[KA_N_PHASES] = {"free", "handshake", "new",  "head",   "body",
+                                                     "busy", "write",     "idle", "linger", "tunnel"};
 
 static const char *const cause_names[KA_N_CAUSES] = {
 #define X(name, text) text,
@@ -23,7 +23,8 @@ unsigned ka_table_bucket(uint64_t value) { return ka_bucket(value); }
 
 uint64_t ka_table_bucket_edge(unsigned bucket)
 {
-    if (bucket < 2) return bucket;
+    if (bucket < 2)
+        return bucket;
     return (uint64_t)(2 + (bucket & 1)) << (bucket / 2 - 1);
 }
 
@@ -35,18 +36,21 @@ static void *parts_grow(ka_parts *parts, size_t nbytes)
     if (parts->n == parts->room) {
         uint32_t room = parts->room ? parts->room * 2 : 16;
         void **moved = realloc(parts->part, room * sizeof *moved);
-        if (moved == NULL) return NULL;
+        if (moved == NULL)
+            return NULL;
         parts->part = moved;
         parts->room = room;
     }
     void *part = aligned_alloc(64, nbytes);
-    if (part != NULL) parts->part[parts->n++] = part;
+    if (part != NULL)
+        parts->part[parts->n++] = part;
     return part;
 }
 
 static void parts_free(ka_parts *parts)
 {
-    for (uint32_t k = 0; k < parts->n; k++) free(parts->part[k]);
+    for (uint32_t k = 0; k < parts->n; k++)
+        free(parts->part[k]);
     free(parts->part);
 }
 
@@ -60,7 +64,8 @@ uint32_t ka_store_take(ka_store *s)
         return i;
     }
     i = s->n_used;
-    if (i >> KA_CHUNK_BITS == s->slots.n && parts_grow(&s->slots, sizeof(ka_chunk)) == NULL) return 0;
+    if (i >> KA_CHUNK_BITS == s->slots.n && parts_grow(&s->slots, sizeof(ka_chunk)) == NULL)
+        return 0;
     *ka_store_slot(s, i) = (ka_slot){.gen = 1};
     s->n_used++;
     return i;
@@ -76,7 +81,8 @@ void ka_store_give(ka_store *s, uint32_t i)
 
 /* ---- who is a client ---- */
 
-uint64_t ka_store_mix(uint64_t x) { /* the finalizer of splitmix64 (Steele, Lea, Flood 2014) */
+uint64_t ka_store_mix(uint64_t x)
+{ /* the finalizer of splitmix64 (Steele, Lea, Flood 2014) */
     x += 0x9e3779b97f4a7c15u;
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
     x = (x ^ x >> 27) * 0x94d049bb133111ebu;
@@ -96,22 +102,24 @@ static inline void sip_round(uint64_t v[4])
 /* SipHash-1-3 (Aumasson, Bernstein 2012) of the masked address, its family and the prefix length. */
 uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix)
 {
-    uint8_t  masked[16] = {0};
+    uint8_t masked[16] = {0};
     unsigned whole = prefix / 8;
     memcpy(masked, addr, whole);
-    if (prefix % 8) masked[whole] = (uint8_t)(addr[whole] & 0xff << (8 - prefix % 8));
+    if (prefix % 8)
+        masked[whole] = (uint8_t)(addr[whole] & 0xff << (8 - prefix % 8));
     uint64_t word[3];
     memcpy(word, masked, 16);
     word[2] = (uint64_t)18 << 56 | prefix << 8 | family;
-    uint64_t v[4] = {s->key[0] ^ 0x736f6d6570736575u, s->key[1] ^ 0x646f72616e646f6du,
-                     s->key[0] ^ 0x6c7967656e657261u, s->key[1] ^ 0x7465646279746573u};
+    uint64_t v[4] = {s->key[0] ^ 0x736f6d6570736575u, s->key[1] ^ 0x646f72616e646f6du, s->key[0] ^ 0x6c7967656e657261u,
+                     s->key[1] ^ 0x7465646279746573u};
     for (int k = 0; k < 3; k++) {
         v[3] ^= word[k];
         sip_round(v);
         v[0] ^= word[k];
     }
     v[2] ^= 0xff;
-    for (int k = 0; k < 3; k++) sip_round(v);
+    for (int k = 0; k < 3; k++)
+        sip_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
@@ -135,9 +143,10 @@ static inline uint32_t *bucket_of(const ka_store *s, uint64_t id)
 
 static int bucket_part_add(ka_store *s)
 {
-    size_t    nbytes = sizeof(uint32_t) << KA_BUCKET_CHUNK_BITS;
+    size_t nbytes = sizeof(uint32_t) << KA_BUCKET_CHUNK_BITS;
     uint32_t *part = parts_grow(&s->buckets, nbytes);
-    if (part != NULL) memset(part, 0, nbytes);
+    if (part != NULL)
+        memset(part, 0, nbytes);
     return part != NULL;
 }
 
@@ -145,12 +154,13 @@ static int bucket_part_add(ka_store *s)
 static void bucket_split(ka_store *s)
 {
     uint32_t new = s->n_buckets, old = new - hash_floor(s), floor = hash_floor(s);
-    if (new >> KA_BUCKET_CHUNK_BITS == s->buckets.n && !bucket_part_add(s)) return;
+    if (new >> KA_BUCKET_CHUNK_BITS == s->buckets.n && !bucket_part_add(s))
+        return;
     s->n_buckets++;
     uint32_t stays = 0, moves = 0;
     for (uint32_t c = *bucket_at(s, old), next; c; c = next) {
         ka_client_record *record = ka_store_client(s, c);
-        uint32_t         *list = (uint32_t)record->id & floor ? &moves : &stays;
+        uint32_t *list = (uint32_t)record->id & floor ? &moves : &stays;
         next = record->chain;
         record->chain = *list;
         *list = c;
@@ -162,7 +172,8 @@ static void bucket_split(ka_store *s)
 uint32_t ka_store_client_find(const ka_store *s, uint64_t id)
 {
     uint32_t c = *bucket_of(s, id);
-    while (c && ka_store_client(s, c)->id != id) c = ka_store_client(s, c)->chain;
+    while (c && ka_store_client(s, c)->id != id)
+        c = ka_store_client(s, c)->chain;
     return c;
 }
 
@@ -174,10 +185,12 @@ uint32_t ka_store_client_make(ka_store *s, uint64_t id)
     } else {
         c = s->n_clients_used;
         size_t nbytes = sizeof(ka_client_record) << KA_CLIENT_CHUNK_BITS;
-        if (c >> KA_CLIENT_CHUNK_BITS == s->clients.n && parts_grow(&s->clients, nbytes) == NULL) return 0;
+        if (c >> KA_CLIENT_CHUNK_BITS == s->clients.n && parts_grow(&s->clients, nbytes) == NULL)
+            return 0;
         s->n_clients_used++;
     }
-    if (s->n_clients++ >= s->n_buckets) bucket_split(s);
+    if (s->n_clients++ >= s->n_buckets)
+        bucket_split(s);
     uint32_t *bucket = bucket_of(s, id);
     *ka_store_client(s, c) = (ka_client_record){.id = id, .chain = *bucket};
     *bucket = c;
@@ -187,9 +200,11 @@ uint32_t ka_store_client_make(ka_store *s, uint64_t id)
 void ka_store_client_drop(ka_store *s, uint32_t client)
 {
     ka_client_record *record = ka_store_client(s, client);
-    if (--record->n_open) return;
+    if (--record->n_open)
+        return;
     uint32_t *link = bucket_of(s, record->id);
-    while (*link != client) link = &ka_store_client(s, *link)->chain;
+    while (*link != client)
+        link = &ka_store_client(s, *link)->chain;
     *link = record->chain;
     *record = (ka_client_record){.chain = s->client_free};
     s->client_free = client;
@@ -203,8 +218,10 @@ static void over_add(ka_store *s, uint32_t client)
     ka_client_record *record = ka_store_client(s, client);
     record->over_next = 0;
     record->over_prev = s->over_tail;
-    if (s->over_tail) ka_store_client(s, s->over_tail)->over_next = client;
-    else s->over_head = client;
+    if (s->over_tail)
+        ka_store_client(s, s->over_tail)->over_next = client;
+    else
+        s->over_head = client;
     s->over_tail = client;
     s->n_over++;
 }
@@ -212,10 +229,14 @@ static void over_add(ka_store *s, uint32_t client)
 static void over_remove(ka_store *s, uint32_t client)
 {
     ka_client_record *record = ka_store_client(s, client);
-    if (record->over_next) ka_store_client(s, record->over_next)->over_prev = record->over_prev;
-    else s->over_tail = record->over_prev;
-    if (record->over_prev) ka_store_client(s, record->over_prev)->over_next = record->over_next;
-    else s->over_head = record->over_next;
+    if (record->over_next)
+        ka_store_client(s, record->over_next)->over_prev = record->over_prev;
+    else
+        s->over_tail = record->over_prev;
+    if (record->over_prev)
+        ka_store_client(s, record->over_prev)->over_next = record->over_next;
+    else
+        s->over_head = record->over_next;
     s->n_over--;
 }
 
@@ -233,26 +254,29 @@ static void ring_link(ka_store *s, ka_client_record *record, uint32_t i)
 void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
-    ka_extra         *extra = ka_store_extra(s, i);
+    ka_extra *extra = ka_store_extra(s, i);
     if (record->idle_tail) {
         ring_link(s, record, i);
     } else {
         extra->ring.next = extra->ring.prev = record->idle_tail = i;
     }
-    if (++record->n_idle == s->share + 1) over_add(s, client);
+    if (++record->n_idle == s->share + 1)
+        over_add(s, client);
 }
 
 void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
-    ka_extra         *extra = ka_store_extra(s, i);
-    if (--record->n_idle == s->share) over_remove(s, client);
+    ka_extra *extra = ka_store_extra(s, i);
+    if (--record->n_idle == s->share)
+        over_remove(s, client);
     if (record->n_idle == 0) {
         record->idle_tail = 0;
     } else {
         ka_store_extra(s, extra->ring.prev)->ring.next = extra->ring.next;
         ka_store_extra(s, extra->ring.next)->ring.prev = extra->ring.prev;
-        if (record->idle_tail == i) record->idle_tail = extra->ring.prev;
+        if (record->idle_tail == i)
+            record->idle_tail = extra->ring.prev;
     }
     extra->rate.spent = extra->rate.nbytes = 0;
 }
@@ -260,7 +284,8 @@ void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i)
 int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
-    if (record->idle_tail == i) return KA_OK;
+    if (record->idle_tail == i)
+        return KA_OK;
     ka_extra *extra = ka_store_extra(s, i);
     ka_store_extra(s, extra->ring.prev)->ring.next = extra->ring.next;
     ka_store_extra(s, extra->ring.next)->ring.prev = extra->ring.prev;
@@ -270,11 +295,13 @@ int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i)
 
 void ka_store_set_share(ka_store *s, uint32_t share)
 {
-    if (share == s->share) return;
+    if (share == s->share)
+        return;
     s->share = share;
     s->over_head = s->over_tail = s->n_over = 0;
     for (uint32_t c = 1; c < s->n_clients_used; c++) /* a free record has no idle connection */
-        if (ka_store_client(s, c)->n_idle > share) over_add(s, c);
+        if (ka_store_client(s, c)->n_idle > share)
+            over_add(s, c);
 }
 
 /* ---- the whole ---- */
@@ -287,8 +314,10 @@ int64_t ka_store_clock(ka_store *s, int64_t now)
         return s->now = 0;
     }
     uint64_t since_base = now > s->base ? (uint64_t)now - (uint64_t)s->base : 0;
-    if (since_base > most) since_base = most;
-    if ((int64_t)since_base > s->now) s->now = (int64_t)since_base;
+    if (since_base > most)
+        since_base = most;
+    if ((int64_t)since_base > s->now)
+        s->now = (int64_t)since_base;
     return s->now;
 }
 
@@ -302,7 +331,8 @@ int ka_store_init(ka_store *s, uint64_t seed)
     s->share = UINT32_MAX - 1;
     s->key[0] = ka_store_mix(seed);
     s->key[1] = ka_store_mix(~seed);
-    if (!bucket_part_add(s) || parts_grow(&s->slots, sizeof(ka_chunk)) == NULL) return KA_ENOMEM;
+    if (!bucket_part_add(s) || parts_grow(&s->slots, sizeof(ka_chunk)) == NULL)
+        return KA_ENOMEM;
     for (uint32_t i = 0; i < KA_N_ANCHORS; i++) {
         *ka_store_link(s, i) = (ka_link){i, i};
         *ka_store_slot(s, i) = (ka_slot){.since_phase = KA_FREE};
@@ -328,13 +358,14 @@ size_t ka_store_bytes(const ka_store *s)
 /* ---- check ---- */
 
 #define MUST(condition, sentence) \
-    if (!(condition)) return sentence
+    if (!(condition))             \
+    return sentence
 
 static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass, uint32_t *n)
 {
     uint32_t anchor = ka_queue_anchor(phase, klass), before = anchor, i;
-    int      is_empty = ka_queue_head(s, phase, klass) == 0;
-    int64_t  since = 0;
+    int is_empty = ka_queue_head(s, phase, klass) == 0;
+    int64_t since = 0;
     MUST(is_empty != (int)(s->classes_in[phase] >> klass & 1), "the bit of a queue does not say whether it is empty");
     for (i = ka_store_link(s, anchor)->next; i != anchor; i = ka_store_link(s, i)->next) {
         MUST(i >= KA_N_ANCHORS && i < s->n_used, "a queue leaves the table");
@@ -353,7 +384,7 @@ static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass
 static const char *check_ring(const ka_store *s, uint32_t c)
 {
     const ka_client_record *record = ka_store_client(s, c);
-    uint32_t                n = 0, i = record->idle_tail;
+    uint32_t n = 0, i = record->idle_tail;
     MUST((i != 0) == (record->n_idle != 0), "a client has a tail without idle connections, or none with them");
     int64_t since = i ? ka_slot_since(ka_store_slot(s, ka_store_extra(s, i)->ring.next)) : 0;
     while (n < record->n_idle) {
@@ -382,7 +413,8 @@ static const char *check_clients(const ka_store *s, const uint32_t *n_open)
             MUST(bucket_of(s, record->id) == bucket_at(s, b), "a client is in another's bucket");
             MUST(record->n_open && record->n_open == n_open[c], "the connections of a client are miscounted");
             const char *broken = check_ring(s, c);
-            if (broken) return broken;
+            if (broken)
+                return broken;
             n_idle += record->n_idle;
             n_over += record->n_idle > s->share;
         }
@@ -410,7 +442,8 @@ const char *ka_store_check(const ka_store *s)
         uint32_t before = n;
         for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) {
             const char *broken = check_queue(s, phase, klass, &n);
-            if (broken) return broken;
+            if (broken)
+                return broken;
         }
         MUST(n - before == s->n_in[phase], "a phase is miscounted");
     }
@@ -424,7 +457,8 @@ const char *ka_store_check(const ka_store *s)
     MUST(n_open != NULL, "no memory to check the clients");
     for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {
         uint32_t c = ka_slot_client(ka_store_slot(s, i));
-        if (c < s->n_clients_used) n_open[c]++;
+        if (c < s->n_clients_used)
+            n_open[c]++;
     }
     const char *broken = check_clients(s, n_open);
     free(n_open);

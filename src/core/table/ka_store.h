@@ -15,7 +15,7 @@
 
 #include "ka_base.h"
 
-typedef uint64_t ka_handle;  /* generation << 32 | slot; stale after close; 0 is never a handle */
+typedef uint64_t ka_handle; /* generation << 32 | slot; stale after close; 0 is never a handle */
 
 /* The phase names whom we wait for. KA_FREE is no phase but an empty slot. */
 typedef enum {
@@ -33,29 +33,29 @@ typedef enum {
 } ka_phase;
 
 /* Why a connection ended. Every connection is counted under exactly one. */
-#define KA_CAUSES(X)                                                                                      \
-    X(CLIENT, "client")                   /* the client closed, or asked for close */                     \
-    X(APPLICATION, "application")         /* the application asked for close, or broke its own framing */ \
-    X(POLICY, "policy")                   /* keep_alive off for it */                                     \
-    X(IDLE_TIMEOUT, "idle_timeout")                                                                       \
-    X(FIRST_BYTE_TIMEOUT, "first_byte_timeout")                                                           \
-    X(HEADER_TIMEOUT, "header_timeout")                                                                   \
-    X(BODY_TIMEOUT, "body_timeout")                                                                       \
-    X(BODY_RATE, "body_rate")                                                                             \
-    X(SEND_TIMEOUT, "send_timeout")                                                                       \
-    X(SEND_RATE, "send_rate")                                                                             \
-    X(HANDLER_TIMEOUT, "handler_timeout")                                                                 \
-    X(HANDSHAKE_TIMEOUT, "handshake_timeout")                                                             \
-    X(MAX_AGE, "max_age")                                                                                 \
-    X(MAX_REQUESTS, "max_requests")                                                                       \
-    X(EVICTED, "evicted")                 /* its place was needed */                                      \
-    X(CLIENT_LIMIT, "client_limit")       /* max_connections_per_client */                                \
-    X(REJECTED, "rejected")               /* when_full = reject */                                        \
-    X(BUFFER_LIMIT, "buffer_limit")       /* max_buffer_bytes, or out of memory */                        \
-    X(DRAIN, "drain")                                                                                     \
-    X(BAD_REQUEST, "bad_request")                                                                         \
-    X(ERROR, "error")                     /* reset, failed send, TLS error, our own fault */              \
-    X(UPGRADED, "upgraded")               /* a tunnel ended, or its socket was given away */
+#define KA_CAUSES(X)                                                                              \
+    X(CLIENT, "client")           /* the client closed, or asked for close */                     \
+    X(APPLICATION, "application") /* the application asked for close, or broke its own framing */ \
+    X(POLICY, "policy")           /* keep_alive off for it */                                     \
+    X(IDLE_TIMEOUT, "idle_timeout")                                                               \
+    X(FIRST_BYTE_TIMEOUT, "first_byte_timeout")                                                   \
+    X(HEADER_TIMEOUT, "header_timeout")                                                           \
+    X(BODY_TIMEOUT, "body_timeout")                                                               \
+    X(BODY_RATE, "body_rate")                                                                     \
+    X(SEND_TIMEOUT, "send_timeout")                                                               \
+    X(SEND_RATE, "send_rate")                                                                     \
+    X(HANDLER_TIMEOUT, "handler_timeout")                                                         \
+    X(HANDSHAKE_TIMEOUT, "handshake_timeout")                                                     \
+    X(MAX_AGE, "max_age")                                                                         \
+    X(MAX_REQUESTS, "max_requests")                                                               \
+    X(EVICTED, "evicted")           /* its place was needed */                                    \
+    X(CLIENT_LIMIT, "client_limit") /* max_connections_per_client */                              \
+    X(REJECTED, "rejected")         /* when_full = reject */                                      \
+    X(BUFFER_LIMIT, "buffer_limit") /* max_buffer_bytes, or out of memory */                      \
+    X(DRAIN, "drain")                                                                             \
+    X(BAD_REQUEST, "bad_request")                                                                 \
+    X(ERROR, "error")       /* reset, failed send, TLS error, our own fault */                    \
+    X(UPGRADED, "upgraded") /* a tunnel ended, or its socket was given away */
 
 typedef enum {
 #define X(name, text) KA_CAUSE_##name,
@@ -64,18 +64,22 @@ typedef enum {
     KA_N_CAUSES
 } ka_cause;
 
-const char *ka_phase_name(unsigned phase);  /* "idle"; static storage */
-const char *ka_cause_name(unsigned cause);  /* "idle_timeout"; static storage */
+const char *ka_phase_name(unsigned phase); /* "idle"; static storage */
+const char *ka_cause_name(unsigned cause); /* "idle_timeout"; static storage */
 
-enum { KA_N_CLASSES = 64, KA_CHUNK = 4096, KA_N_BUCKETS = 64 };
+enum {
+    KA_N_CLASSES = 64,
+    KA_CHUNK = 4096,
+    KA_N_BUCKETS = 64
+};
 
 /* Only ever added to; may live in shared memory, so that a restart of the owner never makes one fall. */
 typedef struct {
-    uint64_t accepted, requests, reused;     /* reused: requests that were not the first on their connection */
+    uint64_t accepted, requests, reused; /* reused: requests that were not the first on their connection */
     uint64_t closed[KA_N_CAUSES];
-    uint64_t idle_gap[KA_N_BUCKETS];         /* milliseconds idle before a reuse; bucket rule at ka_table_bucket */
+    uint64_t idle_gap[KA_N_BUCKETS]; /* milliseconds idle before a reuse; bucket rule at ka_table_bucket */
     uint64_t requests_per_connection[KA_N_BUCKETS];
-    uint64_t races;                          /* a request crossed our idle close */
+    uint64_t races; /* a request crossed our idle close */
 } ka_counters;
 
 /* Which histogram bucket a value falls into: 0 and 1 have their own, then every power of two is cut into halves,
@@ -91,13 +95,13 @@ typedef struct ka_table ka_table;
  * What belongs to a connection lies in several arrays, by when it is needed: a touch reads the slot and the link and
  * writes the links of two neighbours and the tail, wherever they are, so the fewer bytes lie beside a link the better. */
 typedef struct {
-    uint32_t next, prev;    /* in the queue of its class and phase, a ring through its anchor; free list: next */
+    uint32_t next, prev; /* in the queue of its class and phase, a ring through its anchor; free list: next */
 } ka_link;
 
 typedef struct {
-    uint64_t since_phase;   /* ns since the table's first `now` (60 bits: 36 years) << 4 | phase */
-    uint32_t gen;           /* must equal the handle's upper half, else the handle is stale */
-    uint32_t client_class;  /* index of the client record, 0 = none, << 6 | class */
+    uint64_t since_phase;  /* ns since the table's first `now` (60 bits: 36 years) << 4 | phase */
+    uint32_t gen;          /* must equal the handle's upper half, else the handle is stale */
+    uint32_t client_class; /* index of the client record, 0 = none, << 6 | class */
 } ka_slot;
 
 /* What a phase needs for itself. */
@@ -106,9 +110,9 @@ typedef union {
         uint32_t next, prev; /* IDLE, known client: the ring of that client's idle connections */
     } ring;
     struct {
-        uint32_t spent;      /* other phases: time waited in this rate window, in us, saturating; LINGER: its start,
+        uint32_t spent;  /* other phases: time waited in this rate window, in us, saturating; LINGER: its start,
                                 in 2^20 ns, rounded up, modulo 2^32 */
-        uint32_t nbytes;     /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
+        uint32_t nbytes; /* moved in it, saturating; LINGER: bytes thrown away; multiplexed: open streams */
     } rate;
 } ka_extra;
 
@@ -116,12 +120,12 @@ typedef union {
 typedef struct {
     ka_extra extra;
     uint32_t requests;
-    uint32_t opened;        /* in 2^24 ns, rounded up, modulo 2^32 */
+    uint32_t opened; /* in 2^24 ns, rounded up, modulo 2^32 */
 } ka_rest;
 
 typedef struct {
-    uint8_t home;           /* the class it was accepted under */
-    uint8_t ending;         /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
+    uint8_t home;   /* the class it was accepted under */
+    uint8_t ending; /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
 } ka_mark;
 
 typedef struct {
@@ -139,11 +143,11 @@ enum {
     KA_CLIENT_CHUNK_BITS = 10,
     KA_BUCKET_CHUNK_BITS = 10,
     KA_CLOCK_BITS = 60,
-    KA_MAX_CONNECTIONS = (1 << 26) - 2,  /* what is left for a client's index beside a class */
+    KA_MAX_CONNECTIONS = (1 << 26) - 2, /* what is left for a client's index beside a class */
     KA_IS_MULTIPLEXED = 0x80,
-    KA_RATE_IS_SENDING = 0x40,           /* the rate window is of WRITE, not of BODY */
-    KA_WAS_IDLE = 0x20,                  /* LINGER: we closed it idle, so a byte now is a request that crossed the close */
-    KA_WAS_SLOW = 0x20,                  /* BODY, WRITE: its last whole rate window was below min_rate_when_full */
+    KA_RATE_IS_SENDING = 0x40, /* the rate window is of WRITE, not of BODY */
+    KA_WAS_IDLE = 0x20,        /* LINGER: we closed it idle, so a byte now is a request that crossed the close */
+    KA_WAS_SLOW = 0x20,        /* BODY, WRITE: its last whole rate window was below min_rate_when_full */
     KA_ENDING_MASK = 0x1f,
     KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };
@@ -154,30 +158,30 @@ _Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK, "one more must fit");
  * so nobody can make two prefixes meet, and the table holds no address. */
 typedef struct {
     uint64_t id;
-    uint32_t chain;      /* next in its hash bucket; also links the free list */
+    uint32_t chain; /* next in its hash bucket; also links the free list */
     uint32_t n_open;
     uint32_t n_idle;
-    uint32_t idle_tail;  /* newest of the ring of idle connections; the one after it is the oldest */
+    uint32_t idle_tail;            /* newest of the ring of idle connections; the one after it is the oldest */
     uint32_t over_next, over_prev; /* the list of clients with more than `share` idle connections */
 } ka_client_record;
 _Static_assert(sizeof(ka_client_record) == 32, "half a cache line");
 
 /* Parts of equal size that never move. */
 typedef struct {
-    void   **part;       /* owned, and so is each part */
+    void **part; /* owned, and so is each part */
     uint32_t n, room;
 } ka_parts;
 
 typedef struct {
-    ka_parts slots;          /* of ka_chunk */
-    uint32_t n_used;         /* slots ever handed out, with the anchors */
+    ka_parts slots;  /* of ka_chunk */
+    uint32_t n_used; /* slots ever handed out, with the anchors */
     uint32_t free_head;
     uint32_t n_open;
     uint32_t n_in[KA_N_PHASES];
     uint64_t classes_in[KA_N_PHASES]; /* bit c: the queue of class c is not empty */
 
-    ka_parts clients;        /* of ka_client_record */
-    ka_parts buckets;        /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
+    ka_parts clients; /* of ka_client_record */
+    ka_parts buckets; /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
     uint32_t n_clients_used; /* records ever handed out, with record 0 */
     uint32_t client_free;
     uint32_t n_clients;
@@ -187,13 +191,13 @@ typedef struct {
     uint32_t share;
     uint64_t key[2];
 
-    int64_t  base;           /* the first `now`; everything below and in slots counts from it */
-    int64_t  now;            /* the latest `now`; INT64_MAX before the first */
-    uint64_t clock_end;      /* from here on a `now` needs a second look: 60 bits are over, or the owner wants to know */
-    uint8_t  head_left;      /* a queue lost its head since the owner last cleared this: its earliest due may be later */
+    int64_t base;       /* the first `now`; everything below and in slots counts from it */
+    int64_t now;        /* the latest `now`; INT64_MAX before the first */
+    uint64_t clock_end; /* from here on a `now` needs a second look: 60 bits are over, or the owner wants to know */
+    uint8_t head_left;  /* a queue lost its head since the owner last cleared this: its earliest due may be later */
 } ka_store;
 
-int  ka_store_init(ka_store *s, uint64_t seed);
+int ka_store_init(ka_store *s, uint64_t seed);
 void ka_store_free(ka_store *s);
 /* A slot in no queue, phase KA_FREE, all else zero but its generation. 0 when out of memory. */
 uint32_t ka_store_take(ka_store *s);
@@ -202,19 +206,21 @@ void ka_store_give(ka_store *s, uint32_t i); /* back to the free list, under the
 uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix);
 uint32_t ka_store_client_find(const ka_store *s, uint64_t id);
 uint32_t ka_store_client_make(ka_store *s, uint64_t id); /* 0 when out of memory */
-void     ka_store_client_drop(ka_store *s, uint32_t client); /* one connection less; the record goes with the last */
-void     ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
-void     ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
-int      ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i); /* to the tail; KA_OK */
-void     ka_store_set_share(ka_store *s, uint32_t share); /* O(clients) when it changes */
+void ka_store_client_drop(ka_store *s, uint32_t client); /* one connection less; the record goes with the last */
+void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
+void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
+int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i); /* to the tail; KA_OK */
+void ka_store_set_share(ka_store *s, uint32_t share);              /* O(clients) when it changes */
 uint64_t ka_store_mix(uint64_t x);
-size_t   ka_store_bytes(const ka_store *s);
+size_t ka_store_bytes(const ka_store *s);
 const char *ka_store_check(const ka_store *s); /* NULL, or the first broken invariant */
 
 static inline unsigned ka_bucket(uint64_t value) /* ka_table_bucket */
 {
-    if (value < 2) return (unsigned)value;
-    if (value >> 32) return KA_N_BUCKETS - 1;
+    if (value < 2)
+        return (unsigned)value;
+    if (value >> 32)
+        return KA_N_BUCKETS - 1;
     unsigned octave = 63u - (unsigned)__builtin_clzll(value);
     return 2 * octave + ((value >> (octave - 1)) & 1);
 }
@@ -262,7 +268,7 @@ static inline ka_client_record *ka_store_client(const ka_store *s, uint32_t clie
 }
 
 static inline unsigned ka_slot_phase(const ka_slot *slot) { return slot->since_phase & ((1u << KA_PHASE_BITS) - 1); }
-static inline int64_t  ka_slot_since(const ka_slot *slot) { return (int64_t)(slot->since_phase >> KA_PHASE_BITS); }
+static inline int64_t ka_slot_since(const ka_slot *slot) { return (int64_t)(slot->since_phase >> KA_PHASE_BITS); }
 static inline unsigned ka_slot_class(const ka_slot *slot) { return slot->client_class & (KA_N_CLASSES - 1); }
 static inline uint32_t ka_slot_client(const ka_slot *slot) { return slot->client_class >> KA_CLASS_BITS; }
 
@@ -275,16 +281,14 @@ static inline void ka_slot_set(ka_slot *slot, int64_t since, unsigned phase)
 static inline int ka_store_knows(const ka_store *s, ka_handle h)
 {
     uint32_t i = (uint32_t)h;
-    if (ka_unlikely(i >= s->n_used)) return 0;
+    if (ka_unlikely(i >= s->n_used))
+        return 0;
     const ka_slot *slot = ka_store_slot(s, i);
     return ka_likely(slot->gen == h >> 32) && ka_likely(ka_slot_phase(slot) != KA_FREE);
 }
 
 /* The slot a handle names, or 0 when it is stale or never was one. */
-static inline uint32_t ka_store_find(const ka_store *s, ka_handle h)
-{
-    return ka_store_knows(s, h) ? (uint32_t)h : 0;
-}
+static inline uint32_t ka_store_find(const ka_store *s, ka_handle h) { return ka_store_knows(s, h) ? (uint32_t)h : 0; }
 
 static inline ka_handle ka_store_handle(const ka_store *s, uint32_t i)
 {
@@ -298,7 +302,8 @@ int64_t ka_store_clock(ka_store *s, int64_t now);
 static inline int ka_store_clock_goes_on(ka_store *s, int64_t now)
 {
     uint64_t since_base = (uint64_t)now - (uint64_t)s->base;
-    if (ka_unlikely(since_base < (uint64_t)s->now || since_base >= s->clock_end)) return 0;
+    if (ka_unlikely(since_base < (uint64_t)s->now || since_base >= s->clock_end))
+        return 0;
     s->now = (int64_t)since_base;
     return 1;
 }
@@ -339,7 +344,8 @@ static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i,
     }
     ka_store_link(s, next)->prev = prev;
     ka_store_link(s, prev)->next = next;
-    if (prev < KA_N_ANCHORS) s->head_left = 1;
+    if (prev < KA_N_ANCHORS)
+        s->head_left = 1;
 }
 
 /* Put a slot at the tail of the queue of its class and `phase`, where its `since` belongs: it is `now`.
@@ -365,8 +371,10 @@ static inline void ka_queue_renew(ka_store *s, uint32_t anchor, uint32_t i)
 {
     ka_link *own = ka_store_link(s, i);
     uint32_t next = own->next, prev = own->prev;
-    if (prev < KA_N_ANCHORS) s->head_left = 1;
-    if (next < KA_N_ANCHORS) return; /* it is the tail */
+    if (prev < KA_N_ANCHORS)
+        s->head_left = 1;
+    if (next < KA_N_ANCHORS)
+        return; /* it is the tail */
     ka_store_link(s, next)->prev = prev;
     ka_store_link(s, prev)->next = next;
     ka_link *ends = ka_store_anchor(s, anchor);

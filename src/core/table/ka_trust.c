@@ -5,7 +5,9 @@
 #include <string.h>
 
 static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-enum { NOBODY = 0xff }; /* each byte of it: the last address of multicast, which is nobody's. `::` can be written */
+enum {
+    NOBODY = 0xff
+}; /* each byte of it: the last address of multicast, which is nobody's. `::` can be written */
 
 void ka_addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16])
 {

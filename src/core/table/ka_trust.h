@@ -4,30 +4,30 @@
 #ifndef KA_TRUST_H
 #define KA_TRUST_H
 
-#include "table/ka_conn.h"
 #include "http/ka_proxy.h"
+#include "table/ka_conn.h"
 
 /* A network whose members may speak for others; family 0: every unix socket. */
 typedef struct {
-    uint8_t family, bits;  /* 0, 4 or 6; leading bits of addr that count */
+    uint8_t family, bits; /* 0, 4 or 6; leading bits of addr that count */
     uint8_t addr[16];
 } ka_network;
 
 /* Zeros: nobody is trusted. */
 typedef struct {
-    ka_network *networks;  /* owned */
+    ka_network *networks; /* owned */
     uint32_t n;
     uint8_t expects_proxy; /* each of their connections begins with a PROXY header; others never have one */
 } ka_trust;
 
 /* In place of those of before. 0, KA_ENOMEM, KA_EINVAL for a prefix that is too long. */
-int  ka_trust_set(ka_trust *trust, const ka_network *networks, uint32_t n, int expects_proxy);
+int ka_trust_set(ka_trust *trust, const ka_network *networks, uint32_t n, int expects_proxy);
 void ka_trust_free(ka_trust *trust);
 
-int  ka_trusts(const ka_trust *trust, unsigned family, const uint8_t addr[16]);
+int ka_trusts(const ka_trust *trust, unsigned family, const uint8_t addr[16]);
 
 /* Any address in 16 bytes: IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), of a unix socket ones. unpack: the family. */
-void     ka_addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16]);
+void ka_addr_pack(uint8_t to[16], unsigned family, const uint8_t addr[16]);
 unsigned ka_addr_unpack(const uint8_t packed[16], uint8_t addr[16]);
 
 /* Who is at the other end. */
@@ -44,10 +44,10 @@ int ka_trust_named(const ka_trust *trust, ka_table *table, ka_handle h, const ka
 /* Why a connection ends whose PROXY header was not read, or named one who may have no more: got < 0. */
 static inline ka_cause ka_trust_cause(int got)
 {
-    return got == KA_ESTALE    ? KA_CAUSE_CLIENT
-           : got == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT
-           : got == KA_ENOMEM  ? KA_CAUSE_BUFFER_LIMIT
-                               : KA_CAUSE_BAD_REQUEST;
+    return got == KA_ESTALE  ? KA_CAUSE_CLIENT
+         : got == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT
+         : got == KA_ENOMEM  ? KA_CAUSE_BUFFER_LIMIT
+                             : KA_CAUSE_BAD_REQUEST;
 }
 
 #endif

@@ -12,17 +12,21 @@
 #include "ka_base.h"
 
 typedef struct ka_buf {
-    struct ka_buf *next;   /* the owner's list, or the pool's free list */
-    const char *ptr;       /* own bytes at `data`, or the owner's bytes */
-    void *owner;           /* NULL: own bytes; else released by the pool's `release` */
-    size_t start, end;     /* unread bytes: ptr[start..end) */
-    int64_t file_off;      /* with fd >= 0: where in the file `start` is counted from */
-    int fd;                /* >= 0: bytes of this file, sent by sendfile; not owned, `owner` keeps it open */
-    uint32_t cap;          /* own bytes: room at `data`; 0 for a reference */
+    struct ka_buf *next; /* the owner's list, or the pool's free list */
+    const char *ptr;     /* own bytes at `data`, or the owner's bytes */
+    void *owner;         /* NULL: own bytes; else released by the pool's `release` */
+    size_t start, end;   /* unread bytes: ptr[start..end) */
+    int64_t file_off;    /* with fd >= 0: where in the file `start` is counted from */
+    int fd;              /* >= 0: bytes of this file, sent by sendfile; not owned, `owner` keeps it open */
+    uint32_t cap;        /* own bytes: room at `data`; 0 for a reference */
     char data[];
 } ka_buf;
 
-enum { KA_BUF_SIZES = 7, KA_BUF_MIN = 2048, KA_BUF_KEEP = 1 << 20 };
+enum {
+    KA_BUF_SIZES = 7,
+    KA_BUF_MIN = 2048,
+    KA_BUF_KEEP = 1 << 20
+};
 
 /* What memory of the budget is for. */
 typedef enum {
@@ -31,12 +35,12 @@ typedef enum {
 } ka_use;
 
 typedef struct {
-    ka_buf *free[KA_BUF_SIZES];  /* 2 KiB, 4 KiB ... 128 KiB */
-    size_t lent_bytes;           /* own bytes in use */
-    size_t held_bytes;           /* held elsewhere: ka_pool_hold */
-    size_t kept_bytes;           /* own bytes on the free lists; at most KA_BUF_KEEP */
-    size_t max_bytes;            /* cap on lent_bytes + held_bytes */
-    size_t refused;              /* how often the cap or malloc said no */
+    ka_buf *free[KA_BUF_SIZES]; /* 2 KiB, 4 KiB ... 128 KiB */
+    size_t lent_bytes;          /* own bytes in use */
+    size_t held_bytes;          /* held elsewhere: ka_pool_hold */
+    size_t kept_bytes;          /* own bytes on the free lists; at most KA_BUF_KEEP */
+    size_t max_bytes;           /* cap on lent_bytes + held_bytes */
+    size_t refused;             /* how often the cap or malloc said no */
     void (*release)(void *owner);
 } ka_pool;
 

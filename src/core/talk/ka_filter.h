@@ -22,15 +22,15 @@ typedef struct ka_session ka_session;
  * Codes: KA_OK; KA_PARTIAL: bytes of the peer are needed first; KA_EPEER: over, by an error; KA_ENOMEM. After each
  * call, also one that failed, session->out is what must be sent. None of them may call back into the engine. */
 typedef struct {
-    ka_session *(*open)(void *ctx);                                     /* NULL: out of memory, no context */
-    int (*feed)(ka_session *session, const char *bytes, size_t len);    /* from the socket; len 0 = FIN */
-    int (*shake)(ka_session *session);                                  /* go on with the handshake; KA_OK = done */
-    ptrdiff_t (*read)(ka_session *session, char *to, size_t room);      /* n > 0; 0 = the peer said that it is done;
+    ka_session *(*open)(void *ctx);                                    /* NULL: out of memory, no context */
+    int (*feed)(ka_session *session, const char *bytes, size_t len);   /* from the socket; len 0 = FIN */
+    int (*shake)(ka_session *session);                                 /* go on with the handshake; KA_OK = done */
+    ptrdiff_t (*read)(ka_session *session, char *to, size_t room);     /* n > 0; 0 = the peer said that it is done;
                                                                            KA_ESTALE = FIN without a word */
-    int (*write)(ka_session *session, const struct iovec *iov, int n);  /* each at most KA_WIRE_RECORD */
-    void (*sent)(ka_session *session, size_t nbytes);                   /* of out */
-    void (*shut)(ka_session *session);                                  /* tell the peer that no more will come */
-    void (*close)(ka_session *session);                                 /* free it */
+    int (*write)(ka_session *session, const struct iovec *iov, int n); /* each at most KA_WIRE_RECORD */
+    void (*sent)(ka_session *session, size_t nbytes);                  /* of out */
+    void (*shut)(ka_session *session);                                 /* tell the peer that no more will come */
+    void (*close)(ka_session *session);                                /* free it */
 } ka_filter;
 
 struct ka_session {
@@ -38,12 +38,13 @@ struct ka_session {
     void *owner;             /* the filter's */
     const char *out;         /* bytes for the socket; the filter's */
     size_t out_len;
-    size_t n_covered;        /* bytes of the talk's output that `out` stands for */
-    uint8_t is_drained;      /* the socket is used up, though plaintext may wait inside */
-    uint8_t is_empty;        /* after a read that gave something: nothing more is inside; the filter's */
-    uint8_t has_more;        /* after KA_PARTIAL, or a handshake: more is inside than a call may look at: read later, after others */
-    uint8_t is_abusive;      /* after KA_EPEER: the peer broke a rule that is none of the filter's protocol */
-    uint32_t n_raw;          /* bytes fed, for whoever keeps a step bounded */
+    size_t n_covered;   /* bytes of the talk's output that `out` stands for */
+    uint8_t is_drained; /* the socket is used up, though plaintext may wait inside */
+    uint8_t is_empty;   /* after a read that gave something: nothing more is inside; the filter's */
+    uint8_t
+        has_more; /* after KA_PARTIAL, or a handshake: more is inside than a call may look at: read later, after others */
+    uint8_t is_abusive; /* after KA_EPEER: the peer broke a rule that is none of the filter's protocol */
+    uint32_t n_raw;     /* bytes fed, for whoever keeps a step bounded */
 };
 
 /* Encrypt the next of the talk's output into session->out, which is empty: session->n_covered bytes of it. 0, or -1 with

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KA_TALKS_KEEP = 256 };
+enum {
+    KA_TALKS_KEEP = 256
+};
 
 /* --- the service and its talks --- */
 
@@ -476,8 +478,8 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
 {
     ka_service *service = talk->service;
     if (talk->window_len) {
-        int got = ka_head_parse(talk->window, talk->window_len, &talk->checked, &service->limits, head,
-                                service->fields, &talk->fault);
+        int got = ka_head_parse(talk->window, talk->window_len, &talk->checked, &service->limits, head, service->fields,
+                                &talk->fault);
         if (ka_likely(got == KA_OK)) {
             const ka_policy *policy;
             if (ka_conn_phase(service->table, talk->conn) > KA_HEAD) /* over, though it may not be sent yet */
@@ -501,7 +503,8 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             policy = ka_table_policy(service->table, talk->conn);
             talk->max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
             if (head->content_length > talk->max_body) {
-                if (ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) < 0)
+                if (ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) <
+                    0)
                     break_off(talk, KA_CAUSE_BAD_REQUEST);
                 return KA_TALK_WAIT;
             }
@@ -581,12 +584,16 @@ int ka_talk_settle(ka_talk *talk, int64_t now)
         case KA_NEW:
         case KA_IDLE: event = KA_EV_RECEIVED; break;
         case KA_HEAD: event = to == KA_WRITE ? KA_EV_BLOCKED : KA_EV_HEAD_DONE; break;
-        case KA_BUSY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BODY ? KA_EV_BODY_WANTED : KA_EV_RESPONDED; break;
-        case KA_BODY: event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BUSY ? KA_EV_BODY_ARRIVED : KA_EV_RESPONDED; break;
+        case KA_BUSY:
+            event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BODY ? KA_EV_BODY_WANTED : KA_EV_RESPONDED;
+            break;
+        case KA_BODY:
+            event = to == KA_WRITE ? KA_EV_BLOCKED : to == KA_BUSY ? KA_EV_BODY_ARRIVED : KA_EV_RESPONDED;
+            break;
         case KA_WRITE:
-            event = to == KA_TUNNEL                    ? KA_EV_TUNNELLED
-                    : to == KA_BUSY || to == KA_BODY ? KA_EV_UNBLOCKED
-                                                     : KA_EV_RESPONDED;
+            event = to == KA_TUNNEL                ? KA_EV_TUNNELLED
+                  : to == KA_BUSY || to == KA_BODY ? KA_EV_UNBLOCKED
+                                                   : KA_EV_RESPONDED;
             break;
         case KA_TUNNEL:
             if (to != KA_WRITE)
@@ -856,7 +863,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     ka_reply *reply = &talk->reply;
     (void)now;
     if (reply->is_started || talk->has_response || talk->is_draining || (talk->is_last && !talk->has_exchange))
-        return KA_EINVAL; /* the last response is there, or a part of one */
+        return KA_EINVAL;    /* the last response is there, or a part of one */
     if (!talk->has_exchange) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
     char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);

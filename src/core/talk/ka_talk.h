@@ -25,9 +25,9 @@
 #define KA_TALK_H
 
 #include "http/ka_body.h"
-#include "talk/ka_buf.h"
-#include "table/ka_conn.h"
 #include "http/ka_reply.h"
+#include "table/ka_conn.h"
+#include "talk/ka_buf.h"
 
 enum {
     KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */
@@ -36,8 +36,8 @@ enum {
     KA_READ_AHEAD = 16 * 1024, /* taken in ahead of its turn: a large head's worth, most pipelines whole */
     KA_READ_MOST = 64 * 1024,  /* taken in at once */
     KA_READ_BEHIND = 4096,     /* room that is made behind bytes that wait */
-    KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: an application that goes on and on lets others have one, too */
-    KA_DRAIN_MAX = 64 * 1024   /* an unread request body of this size at most is read and thrown away, to keep the connection */
+    KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: who goes on and on lets others have one */
+    KA_DRAIN_MAX = 64 * 1024   /* an unread body of this size at most is thrown away, to keep the connection */
 };
 
 typedef struct ka_talk ka_talk;
@@ -48,9 +48,9 @@ typedef struct {
     ka_pool pool;
     ka_reply_common common;
     ka_limits limits;
-    ka_field *fields;        /* room for limits.max_headers, owned; valid between ka_talk_next and the next call of it */
-    ka_talk *free_talks;     /* owned; at most KA_TALKS_KEEP */
-    ka_talk *parked[KA_BUF_SIZES + 1]; /* talks with bytes that wait, by the class of their buffer: rings, oldest first */
+    ka_field *fields;    /* room for limits.max_headers, owned; valid between ka_talk_next and the next call of it */
+    ka_talk *free_talks; /* owned; at most KA_TALKS_KEEP */
+    ka_talk *parked[KA_BUF_SIZES + 1]; /* with bytes that wait, by their buffer's class: rings, oldest first */
     uint32_t n_free_talks, n_talks;
     /* Whoever moves the bytes. What may be called from within each of these, and from `release`, docs/embedding-c.md has in
      * a table; no talk is freed from within any. `attend`: output is pending, content is wanted or the exchange is over; give the talk a
@@ -66,77 +66,82 @@ typedef struct {
 } ka_service;
 
 struct ka_talk {
-    ka_service *service;    /* not owned */
+    ka_service *service; /* not owned */
     ka_handle conn;
-    ka_buf *in;             /* owned: bytes that waited, or NULL */
+    ka_buf *in;                         /* owned: bytes that waited, or NULL */
     ka_talk *parked_next, *parked_prev; /* in the service's ring, while `in` is there */
-    const char *window;     /* bytes to be parsed next: inside `in` or the driver's */
+    const char *window;                 /* bytes to be parsed next: inside `in` or the driver's */
     size_t window_len;
     ka_buf *out, *out_last; /* owned: bytes to be sent */
     size_t unsent;          /* bytes in `out` */
-    void *exchange;         /* the application's side of the request, one hold on it; NULL once the application let go */
+    void *exchange; /* the application's side of the request, one hold on it; NULL once the application let go */
     ka_body body;
     ka_reply reply;
     ka_fault fault;
-    int64_t max_body;       /* content of the request, by its class */
-    int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
-    uint32_t n_pushed;      /* bytes that left by ka_turn_push since the last turn began */
-    uint32_t checked;       /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
-    uint32_t head_bytes;    /* of the request being answered */
-    uint16_t head_flags;    /* KA_HEAD_* of it */
-    uint8_t cause;          /* ka_cause the connection will end by, once is_last */
-    uint8_t phase_started;  /* ka_phase last reported */
+    int64_t max_body;      /* content of the request, by its class */
+    int32_t outq;          /* the kernel's send queue when last asked, for progress in WRITE */
+    uint32_t n_pushed;     /* bytes that left by ka_turn_push since the last turn began */
+    uint32_t checked;      /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
+    uint32_t head_bytes;   /* of the request being answered */
+    uint16_t head_flags;   /* KA_HEAD_* of it */
+    uint8_t cause;         /* ka_cause the connection will end by, once is_last */
+    uint8_t phase_started; /* ka_phase last reported */
     /* The facts. */
-    uint8_t has_exchange;   /* a request is with the application */
-    uint8_t has_response;   /* its response is complete (all in `out` or beyond) */
-    uint8_t wants_body;     /* the application waits for content */
-    uint8_t owes_continue;  /* Expect: 100-continue, not answered yet */
-    uint8_t is_last;        /* no request is taken after this one */
-    uint8_t is_eof;         /* the peer sent FIN: no byte will come */
-    uint8_t sees_fin;       /* the peer sent FIN, perhaps behind bytes that are not taken in */
-    uint8_t is_draining;    /* the rest of an unread body is being thrown away */
-    uint8_t is_failed;      /* the peer broke a rule in the body: `fault` says which */
-    uint8_t is_tunnel;      /* 101 or 2xx to CONNECT is sent: both directions are the application's bytes, until it ends */
-    uint8_t is_cut;         /* a response was broken off: its end must not look like one */
-    uint8_t ends_by_close;  /* only the end of the connection tells where the response ends (HTTP/1.0) */
-    uint8_t is_held;        /* the application is held back until `unsent` is low */
-    uint8_t needs_linger;   /* input is unread or expected when we close */
-    uint8_t is_driven;      /* the driver is inside its turn for this talk */
-    uint8_t awaits_empty;   /* a held application may go on when nothing is unsent, and not before */
-    uint8_t is_noted;       /* the driver's: on the list of those to attend to */
-    uint8_t is_later;       /* the driver's: on the list of those whose turn comes later */
-    uint8_t broken;         /* 1 + the ka_cause to end for, which a push has found: the turn does it */
-    uint8_t may_switch;     /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
+    uint8_t has_exchange;  /* a request is with the application */
+    uint8_t has_response;  /* its response is complete (all in `out` or beyond) */
+    uint8_t wants_body;    /* the application waits for content */
+    uint8_t owes_continue; /* Expect: 100-continue, not answered yet */
+    uint8_t is_last;       /* no request is taken after this one */
+    uint8_t is_eof;        /* the peer sent FIN: no byte will come */
+    uint8_t sees_fin;      /* the peer sent FIN, perhaps behind bytes that are not taken in */
+    uint8_t is_draining;   /* the rest of an unread body is being thrown away */
+    uint8_t is_failed;     /* the peer broke a rule in the body: `fault` says which */
+    uint8_t is_tunnel; /* 101 or 2xx to CONNECT is sent: both directions are the application's bytes, until it ends */
+    uint8_t is_cut;    /* a response was broken off: its end must not look like one */
+    uint8_t ends_by_close; /* only the end of the connection tells where the response ends (HTTP/1.0) */
+    uint8_t is_held;       /* the application is held back until `unsent` is low */
+    uint8_t needs_linger;  /* input is unread or expected when we close */
+    uint8_t is_driven;     /* the driver is inside its turn for this talk */
+    uint8_t awaits_empty;  /* a held application may go on when nothing is unsent, and not before */
+    uint8_t is_noted;      /* the driver's: on the list of those to attend to */
+    uint8_t is_later;      /* the driver's: on the list of those whose turn comes later */
+    uint8_t broken;        /* 1 + the ka_cause to end for, which a push has found: the turn does it */
+    uint8_t may_switch;    /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
 };
 
 /* For ka_talk_head_end: how long is the content? */
 enum {
     KA_WHOLE_UNKNOWN = -1,
-    KA_WHOLE_TUNNEL = -2   /* no content: the connection is a byte stream from here on */
+    KA_WHOLE_TUNNEL = -2 /* no content: the connection is a byte stream from here on */
 };
 
 typedef enum {
-    KA_TALK_REQUEST, KA_TALK_BODY, KA_TALK_WAIT, KA_TALK_READ, KA_TALK_LINGER, KA_TALK_CLOSE
+    KA_TALK_REQUEST,
+    KA_TALK_BODY,
+    KA_TALK_WAIT,
+    KA_TALK_READ,
+    KA_TALK_LINGER,
+    KA_TALK_CLOSE
 } ka_talk_step;
 
 /* limits: copied. release: drops one hold on the owner of a referred buffer. 0 or KA_ENOMEM. */
-int  ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                     void (*release)(void *owner));
+int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                    void (*release)(void *owner));
 void ka_service_free(ka_service *service);
 /* Fields of every response besides the application's: whole lines, copied. sends_date: 0 = no Date. 0 or KA_ENOMEM. */
-int  ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date);
+int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date);
 
-ka_talk *ka_talk_new(ka_service *service, ka_handle conn);  /* NULL: out of memory */
-void     ka_talk_free(ka_talk *talk);                       /* gives everything back */
+ka_talk *ka_talk_new(ka_service *service, ka_handle conn); /* NULL: out of memory */
+void ka_talk_free(ka_talk *talk);                          /* gives everything back */
 
 /* --- the driver's side --- */
-void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len);  /* the window was empty */
+void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len); /* the window was empty */
 void ka_talk_eof(ka_talk *talk);
 ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head);
 void ka_talk_sent(ka_talk *talk, size_t nbytes);
-int  ka_talk_settle(ka_talk *talk, int64_t now);  /* report the phase to ka_conn; the phase */
-int  ka_talk_park(ka_talk *talk);                 /* 0 or KA_ENOMEM: the window could not be kept, close */
-int  ka_talk_is_idle(const ka_talk *talk);        /* nothing pending, no turn put off: it can be freed */
+int ka_talk_settle(ka_talk *talk, int64_t now); /* report the phase to ka_conn; the phase */
+int ka_talk_park(ka_talk *talk);                /* 0 or KA_ENOMEM: the window could not be kept, close */
+int ka_talk_is_idle(const ka_talk *talk);       /* nothing pending, no turn put off: it can be freed */
 
 /* How many bytes may be taken in now: what is asked for, and KA_READ_AHEAD beyond; 0 = the rest is to stay outside. At
  * most KA_READ_MOST. Never 0 after KA_TALK_READ. */
@@ -152,7 +157,7 @@ int ka_talk_drop_ahead(ka_talk *talk);
 
 /* Room behind the bytes that wait, for a read that must not move them. NULL: out of memory or at the cap. */
 char *ka_talk_room(ka_talk *talk, size_t want, size_t *room);
-void  ka_talk_filled(ka_talk *talk, size_t nbytes);
+void ka_talk_filled(ka_talk *talk, size_t nbytes);
 
 /* Walk every invariant: the window, the lists of buffers, which facts go together. Return NULL, or a static sentence naming
  * the first broken one. Right between calls of the others; with KA_DEBUG asserted after every turn. */
@@ -167,8 +172,8 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
 /* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the driver told;
  * KA_EPEER: talk->fault; KA_ESTALE: the client is gone. */
 ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now);
-size_t    ka_talk_readable(const ka_talk *talk);       /* upper bound of what ka_talk_read would give now */
-int       ka_talk_body_is_over(const ka_talk *talk);   /* of a tunnel: the client will send nothing more */
+size_t ka_talk_readable(const ka_talk *talk);  /* upper bound of what ka_talk_read would give now */
+int ka_talk_body_is_over(const ka_talk *talk); /* of a tunnel: the client will send nothing more */
 
 /* A response: head_begin, ka_reply_field(&talk->reply, &at, ...)*, head_end, content*.
  * head_begin: reserves `field_bytes` for the fields. KA_ENOMEM, KA_EINVAL (reply.why). The head can be given up

@@ -29,7 +29,8 @@ const char *ka_talk_check(const ka_talk *talk)
     MUST(in || talk->window_len == 0 || (talk->is_driven && talk->window), "a window outlived its turn");
     MUST(talk->checked <= talk->window_len, "more bytes were looked at than there are");
     for (const ka_buf *buf = talk->out; buf; buf = buf->next) {
-        MUST(buf->start <= buf->end && (buf->cap == 0 || buf->end <= buf->cap), "an output buffer ends outside of itself");
+        MUST(buf->start <= buf->end && (buf->cap == 0 || buf->end <= buf->cap),
+             "an output buffer ends outside of itself");
         unsent += ka_buf_len(buf);
         last = buf;
     }

@@ -10,14 +10,16 @@
 
 #include <stdio.h>
 
-enum { KA_TURN_REQUESTS = 32 }; /* handed over in one turn; then others come first */
+enum {
+    KA_TURN_REQUESTS = 32
+}; /* handed over in one turn; then others come first */
 
 /* What happened to a request that the application has. */
 typedef enum {
-    KA_NEWS_BODY, /* content (or its end, or its failure) can be read */
-    KA_NEWS_LOW,  /* unsent output is low again: a held application may go on */
+    KA_NEWS_BODY,  /* content (or its end, or its failure) can be read */
+    KA_NEWS_LOW,   /* unsent output is low again: a held application may go on */
     KA_NEWS_DRAIN, /* the server is about to stop: a tunnel has until the drain's deadline to end well */
-    KA_NEWS_EOF   /* the client sent FIN: no further request, and no more content */
+    KA_NEWS_EOF    /* the client sent FIN: no further request, and no more content */
 } ka_news;
 
 typedef enum {
@@ -30,17 +32,17 @@ typedef enum {
 typedef struct {
     void (*on_request)(void *port, ka_talk *talk, const ka_head *head);
     void (*on_news)(void *port, ka_talk *talk, ka_news news);
-    ka_turned (*read)(void *port, void *peer, ka_talk *talk);        /* more bytes, reported by ka_turn_arrived, or FIN */
-    ka_cause (*flush)(void *port, void *peer, ka_talk *talk);        /* send what can be sent; KA_N_CAUSES or why to end */
-    void (*look_for_fin)(void *port, void *peer, ka_talk *talk);     /* the application is busy: has the client gone? */
-    int (*can_read)(void *port, void *peer);                         /* may input be at hand that a turn would read? */
-    int (*has_unread)(void *port, void *peer, ka_talk *talk);        /* would close() make a RST of what the client sends? */
-    int (*can_send)(void *port, void *peer);                         /* would the way out take more now? */
-    void (*settled)(void *port, void *peer, ka_talk *talk);          /* idle: forget the talk, it is freed next */
+    ka_turned (*read)(void *port, void *peer, ka_talk *talk);    /* more bytes, reported by ka_turn_arrived, or FIN */
+    ka_cause (*flush)(void *port, void *peer, ka_talk *talk);    /* send what can be sent; KA_N_CAUSES or why to end */
+    void (*look_for_fin)(void *port, void *peer, ka_talk *talk); /* the application is busy: has the client gone? */
+    int (*can_read)(void *port, void *peer);                     /* may input be at hand that a turn would read? */
+    int (*has_unread)(void *port, void *peer, ka_talk *talk); /* would close() make a RST of what the client sends? */
+    int (*can_send)(void *port, void *peer);                  /* would the way out take more now? */
+    void (*settled)(void *port, void *peer, ka_talk *talk);   /* idle: forget the talk, it is freed next */
     void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause); /* FIN and LINGER, or end at once */
     void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause);        /* close, and free the talk */
-    void (*end_of)(void *port, ka_handle conn, ka_cause cause);      /* the same for another, but nothing in its turn */
-    void (*again)(void *port, void *peer, ka_talk *talk);            /* another turn soon, after the others' */
+    void (*end_of)(void *port, ka_handle conn, ka_cause cause); /* the same for another, but nothing in its turn */
+    void (*again)(void *port, void *peer, ka_talk *talk);       /* another turn soon, after the others' */
 } ka_moves;
 
 /* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. Only where they are waited
@@ -86,7 +88,9 @@ static inline void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
 /* The connection broke, or the client is gone altogether, in this phase: why it ended. One that lingers knows itself. */
 static inline ka_cause ka_turn_broken(int phase)
 {
-    return phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT : phase == KA_TUNNEL ? KA_CAUSE_UPGRADED : KA_CAUSE_ERROR;
+    return phase == KA_IDLE || phase == KA_NEW ? KA_CAUSE_CLIENT
+         : phase == KA_TUNNEL                  ? KA_CAUSE_UPGRADED
+                                               : KA_CAUSE_ERROR;
 }
 
 /* Bytes left, and ka_talk_sent knows. Return KA_N_CAUSES, or the cause to end for. */
@@ -184,7 +188,8 @@ static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *s
         ka_talk *talk = ka_service_fattest(service);
         if (talk == NULL) {
             ka_handle slow = ka_conn_oldest(service->table, KA_WRITE);
-            if (slow == 0 || slow == asking || ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
+            if (slow == 0 || slow == asking ||
+                ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
                 return;
             moves->end_of(port, slow, KA_CAUSE_BUFFER_LIMIT);
         } else if (talk->conn == asking) {
@@ -195,7 +200,9 @@ static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *s
     }
 }
 
-enum { KA_SHEDS = 64 }; /* at once, in a pass */
+enum {
+    KA_SHEDS = 64
+}; /* at once, in a pass */
 
 /* Once a pass: keep some of the budget free, so that who comes next finds it. */
 static inline void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)
@@ -241,10 +248,10 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
                 talk->wants_body = 0;
                 moves->on_news(port, talk, KA_NEWS_BODY);
                 break;
-            case KA_TALK_READ: turned = moves->read(port, peer, talk); break;
-            case KA_TALK_WAIT: turned = ka_turn_wait(moves, port, peer, talk); break;
+            case KA_TALK_READ:   turned = moves->read(port, peer, talk); break;
+            case KA_TALK_WAIT:   turned = ka_turn_wait(moves, port, peer, talk); break;
             case KA_TALK_LINGER: turned = ka_turn_finish(moves, port, peer, talk, 1); break;
-            case KA_TALK_CLOSE: turned = ka_turn_finish(moves, port, peer, talk, 0); break;
+            case KA_TALK_CLOSE:  turned = ka_turn_finish(moves, port, peer, talk, 0); break;
             }
         }
         if (turned == KA_TURN_ENDED)
@@ -254,7 +261,8 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
-        if ((talk->unsent && moves->can_send(port, peer)) || ka_unlikely(talk->is_held && talk->n_pushed >= KA_PUSH_MAX))
+        if ((talk->unsent && moves->can_send(port, peer)) ||
+            ka_unlikely(talk->is_held && talk->n_pushed >= KA_PUSH_MAX))
             moves->again(port, peer, talk);
         /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
          * asked for content (which no event may announce again), and when all that is left to do is to close. */
@@ -301,9 +309,9 @@ static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause
 {
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
         return 0;
-    const char *why = action == KA_DO_ANSWER_408  ? "the request took too long to arrive"
-                      : cause == KA_CAUSE_DRAIN ? "the server stops"
-                                                : "the application took too long to answer";
+    const char *why = action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
+                    : cause == KA_CAUSE_DRAIN    ? "the server stops"
+                                                 : "the application took too long to answer";
     return ka_talk_refuse(talk, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, now) == KA_OK;
 }
 
@@ -332,14 +340,18 @@ static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
     return KA_N_CAUSES;
 }
 
-enum { KA_NO_MAX = 160 };
+enum {
+    KA_NO_MAX = 160
+};
 
 /* The answer to one that is turned away, as there is no place to hear it in. Return: its length. */
 static inline size_t ka_turn_no(const ka_table *table, char text[KA_NO_MAX])
 {
     unsigned seconds = ka_table_capacity(table)->retry_after_s;
-    int n = snprintf(text, KA_NO_MAX, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %u\r\n"
-                     "connection: close\r\n\r\n", seconds ? seconds : 1);
+    int n = snprintf(text, KA_NO_MAX,
+                     "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: %u\r\n"
+                     "connection: close\r\n\r\n",
+                     seconds ? seconds : 1);
     return n > 0 ? (size_t)n : 0;
 }
 
