@@ -2,7 +2,7 @@
 // handshakes and files. Knows the numbers of a load and nothing of how they were had.
 
 const LANE = 18, LANE_GAP = 5, TOP = 20, AXIS = 22, PAUSE = 34, RIGHT = 6;
-const LEAST_LANES = 6;
+const MIN_LANES = 6;
 
 // A load as the picture needs it, from the browser's timings and the server's list of requests.
 // All times in milliseconds since the load began.
@@ -31,7 +31,7 @@ export function combine(entries, report, handshakeDelay, nFirst) {
 // the next connection has already begun: such a moment does not make a new row.
 const LATE = 40;
 function lanes(connections) {
-  const free = Array(LEAST_LANES).fill(-Infinity);
+  const free = Array(MIN_LANES).fill(-Infinity);
   return connections.toSorted((a, b) => a.begin - b.begin).map(connection => {
     let lane = free.findIndex(end => end <= connection.begin);
     if (lane < 0) lane = free.indexOf(Math.min(...free));
@@ -67,7 +67,7 @@ export function draw(box, load, longest, pause, label) {
   const firstEnd = first.to * perMs;
   const x = t => !hasPause || t < second.from ? Math.min(t * perMs, firstEnd) : firstEnd + PAUSE + (t - second.from) * perMs;
   const placed = lanes(load.connections);
-  const nLanes = Math.max(LEAST_LANES, ...placed.map(c => c.lane + 1));
+  const nLanes = Math.max(MIN_LANES, ...placed.map(c => c.lane + 1));
   const bottom = TOP + nLanes * (LANE + LANE_GAP);
   const svg = element('svg', {viewBox: `0 0 ${width} ${bottom + AXIS}`, width, role: 'img', 'aria-label': label});
 

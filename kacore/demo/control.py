@@ -1,7 +1,7 @@
 """The demo's page and its JSON interface: `POST /api/loads` starts a measured server,
 `GET /api/loads/N` asks it.
 
-Keeps at most `MOST_LOADS` measured servers: a new one beyond that stops the oldest, so no visitor can pile
+Keeps at most `MAX_LOADS` measured servers: a new one beyond that stops the oldest, so no visitor can pile
 them up.
 """
 
@@ -14,7 +14,7 @@ from kacore import Policy, Request, Response, Server
 from kacore.demo import scene
 from kacore.demo.measured import Load, Measured
 
-MOST_LOADS = 8
+MAX_LOADS = 8
 STATIC = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -99,14 +99,14 @@ class Demo:
         port = await measured.start()
         number = str(next(self.numbers))
         self.loads[number] = measured
-        while len(self.loads) > MOST_LOADS:
+        while len(self.loads) > MAX_LOADS:
             await self.forget(next(iter(self.loads)))
         return as_json({"load": number, "port": port, "n_first": scene.N_FIRST}, status=201)
 
     def report_load(self, number: str) -> Response:
         measured = self.loads.get(number)
         if measured is None:
-            return as_json({"error": f"no load {number}: the last {MOST_LOADS} are kept"}, status=404)
+            return as_json({"error": f"no load {number}: the last {MAX_LOADS} are kept"}, status=404)
         return as_json(measured.report())
 
     async def forget(self, number: str) -> None:

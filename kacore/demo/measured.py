@@ -13,7 +13,7 @@ from kacore.demo import scene
 
 FILES = scene.build()
 # Far more than a load needs: what is remembered of each must not grow with whoever plays with the port.
-MOST_REQUESTS = 2000
+MAX_REQUESTS = 2000
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Load:
 
     async def answer_request(self, request: Request) -> Response:
         """The application: the file asked for, after the artificial waits."""
-        if len(self.requests) >= MOST_REQUESTS:
+        if len(self.requests) >= MAX_REQUESTS:
             return Response(b"this load is over\n", status=503, headers=[("Content-Type", "text/plain")])
         number, n_before = self.connections.get(request.client, (len(self.connections) + 1, 0))
         self.connections[request.client] = (number, n_before + 1)

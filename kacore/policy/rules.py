@@ -144,7 +144,7 @@ class Rule:
 class PolicySet:
     """An ordered list of rules over a default policy; the first rule that matches wins whole. Immutable.
 
-    `policies[klass]` is the policy of a class: 0 for the default, n for the n-th rule (the default with the
+    `policies[policy_class]` is the policy of a class: 0 for the default, n for the n-th rule (the default with the
     rule's changes). Raises PolicyError for more than 63 rules and for what `Policy` refuses, naming the rule.
     """
 

@@ -314,7 +314,7 @@ def most_connections() -> int:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
-    return max(1, soft - min(DESCRIPTORS_ELSE, soft // 4) - min(_core.MOST_WAITING, soft // 8))
+    return max(1, soft - min(DESCRIPTORS_ELSE, soft // 4) - min(_core.MAX_WAITING, soft // 8))
 
 
 def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from kacore.policy import Policy
 
 # Networks that are remembered as told; when they are more, the first are told again.
-MOST_NETWORKS = 1024
+MAX_NETWORKS = 1024
 
 
 class OncePerNetwork:
@@ -35,7 +35,7 @@ class OncePerNetwork:
         if network in self._told or now < self._next:
             return
         self._next = now + self.line_every
-        while len(self._told) >= MOST_NETWORKS:
+        while len(self._told) >= MAX_NETWORKS:
             del self._told[next(iter(self._told))]
         self._told[network] = None
         self._logger.warning(f"{text} (told once per network)", network)

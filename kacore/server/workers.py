@@ -43,7 +43,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.
 MISTAKE, CRASH = 2, 3
 # A worker that lived shorter is replaced later each time, in seconds.
 SETTLED_AFTER = 10.0
-BACKOFF_FIRST, BACKOFF_MOST = 0.25, 30.0
+MIN_BACKOFF, MAX_BACKOFF = 0.25, 30.0
 # Beyond the drain's own timeout before a worker is killed, in seconds: for the application's shutdown.
 KILL_AFTER_DRAIN, KILL_AFTER_NOW = 10.0, 1.0
 # One that is told to end while it starts: it has no connection, and may stand still in the application.
@@ -489,7 +489,7 @@ class Supervisor:
             self.notifier.ready()
         else:
             slot.n_failures = 0 if was_serving and now - process.since > SETTLED_AFTER else slot.n_failures + 1
-            wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
+            wait = min(MAX_BACKOFF, MIN_BACKOFF * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
             self.logger.error(
                 "worker %d (pid %d) ended with status %d; the next one starts %s",
                 process.slot,

@@ -209,9 +209,9 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     ka_listener *listener = &e->listeners[i];
     int is_trusted = ka_trusts(&e->trust, client->family, client->addr),
         has_client = listener->knows_clients && !is_trusted;
-    unsigned klass = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->klass;
+    unsigned policy_class = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->policy_class;
     ka_handle h;
-    int got = ka_conn_open(e->table, e->now, klass, has_client ? client : &nobody, listener->filter != NULL, &h);
+    int got = ka_conn_open(e->table, e->now, policy_class, has_client ? client : &nobody, listener->filter != NULL, &h);
     if (got < 0) {
         if (got == KA_ECLIENT) {
             turn_away(e, fd, i, KA_CAUSE_CLIENT_LIMIT);
@@ -288,7 +288,7 @@ int ka_accept_some(ka_engine *e, uint32_t i)
 
 /* --- listeners --- */
 
-int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
+int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, int knows_clients)
 {
     uint32_t i = 0;
     while (i < e->n_listeners && e->listeners[i].fd != fd)
@@ -299,7 +299,7 @@ int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients)
         return KA_EFULL;
     e->listeners[i] = (ka_listener){
         .fd = fd,
-        .klass = (uint8_t)klass,
+        .policy_class = (uint8_t)policy_class,
         .knows_clients = (uint8_t)knows_clients,
     };
     if (watch_listener(e, i, EPOLL_CTL_ADD) < 0) {

@@ -16,7 +16,7 @@
 
 enum {
     EVENTS = 128, /* a step, at most: see pace */
-    EVENTS_LEAST = 8,
+    MIN_EVENTS = 8,
     STEP_NS = 600 * 1000,   /* a step is to take no longer, for the sake of the loop's other work */
     EXPIRIES = 64,          /* a step */
     TURN_BYTES = 64 * 1024, /* of input, a connection and step */
@@ -199,7 +199,7 @@ void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
         e->calls.on_closed(e->calls.ctx, h, cause);
     s->fd = -1;
     (void)ka_conn_close(e->table, h, cause);
-    if (talk && ka_unlikely(ka_talk_end_would_lie(talk)))
+    if (talk && ka_unlikely(ka_talk_needs_reset(talk)))
         make_reset(fd);
     close(fd);
     session_end(e, h);
@@ -713,11 +713,11 @@ static void drain_counter(int fd)
  * not take wait in the kernel, behind those that came before them. */
 static void pace(ka_engine *e, uint32_t n, int64_t began_ns)
 {
-    if (n < EVENTS_LEAST)
+    if (n < MIN_EVENTS)
         return;
     int64_t took = ka_clock() - began_ns;
     if (took > STEP_NS && n >= e->batch / 2)
-        e->batch = e->batch / 2 > EVENTS_LEAST ? e->batch / 2 : EVENTS_LEAST;
+        e->batch = e->batch / 2 > MIN_EVENTS ? e->batch / 2 : MIN_EVENTS;
     else if (took < STEP_NS / 2 && n == e->batch && e->batch < EVENTS)
         e->batch *= 2;
 }
@@ -784,8 +784,8 @@ static void refused(void *port, ka_talk *talk)
 static void class_of_request(void *port, ka_talk *talk, const ka_head *head)
 {
     ka_engine *e = port;
-    unsigned klass = e->calls.class_of_request(e->calls.ctx, talk, head, e->service.fields);
-    (void)ka_conn_set_class(e->table, talk->conn, klass);
+    unsigned policy_class = e->calls.class_of_request(e->calls.ctx, talk, head, e->service.fields);
+    (void)ka_conn_set_class(e->table, talk->conn, policy_class);
 }
 
 void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests)

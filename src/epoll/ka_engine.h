@@ -63,9 +63,9 @@ ka_service *ka_engine_service(ka_engine *e);
 int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx);
 ka_session *ka_engine_session(ka_engine *e, ka_handle conn); /* its session of the filter; NULL: none, stale */
 
-/* Listen on an already listening, non-blocking socket. klass: of its connections. knows_clients: addresses of its
+/* Listen on an already listening, non-blocking socket. policy_class: of its connections. knows_clients: addresses of its
  * connections name clients (not for unix sockets and trusted proxies). Return its index, KA_EFULL, or -errno - 1000. */
-int ka_engine_listen(ka_engine *e, int fd, unsigned klass, int knows_clients);
+int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, int knows_clients);
 
 /* Listen on this socket no longer; it stays open, and can be listened on again. is_last: nobody else will accept from
  * its queue, so whoever is in it is taken in first. */

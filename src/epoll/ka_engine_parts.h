@@ -15,7 +15,7 @@ _Static_assert((int)KA_MAX_LISTENERS <= 64, "a listener fits its six bits");
 
 typedef struct {
     int32_t fd; /* not owned; -1 = free */
-    uint8_t klass;
+    uint8_t policy_class;
     uint8_t knows_clients;
     uint8_t is_paused : 1;   /* taken out of epoll while the table is full: level-triggered, it would spin */
     uint8_t is_off : 1;      /* not listened on; connections that came through it may still be open */

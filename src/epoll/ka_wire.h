@@ -12,7 +12,7 @@
 #include "talk/ka_filter.h"
 
 enum {
-    KA_SCRATCH = KA_READ_MOST
+    KA_SCRATCH = KA_READ_MAX
 };
 
 /* What an open connection owns while idle, beside its slot. */

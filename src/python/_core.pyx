@@ -31,7 +31,7 @@ include "engine_here.pxi"
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
     "Engine", "FrameReader", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
-    "Limits", "LocalError", "MOST_WAITING", "PeerError",
+    "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",

@@ -151,7 +151,7 @@ cdef class Driver(Port):
         return (<bytes>host).decode("ascii"), port
 
     def connections(self, limit=1000):
-        """list of dict, one for each of at most `limit` open connections: conn, client, phase, klass, requests.
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, policy_class, requests.
         Cost: O(places in use), about 1 us each."""
         cdef uint32_t slot = 1, n = 0
         cdef ka_handle conn

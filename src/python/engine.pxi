@@ -165,8 +165,8 @@ cdef class Engine(Driver):
         self.check_open()
         return ka_engine_fileno(self.engine)
 
-    def listen(self, sock, *, klass=0, knows_clients=None, tls=None):
-        """Serve a listening, non-blocking socket; kept until stop_listening(). klass: class of its connections in the
+    def listen(self, sock, *, policy_class=0, knows_clients=None, tls=None):
+        """Serve a listening, non-blocking socket; kept until stop_listening(). policy_class: class of its connections in the
         table. knows_clients: whether its addresses name clients; default: not for unix sockets. tls: an object whose
         `context` is the ssl.SSLContext for connections from now on, with `describe` as kacore.TLS has it. OSError."""
         cdef TlsListener listener
@@ -177,7 +177,7 @@ cdef class Engine(Driver):
             knows_clients = not is_unix
         if sock in self.sockets:
             return
-        got = ka_engine_listen(self.engine, sock.fileno(), klass, knows_clients)
+        got = ka_engine_listen(self.engine, sock.fileno(), policy_class, knows_clients)
         if got == KA_EFULL:
             raise LocalError("an engine has at most 64 listeners")
         if got < 0:

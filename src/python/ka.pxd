@@ -234,17 +234,17 @@ cdef extern from "table/ka_conn.h" nogil:
 
     int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
     void ka_table_free(ka_table *t)
-    int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
+    int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy)
     int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
     const ka_policy *ka_table_policy(const ka_table *t, ka_handle h)
     const ka_capacity *ka_table_capacity(const ka_table *t)
-    int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
+    int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_client *client, int is_tls, ka_handle *out)
     void ka_conn_refused(ka_table *t, ka_cause cause)
     int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
     bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
-    int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
+    int ka_conn_set_class(ka_table *t, ka_handle h, unsigned policy_class)
     int ka_conn_phase(const ka_table *t, ka_handle h)
     int ka_conn_class(const ka_table *t, ka_handle h)
     uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
@@ -321,7 +321,7 @@ cdef extern from "talk/ka_talk.h" nogil:
         KA_OUT_LOW
         KA_COPY_MAX
         KA_READ_AHEAD
-        KA_READ_MOST
+        KA_READ_MAX
         KA_READ_BEHIND
         KA_WHOLE_TUNNEL
 
@@ -390,7 +390,7 @@ cdef extern from "talk/ka_talk.h" nogil:
     int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
     bint ka_talk_holds(ka_talk *talk)
     bint ka_talk_is_started(const ka_talk *talk)
-    bint ka_talk_end_would_lie(const ka_talk *talk)
+    bint ka_talk_needs_reset(const ka_talk *talk)
     const char *ka_talk_head_bytes(const ka_talk *talk)
 
 
@@ -538,7 +538,7 @@ cdef extern from "ka_engine.h" nogil:
     void ka_engine_free(ka_engine *e)
     int ka_engine_fileno(const ka_engine *e)
     ka_service *ka_engine_service(ka_engine *e)
-    int ka_engine_listen(ka_engine *e, int fd, unsigned klass, bint knows_clients)
+    int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, bint knows_clients)
     int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)

@@ -293,12 +293,12 @@ cdef class ConnectionTable:
 
     # ---- coming and going ----
 
-    def open(self, double now, client=None, unsigned klass=0, bint tls=False):
+    def open(self, double now, client=None, unsigned policy_class=0, bint tls=False):
         """A connection was accepted. Phase: new, with `tls` handshake.
 
         client: None for a unix socket or a trusted proxy, who is never limited; else an IP address as text or packed
                 bytes, or the tuple of getpeername(). ::ffff:a.b.c.d counts as IPv4.
-        klass:  class of the policy set that NEW and HEAD will always run under.
+        policy_class:  class of the policy set that NEW and HEAD will always run under.
         Return: conn, an int > 0; or 0 when it was not opened: is_full (close what evict() names and come again), or
                 else the client has max_connections_per_client, which is counted as closed by client_limit.
         Raises ValueError for a client or class that is none, MemoryError. Cost: O(1); every 4,096th connection that
@@ -306,11 +306,11 @@ cdef class ConnectionTable:
         """
         cdef ka_client who
         cdef ka_handle conn = 0
-        if klass >= self.n_classes:
-            raise ValueError(f"klass={klass}: the policy has {self.n_classes} classes")
+        if policy_class >= self.n_classes:
+            raise ValueError(f"policy_class={policy_class}: the policy has {self.n_classes} classes")
         if client is not None:
             read_client(client, &who)
-        cdef int got = ka_conn_open(self.table, start_ns(now), klass, NULL if client is None else &who, tls, &conn)
+        cdef int got = ka_conn_open(self.table, start_ns(now), policy_class, NULL if client is None else &who, tls, &conn)
         if got == KA_ECLIENT:
             ka_conn_refused(self.table, KA_CAUSE_CLIENT_LIMIT)
         elif got == KA_ENOMEM:
@@ -416,11 +416,11 @@ cdef class ConnectionTable:
         if got < 0:
             self.refuse(conn, "touch", got)
 
-    def set_class(self, uint64_t conn, unsigned klass):
+    def set_class(self, uint64_t conn, unsigned policy_class):
         """Move it to another class of the policy set until its next request; the clock of the phase is kept."""
-        if klass >= self.n_classes:
-            raise ValueError(f"klass={klass}: the policy has {self.n_classes} classes")
-        cdef int got = ka_conn_set_class(self.table, conn, klass)
+        if policy_class >= self.n_classes:
+            raise ValueError(f"policy_class={policy_class}: the policy has {self.n_classes} classes")
+        cdef int got = ka_conn_set_class(self.table, conn, policy_class)
         if got < 0:
             self.refuse(conn, "set_class", got)
 
@@ -554,12 +554,12 @@ cdef class ConnectionTable:
             self.refuse(conn, "phase", phase)
         return PHASES[phase]
 
-    def klass(self, uint64_t conn, /):
+    def policy_class(self, uint64_t conn, /):
         """The class of the policy set it is in now."""
-        cdef int klass = ka_conn_class(self.table, conn)
-        if klass < 0:
-            self.refuse(conn, "klass", klass)
-        return klass
+        cdef int policy_class = ka_conn_class(self.table, conn)
+        if policy_class < 0:
+            self.refuse(conn, "policy_class", policy_class)
+        return policy_class
 
     def requests(self, uint64_t conn, /):
         """Request heads seen on it."""

@@ -42,7 +42,7 @@ cdef class TransportProtocol:
     It is an asyncio.BufferedProtocol as well: a loop that calls get_buffer() reads no more than is wanted, into memory that
     all connections share. (asyncio asks a protocol by its class: derive from both.)
 
-    klass: its class in the table, unless rules are asked. listener: what Transports.add_listener() gave; -1: the host's
+    policy_class: its class in the table, unless rules are asked. listener: what Transports.add_listener() gave; -1: the host's
     own, whose TLS is the loop's.
     """
     cdef readonly Transports transports
@@ -57,7 +57,7 @@ cdef class TransportProtocol:
     cdef bytes early                   # what came before it had a place, or of a PROXY header that is not whole
     cdef ka_peer who
     cdef int listener
-    cdef uint8_t klass
+    cdef uint8_t policy_class
     cdef ka_cause cause                # of one that lingers
     cdef bint is_write_paused, is_read_paused, is_lingering
     cdef bint is_unwatched             # among Transports.unwatched
@@ -75,9 +75,9 @@ cdef class TransportProtocol:
     def __cinit__(self, *args, **kwargs):
         pass
 
-    def __init__(self, Transports transports not None, unsigned klass=0, int listener=-1):
+    def __init__(self, Transports transports not None, unsigned policy_class=0, int listener=-1):
         self.transports = transports
-        self.klass = <uint8_t>klass
+        self.policy_class = <uint8_t>policy_class
         self.listener = listener
         self.has_filter = listener >= 0 and transports.filter_of(listener) is not None
 
@@ -95,8 +95,8 @@ cdef class TransportProtocol:
         if limits is not None and not self.is_tls:
             limits(0)  # told at once when the kernel takes no more: that is when WRITE begins
         # asyncio's, of one read: what a connection holds, and a turn takes, is bounded by it.
-        if getattr(transport, "max_size", 0) > KA_READ_MOST:
-            transport.max_size = KA_READ_MOST
+        if getattr(transport, "max_size", 0) > KA_READ_MAX:
+            transport.max_size = KA_READ_MAX
         self.transports.admit(self)
 
     def data_received(self, data):
@@ -131,7 +131,7 @@ cdef class TransportProtocol:
         if self.conn == 0:
             return UNPLACED_ROOM
         if self.is_lingering:
-            return KA_READ_MOST
+            return KA_READ_MAX
         if self.has_filter:
             return KA_WIRE_RECORD  # a record at a time, as the engine: a filter's buffers stay as large as what was put in
         return <size_t>KA_READ_AHEAD if self.talk == NULL else max(<size_t>1, ka_talk_appetite(self.talk))
@@ -371,7 +371,7 @@ cdef class TransportProtocol:
     cdef ptrdiff_t take_through(self) except? -1:
         """The next that the filter has, up to what is wanted, into the window. Return: as ka_wire_receive, and KA_ENOMEM."""
         cdef ka_talk *talk = self.talk
-        cdef size_t room = KA_READ_MOST, appetite = ka_talk_appetite(talk)
+        cdef size_t room = KA_READ_MAX, appetite = ka_talk_appetite(talk)
         cdef char *to = self.transports.scratch
         cdef ptrdiff_t n
         if talk.window_len == 0:
@@ -564,7 +564,7 @@ cdef class TransportProtocol:
         """The one way out of the table, and the transport's end. Right in every phase, and twice."""
         cdef ka_talk *talk = self.talk
         cdef bint is_unsent = talk != NULL and talk.unsent > 0
-        cdef bint lies = talk != NULL and ka_talk_end_would_lie(talk)
+        cdef bint lies = talk != NULL and ka_talk_needs_reset(talk)
         if self.transport is not None:
             self.shut_session()
         if not self.forget(cause):

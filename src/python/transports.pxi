@@ -8,7 +8,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 
 from collections import deque
 
-MOST_WAITING = 256   # newcomers to a full table; each has a descriptor. More are answered 503
+MAX_WAITING = 256   # newcomers to a full table; each has a descriptor. More are answered 503
 
 cdef int64_t WAITING_RETRY_NS = 100 * 1000000   # places come free without us, too: min_idle_before_evict
 cdef int64_t LOOK_NS = 1000000000               # how often transports that are not read are looked at
@@ -47,7 +47,7 @@ cdef class Transports(Driver):
     """
     cdef ka_service service
     cdef ka_trust proxies
-    cdef char *scratch               # KA_READ_MOST bytes, for what comes
+    cdef char *scratch               # KA_READ_MAX bytes, for what comes
     cdef object scratch_view, ahead_view  # all of it; as much of it as is read of one that has nothing pending
     cdef set unwatched               # of TransportProtocol: who is not read, or has sent FIN: the loop sees no end of theirs
     cdef int64_t look_ns             # when to look at them
@@ -85,7 +85,7 @@ cdef class Transports(Driver):
         self.noted = []
         self.again = []
         self.unwatched = set()
-        scratch = bytearray(KA_READ_MOST)
+        scratch = bytearray(KA_READ_MAX)
         self.scratch = PyByteArray_AS_STRING(scratch)  # the views keep it
         self.scratch_view = memoryview(scratch)
         self.ahead_view = self.scratch_view[:KA_READ_AHEAD]
@@ -373,7 +373,7 @@ cdef class Transports(Driver):
         return len(self.servers) - 1
 
     cdef object scratch_for(self, size_t room):
-        """A writable view of `room` bytes, KA_READ_MOST at most."""
+        """A writable view of `room` bytes, KA_READ_MAX at most."""
         return self.ahead_view if room == KA_READ_AHEAD else self.scratch_view[:room]
 
     cdef TlsListener filter_of(self, int listener):
@@ -397,7 +397,7 @@ cdef class Transports(Driver):
         try:
             self.look_who(one)
             if self.waiting or not self.place(one):
-                if len(self.waiting) < MOST_WAITING and not ka_table_capacity(self.table.table).rejects_when_full:
+                if len(self.waiting) < MAX_WAITING and not ka_table_capacity(self.table.table).rejects_when_full:
                     one.is_waiting = True
                     one.transport.pause_reading()
                     self.waiting.append(one)
@@ -447,14 +447,14 @@ cdef class Transports(Driver):
         """A place in the table, or an end. False: there is no place now."""
         cdef ka_client client
         cdef ka_handle conn = 0
-        cdef unsigned klass = one.klass
+        cdef unsigned policy_class = one.policy_class
         cdef int got
         client.family = <uint8_t>ka_addr_unpack(one.who.addr, client.addr)
         if self.asks_class:
-            klass = self.class_of_client(self.listener_of(one), &client)
+            policy_class = self.class_of_client(self.listener_of(one), &client)
         if one.who.is_trusted:
             client.family = 0
-        got = self.open(klass, &client, one.has_filter, &conn)
+        got = self.open(policy_class, &client, one.has_filter, &conn)
         if got == KA_EFULL:
             return False
         if got == KA_OK:
@@ -476,10 +476,10 @@ cdef class Transports(Driver):
             self.call_soon(self.call_soon, one.transport.close)
         return 0
 
-    cdef int open(self, unsigned klass, const ka_client *client, bint is_tls, ka_handle *conn) except? 1:
-        cdef int got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
+    cdef int open(self, unsigned policy_class, const ka_client *client, bint is_tls, ka_handle *conn) except? 1:
+        cdef int got = ka_conn_open(self.table.table, self.moment, policy_class, client, is_tls, conn)
         if got == KA_EFULL and self.make_room():
-            got = ka_conn_open(self.table.table, self.moment, klass, client, is_tls, conn)
+            got = ka_conn_open(self.table.table, self.moment, policy_class, client, is_tls, conn)
         if got == KA_OK and not self.has_room(<uint32_t>conn[0]):
             ka_conn_close(self.table.table, conn[0], KA_CAUSE_BUFFER_LIMIT)
             return KA_ENOMEM

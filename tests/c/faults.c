@@ -63,13 +63,13 @@ static int fails(fault_kind kind, int *how)
 /* --- the event that follows --- */
 
 enum {
-    MOST_FDS = 1 << 16
+    MAX_FDS = 1 << 16
 };
 static struct {
     int epoll_fd;
     uint32_t events;
     uint64_t tag;
-} watched[MOST_FDS];
+} watched[MAX_FDS];
 
 #ifdef FAULTS_PRELOAD
 #include <dlfcn.h>
@@ -149,7 +149,7 @@ extern int __real_epoll_ctl(int, int, int, struct epoll_event *);
 /* Whatever the socket is ready for is reported again. */
 static void remind(int fd)
 {
-    if (fd < 0 || fd >= MOST_FDS || watched[fd].epoll_fd == 0)
+    if (fd < 0 || fd >= MAX_FDS || watched[fd].epoll_fd == 0)
         return;
     struct epoll_event event = {.events = watched[fd].events, .data.u64 = watched[fd].tag};
     int saved = errno;
@@ -169,7 +169,7 @@ int CALL(epoll_ctl)(int epoll_fd, int op, int fd, struct epoll_event *event)
         errno = how;
         return -1;
     }
-    if (fd >= 0 && fd < MOST_FDS) {
+    if (fd >= 0 && fd < MAX_FDS) {
         int is_edge = op != EPOLL_CTL_DEL && (event->events & (uint32_t)EPOLLET);
         watched[fd].epoll_fd = is_edge ? epoll_fd : 0;
         if (is_edge) {

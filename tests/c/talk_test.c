@@ -566,12 +566,12 @@ static void content_is_taken_in_as_far_as_it_is_asked_for(void)
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n");
     EXPECT(ka_talk_appetite(w->talk) == KA_READ_AHEAD); /* nobody has asked */
     w->talk->wants_body = 1;
-    EXPECT(ka_talk_appetite(w->talk) >= 20000 + KA_READ_AHEAD && ka_talk_appetite(w->talk) < KA_READ_MOST);
+    EXPECT(ka_talk_appetite(w->talk) >= 20000 + KA_READ_AHEAD && ka_talk_appetite(w->talk) < KA_READ_MAX);
     wire_close(w);
     w = wire_open(keeps_it, never);
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n");
     w->talk->wants_body = 1;
-    EXPECT(ka_talk_appetite(w->talk) == KA_READ_MOST);
+    EXPECT(ka_talk_appetite(w->talk) == KA_READ_MAX);
     wire_close(w);
 }
 

@@ -28,7 +28,7 @@ static ka_turned end(world *w, conn *c, ka_cause cause)
     ka_talk *talk = c->talk;
     TELL("  %d ends: %s\n", (int)(c - w->conns), ka_cause_name(cause));
     if (!c->sent_fin)
-        judge(w, c, cause, c->is_reset || (talk && ka_talk_end_would_lie(talk)));
+        judge(w, c, cause, c->is_reset || (talk && ka_talk_needs_reset(talk)));
     MUST(ka_conn_close(w->table, c->h, cause) == KA_OK, "a connection is not in the table");
     c->h = 0;
     c->talk = NULL;

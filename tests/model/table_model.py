@@ -73,8 +73,8 @@ def ns_of(seconds):
 
 
 class Conn:
-    def __init__(self, phase, klass, client, now, order):
-        self.phase, self.klass, self.home, self.client = phase, klass, klass, client
+    def __init__(self, phase, policy_class, client, now, order):
+        self.phase, self.policy_class, self.home, self.client = phase, policy_class, policy_class, client
         self.since, self.order, self.ring_order = now, order, order
         self.opened = -(-now // (1 << 24)) << 24
         self.requests = self.spent = self.moved = self.streams = 0
@@ -107,14 +107,14 @@ class Model:
             idle = Counter(conn.client for conn in self.conns.values() if conn.phase == "idle")
             self.over = [client for client in sorted(self.records, key=self.records.get) if idle[client] > share]
 
-    def policy(self, klass):
-        return self.policies[klass if klass < len(self.policies) else 0]
+    def policy(self, policy_class):
+        return self.policies[policy_class if policy_class < len(self.policies) else 0]
 
-    def limit(self, klass, phase):
+    def limit(self, policy_class, phase):
         name = LIMITS[phase][0]
-        limit = ns_of(getattr(self.policy(klass), name)) if name else 0
+        limit = ns_of(getattr(self.policy(policy_class), name)) if name else 0
         if phase == "linger":
-            limit = min(limit, ns_of(self.policy(klass).linger_time))
+            limit = min(limit, ns_of(self.policy(policy_class).linger_time))
         relief = self.relief()
         if phase == "idle" and relief < 1:
             least = ns_of(self.capacity.pressure_min_timeout)
@@ -160,13 +160,13 @@ class Model:
         first = {}
         for handle, conn in self.conns.items():
             if not phases or conn.phase in phases:
-                key = (PHASES.index(conn.phase), conn.klass)
+                key = (PHASES.index(conn.phase), conn.policy_class)
                 if key not in first or (conn.since, conn.order) < first[key][:2]:
                     first[key] = (conn.since, conn.order, handle)
         return [(key, first[key][2]) for key in sorted(first)]
 
     def due_of(self, conn):
-        limit = self.limit(conn.klass, conn.phase)
+        limit = self.limit(conn.policy_class, conn.phase)
         due = conn.since + limit if limit else math.inf
         if self.drained:
             grace_end, spread, deadline, ramp_from, grace = self.drained
@@ -181,10 +181,10 @@ class Model:
     def earliest(self):
         """(due, since, phase, class, handle) of who is due first, or None."""
         dues = []
-        for (phase, klass), handle in self.heads():
+        for (phase, policy_class), handle in self.heads():
             due = self.due_of(self.conns[handle])
             if due != math.inf:
-                dues.append((due, self.conns[handle].since, phase, klass, handle))
+                dues.append((due, self.conns[handle].since, phase, policy_class, handle))
         return min(dues, default=None)
 
     def next_due(self):
@@ -198,7 +198,7 @@ class Model:
             return None
         conn = self.conns[first[4]]
         _, action, cause = LIMITS[conn.phase]
-        limit = self.limit(conn.klass, conn.phase)
+        limit = self.limit(conn.policy_class, conn.phase)
         is_over = limit and conn.since + limit <= now
         if conn.phase == "linger" and conn.ending:
             cause = conn.ending
@@ -217,8 +217,8 @@ class Model:
 
         def oldest(*phases):
             # Among equals the one whose class, and before that whose phase, comes first in the order given.
-            found = [(self.conns[handle].since, phases.index(PHASES[phase]), klass, handle)
-                     for (phase, klass), handle in self.heads(*phases)]
+            found = [(self.conns[handle].since, phases.index(PHASES[phase]), policy_class, handle)
+                     for (phase, policy_class), handle in self.heads(*phases)]
             return min(found, default=(None, None, None, 0))[3]
 
         victim = oldest("linger")
@@ -250,7 +250,7 @@ class Model:
         rate = self.capacity.min_rate_when_full
         n_open = Counter(conn.client for conn in self.conns.values())
         slow = [
-            (conn.phase == "write", conn.client is None or n_open[conn.client] <= self.share, conn.klass, conn.since,
+            (conn.phase == "write", conn.client is None or n_open[conn.client] <= self.share, conn.policy_class, conn.since,
              conn.order, handle)
             for handle, conn in self.conns.items()
             if rate and conn.phase in ("body", "write") and self.is_slow(conn, now, rate)
@@ -258,7 +258,7 @@ class Model:
         return min(slow)[-1] if slow else 0
 
     def is_slow(self, conn, now, rate):
-        window, waited = ns_of(self.policy(conn.klass).rate_window), now - conn.since
+        window, waited = ns_of(self.policy(conn.policy_class).rate_window), now - conn.since
         if waited >= window:
             return True
         spent = moved = 0
@@ -289,7 +289,7 @@ class Model:
             elif phase == "idle":
                 self.tell_over(conn.client, +1)
 
-    def open(self, now, client, klass, tls, handle):
+    def open(self, now, client, policy_class, tls, handle):
         """handle: what the table answered, 0 when it refused. Return: whether that was right."""
         if len(self.conns) >= self.capacity.max_connections:
             return handle == 0
@@ -301,7 +301,7 @@ class Model:
             return handle == 0
         now = self.start(now)
         self.order += 1
-        self.conns[handle] = Conn("handshake" if tls else "new", klass, client, now, self.order)
+        self.conns[handle] = Conn("handshake" if tls else "new", policy_class, client, now, self.order)
         if client is not None and client not in self.records:
             if self.free_records:
                 self.records[client] = self.free_records.pop()
@@ -325,7 +325,7 @@ class Model:
         if name in ("received", "head_done", "stream_opened"):
             if conn.phase == "idle":
                 self.gaps[bucket((now - conn.since) // 1_000_000)] += 1
-                conn.klass = conn.home
+                conn.policy_class = conn.home
             conn.ending = None
             conn.spent = conn.moved = 0
             conn.was_slow = False
@@ -352,7 +352,7 @@ class Model:
         if conn.phase not in phases:
             raise Refused
         now = self.start(now)
-        policy = self.policy(conn.klass)
+        policy = self.policy(conn.policy_class)
         if conn.phase == "linger":
             conn.moved += nbytes
             lasted = max(0, (now >> 20) - conn.lingers_from) << 20
@@ -385,10 +385,10 @@ class Model:
         conn = self.find(handle)
         self.enter(conn, conn.phase, self.start(now))
 
-    def set_class(self, handle, klass):
+    def set_class(self, handle, policy_class):
         conn = self.find(handle)
-        if conn.klass != klass:
-            conn.klass = klass
+        if conn.policy_class != policy_class:
+            conn.policy_class = policy_class
             self.order += 1
             conn.order = self.order
 
@@ -410,7 +410,7 @@ class Model:
         if conn.phase not in ("head", "body", "busy", "write"):
             raise Refused
         now = self.start(now)
-        policy = self.policy(conn.klass)
+        policy = self.policy(conn.policy_class)
         most = policy.max_keep_alive_requests
         max_age = ns_of(policy.max_connection_age)
         span = max_age * int(policy.age_jitter * 1000 + 0.5) // 1000
@@ -429,7 +429,7 @@ class Model:
         if conn.ending:
             return False, conn.ending, ((b"connection", b"close"),)
         words = []
-        timeout = self.limit(conn.klass, "idle")
+        timeout = self.limit(conn.policy_class, "idle")
         promise = (timeout - ns_of(policy.advertise_margin)) // 10**9
         if policy.advertise and promise >= 1:
             words = [b"timeout=%d" % promise] + ([b"max=%d" % (most - conn.requests)] if most else [])

@@ -65,13 +65,13 @@ class Pair:
         assert answer == expected, f"{what}: the table says {answer!r}, the model {expected!r}"
         return answer
 
-    def open(self, client, klass, tls):
-        klass %= self.n_classes
-        conn = self.table.open(self.now, client, klass, tls)
+    def open(self, client, policy_class, tls):
+        policy_class %= self.n_classes
+        conn = self.table.open(self.now, client, policy_class, tls)
         assert conn not in self.seen
         if conn:
             self.seen.add(conn)
-        assert self.model.open(self.now, client, klass, tls, conn), f"open answered {conn}"
+        assert self.model.open(self.now, client, policy_class, tls, conn), f"open answered {conn}"
 
     def event(self, name, conn):
         self.same(f"{name}({conn:#x})", lambda: getattr(self.table, name)(conn, self.now),
@@ -84,9 +84,10 @@ class Pair:
     def touch(self, conn):
         self.same("touch", lambda: self.table.touch(conn, self.now), lambda: self.model.touch(conn, self.now))
 
-    def set_class(self, conn, klass):
-        klass %= self.n_classes
-        self.same("set_class", lambda: self.table.set_class(conn, klass), lambda: self.model.set_class(conn, klass))
+    def set_class(self, conn, policy_class):
+        policy_class %= self.n_classes
+        of_table, of_model = self.table.set_class, self.model.set_class
+        self.same("set_class", lambda: of_table(conn, policy_class), lambda: of_model(conn, policy_class))
 
     def decide(self, conn, version, persists, must_close):
         def ask_table():
@@ -141,7 +142,7 @@ class Pair:
         for handle, conn in self.conns.items():
             assert self.table.phase(handle) == conn.phase
             assert self.table.requests(handle) == conn.requests
-            assert self.table.klass(handle) == conn.klass
+            assert self.table.policy_class(handle) == conn.policy_class
 
 
 EVENTS = tuple(MOVES)

@@ -30,9 +30,9 @@ class TableMachine(RuleBasedStateMachine):
     def time_passes(self, step):
         self.pair.now += step
 
-    @rule(client=st.sampled_from(CLIENTS), klass=st.integers(0, 2), tls=st.booleans())
-    def open(self, client, klass, tls):
-        self.pair.open(client, klass, tls)
+    @rule(client=st.sampled_from(CLIENTS), policy_class=st.integers(0, 2), tls=st.booleans())
+    def open(self, client, policy_class, tls):
+        self.pair.open(client, policy_class, tls)
 
     @precondition(lambda self: self.pair.conns)
     @rule(k=conns, name=st.sampled_from(EVENTS))
@@ -59,9 +59,9 @@ class TableMachine(RuleBasedStateMachine):
         self.pair.touch(self.pick(k))
 
     @precondition(lambda self: self.pair.conns)
-    @rule(k=conns, klass=st.integers(0, 2))
-    def set_class(self, k, klass):
-        self.pair.set_class(self.pick(k), klass)
+    @rule(k=conns, policy_class=st.integers(0, 2))
+    def set_class(self, k, policy_class):
+        self.pair.set_class(self.pick(k), policy_class)
 
     @precondition(lambda self: self.pair.conns)
     @rule(k=conns, version=st.sampled_from(("1.0", "1.1", "2")), persists=st.booleans(),

@@ -269,8 +269,8 @@ SetEnvIf User-Agent ^old nokeepalive=1
         Rule(host="a.example", max_body_bytes=10),
         Rule(host="b.example", keep_alive_timeout=5),
     )
-    klass = policies.class_for_request(0, "a.example", "x MSIE 4.0B2; y")
-    assert policies.policies[klass].changes() == {"keep_alive": False, "max_body_bytes": 10}
+    policy_class = policies.class_for_request(0, "a.example", "x MSIE 4.0B2; y")
+    assert policies.policies[policy_class].changes() == {"keep_alive": False, "max_body_bytes": 10}
     assert any("without downgrade-1.0" in str(line) for line in policies.report)
 
 

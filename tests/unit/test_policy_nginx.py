@@ -239,8 +239,8 @@ def test_every_directive_is_in_the_report_in_order():
 )
 def test_keepalive_disable_knows_its_browsers(agent, matches):
     policies = PolicySet.from_nginx("http { keepalive_disable msie6 safari; }")
-    klass = policies.class_for_request(0, "a.example", agent)
-    assert policies.policies[klass].keep_alive is not matches
+    policy_class = policies.class_for_request(0, "a.example", agent)
+    assert policies.policies[policy_class].keep_alive is not matches
 
 
 def test_keepalive_disable_none_makes_no_rule():

@@ -242,7 +242,7 @@ def test_a_stale_handle_is_refused_even_when_its_slot_is_taken_again():
     assert new & 0xFFFFFFFF == old & 0xFFFFFFFF
     for call in (lambda: table.close(old), lambda: table.touch(old, 1.0), lambda: table.received(old, 1.0),
                  lambda: table.decide(old, 1.0), lambda: table.phase(old), lambda: table.requests(old),
-                 lambda: table.set_class(old, 0), lambda: table.body_progress(old, 1, 1.0), lambda: table.klass(old)):
+                 lambda: table.set_class(old, 0), lambda: table.body_progress(old, 1, 1.0), lambda: table.policy_class(old)):
         with pytest.raises(LocalError, match="stale"):
             call()
     assert (old in table, new in table) == (False, True)
@@ -267,7 +267,7 @@ def test_wrong_arguments_are_refused_by_name():
     table = ConnectionTable()
     conn = table.open(0.0)
     for match, call in (
-        ("klass=1", lambda: table.open(0.0, klass=1)),
+        ("policy_class=1", lambda: table.open(0.0, policy_class=1)),
         ("client='nobody'", lambda: table.open(0.0, "nobody")),
         ("cause='boredom'", lambda: table.close(conn, "boredom")),
         ("limit=0", lambda: table.expire(0.0, 0)),
@@ -478,9 +478,9 @@ def test_a_request_runs_in_its_class_and_the_next_head_under_that_of_accept():
     conn = busy_one(table, 0.0)
     table.set_class(conn, 1)
     table.responded(conn, 1.0)
-    assert (table.klass(conn), table.next_due()) == (1, 31.0)
+    assert (table.policy_class(conn), table.next_due()) == (1, 31.0)
     table.received(conn, 2.0)
-    assert table.klass(conn) == 0
+    assert table.policy_class(conn) == 0
 
 
 def test_classes_that_are_gone_fall_under_the_default():
@@ -490,7 +490,7 @@ def test_classes_that_are_gone_fall_under_the_default():
     table.responded(conn, 0.0)
     table.set_policy(Policy(keep_alive_timeout=7.0))
     assert table.next_due() == 7.0
-    with pytest.raises(ValueError, match="klass=1"):
+    with pytest.raises(ValueError, match="policy_class=1"):
         table.set_class(conn, 1)
     table.set_policy(Policy(keep_alive_timeout=9.0))
     assert table.next_due() == 9.0

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from kacore.demo import Demo, scene
-from kacore.demo.control import MOST_LOADS
+from kacore.demo.control import MAX_LOADS
 
 ARGUMENTS = [
     "--headless",
@@ -258,9 +258,9 @@ def test_page_of_another_origin_cannot_start_servers(demo):
 
 
 def test_oldest_measured_server_goes_when_there_are_too_many(demo):
-    for _ in range(MOST_LOADS + 2):
+    for _ in range(MAX_LOADS + 2):
         status, answer = ask(demo, "POST", "/api/loads", "{}")
         assert status == 201
-    assert len(demo.loads) == MOST_LOADS
+    assert len(demo.loads) == MAX_LOADS
     assert ask(demo, "GET", f"/api/loads/{answer['load']}")[0] == 200
     assert ask(demo, "GET", "/api/loads/1")[0] == 404

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 import kacore
-from kacore.server.races import MOST_NETWORKS, RaceLog
+from kacore.server.races import MAX_NETWORKS, RaceLog
 from tests.wire.conftest import wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -78,9 +78,9 @@ def test_network_is_told_once_and_the_memory_of_them_is_bounded(told):
         log(b"\0" * 10 + b"\xff\xff" + bytes([10, 0, 0, last]), "idle_timeout")
     assert len(caplog.records) == 1
     assert "10.0.0.0/24" in caplog.text
-    for k in range(2 * MOST_NETWORKS):
+    for k in range(2 * MAX_NETWORKS):
         log(bytes([11, k >> 8, k & 255, 1]), "idle_timeout")
-    assert len(log._told) == MOST_NETWORKS
+    assert len(log._told) == MAX_NETWORKS
 
 
 def test_advice_names_the_timeout_that_would_have_helped(told):

@@ -123,9 +123,9 @@ ALONE int64_t relieved(const ka_table *t, int64_t limit)
 }
 
 /* The limit of a phase, 0 = none. */
-static inline int64_t limit_of(const ka_table *t, unsigned klass, unsigned phase)
+static inline int64_t limit_of(const ka_table *t, unsigned policy_class, unsigned phase)
 {
-    int64_t limit = t->policy[klass].timeout_ns[phase];
+    int64_t limit = t->policy[policy_class].timeout_ns[phase];
     return ka_unlikely(phase == KA_IDLE && t->relief < 1.0) ? relieved(t, limit) : limit;
 }
 
@@ -151,9 +151,9 @@ static int64_t drain_due(const ka_table *t, unsigned phase, int64_t since)
     return due;
 }
 
-static int64_t head_due(const ka_table *t, unsigned klass, unsigned phase, int64_t since)
+static int64_t head_due(const ka_table *t, unsigned policy_class, unsigned phase, int64_t since)
 {
-    int64_t limit = limit_of(t, klass, phase);
+    int64_t limit = limit_of(t, policy_class, phase);
     int64_t due = limit ? since + limit : NEVER;
     if (t->is_draining) {
         int64_t drained = drain_due(t, phase, since);
@@ -171,10 +171,10 @@ static int64_t earliest(ka_table *t, uint32_t *which)
     *which = 0;
     for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++) {
         for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
-            unsigned klass = (unsigned)__builtin_ctzll(classes);
-            uint32_t i = ka_queue_head(s, phase, klass);
+            unsigned policy_class = (unsigned)__builtin_ctzll(classes);
+            uint32_t i = ka_queue_head(s, phase, policy_class);
             int64_t since = ka_slot_since(ka_store_slot(s, i));
-            int64_t due = head_due(t, klass, phase, since);
+            int64_t due = head_due(t, policy_class, phase, since);
             if (due < best || (due == best && due != NEVER && since < best_since)) {
                 best = due;
                 best_since = since;
@@ -195,9 +195,9 @@ static int64_t find_due(ka_table *t, uint32_t *which)
 }
 
 /* A slot has just come into a queue as its head: only that can bring the earliest deadline. */
-static inline void note_head(ka_table *t, unsigned klass, unsigned phase, int64_t since)
+static inline void note_head(ka_table *t, unsigned policy_class, unsigned phase, int64_t since)
 {
-    int64_t limit = limit_of(t, klass, phase), due = since + limit;
+    int64_t limit = limit_of(t, policy_class, phase), due = since + limit;
     if (limit && due < t->due)
         t->due = due;
 }
@@ -240,15 +240,15 @@ int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
 
 const ka_capacity *ka_table_capacity(const ka_table *t) { return &t->capacity; }
 
-int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
+int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy)
 {
-    if (klass >= KA_N_CLASSES || policy->max_age_ns < 0 || policy->rate_window_ns < 0 ||
+    if (policy_class >= KA_N_CLASSES || policy->max_age_ns < 0 || policy->rate_window_ns < 0 ||
         policy->advertise_margin_ns < 0 || policy->linger_time_ns < 0 || policy->age_jitter_permille > 1000)
         return KA_EINVAL;
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
         if (policy->timeout_ns[phase] < 0)
             return KA_EINVAL;
-    ka_policy *own = &t->policy[klass];
+    ka_policy *own = &t->policy[policy_class];
     *own = *policy;
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
         if (own->timeout_ns[phase] > LONGEST)
@@ -258,8 +258,8 @@ int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy)
         own->timeout_ns[KA_LINGER] = own->linger_time_ns;
     if (own->max_age_ns > LONGEST)
         own->max_age_ns = LONGEST;
-    t->age_span[klass] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
-    t->surely_young[klass] = own->max_age_ns ? own->max_age_ns - t->age_span[klass] : NEVER;
+    t->age_span[policy_class] = (int64_t)((__int128)own->max_age_ns * own->age_jitter_permille / 1000);
+    t->surely_young[policy_class] = own->max_age_ns ? own->max_age_ns - t->age_span[policy_class] : NEVER;
     t->due = UNKNOWN;
     return KA_OK;
 }
@@ -284,8 +284,8 @@ int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed
     t->counters = counters;
     t->jitter_seed = ka_store_mix(hash_seed + 1);
     t->relief = 1.0;
-    for (unsigned klass = 0; klass < KA_N_CLASSES; klass++)
-        ka_table_set_policy(t, klass, &ka_policy_default);
+    for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++)
+        ka_table_set_policy(t, policy_class, &ka_policy_default);
     ka_table_set_capacity(t, capacity);
     *out = t;
     return KA_OK;
@@ -342,9 +342,9 @@ static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase,
         ka_store_ring_add(&t->store, ka_slot_client(slot), i);
 }
 
-static inline void set_class(ka_slot *slot, unsigned klass)
+static inline void set_class(ka_slot *slot, unsigned policy_class)
 {
-    slot->client_class = (slot->client_class & ~(uint32_t)(KA_N_CLASSES - 1)) | klass;
+    slot->client_class = (slot->client_class & ~(uint32_t)(KA_N_CLASSES - 1)) | policy_class;
 }
 
 /* What a request's beginning means beside the move: the gap it ends, the class it starts under, its count. */
@@ -517,11 +517,11 @@ int ka_conn_set_client(ka_table *t, ka_handle h, const ka_client *client)
     return KA_OK;
 }
 
-int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out)
+int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_client *client, int is_tls, ka_handle *out)
 {
     ka_store *s = &t->store;
     int is_known = client != NULL && client->family != 0;
-    if (klass >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6))
+    if (policy_class >= KA_N_CLASSES || (is_known && client->family != 4 && client->family != 6))
         return KA_EINVAL;
     if (ka_table_is_full(t))
         return KA_EFULL;
@@ -541,10 +541,10 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *clie
     ka_slot *slot = ka_store_slot(s, i);
     ka_chunk *chunk = ka_store_chunk(s, i);
     uint32_t at = i & (KA_CHUNK - 1);
-    slot->client_class = c << KA_CLASS_BITS | klass;
+    slot->client_class = c << KA_CLASS_BITS | policy_class;
     chunk->rest[at].requests = 0;
     chunk->rest[at].opened = (uint32_t)((now + (1 << 24) - 1) >> 24);
-    chunk->mark[at].home = (uint8_t)klass;
+    chunk->mark[at].home = (uint8_t)policy_class;
     chunk->mark[at].ending = 0;
     chunk->rest[at].extra.rate.spent = chunk->rest[at].extra.rate.nbytes = 0;
     if (c)
@@ -724,29 +724,29 @@ int ka_conn_crossed(ka_table *t, ka_handle h)
     return 1;
 }
 
-int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass)
+int ka_conn_set_class(ka_table *t, ka_handle h, unsigned policy_class)
 {
     ka_store *s = &t->store;
     uint32_t i = ka_store_find(s, h);
     if (i == 0)
         return KA_ESTALE;
-    if (klass >= KA_N_CLASSES)
+    if (policy_class >= KA_N_CLASSES)
         return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
-    if (ka_slot_class(slot) == klass)
+    if (ka_slot_class(slot) == policy_class)
         return KA_OK;
     unsigned phase = ka_slot_phase(slot);
     ka_queue_remove(s, slot, i, phase);
-    set_class(slot, klass);
+    set_class(slot, policy_class);
     uint32_t after = ka_slot_anchor(slot), before = ka_store_link(s, after)->prev;
     while (before >= KA_N_ANCHORS && ka_slot_since(ka_store_slot(s, before)) > ka_slot_since(slot)) {
         after = before;
         before = ka_store_link(s, before)->prev;
     }
     ka_link_between(s, i, before, after);
-    s->classes_in[phase] |= (uint64_t)1 << klass;
+    s->classes_in[phase] |= (uint64_t)1 << policy_class;
     if (before < KA_N_ANCHORS)
-        note_head(t, klass, phase, ka_slot_since(slot));
+        note_head(t, policy_class, phase, ka_slot_since(slot));
     return KA_OK;
 }
 
@@ -771,26 +771,27 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
 /* ---- kept or not ---- */
 
 /* Its age limit: max_age_ns plus or minus the jitter, the same whenever it is asked. */
-ALONE int64_t age_limit(const ka_table *t, unsigned klass, ka_handle h)
+ALONE int64_t age_limit(const ka_table *t, unsigned policy_class, ka_handle h)
 {
     uint64_t draw = ka_store_mix(h ^ t->jitter_seed) >> 33; /* 31 bits */
-    int64_t span = t->age_span[klass];
-    return t->policy[klass].max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
+    int64_t span = t->age_span[policy_class];
+    return t->policy[policy_class].max_age_ns - span + (int64_t)((__int128)span * (int64_t)draw >> 30);
 }
 
-static int is_over_age(const ka_table *t, unsigned klass, ka_handle h, uint32_t opened, int64_t now)
+static int is_over_age(const ka_table *t, unsigned policy_class, ka_handle h, uint32_t opened, int64_t now)
 {
     /* Modulo 2^32 of 2^24 ns: 2.3 years. The start was rounded up, so it can lie just after `now`. */
     uint32_t ticks = (uint32_t)(now >> 24) - opened;
     int64_t age = ticks == UINT32_MAX ? 0 : ((int64_t)ticks << 24) + (now & ((1 << 24) - 1));
-    if (ka_likely(age < t->surely_young[klass]))
+    if (ka_likely(age < t->surely_young[policy_class]))
         return 0;
-    return age >= age_limit(t, klass, h);
+    return age >= age_limit(t, policy_class, h);
 }
 
-static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, const ka_rest *rest, int client_persists)
+static unsigned why_not_kept(const ka_table *t, unsigned policy_class, ka_handle h, const ka_rest *rest,
+                             int client_persists)
 {
-    const ka_policy *policy = &t->policy[klass];
+    const ka_policy *policy = &t->policy[policy_class];
     if (!client_persists)
         return KA_CAUSE_CLIENT;
     if (!policy->keep_alive)
@@ -799,15 +800,15 @@ static unsigned why_not_kept(const ka_table *t, unsigned klass, ka_handle h, con
         return KA_CAUSE_DRAIN;
     if (policy->max_requests && rest->requests >= policy->max_requests)
         return KA_CAUSE_MAX_REQUESTS;
-    return is_over_age(t, klass, h, rest->opened, t->store.now) ? KA_CAUSE_MAX_AGE : KA_N_CAUSES;
+    return is_over_age(t, policy_class, h, rest->opened, t->store.now) ? KA_CAUSE_MAX_AGE : KA_N_CAUSES;
 }
 
 /* The Keep-Alive field, for a connection that is kept. The promise is shorter than the truth by the margin, so that a
  * client that obeys never meets our close; a promise under a second is not worth making. */
-static inline void advertise(const ka_table *t, unsigned klass, uint32_t requests, ka_verdict *out)
+static inline void advertise(const ka_table *t, unsigned policy_class, uint32_t requests, ka_verdict *out)
 {
-    const ka_policy *policy = &t->policy[klass];
-    int64_t limit = limit_of(t, klass, KA_IDLE), promise = (limit - policy->advertise_margin_ns) / SECOND;
+    const ka_policy *policy = &t->policy[policy_class];
+    int64_t limit = limit_of(t, policy_class, KA_IDLE), promise = (limit - policy->advertise_margin_ns) / SECOND;
     if (limit && promise <= 0)
         return;
     if (limit)
@@ -827,14 +828,14 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
     uint32_t at = (uint32_t)h & (KA_CHUNK - 1);
     ka_chunk *chunk = ka_store_chunk(&t->store, (uint32_t)h);
     const ka_slot *slot = &chunk->slot[at];
-    unsigned klass = ka_slot_class(slot);
+    unsigned policy_class = ka_slot_class(slot);
     if (!(in_request >> ka_slot_phase(slot) & 1))
         return KA_EINVAL;
     (void)clock_of(t, now);
     const ka_rest *rest = &chunk->rest[at];
     unsigned cause = must_close;
     if (cause >= KA_N_CAUSES)
-        cause = why_not_kept(t, klass, h, rest, client_persists);
+        cause = why_not_kept(t, policy_class, h, rest, client_persists);
     *out = (ka_verdict){.keeps = cause == KA_N_CAUSES, .cause = (uint8_t)cause};
     set_ending(&chunk->mark[at], cause);
     if (chunk->mark[at].ending & KA_IS_MULTIPLEXED)
@@ -845,8 +846,8 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
     }
     if (minor == 0)
         out->sends_keep_alive = 1; /* RFC 9112 9.3: 1.0 persists only when told so */
-    if (t->policy[klass].advertise)
-        advertise(t, klass, rest->requests, out);
+    if (t->policy[policy_class].advertise)
+        advertise(t, policy_class, rest->requests, out);
     return KA_OK;
 }
 
@@ -932,9 +933,9 @@ const char *ka_table_check(const ka_table *t)
         return broken;
     const ka_store *s = &t->store;
     for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++)
-        for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) {
-            uint32_t i = ka_queue_head(s, phase, klass);
-            if (i && head_due(t, klass, phase, ka_slot_since(ka_store_slot(s, i))) < t->due)
+        for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++) {
+            uint32_t i = ka_queue_head(s, phase, policy_class);
+            if (i && head_due(t, policy_class, phase, ka_slot_since(ka_store_slot(s, i))) < t->due)
                 return "something is due before the bound of what is due";
         }
     for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {

@@ -62,7 +62,7 @@ void ka_table_free(ka_table *t);
 
 /* Take effect on all open connections at once. KA_EINVAL, and nothing changed, for a class >= KA_N_CLASSES, a negative
  * time, a fraction or prefix out of range, no room at all. O(1), but for a changed client_share: O(clients). */
-int ka_table_set_policy(ka_table *t, unsigned klass, const ka_policy *policy);
+int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy);
 int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity);
 const ka_capacity *ka_table_capacity(const ka_table *t);
 const ka_policy *ka_table_policy(const ka_table *t, ka_handle h); /* of the class it is in now; NULL if stale */
@@ -86,9 +86,9 @@ typedef enum {
     KA_N_EVENTS
 } ka_event;
 
-/* Open a connection: HANDSHAKE when is_tls, else NEW. `klass` is its home: NEW and HEAD always run under it.
+/* Open a connection: HANDSHAKE when is_tls, else NEW. `policy_class` is its home: NEW and HEAD always run under it.
  * Return: 0 with *out, KA_EFULL (close ka_conn_victim and come again), KA_ECLIENT, KA_ENOMEM, KA_EINVAL (class). */
-int ka_conn_open(ka_table *t, int64_t now, unsigned klass, const ka_client *client, int is_tls, ka_handle *out);
+int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_client *client, int is_tls, ka_handle *out);
 
 /* Say who is at the other end of a connection that was opened as nobody's: a proxy has named its client. Not in IDLE.
  * KA_OK, KA_ECLIENT (that client has all it may have: turn it away), KA_ENOMEM, KA_EINVAL, KA_ESTALE. */
@@ -115,7 +115,7 @@ int ka_conn_touch(ka_table *t, ka_handle h, int64_t now);
 
 /* Move to another class (rules that look at the request), until the next request; the clock of the phase is kept.
  * O(connections that entered the phase in that class later): none right after an event. KA_EINVAL, KA_ESTALE. */
-int ka_conn_set_class(ka_table *t, ka_handle h, unsigned klass);
+int ka_conn_set_class(ka_table *t, ka_handle h, unsigned policy_class);
 
 int ka_conn_phase(const ka_table *t, ka_handle h);         /* ka_phase or KA_ESTALE */
 int ka_conn_class(const ka_table *t, ka_handle h);         /* the class it is in now, or KA_ESTALE */

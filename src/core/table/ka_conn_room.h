@@ -47,8 +47,8 @@ static uint32_t next_in(const ka_store *s, unsigned phase, uint32_t i)
         uint32_t next = ka_store_link(s, i)->next;
         if (next >= KA_N_ANCHORS)
             return next;
-        unsigned klass = ka_slot_class(ka_store_slot(s, i));
-        classes &= klass + 1 < KA_N_CLASSES ? UINT64_MAX << (klass + 1) : 0;
+        unsigned policy_class = ka_slot_class(ka_store_slot(s, i));
+        classes &= policy_class + 1 < KA_N_CLASSES ? UINT64_MAX << (policy_class + 1) : 0;
     }
     return classes ? ka_queue_head(s, phase, (unsigned)__builtin_ctzll(classes)) : 0;
 }

@@ -361,18 +361,19 @@ size_t ka_store_bytes(const ka_store *s)
     if (!(condition))             \
     return sentence
 
-static const char *check_queue(const ka_store *s, unsigned phase, unsigned klass, uint32_t *n)
+static const char *check_queue(const ka_store *s, unsigned phase, unsigned policy_class, uint32_t *n)
 {
-    uint32_t anchor = ka_queue_anchor(phase, klass), before = anchor, i;
-    int is_empty = ka_queue_head(s, phase, klass) == 0;
+    uint32_t anchor = ka_queue_anchor(phase, policy_class), before = anchor, i;
+    int is_empty = ka_queue_head(s, phase, policy_class) == 0;
     int64_t since = 0;
-    MUST(is_empty != (int)(s->classes_in[phase] >> klass & 1), "the bit of a queue does not say whether it is empty");
+    MUST(is_empty != (int)(s->classes_in[phase] >> policy_class & 1),
+         "the bit of a queue does not say whether it is empty");
     for (i = ka_store_link(s, anchor)->next; i != anchor; i = ka_store_link(s, i)->next) {
         MUST(i >= KA_N_ANCHORS && i < s->n_used, "a queue leaves the table");
         MUST(++*n < s->n_used, "a queue never ends");
         const ka_slot *slot = ka_store_slot(s, i);
         MUST(ka_store_link(s, i)->prev == before, "a link back in a queue is wrong");
-        MUST(ka_slot_phase(slot) == phase && ka_slot_class(slot) == klass, "a slot is in another's queue");
+        MUST(ka_slot_phase(slot) == phase && ka_slot_class(slot) == policy_class, "a slot is in another's queue");
         MUST(ka_slot_since(slot) >= since && ka_slot_since(slot) <= s->now, "a queue is out of order");
         since = ka_slot_since(slot);
         before = i;
@@ -428,8 +429,8 @@ static const char *check_clients(const ka_store *s, const uint32_t *n_open)
     }
     MUST(s->over_tail == before && on_list == n_over && on_list == s->n_over, "a client over its share is not listed");
     uint32_t idle_of_clients = 0;
-    for (unsigned klass = 0; klass < KA_N_CLASSES; klass++)
-        for (uint32_t i = ka_queue_head(s, KA_IDLE, klass); i >= KA_N_ANCHORS; i = ka_store_link(s, i)->next)
+    for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++)
+        for (uint32_t i = ka_queue_head(s, KA_IDLE, policy_class); i >= KA_N_ANCHORS; i = ka_store_link(s, i)->next)
             idle_of_clients += ka_slot_client(ka_store_slot(s, i)) != 0;
     MUST(idle_of_clients == n_idle, "an idle connection is not in the ring of its client");
     return NULL;
@@ -440,8 +441,8 @@ const char *ka_store_check(const ka_store *s)
     uint32_t n = 0;
     for (unsigned phase = 1; phase < KA_N_PHASES; phase++) {
         uint32_t before = n;
-        for (unsigned klass = 0; klass < KA_N_CLASSES; klass++) {
-            const char *broken = check_queue(s, phase, klass, &n);
+        for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++) {
+            const char *broken = check_queue(s, phase, policy_class, &n);
             if (broken)
                 return broken;
         }

@@ -310,16 +310,19 @@ static inline int ka_store_clock_goes_on(ka_store *s, int64_t now)
 
 /* ---- queues ---- */
 
-static inline uint32_t ka_queue_anchor(unsigned phase, unsigned klass) { return phase * KA_N_CLASSES + klass; }
+static inline uint32_t ka_queue_anchor(unsigned phase, unsigned policy_class)
+{
+    return phase * KA_N_CLASSES + policy_class;
+}
 static inline uint32_t ka_slot_anchor(const ka_slot *slot)
 {
     return ka_queue_anchor(ka_slot_phase(slot), ka_slot_class(slot));
 }
 
 /* The one that entered first, or 0. */
-static inline uint32_t ka_queue_head(const ka_store *s, unsigned phase, unsigned klass)
+static inline uint32_t ka_queue_head(const ka_store *s, unsigned phase, unsigned policy_class)
 {
-    uint32_t i = ka_store_link(s, ka_queue_anchor(phase, klass))->next;
+    uint32_t i = ka_store_link(s, ka_queue_anchor(phase, policy_class))->next;
     return i < KA_N_ANCHORS ? 0 : i;
 }
 

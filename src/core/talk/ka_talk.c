@@ -238,13 +238,13 @@ size_t ka_talk_appetite(const ka_talk *talk)
     const ka_limits *limits = &talk->service->limits;
     uint64_t here = talk->window_len, most = KA_READ_AHEAD;
     if (talk->is_tunnel)
-        most = KA_READ_MOST;
+        most = KA_READ_MAX;
     else if ((talk->has_exchange ? talk->wants_body : talk->is_draining) && !ka_body_is_over(&talk->body))
         most += (uint64_t)talk->body.left + limits->max_trailer_bytes; /* which are taken whole */
     else if (!talk->has_exchange && here && limits->max_head_bytes > most)
         most = limits->max_head_bytes; /* never reached: so long a head is refused */
     most = most > here ? most - here : 0;
-    return most < KA_READ_MOST ? (size_t)most : KA_READ_MOST;
+    return most < KA_READ_MAX ? (size_t)most : KA_READ_MAX;
 }
 
 int ka_talk_drop_ahead(ka_talk *talk)

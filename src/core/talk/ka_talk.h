@@ -34,7 +34,7 @@ enum {
     KA_OUT_LOW = 16 * 1024,    /* ... and below which it may go on */
     KA_COPY_MAX = 8 * 1024,    /* content up to this size is copied behind the head, so that both leave in one piece */
     KA_READ_AHEAD = 16 * 1024, /* taken in ahead of its turn: a large head's worth, most pipelines whole */
-    KA_READ_MOST = 64 * 1024,  /* taken in at once */
+    KA_READ_MAX = 64 * 1024,   /* taken in at once */
     KA_READ_BEHIND = 4096,     /* room that is made behind bytes that wait */
     KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: who goes on and on lets others have one */
     KA_DRAIN_MAX = 64 * 1024   /* an unread body of this size at most is thrown away, to keep the connection */
@@ -144,7 +144,7 @@ int ka_talk_park(ka_talk *talk);                /* 0 or KA_ENOMEM: the window co
 int ka_talk_is_idle(const ka_talk *talk);       /* nothing pending, no turn put off: it can be freed */
 
 /* How many bytes may be taken in now: what is asked for, and KA_READ_AHEAD beyond; 0 = the rest is to stay outside. At
- * most KA_READ_MOST. Never 0 after KA_TALK_READ. */
+ * most KA_READ_MAX. Never 0 after KA_TALK_READ. */
 size_t ka_talk_appetite(const ka_talk *talk);
 
 /* Of the talks with bytes that wait, whoever has the largest buffer, among equals the longest; NULL: nobody has, outside
@@ -204,7 +204,7 @@ int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
 static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk->window - talk->head_bytes; }
 
 /* Closed now, would the client take what it has for the whole response? Then it is to be a reset, RFC 9112 8. */
-static inline int ka_talk_end_would_lie(const ka_talk *talk)
+static inline int ka_talk_needs_reset(const ka_talk *talk)
 {
     return talk->ends_by_close && (talk->is_cut || talk->unsent || (talk->has_exchange && !talk->has_response));
 }

@@ -156,7 +156,7 @@ static inline ka_turned ka_turn_finish(const ka_moves *moves, void *port, void *
     if (talk->unsent)
         return KA_TURN_PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (!ka_talk_end_would_lie(talk) && (lingers || (!talk->is_eof && moves->has_unread(port, peer, talk))))
+    if (!ka_talk_needs_reset(talk) && (lingers || (!talk->is_eof && moves->has_unread(port, peer, talk))))
         moves->half_close(port, peer, talk, (ka_cause)talk->cause);
     else
         moves->end(port, peer, talk, (ka_cause)talk->cause);
