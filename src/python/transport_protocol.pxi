@@ -42,8 +42,8 @@ cdef class TransportProtocol:
     It is an asyncio.BufferedProtocol as well: a loop that calls get_buffer() reads no more than is wanted, into memory that
     all connections share. (asyncio asks a protocol by its class: derive from both.)
 
-    policy_class: its class in the table, unless rules are asked. listener: what Transports.add_listener() gave; -1: the host's
-    own, whose TLS is the loop's.
+    policy_class: its class in the table, unless rules are asked. listener: what Transports.add_listener() gave; -1: the
+    host's own, whose TLS is the loop's.
     """
     cdef readonly Transports transports
     cdef readonly object transport     # the loop's; None before and after
