@@ -1,7 +1,6 @@
-/* ka_accept.c: who gets in: accepting, making room, turning away, whom a proxy may speak for. The other half of
- * ka_engine.c. */
+/* ka_accept.c: see ka_accept.h. */
 #define _GNU_SOURCE /* accept4 */
-#include "ka_engine_parts.h"
+#include "ka_accept.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -53,45 +52,6 @@ void ka_listeners_resume(ka_engine *e)
     }
 }
 
-/* --- whom to believe --- */
-
-int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    ka_proxy_source said;
-    ssize_t n;
-    /* Looked at, not taken: an incomplete one stays with the kernel and costs no buffer, and what comes behind it (a
-     * TLS handshake, a request) is read as if nothing had been there. */
-    do
-        n = recv(s->fd, e->scratch, KA_PROXY_MAX, MSG_PEEK);
-    while (n < 0 && errno == EINTR);
-    e->counters.receives++;
-    if (n < 0 && errno == EAGAIN) {
-        s->can_read = 0;
-        return KA_PARTIAL;
-    }
-    if (n <= 0)
-        return n < 0 ? KA_EPEER : KA_ESTALE;
-    int got = ka_proxy_parse(e->scratch, (size_t)n, &said);
-    if (got == KA_PARTIAL && !s->saw_fin) {
-        s->can_read = 0;
-        return KA_PARTIAL;
-    }
-    if (got < 0) {
-        (void)!recv(s->fd, e->scratch, KA_SCRATCH, 0); /* unread, it would turn the close into a reset */
-        return KA_EPEER;
-    }
-    if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
-        return KA_EPEER;
-    s->awaits_proxy = 0;
-    ka_peer peer = {.port = s->port, .is_trusted = s->is_trusted};
-    memcpy(peer.addr, s->addr, sizeof peer.addr);
-    got = ka_trust_named(&e->trust, e->table, h, &said, &peer);
-    memcpy(s->addr, peer.addr, sizeof peer.addr);
-    s->port = peer.port;
-    s->is_trusted = peer.is_trusted != 0;
-    return got;
-}
-
 /* --- making room, turning away --- */
 
 /* Close the least useful connection. Return whether there is room now. */
@@ -112,19 +72,6 @@ static int make_room(ka_engine *e, int for_descriptor)
             return 1;
     }
     return 0;
-}
-
-/* Say why, as far as that is possible without keeping anything: no place is left to linger in. Before a handshake
- * there is no word for it. */
-void ka_say_no(ka_engine *e, int fd, unsigned listener)
-{
-    char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
-    size_t n = ka_turn_no(e->table, text);
-    if (e->listeners[listener].filter == NULL)
-        (void)!send(fd, text, n, MSG_NOSIGNAL);
-    (void)shutdown(fd, SHUT_WR);
-    /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
-    (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
 }
 
 static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
@@ -311,7 +258,7 @@ int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, int knows_clie
     return (int)i;
 }
 
-static void stop_one(ka_engine *e, uint32_t i, int is_last)
+void ka_listener_stop(ka_engine *e, uint32_t i, int is_last)
 {
     ka_listener *listener = &e->listeners[i];
     if (listener->is_off)
@@ -337,23 +284,6 @@ static void stop_one(ka_engine *e, uint32_t i, int is_last)
         e->retry_ns = INT64_MAX;
 }
 
-void ka_engine_unlisten(ka_engine *e, int fd, int is_last)
-{
-    ka_engine_enter(e);
-    for (uint32_t i = 0; i < e->n_listeners; i++)
-        if (e->listeners[i].fd == fd)
-            stop_one(e, i, is_last);
-    ka_engine_leave(e);
-}
-
-void ka_engine_stop_listening(ka_engine *e)
-{
-    ka_engine_enter(e);
-    for (uint32_t i = 0; i < e->n_listeners; i++)
-        stop_one(e, i, 1);
-    ka_engine_leave(e);
-}
-
 int ka_listener_refuse(int fd)
 {
     /* The filter sees the TCP header: at 13 the flags. SYN without ACK is the beginning of a handshake. */
@@ -364,22 +294,4 @@ int ka_listener_refuse(int fd)
     };
     const struct sock_fprog program = {.len = sizeof drop_syn / sizeof drop_syn[0], .filter = drop_syn};
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0 ? ka_os_error() : 0;
-}
-
-/* --- who is it --- */
-
-int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener)
-{
-    ka_sock *s = ka_sock_of(e, conn);
-    if (s == NULL)
-        return KA_ESTALE;
-    *port = s->port;
-    *listener = s->listener;
-    return (int)ka_addr_unpack(s->addr, addr);
-}
-
-int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
-{
-    ka_sock *s = ka_sock_of(e, conn);
-    return s ? s->is_trusted : 0;
 }
