@@ -16,27 +16,11 @@ enum {
     EVENTS = 128, /* a step, at most: see pace */
     MIN_EVENTS = 8,
     STEP_NS = 600 * 1000, /* a step is to take no longer, for the sake of the loop's other work */
-    EXPIRIES = 64         /* a step */
 };
 
 /* --- the timer --- */
 
-/* Set the timer only when something is due earlier than it will fire: a timer that fires too early finds nothing due
- * and is set again, which costs less than a system call a request. */
-static void timer_arm(ka_engine *e)
-{
-    int64_t due = ka_conn_next_due(e->table);
-    if (ka_unlikely(e->retry_ns < due))
-        due = e->retry_ns;
-    if (ka_unlikely(e->resend_ns < due))
-        due = e->resend_ns;
-    if (due >= e->armed_ns)
-        return;
-    struct itimerspec at = {
-        .it_value = {.tv_sec = due > 0 ? due / 1000000000 : 0, .tv_nsec = due > 0 ? due % 1000000000 : 1}};
-    if (timerfd_settime(e->timer_fd, TFD_TIMER_ABSTIME, &at, NULL) == 0)
-        e->armed_ns = due;
-}
+static void timer_arm(ka_engine *e) { ka_driver_arm(&e->d, e->retry_ns < e->resend_ns ? e->retry_ns : e->resend_ns); }
 
 /* --- closing, from wherever the application does it ---
  *
@@ -66,22 +50,6 @@ static void doom(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
     e->doomed[e->n_doomed++] = (ka_doomed){.conn = h, .cause = cause};
 }
 
-static void close_one(ka_engine *e, ka_handle h, ka_cause cause)
-{
-    ka_sock *s = ka_sock_of(e, h);
-    if (s)
-        ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
-}
-
-static void close_all(ka_engine *e)
-{
-    ka_cause cause = (ka_cause)(e->closes_all - 1);
-    e->closes_all = 0;
-    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++)
-        if (ka_sock_at(e, slot)->fd >= 0)
-            close_one(e, ka_table_handle(e->table, slot), cause);
-}
-
 static void unmake(ka_engine *e)
 {
     int fds[] = {e->epoll_fd, e->timer_fd, e->event_fd, e->spare_fd};
@@ -89,11 +57,8 @@ static void unmake(ka_engine *e)
         free(e->chunks[i]);
     free(e->chunks);
     free(e->sessions);
-    free(e->noted);
-    free(e->later);
     free(e->doomed);
-    ka_trust_free(&e->trust);
-    ka_service_free(&e->service);
+    ka_driver_free(&e->d);
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         if (fds[i] >= 0)
             close(fds[i]);
@@ -103,14 +68,16 @@ static void unmake(ka_engine *e)
 static void leave(ka_engine *e)
 {
     /* Still inside while it is carried out, since that calls the application again. What it wrote goes out first. */
-    while (e->n_inside == 1 && (e->n_noted || e->has_unlisted || e->n_doomed || e->closes_all)) {
-        if (e->n_noted || e->has_unlisted) {
-            ka_noted_attend(e);
+    while (e->n_inside == 1 && (e->d.service.lists[KA_NOTED].n || e->n_doomed || e->closes_all)) {
+        if (e->d.service.lists[KA_NOTED].n) {
+            ka_driver_attend(&e->d);
         } else if (e->n_doomed) {
             ka_doomed doomed = e->doomed[--e->n_doomed];
-            close_one(e, doomed.conn, doomed.cause);
+            ka_driver_close(&e->d, doomed.conn, doomed.cause);
         } else {
-            close_all(e);
+            ka_cause cause = (ka_cause)(e->closes_all - 1);
+            e->closes_all = 0;
+            ka_driver_close_all(&e->d, cause);
         }
     }
     if (--e->n_inside)
@@ -119,9 +86,9 @@ static void leave(ka_engine *e)
         unmake(e);
         return;
     }
-    if (ka_unlikely(e->has_place && e->has_paused))
+    if (ka_unlikely(e->d.has_place && e->has_paused))
         ka_listeners_resume(e);
-    e->has_place = 0;
+    e->d.has_place = 0;
     timer_arm(e);
 }
 
@@ -170,47 +137,14 @@ void ka_engine_push(ka_engine *e, ka_talk *talk)
 
 /* --- the step --- */
 
-static void expire(ka_engine *e)
-{
-    for (int i = 0; i < EXPIRIES; i++) {
-        ka_handle h, still;
-        ka_cause cause;
-        ka_action action = ka_conn_due(e->table, e->now, &h, &cause);
-        if (action == KA_DO_NOTHING)
-            return;
-        ka_sock *s = ka_sock_of(e, h);
-        ka_sock_look(e, h, s);
-        action = ka_conn_due(e->table, e->now, &still, &cause);
-        if (action != KA_DO_NOTHING && still == h)
-            ka_sock_expire(e, h, s, action, cause);
-    }
-}
-
 static void refresh_date(ka_engine *e)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME_COARSE, &t);
     if (t.tv_sec != e->date_s) {
         e->date_s = t.tv_sec;
-        ka_reply_common_set_date(&e->service.common, t.tv_sec);
+        ka_reply_common_set_date(&e->d.service.common, t.tv_sec);
     }
-}
-
-/* `n` turns that were put off, no more than a step takes events. Who asks for another meanwhile waits for the next step. */
-static void take_turns(ka_engine *e, uint32_t n)
-{
-    n = n < e->batch ? n : e->batch;
-    for (uint32_t i = 0; i < n && !e->closes_all; i++) {
-        ka_handle h = e->later[i];
-        ka_sock *s = ka_sock_of(e, h);
-        if (s == NULL || s->talk == NULL || !s->talk->is_later)
-            continue;
-        s->talk->is_later = 0;
-        ka_sock_turn(e, h, s);
-    }
-    e->n_later -= n;
-    if (e->n_later)
-        memmove(e->later, e->later + n, e->n_later * sizeof *e->later);
 }
 
 /* The kernel had no memory for what some were to send. Which ones is not kept: it is rare. O(slots). */
@@ -222,7 +156,7 @@ static void send_again(ka_engine *e)
         if (s->talk == NULL || s->talk->unsent == 0 || s->can_write)
             continue;
         s->can_write = 1;
-        ka_sock_turn(e, s->talk->conn, s);
+        ka_sock_turn(&e->d, s->talk->conn, s);
     }
 }
 
@@ -256,39 +190,39 @@ int ka_engine_step(ka_engine *e)
         return errno == EINTR ? 0 : ka_os_error();
     enter(e);
     e->is_stepping = 1;
-    int64_t began_ns = e->now = ka_clock();
+    int64_t began_ns = e->d.now = ka_clock();
     e->counters.steps++;
     e->n_shakes = 0;
     e->counters.events += (uint64_t)n;
     refresh_date(e);
-    const uint32_t n_later = e->n_later;
+    const uint32_t n_later = e->d.service.lists[KA_LATER].n;
     for (int i = 0; i < n && !e->closes_all; i++) {
         uint64_t tag = events[i].data.u64;
         if (ka_slot_of(tag) != 0) {
             ka_sock_event(e, tag, events[i].events);
         } else if (tag == KA_TAG(KA_TAG_TIMER)) {
             drain_counter(e->timer_fd);
-            e->armed_ns = INT64_MAX;
+            e->d.armed_ns = INT64_MAX;
         } else if (tag == KA_TAG(KA_TAG_EVENT)) {
             drain_counter(e->event_fd);
-            e->calls.on_wake(e->calls.ctx);
+            e->d.service.app.on_wake(e->d.service.app.ctx);
         } else {
             ready[n_ready++] = (uint32_t)(tag >> 32) - KA_TAG_LISTENER;
         }
     }
-    if (ka_unlikely(n_later))
-        take_turns(e, n_later);
-    expire(e);
-    ka_sock_relieve(e);
-    if (ka_unlikely(e->now >= e->retry_ns))
+    if (ka_unlikely(n_later) && !e->closes_all)
+        ka_driver_take_turns(&e->d, n_later < e->batch ? n_later : e->batch);
+    ka_driver_expire(&e->d);
+    ka_driver_relieve(&e->d);
+    if (ka_unlikely(e->d.now >= e->retry_ns))
         ka_listeners_resume(e);
-    if (ka_unlikely(e->now >= e->resend_ns))
+    if (ka_unlikely(e->d.now >= e->resend_ns))
         send_again(e);
     for (uint32_t i = 0; i < n_ready; i++)
         if (ready[i] < e->n_listeners && !e->closes_all)
             (void)ka_accept_some(e, ready[i]);
-    ka_noted_attend(e);
-    if (e->n_later)
+    ka_driver_attend(&e->d);
+    if (e->d.service.lists[KA_LATER].n)
         ka_engine_wake(e); /* here and not before: this step may have used up an earlier one */
     pace(e, (uint32_t)n, began_ns);
     e->is_stepping = 0;
@@ -298,25 +232,6 @@ int ka_engine_step(ka_engine *e)
 
 /* --- making, unmaking and asking --- */
 
-static void refused(void *port, ka_talk *talk)
-{
-    ka_engine *e = port;
-    e->calls.on_refused(e->calls.ctx, talk);
-}
-
-static void class_of_request(void *port, ka_talk *talk, const ka_head *head)
-{
-    ka_engine *e = port;
-    unsigned policy_class = e->calls.class_of_request(e->calls.ctx, talk, head, e->service.fields);
-    (void)ka_conn_set_class(e->table, talk->conn, policy_class);
-}
-
-void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests)
-{
-    e->asks_class = of_clients != 0;
-    e->service.classify = of_requests ? class_of_request : NULL;
-}
-
 static int watch(ka_engine *e, int fd, uint64_t tag)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
@@ -324,25 +239,19 @@ static int watch(ka_engine *e, int fd, uint64_t tag)
 }
 
 int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                  const ka_calls *calls)
+                  const ka_application *app)
 {
     ka_engine *e = calloc(1, sizeof *e);
     if (e == NULL)
         return KA_ENOMEM;
-    e->table = table;
-    e->calls = *calls;
     e->batch = EVENTS;
-    e->armed_ns = e->retry_ns = e->resend_ns = INT64_MAX;
-    e->now = ka_clock();
+    e->retry_ns = e->resend_ns = INT64_MAX;
+    e->d.now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     e->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int got = ka_service_init(&e->service, table, limits, max_buffer_bytes, calls->release);
-    e->service.port = e;
-    e->service.attend = ka_sock_note;
-    e->service.lost = calls->on_lost;
-    e->service.refused = calls->on_refused ? refused : NULL;
+    int got = ka_driver_init(&e->d, table, limits, max_buffer_bytes, app, ka_sock_moves);
     if (got == KA_OK &&
         (e->epoll_fd < 0 || e->timer_fd < 0 || e->event_fd < 0 || watch(e, e->timer_fd, KA_TAG(KA_TAG_TIMER)) < 0 ||
          watch(e, e->event_fd, KA_TAG(KA_TAG_EVENT)) < 0))
@@ -386,8 +295,7 @@ uint64_t ka_process(void)
 }
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }
-ka_service *ka_engine_service(ka_engine *e) { return &e->service; }
-ka_trust *ka_engine_trust(ka_engine *e) { return &e->trust; }
+ka_driver *ka_engine_driver(ka_engine *e) { return &e->d; }
 int ka_engine_is_stepping(const ka_engine *e) { return e->is_stepping; }
 int ka_engine_is_inside(const ka_engine *e) { return e->n_inside != 0; }
 const ka_engine_counters *ka_engine_stats(const ka_engine *e) { return &e->counters; }
@@ -397,21 +305,17 @@ int64_t ka_engine_read_clock(void) { return ka_clock(); }
 int64_t ka_engine_now(ka_engine *e)
 {
     if (!e->is_stepping)
-        e->now = ka_clock();
-    return e->now;
+        e->d.now = ka_clock();
+    return e->d.now;
 }
 
 void ka_engine_wake(ka_engine *e) { ka_wake(e); }
 
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
 {
-    ka_conn_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
+    (void)ka_engine_now(e);
     enter(e);
-    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
-        ka_talk *talk = ka_sock_at(e, slot)->talk;
-        if (talk && talk->is_tunnel && talk->has_exchange)
-            e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
-    }
+    ka_driver_drain(&e->d, grace_ns, spread_ns, deadline_ns);
     leave(e);
 }
 
@@ -449,7 +353,7 @@ int ka_engine_give_away(ka_engine *e, ka_handle conn)
         return ka_os_error();
     (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL); /* closing it would not, for the file stays open */
     enter(e);
-    ka_sock_end(e, conn, s, KA_CAUSE_UPGRADED);
+    ka_driver_end(&e->d, conn, s, KA_CAUSE_UPGRADED);
     leave(e);
     return fd;
 }

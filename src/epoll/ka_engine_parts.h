@@ -28,34 +28,24 @@ typedef struct {
 } ka_doomed;
 
 struct ka_engine {
-    ka_service service; /* first, so that the port's `attend` finds the engine */
-    ka_table *table;    /* not owned */
-    ka_calls calls;
+    ka_driver d; /* first: the moves find the engine by it */
     int epoll_fd, timer_fd, event_fd, spare_fd;
-    int64_t now, armed_ns; /* armed_ns: what the timer is set to, INT64_MAX = off */
     int64_t date_s;
-    size_t turn_bytes;     /* of input, in the turn that is being taken */
     ka_sock **chunks;      /* by slot index; owned */
     ka_session **sessions; /* by slot index; owned; NULL until a listener has a filter */
     uint32_t n_chunks, n_shakes;
     uint32_t batch; /* events that the next step takes at most */
     uint8_t is_stepping, has_paused, asks_class;
-    uint8_t has_place;    /* a connection ended, or can be closed now: listeners that are paused may go on */
-    int64_t retry_ns;     /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
-    int64_t resend_ns;    /* when sends that failed for want of memory are tried again, INT64_MAX = none did */
-    uint8_t has_unlisted; /* talks are noted that `noted` had no room for */
-    int64_t notice_ns;    /* no further notice of missing descriptors before */
-    ka_trust trust;
+    uint8_t has_place; /* a connection ended, or can be closed now: listeners that are paused may go on */
+    int64_t retry_ns;  /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
+    int64_t resend_ns; /* when sends that failed for want of memory are tried again, INT64_MAX = none did */
+    int64_t notice_ns; /* no further notice of missing descriptors before */
     uint32_t n_listeners;
     ka_listener listeners[KA_MAX_LISTENERS];
-    ka_handle *noted; /* talks to attend to after the application's calls; owned */
-    uint32_t n_noted, noted_cap;
-    ka_handle *later; /* whose next turn comes in another step, in the order they asked; owned */
-    uint32_t n_later, later_cap;
     uint32_t n_inside; /* how deep we are in functions of ours that may call the application */
     ka_doomed *doomed; /* what it closed meanwhile; owned */
     uint32_t n_doomed, doomed_cap;
-    uint8_t closes_all, is_freed, is_nested; /* the same for all: 1 + ka_cause; ka_engine_free; accepting, meanwhile */
+    uint8_t closes_all, is_freed; /* the same for all: 1 + ka_cause; ka_engine_free */
     ka_engine_counters counters;
     char scratch[KA_SCRATCH];
 };

@@ -1,5 +1,4 @@
-/* ka_sock.c: see ka_sock.h. In order: socks, receiving, sending, the ends of a connection, its turn, handshakes, what happens
- * to it. */
+/* ka_sock.c: see ka_sock.h. In order: socks, receiving, sending, the ends of a connection, its turns, what happens to it. */
 #include "ka_sock.h"
 
 #include <linux/sockios.h>
@@ -8,38 +7,29 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 enum {
-    TURN_BYTES = 64 * 1024, /* of input, a connection and step */
-    TURN_OUTPUT = 1 << 20,  /* the same: the kernel copies it, which takes a third of a millisecond */
-    SHAKES = 8,             /* handshake steps a step: each can take a millisecond */
-    READ_COST = 1024        /* of a read through a filter, in bytes of TURN_BYTES: a record may hold a single one */
+    SHAKES = 8 /* handshake steps a step: each can take a millisecond */
 };
 
-static void again(ka_engine *e, ka_handle h, ka_sock *s);
 static const ka_moves moves;
+
+static ka_engine *engine_of(ka_driver *d) { return (ka_engine *)(void *)d; }
 
 /* --- socks --- */
 
 ka_sock *ka_sock_of(ka_engine *e, ka_handle h)
 {
-    return ka_conn_phase(e->table, h) < 0 || ka_slot_of(h) / KA_CHUNK >= e->n_chunks ? NULL
-                                                                                     : ka_sock_at(e, ka_slot_of(h));
+    return ka_conn_phase(e->d.service.table, h) < 0 || ka_slot_of(h) / KA_CHUNK >= e->n_chunks
+             ? NULL
+             : ka_sock_at(e, ka_slot_of(h));
 }
 
 ka_session *ka_session_of(const ka_engine *e, ka_handle h)
 {
     return ka_likely(e->sessions == NULL) ? NULL : e->sessions[ka_slot_of(h)];
-}
-
-static void session_end(ka_engine *e, ka_handle h)
-{
-    ka_session *session = ka_session_of(e, h);
-    if (session == NULL)
-        return;
-    e->sessions[ka_slot_of(h)] = NULL;
-    session->filter->close(session);
 }
 
 /* Room for the sessions of one chunk more than there are, so that there is room as soon as there is an array. */
@@ -80,64 +70,106 @@ ka_sock *ka_sock_make(ka_engine *e, ka_handle h)
 
 /* --- receiving --- */
 
-/* Room behind bytes that wait, where others may have to go for it; NULL: there is none. */
-static char *room_behind(ka_engine *e, ka_talk *talk, size_t appetite, size_t *room)
+/* Whoever is to begin with a PROXY header. It is looked at, not taken: an incomplete one stays with the kernel and costs no
+ * buffer, and what comes behind it (a TLS handshake, a request) is read as if nothing had been there.
+ * Return: KA_OK: it is there; KA_PARTIAL: not yet; KA_ESTALE: the connection has ended. */
+static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    size_t want = appetite < KA_READ_BEHIND ? appetite : KA_READ_BEHIND;
-    char *to = ka_talk_room(talk, want, room);
-    if (ka_unlikely(to == NULL)) {
-        ka_turn_shed(&moves, e, &e->service, talk->conn, talk->window_len + want, KA_SHEDS);
-        to = ka_talk_room(talk, want, room);
+    ka_peer who = {.port = s->port, .is_trusted = s->is_trusted};
+    ssize_t n;
+    do
+        n = recv(s->fd, e->scratch, KA_PROXY_MAX, MSG_PEEK);
+    while (n < 0 && errno == EINTR);
+    e->counters.receives++;
+    if (n < 0 && errno == EAGAIN) {
+        s->can_read = 0;
+        return KA_PARTIAL;
     }
-    return to;
+    memcpy(who.addr, s->addr, sizeof who.addr);
+    int got = n > 0 ? ka_driver_introduce(&e->d, h, e->scratch, (size_t)n, &who) : n == 0 ? KA_ESTALE : KA_EPEER;
+    if (got == KA_PARTIAL && !s->saw_fin) {
+        s->can_read = 0;
+        return KA_PARTIAL;
+    }
+    /* What is unread would turn the close into a reset. */
+    if (n > 0 && recv(s->fd, e->scratch, got > 0 ? (size_t)got : KA_SCRATCH, 0) != got && got > 0)
+        got = KA_EPEER;
+    if (got < 0) {
+        ka_driver_turn_away(&e->d, h, s, got);
+        return KA_ESTALE;
+    }
+    s->awaits_proxy = 0;
+    memcpy(s->addr, who.addr, sizeof s->addr);
+    s->port = who.port;
+    s->is_trusted = who.is_trusted != 0;
+    return KA_OK;
 }
 
-/* Read and parse in the shared scratch; only when bytes wait already, behind them.
- * Return: as ka_wire_receive, and KA_ENOMEM. */
-static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
+static ptrdiff_t receive(ka_driver *d, void *peer, ka_talk *talk)
 {
-    char *to = e->scratch;
-    size_t room = KA_SCRATCH, appetite = ka_talk_appetite(talk);
-    if (talk->window_len == 0)
-        (void)ka_talk_park(talk); /* gives back a buffer that is used up */
-    else if ((to = room_behind(e, talk, appetite, &room)) == NULL)
+    ka_engine *e = engine_of(d);
+    ka_sock *s = peer;
+    size_t room = KA_SCRATCH;
+    int got;
+    if (ka_unlikely(s->awaits_proxy) && (got = introduce(e, talk->conn, s)) != KA_OK)
+        return got;
+    char *to = ka_turn_room(d, talk, e->scratch, &room);
+    if (ka_unlikely(to == NULL))
         return KA_ENOMEM;
-    if (room > appetite)
-        room = appetite;
-    ka_session *session = ka_session_of(e, h);
+    ka_session *session = ka_session_of(e, talk->conn);
     ssize_t n = ka_wire_receive(s, session, e->scratch, to, room, &e->counters.receives);
     if (session) { /* what came off the socket counts, whatever it held */
-        e->turn_bytes += READ_COST + session->n_raw;
+        d->turn_bytes += KA_READ_COST + session->n_raw;
         session->n_raw = 0;
     } else if (n > 0) {
-        e->turn_bytes += (size_t)n;
+        d->turn_bytes += (size_t)n;
     }
-    if (n == KA_ESTALE)
+    if (n > 0)
+        ka_turn_took(talk, e->scratch, to, (size_t)n);
+    else if (n == KA_ESTALE)
         n = ka_turn_is_cut_short(talk) ? KA_EPEER : 0;
-    if (n > 0) {
-        if (to == e->scratch)
-            ka_talk_arrived(talk, to, (size_t)n);
-        else
-            ka_talk_filled(talk, (size_t)n);
-    }
-    return n;
+    if (n == 0)
+        s->can_read = 0;
+    return n == KA_EPEER && session && session->is_abusive ? KA_EINVAL : n;
+}
+
+/* Whether the client is there at all the kernel finds out: see ka_wire_probe. */
+static int saw_fin(ka_driver *d, void *peer, ka_talk *talk)
+{
+    const ka_sock *s = peer;
+    (void)d;
+    if (ka_unlikely(s->saw_fin) && !talk->sees_fin)
+        ka_wire_probe(s->fd);
+    return s->saw_fin;
+}
+
+static int can_read(ka_driver *d, void *peer)
+{
+    (void)d;
+    return ((const ka_sock *)peer)->can_read;
+}
+
+/* With a filter always: the client's own last word is on its way. */
+static int has_unread(ka_driver *d, void *peer, ka_talk *talk)
+{
+    return can_read(d, peer) || ka_session_of(engine_of(d), talk->conn);
 }
 
 /* --- sending --- */
 
-/* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
-static ka_cause flush(void *port, void *peer, ka_talk *talk)
+/* Send what is pending until it is gone or the kernel is full. */
+static ka_cause flush(ka_driver *d, void *peer, ka_talk *talk)
 {
-    ka_engine *e = port;
+    ka_engine *e = engine_of(d);
     ka_sock *s = peer;
     ka_session *session = ka_session_of(e, talk->conn);
     size_t total = 0, n_done;
     while (s->can_write && ka_wire_is_pending(session, talk)) {
-        if (ka_unlikely(total >= TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
-            again(e, talk->conn, s);
+        if (ka_unlikely(total >= KA_TURN_OUTPUT)) { /* a client that takes as fast as we give is not alone */
+            ka_driver_again(d, talk->conn, s, talk);
             break;
         }
-        ssize_t n = ka_wire_send(s, session, talk, TURN_OUTPUT - total, &n_done);
+        ssize_t n = ka_wire_send(s, session, talk, KA_TURN_OUTPUT - total, &n_done);
         e->counters.sends++;
         if (n < 0) {
             if (errno == EINTR)
@@ -146,7 +178,7 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
                 return KA_CAUSE_ERROR;
             s->can_write = 0;
             if (errno != EAGAIN && e->resend_ns == INT64_MAX) /* no event will tell when there is memory again */
-                e->resend_ns = e->now + KA_RETRY_NS;
+                e->resend_ns = d->now + KA_RETRY_NS;
             break;
         }
         if (n == 0)
@@ -158,56 +190,61 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
         return KA_N_CAUSES;
     if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
         talk->outq = 0;
-    return ka_turn_left(&moves, e, talk, total, e->now);
+    return ka_turn_left(d, talk, total);
+}
+
+static int can_send(ka_driver *d, void *peer)
+{
+    (void)d;
+    return ((const ka_sock *)peer)->can_write;
+}
+
+static int queued(ka_driver *d, void *peer)
+{
+    int n;
+    (void)d;
+    return ioctl(((const ka_sock *)peer)->fd, SIOCOUTQ, &n) == 0 ? n : -1;
 }
 
 /* --- the ends of a connection --- */
 
 /* The filter's last word; not behind a response that was cut off, which would pass for whole then. */
-static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
+static void shut(ka_driver *d, ka_handle h, void *peer)
 {
+    ka_engine *e = engine_of(d);
+    ka_sock *s = peer;
     ka_session *session = ka_session_of(e, h);
-    if (session && !(s->talk && (s->talk->is_cut || s->talk->unsent)))
+    if (session == NULL)
+        return;
+    if (!(s->talk && (s->talk->is_cut || s->talk->unsent)))
         ka_wire_shut(s, session);
+    e->sessions[ka_slot_of(h)] = NULL;
+    session->filter->close(session);
 }
 
-/* Have close() send RST, which drops what the kernel has not sent yet. */
-static void make_reset(int fd)
+static void close_sock(ka_driver *d, ka_handle h, void *peer, ka_cause cause, ka_how how)
 {
+    /* RST drops what the kernel has not sent yet. */
     const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-}
-
-/* The one way out: descriptor, talk, slot, in every phase. */
-void ka_sock_end(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
-{
-    ka_talk *talk = s->talk;
-    int fd = s->fd;
-    shut_session(e, h, s);
-    s->talk = NULL; /* nobody can have it attended to, or given away, any more */
-    if (e->calls.on_closed)
-        e->calls.on_closed(e->calls.ctx, h, cause);
+    ka_sock *s = peer;
+    (void)d;
+    (void)h;
+    (void)cause;
+    if (ka_unlikely(how == KA_CLOSE_RESET))
+        (void)setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close(s->fd);
     s->fd = -1;
-    (void)ka_conn_close(e->table, h, cause);
-    if (talk && ka_unlikely(ka_talk_needs_reset(talk)))
-        make_reset(fd);
-    close(fd);
-    session_end(e, h);
-    if (talk)
-        ka_talk_free(talk); /* last: it tells the application */
-    e->has_place = 1;
 }
 
 /* Throw away what a lingering client still sends; no more of it in one go than of anybody's. */
 static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 {
-    ka_cause ignored;
     size_t total = 0;
     /* The answer to a close_notify is no request that crossed our close: at most an alert, RFC 8446 6.1. */
-    ssize_t least = e->listeners[s->listener].filter ? KA_TLS_ALERT_MAX : 0;
+    size_t least = e->listeners[s->listener].filter ? KA_TLS_ALERT_MAX : 0;
     while (s->can_read) {
-        if (total >= TURN_BYTES) {
-            again(e, h, s);
+        if (total >= KA_TURN_BYTES) {
+            ka_driver_again(&e->d, h, s, NULL);
             return;
         }
         ssize_t n = recv(s->fd, e->scratch, KA_SCRATCH, MSG_TRUNC); /* TCP drops it without a copy */
@@ -218,136 +255,29 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             s->can_read = 0;
             return;
         }
-        if (n > least && ka_conn_crossed(e->table, h) && e->calls.on_race)
-            e->calls.on_race(e->calls.ctx, h, (ka_cause)s->cause);
-        if (n <= 0 || ka_conn_progress(e->table, h, (size_t)n, e->now, &ignored) == KA_ESLOW) {
-            ka_sock_end(e, h, s, (ka_cause)s->cause);
+        if (!ka_driver_discarded(&e->d, h, s, n > 0 ? (size_t)n : 0, least))
             return;
-        }
         total += (size_t)n;
     }
 }
 
-/* FIN, then wait for the client's, so that no RST eats what we sent last. */
-static void half_close(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
+static int send_fin(ka_driver *d, ka_handle h, void *peer)
 {
-    shut_session(e, h, s);
-    session_end(e, h); /* what lingers is thrown away as it comes */
-    if (shutdown(s->fd, SHUT_WR) < 0 || ka_conn_event(e->table, h, KA_EV_LINGERING, e->now) < 0) {
-        ka_sock_end(e, h, s, cause);
-        return;
-    }
-    s->cause = cause & 31;
-    if (s->talk) {
-        ka_talk *talk = s->talk;
-        s->talk = NULL;
-        ka_talk_free(talk);
-    }
-    s->can_read = 1;
-    discard(e, h, s);
+    (void)d;
+    (void)h;
+    return shutdown(((const ka_sock *)peer)->fd, SHUT_WR);
 }
 
-/* --- one connection's turn --- */
-
-/* Room for one more in a list of handles. */
-static int list_grow(ka_handle **list, uint32_t *cap)
+static void linger(ka_driver *d, ka_handle h, void *peer)
 {
-    uint32_t more = *cap ? 2 * *cap : 64;
-    ka_handle *grown = realloc(*list, more * sizeof *grown);
-    if (grown == NULL)
-        return KA_ENOMEM;
-    *list = grown;
-    *cap = more;
-    return KA_OK;
+    ((ka_sock *)peer)->can_read = 1;
+    discard(engine_of(d), h, peer);
 }
 
-/* Another turn, in a step to come, after the others'. Its descriptor would not always tell: one whose kernel buffers are
- * full is not reported, though its application has more to do. */
-static void again(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    if (s->talk && s->talk->is_later)
-        return;
-    if (s->talk == NULL || (e->n_later == e->later_cap && list_grow(&e->later, &e->later_cap) < 0)) {
-        /* In a handshake, or without memory: have it reported again. A socket that can be written to is ready at once. */
-        struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
-        (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, s->fd, &event);
-        return;
-    }
-    s->talk->is_later = 1;
-    if (e->n_later == 0 && !e->is_stepping)
-        ka_wake(e);
-    e->later[e->n_later++] = h;
-}
-
-/* FIN was announced while the application is busy. It means "no further request", nothing more; and it may be behind bytes
- * of pipelined requests: a head's worth of them is taken in, and where more lie before it the application is told
- * without. Whether the client is there at all the kernel finds out: see ka_wire_probe. */
-static void look_for_fin(void *port, void *peer, ka_talk *talk)
-{
-    ka_engine *e = port;
-    ka_sock *s = peer;
-    if (ka_likely(!s->saw_fin))
-        return;
-    if (!talk->sees_fin)
-        ka_wire_probe(s->fd);
-    if (!ka_talk_body_is_over(talk))
-        return;
-    ssize_t n = 1;
-    while (n > 0 && s->can_read && ka_talk_appetite(talk) && e->turn_bytes < TURN_BYTES)
-        n = receive(e, talk->conn, s, talk);
-    if (n == 0) {
-        s->can_read = 0;
-        ka_turn_eof(&moves, e, talk);
-    } else {
-        if (s->can_read && ka_talk_appetite(talk) && (n > 0 || n == KA_PARTIAL))
-            again(e, talk->conn, s); /* a turn's worth of small records */
-        ka_turn_fin(&moves, e, talk);
-    }
-}
-
-static int take_introduction(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    ka_proxy_source said;
-    ssize_t n;
-    /* Looked at, not taken: an incomplete one stays with the kernel and costs no buffer, and what comes behind it (a
-     * TLS handshake, a request) is read as if nothing had been there. */
-    do
-        n = recv(s->fd, e->scratch, KA_PROXY_MAX, MSG_PEEK);
-    while (n < 0 && errno == EINTR);
-    e->counters.receives++;
-    if (n < 0 && errno == EAGAIN) {
-        s->can_read = 0;
-        return KA_PARTIAL;
-    }
-    if (n <= 0)
-        return n < 0 ? KA_EPEER : KA_ESTALE;
-    int got = ka_proxy_parse(e->scratch, (size_t)n, &said);
-    if (got == KA_PARTIAL && !s->saw_fin) {
-        s->can_read = 0;
-        return KA_PARTIAL;
-    }
-    if (got < 0) {
-        (void)!recv(s->fd, e->scratch, KA_SCRATCH, 0); /* unread, it would turn the close into a reset */
-        return KA_EPEER;
-    }
-    if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
-        return KA_EPEER;
-    s->awaits_proxy = 0;
-    ka_peer peer = {.port = s->port, .is_trusted = s->is_trusted};
-    memcpy(peer.addr, s->addr, sizeof peer.addr);
-    got = ka_trust_named(&e->trust, e->table, h, &said, &peer);
-    memcpy(s->addr, peer.addr, sizeof peer.addr);
-    s->port = peer.port;
-    s->is_trusted = peer.is_trusted != 0;
-    return got;
-}
-
-/* Say why, as far as that is possible without keeping anything: no place is left to linger in. Before a handshake
- * there is no word for it. */
 void ka_say_no(ka_engine *e, int fd, unsigned listener)
 {
     char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
-    size_t n = ka_turn_no(e->table, text);
+    size_t n = ka_driver_no(&e->d, text);
     if (e->listeners[listener].filter == NULL)
         (void)!send(fd, text, n, MSG_NOSIGNAL);
     (void)shutdown(fd, SHUT_WR);
@@ -355,150 +285,45 @@ void ka_say_no(ka_engine *e, int fd, unsigned listener)
     (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
 }
 
-/* Take a PROXY header. Return whether it is there; without one, whether the connection still stands is to be asked. */
-static int introduce(ka_engine *e, ka_handle h, ka_sock *s)
+static void say_no(ka_driver *d, void *peer)
 {
-    int got = take_introduction(e, h, s);
-    if (got == KA_ECLIENT)
-        ka_say_no(e, s->fd, s->listener);
-    if (got < 0 && got != KA_PARTIAL)
-        ka_sock_end(e, h, s, ka_trust_cause(got));
-    return got == KA_OK;
+    const ka_sock *s = peer;
+    ka_say_no(engine_of(d), s->fd, s->listener);
 }
 
-static ka_turned read_more(void *port, void *peer, ka_talk *talk)
+/* --- turns --- */
+
+/* In a handshake, or lingering: have it reported again. A socket that can be written to is ready at once. */
+static void again(ka_driver *d, ka_handle h, void *peer)
 {
-    ka_engine *e = port;
-    ka_sock *s = peer;
-    ka_handle h = talk->conn;
-    if (!s->can_read)
-        return KA_TURN_PAUSE;
-    if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
-        return ka_sock_of(e, h) ? KA_TURN_PAUSE : KA_TURN_ENDED;
-    if (e->turn_bytes >= TURN_BYTES) {
-        again(e, h, s);
-        return KA_TURN_PAUSE;
-    }
-    ssize_t n = receive(e, h, s, talk);
-    if (n == KA_PARTIAL) {
-        if (ka_unlikely(s->can_read))
-            again(e, h, s); /* what came held no content so far, and there is more of it */
-        return KA_TURN_PAUSE;
-    }
-    if (n < 0) {
-        const ka_session *session = ka_session_of(e, h);
-        ka_sock_end(e, talk->conn, s,
-                    n == KA_ENOMEM                   ? KA_CAUSE_BUFFER_LIMIT
-                    : session && session->is_abusive ? KA_CAUSE_BAD_REQUEST
-                                                     : KA_CAUSE_ERROR);
-        return KA_TURN_ENDED;
-    }
-    if (n == 0) {
-        s->can_read = 0;
-        ka_turn_eof(&moves, e, talk);
-        return KA_TURN_ON;
-    }
-    return ka_turn_arrived(&moves, e, s, talk, (size_t)n, e->now);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = h};
+    (void)epoll_ctl(engine_of(d)->epoll_fd, EPOLL_CTL_MOD, ((const ka_sock *)peer)->fd, &event);
 }
 
-static int can_read(void *port, void *peer)
+void ka_sock_turn(ka_driver *d, ka_handle h, void *peer) { ka_turn_begin(&moves, d, h, peer); }
+
+static void attend(ka_driver *d, ka_handle h, void *peer)
 {
-    (void)port;
-    return ((const ka_sock *)peer)->can_read;
+    (void)h;
+    d->turn_bytes = 0;
+    ka_turn_attend(&moves, d, peer, ((const ka_sock *)peer)->talk);
 }
 
-/* With a filter always: the client's own last word is on its way. */
-static int has_unread(void *port, void *peer, ka_talk *talk)
-{
-    return can_read(port, peer) || ka_session_of(port, talk->conn);
-}
-
-static int can_send(void *port, void *peer)
-{
-    (void)port;
-    return ((const ka_sock *)peer)->can_write;
-}
-
-static void on_request(void *port, ka_talk *talk, const ka_head *head)
-{
-    const ka_engine *e = port;
-    e->calls.on_request(e->calls.ctx, talk, head, e->service.fields);
-}
-
-static void on_news(void *port, ka_talk *talk, ka_news news)
-{
-    const ka_engine *e = port;
-    e->calls.on_news(e->calls.ctx, talk, news);
-}
-
-static void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause)
-{
-    ka_sock_end(port, talk->conn, peer, cause);
-}
-
-static void move_end_of(void *port, ka_handle conn, ka_cause cause)
-{
-    ka_sock *s = ka_sock_of(port, conn);
-    if (s && !(s->talk && s->talk->is_driven))
-        ka_sock_end(port, conn, s, cause);
-}
-
-static void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause)
-{
-    half_close(port, talk->conn, peer, cause);
-}
-
-static void settled(void *port, void *peer, ka_talk *talk)
-{
-    ka_engine *e = port;
-    (void)talk;
-    ((ka_sock *)peer)->talk = NULL;
-    e->has_place = 1; /* it can be closed now for somebody who waits */
-}
-
-static void move_again(void *port, void *peer, ka_talk *talk) { again(port, talk->conn, peer); }
-
-static const ka_moves moves = {
-    .on_request = on_request,
-    .on_news = on_news,
-    .read = read_more,
-    .flush = flush,
-    .can_read = can_read,
-    .has_unread = has_unread,
-    .look_for_fin = look_for_fin,
-    .can_send = can_send,
-    .settled = settled,
-    .end = move_end,
-    .half_close = move_half_close,
-    .again = move_again,
-    .end_of = move_end_of,
-};
-
-void ka_sock_turn(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    if (s->talk == NULL && (s->talk = ka_talk_new(&e->service, h)) == NULL) {
-        ka_sock_end(e, h, s, KA_CAUSE_BUFFER_LIMIT);
-        return;
-    }
-    e->turn_bytes = 0;
-    ka_turn(&moves, e, s, s->talk, e->now);
-}
-
-/* --- handshakes --- */
+void ka_sock_push(ka_engine *e, ka_sock *s) { ka_turn_push(&moves, &e->d, s, s->talk); }
 
 /* Until the handshake is done, all that goes on is between the filter and the socket. */
 static void shake(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_session *session = ka_session_of(e, h);
     const ka_listener *listener = &e->listeners[s->listener];
-    if (ka_unlikely(s->awaits_proxy) && !introduce(e, h, s))
+    if (ka_unlikely(s->awaits_proxy) && introduce(e, h, s) != KA_OK)
         return;
     if (e->n_shakes++ >= SHAKES) {
-        again(e, h, s);
+        again(&e->d, h, s);
         return;
     }
     if (session == NULL && (session = listener->filter->open(listener->filter_ctx)) == NULL) {
-        ka_sock_end(e, h, s, KA_CAUSE_ERROR);
+        ka_driver_end(&e->d, h, s, KA_CAUSE_ERROR);
         return;
     }
     e->sessions[ka_slot_of(h)] = session;
@@ -514,17 +339,17 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
         }
     }
     if (got == KA_OK) {
-        (void)ka_conn_event(e->table, h, KA_EV_HANDSHAKE_DONE, e->now);
+        (void)ka_conn_event(e->d.service.table, h, KA_EV_HANDSHAKE_DONE, e->d.now);
         if (session->has_more)
-            again(e, h, s); /* that was enough for one step */
+            again(&e->d, h, s); /* that was enough for one step */
         else
-            ka_sock_turn(e, h, s); /* the first request may have come with the last of the handshake */
+            ka_sock_turn(&e->d, h, s); /* the first request may have come with the last of the handshake */
     } else if (fed == 0) {
-        ka_sock_end(e, h, s, KA_CAUSE_CLIENT);
+        ka_driver_end(&e->d, h, s, KA_CAUSE_CLIENT);
     } else if (got != KA_PARTIAL) {
-        half_close(e, h, s, KA_CAUSE_ERROR); /* so that the alert, which says why, is not eaten by RST */
+        ka_driver_half_close(&e->d, h, s, KA_CAUSE_ERROR); /* so that the alert, which says why, is not eaten by RST */
     } else if (!session->is_drained || session->has_more) {
-        again(e, h, s);
+        again(&e->d, h, s);
     }
 }
 
@@ -535,14 +360,12 @@ void ka_sock_event(ka_engine *e, ka_handle h, uint32_t events)
     ka_sock *s = ka_sock_of(e, h);
     if (s == NULL)
         return; /* closed by an earlier event of this batch */
+    int phase = ka_conn_phase(e->d.service.table, h);
     if (events & (EPOLLERR | EPOLLHUP)) {
-        int phase = ka_conn_phase(e->table, h);
-        if (phase == KA_LINGER) {
-            s->can_read = 1;
-            discard(e, h, s); /* before the end there may be a request that crossed our close */
-            return;
-        }
-        ka_sock_end(e, h, s, ka_turn_broken(phase));
+        if (phase == KA_LINGER)
+            linger(&e->d, h, s); /* before the end there may be a request that crossed our close */
+        else
+            ka_driver_end(&e->d, h, s, ka_turn_broken(phase));
         return;
     }
     ka_session *session = ka_session_of(e, h);
@@ -555,108 +378,68 @@ void ka_sock_event(ka_engine *e, ka_handle h, uint32_t events)
         s->saw_fin = 1;
     if (events & EPOLLOUT)
         s->can_write = 1;
-    int phase = ka_conn_phase(e->table, h);
     if (phase == KA_LINGER)
         discard(e, h, s);
     else if (phase == KA_HANDSHAKE && (s->can_read || session))
         shake(e, h, s);
     else if (phase != KA_HANDSHAKE && (s->talk || s->can_read || (session && session->out_len)))
-        ka_sock_turn(e, h, s);
+        ka_sock_turn(&e->d, h, s);
 }
 
-static void attend_one(ka_engine *e, ka_sock *s)
+static void look(ka_driver *d, ka_handle h, void *peer, int phase)
 {
-    e->turn_bytes = 0;
-    ka_turn_attend(&moves, e, s, s->talk, e->now);
-}
-
-/* "No event seen" is no evidence: look at the kernel once more before a verdict. Bytes found count as in time. */
-void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    int phase = ka_conn_phase(e->table, h);
-    if (phase == KA_NEW || phase == KA_IDLE || phase == KA_HEAD || phase == KA_BODY) {
-        s->can_read = 1;
-        if (ka_session_of(e, h))
-            ka_session_of(e, h)->is_drained = 0;
-        ka_sock_turn(e, h, s);
-    } else if (phase == KA_WRITE && s->talk) {
-        int queued;
+    ka_sock *s = peer;
+    ka_session *session = ka_session_of(engine_of(d), h);
+    if (phase == KA_WRITE) {
         s->can_write = 1;
-        ka_sock_turn(e, h, s);
-        if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
-            ka_cause cause = ka_turn_queued(s->talk, queued, e->now);
-            if (cause != KA_N_CAUSES)
-                ka_sock_end(e, h, s, cause);
-        }
-    } else if (s->talk && s->talk->is_noted) {
-        attend_one(e, s); /* the application had answered before we came to look at the time */
+    } else {
+        s->can_read = 1;
+        if (session)
+            session->is_drained = 0;
     }
+    ka_sock_turn(d, h, s);
 }
 
-void ka_sock_evict(ka_engine *e, ka_handle h, ka_sock *s)
+static void *peer_of(ka_driver *d, ka_handle h) { return ka_sock_of(engine_of(d), h); }
+
+static ka_talk **talk_of(void *peer) { return &((ka_sock *)peer)->talk; }
+
+static void wake(ka_driver *d)
 {
-    if (ka_turn_evicts(s->talk, ka_conn_phase(e->table, h), e->now))
-        ka_sock_turn(e, h, s);
-    if (ka_sock_of(e, h))
-        ka_sock_end(e, h, s, KA_CAUSE_EVICTED);
+    if (!engine_of(d)->is_stepping)
+        ka_wake(engine_of(d));
 }
 
-void ka_sock_expire(ka_engine *e, ka_handle h, ka_sock *s, ka_action action, ka_cause cause)
+static int set_timer(ka_driver *d, int64_t at)
 {
-    if (ka_turn_answers_late(s->talk, action, cause, e->now)) {
-        ka_sock_turn(e, h, s); /* at once: until it has left the phase it stays due, and would be cut off next */
-        return;
-    }
-    if (s->talk && action != KA_DO_HALF_CLOSE)
-        s->talk->cause = (uint8_t)cause;
-    if (action == KA_DO_HALF_CLOSE)
-        half_close(e, h, s, cause);
-    else
-        ka_sock_end(e, h, s, ka_conn_phase(e->table, h) == KA_LINGER ? (ka_cause)s->cause : cause);
+    struct itimerspec spec = {
+        .it_value = {.tv_sec = at > 0 ? at / 1000000000 : 0, .tv_nsec = at > 0 ? at % 1000000000 : 1}};
+    return timerfd_settime(engine_of(d)->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
 }
 
-/* --- turns outside a step --- */
-
-void ka_sock_note(void *port, ka_talk *talk)
-{
-    ka_engine *e = port;
-    if (talk->is_noted)
-        return;
-    if (e->n_noted == e->noted_cap && list_grow(&e->noted, &e->noted_cap) < 0) {
-        talk->is_noted = e->has_unlisted = 1; /* then all are looked at */
-        return;
-    }
-    talk->is_noted = 1;
-    e->noted[e->n_noted++] = talk->conn;
-}
-
-/* There was no memory to list them. O(slots). */
-static void attend_unlisted(ka_engine *e)
-{
-    e->has_unlisted = 0;
-    for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
-        ka_sock *s = ka_sock_at(e, slot);
-        if (s->talk && s->talk->is_noted)
-            attend_one(e, s);
-    }
-}
-
-void ka_noted_attend(ka_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_noted; i++) { /* the list may grow meanwhile */
-        ka_handle h = e->noted[i];
-        ka_sock *s = ka_sock_of(e, h);
-        if (s && s->talk && s->talk->is_noted)
-            attend_one(e, s);
-    }
-    e->n_noted = 0;
-    if (ka_unlikely(e->has_unlisted))
-        attend_unlisted(e);
-}
-
-void ka_sock_relieve(ka_engine *e) { ka_turn_relieve(&moves, e, &e->service); }
-
-void ka_sock_push(ka_engine *e, ka_sock *s) { ka_turn_push(&moves, e, s, s->talk); }
+static const ka_moves moves = {
+    .receive = receive,
+    .flush = flush,
+    .saw_fin = saw_fin,
+    .can_read = can_read,
+    .can_send = can_send,
+    .has_unread = has_unread,
+    .peer_of = peer_of,
+    .talk_of = talk_of,
+    .turn = ka_sock_turn,
+    .attend = attend,
+    .again = again,
+    .look = look,
+    .queued = queued,
+    .shut = shut,
+    .send_fin = send_fin,
+    .linger = linger,
+    .close = close_sock,
+    .say_no = say_no,
+    .wake = wake,
+    .set_timer = set_timer,
+};
+const ka_moves *const ka_sock_moves = &moves;
 
 /* --- who is it --- */
 

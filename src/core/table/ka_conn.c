@@ -307,6 +307,7 @@ ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
     return ka_store_handle(s, slot);
 }
 
+uint32_t ka_table_slots(const ka_table *t) { return t->store.n_used; }
 uint32_t ka_table_open_count(const ka_table *t) { return t->store.n_open; }
 int ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }
 size_t ka_table_bytes(const ka_table *t) { return sizeof *t + ka_store_bytes(&t->store); }
@@ -597,6 +598,13 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
         return KA_EINVAL;
     set_ending(ka_store_mark(&t->store, i), cause);
     return KA_OK;
+}
+
+ka_cause ka_conn_ending(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    unsigned ending = i ? ka_store_mark(&t->store, i)->ending & KA_ENDING_MASK : 0;
+    return ending ? (ka_cause)(ending - 1) : KA_N_CAUSES;
 }
 
 /* ---- while it lasts ---- */

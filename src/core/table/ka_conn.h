@@ -132,6 +132,7 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause);
 
 /* Remember why it will end, for when its LINGER is over. ka_conn_decide and ka_conn_due do so themselves. 0, KA_ESTALE. */
 int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause);
+ka_cause ka_conn_ending(const ka_table *t, ka_handle h); /* what was remembered; KA_N_CAUSES: nothing */
 
 /* What to do about a connection whose time is up. */
 typedef enum {
@@ -169,6 +170,7 @@ void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns
 int ka_conn_is_draining(const ka_table *t);
 
 ka_handle ka_table_handle(const ka_table *t, uint32_t slot); /* of the connection in this slot, 0 if none */
+uint32_t ka_table_slots(const ka_table *t);                  /* above all slots that were ever used */
 uint32_t ka_table_open_count(const ka_table *t);
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
 int ka_table_is_full(const ka_table *t);
