@@ -75,7 +75,7 @@ static void leave(ka_engine *e)
             ka_doomed doomed = e->doomed[--e->n_doomed];
             ka_driver_close(&e->d, doomed.conn, doomed.cause);
         } else {
-            ka_cause cause = (ka_cause)(e->closes_all - 1);
+            ka_cause cause = (ka_cause)e->closes_all;
             e->closes_all = 0;
             ka_driver_close_all(&e->d, cause);
         }
@@ -104,7 +104,7 @@ void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 void ka_engine_close_all(ka_engine *e, ka_cause cause)
 {
     enter(e);
-    e->closes_all = (uint8_t)(cause + 1);
+    e->closes_all = (uint8_t)cause;
     leave(e);
 }
 
@@ -112,7 +112,7 @@ void ka_engine_free(ka_engine *e)
 {
     enter(e);
     e->n_listeners = 0;
-    e->closes_all = KA_CAUSE_DRAIN + 1;
+    e->closes_all = KA_CAUSE_DRAIN;
     e->is_freed = 1;
     leave(e);
 }

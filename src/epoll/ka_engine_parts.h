@@ -45,7 +45,7 @@ struct ka_engine {
     uint32_t n_inside; /* how deep we are in functions of ours that may call the application */
     ka_doomed *doomed; /* what it closed meanwhile; owned */
     uint32_t n_doomed, doomed_cap;
-    uint8_t closes_all, is_freed; /* the same for all: 1 + ka_cause; ka_engine_free */
+    uint8_t closes_all, is_freed; /* the same for all: ka_cause; ka_engine_free */
     ka_engine_counters counters;
     char scratch[KA_SCRATCH];
 };

@@ -187,7 +187,7 @@ static ka_cause flush(ka_driver *d, void *peer, ka_talk *talk)
         ka_talk_sent(talk, n_done);
     }
     if (total == 0)
-        return KA_N_CAUSES;
+        return KA_CAUSE_NONE;
     if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
         talk->outq = 0;
     return ka_turn_left(d, talk, total);

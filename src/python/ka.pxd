@@ -131,6 +131,7 @@ cdef extern from "table/ka_store.h" nogil:
         KA_N_PHASES
 
     ctypedef enum ka_cause:
+        KA_CAUSE_NONE
         KA_CAUSE_CLIENT
         KA_CAUSE_APPLICATION
         KA_CAUSE_EVICTED
@@ -247,7 +248,7 @@ cdef extern from "table/ka_conn.h" nogil:
     int ka_conn_phase(const ka_table *t, ka_handle h)
     int ka_conn_class(const ka_table *t, ka_handle h)
     uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
-    int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close,
+    int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close,
                        int64_t now, ka_verdict *out)
     int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
     bint ka_conn_crossed(ka_table *t, ka_handle h)
@@ -261,6 +262,7 @@ cdef extern from "table/ka_conn.h" nogil:
     uint32_t ka_table_open_count(const ka_table *t)
     uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
     bint ka_table_is_full(const ka_table *t)
+    bint ka_table_is_drained(const ka_table *t)
     size_t ka_table_bytes(const ka_table *t)
     const char *ka_table_check(const ka_table *t)
 
@@ -313,6 +315,21 @@ cdef extern from "talk/ka_buf.h" nogil:
     int ka_pool_hold(ka_pool *pool, ka_use use, size_t nbytes)
     void ka_pool_let_go(ka_pool *pool, size_t nbytes)
     bint ka_pool_is_tight(const ka_pool *pool)
+
+
+cdef extern from "talk/ka_exchange.h" nogil:
+    ctypedef struct ka_exchange:
+        void *owner
+        ka_body body
+        ka_reply reply
+        uint16_t head_flags
+        uint8_t is_held
+        uint8_t awaits_empty
+
+    bint ka_exchange_is_open(const ka_exchange *x)
+    bint ka_exchange_is_over(const ka_exchange *x)
+    bint ka_exchange_is_answering(const ka_exchange *x)
+    bint ka_exchange_is_tunnel(const ka_exchange *x)
 
 
 cdef extern from "talk/ka_talk.h" nogil:
@@ -373,23 +390,14 @@ cdef extern from "talk/ka_talk.h" nogil:
         const char *window
         size_t window_len
         ka_buf *out
-        uint32_t head_bytes
-        uint8_t has_exchange
+        ka_exchange exchange
+        size_t unsent
+        uint8_t cause
         uint8_t is_driven
         uint8_t is_noted
-        size_t unsent
-        void *exchange
-        ka_body body
-        ka_reply reply
-        uint16_t head_flags
-        uint8_t cause
-        uint8_t has_response
         uint8_t is_last
-        uint8_t awaits_empty
-        uint8_t is_held
         uint8_t is_eof
         uint8_t sees_fin
-        uint8_t is_tunnel
         uint8_t is_cut
         int32_t outq
 

@@ -238,7 +238,7 @@ cdef class TransportProtocol:
     cdef int watch_for_end(self) except -1:
         """Its FIN has come, and the application is busy with its request: it may wait for the answer, or be gone. See
         ka_wire_probe; and the loop does not watch a transport that it does not read."""
-        if self.conn and self.talk != NULL and self.talk.has_exchange and not self.is_unwatched:
+        if self.conn and self.talk != NULL and ka_exchange_is_open(&self.talk.exchange) and not self.is_unwatched:
             probe(self.transport)
             self.transports.unwatched.add(self)
             self.is_unwatched = True
@@ -324,7 +324,8 @@ cdef class TransportProtocol:
         if self.saw_fin:
             self.end(KA_CAUSE_CLIENT)
         elif got != KA_OK and got != KA_PARTIAL:
-            ka_driver_half_close(self.transports.d, self.conn, <void *>self, KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
+            # So that the alert, which says why, is not eaten by RST.
+            ka_driver_half_close(self.transports.d, self.conn, <void *>self, KA_CAUSE_ERROR)
         else:
             if got == KA_OK:
                 ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.own.now)
@@ -464,9 +465,9 @@ cdef class TransportProtocol:
             if n:
                 ka_talk_sent(talk, n)
                 cause = ka_turn_left(self.transports.d, talk, n)
-                if cause != KA_N_CAUSES:
+                if cause != KA_CAUSE_NONE:
                     return <int>cause
-        return <int>KA_N_CAUSES
+        return <int>KA_CAUSE_NONE
 
     cdef bint account(self, size_t left) except -1:
         """The transport keeps `left` bytes of what it was handed. Return whether the connection still stands."""
@@ -478,7 +479,7 @@ cdef class TransportProtocol:
         self.handed = left
         ka_talk_sent(self.talk, n)
         cause = ka_turn_left(self.transports.d, self.talk, n)
-        if cause == KA_N_CAUSES:
+        if cause == KA_CAUSE_NONE:
             return True
         self.end(cause)
         return False
@@ -646,7 +647,7 @@ cdef ptrdiff_t transport_receive(ka_driver *d, void *peer, ka_talk *talk) noexce
 
 cdef ka_cause transport_flush(ka_driver *d, void *peer, ka_talk *talk) noexcept:
     if talk.unsent == 0:
-        return KA_N_CAUSES
+        return KA_CAUSE_NONE
     try:
         return <ka_cause>(<TransportProtocol>peer).send_some()
     except BaseException as error:

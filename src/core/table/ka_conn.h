@@ -122,9 +122,9 @@ int ka_conn_class(const ka_table *t, ka_handle h);         /* the class it is in
 uint32_t ka_conn_requests(const ka_table *t, ka_handle h); /* heads seen on it; 0 if stale */
 
 /* Called once, when the response head is about to be written.
- * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_N_CAUSES when nothing
- * forbids keeping it, else the ka_cause for which it will be closed. 0, KA_ESTALE, or KA_EINVAL outside a request. */
-int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
+ * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_CAUSE_NONE when nothing
+ * forbids keeping it, else the ka_cause for which it will be closed. 0, KA_ESTALE, or KA_EINVAL outside a request and for no such cause. */
+int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close, int64_t now,
                    ka_verdict *out);
 
 /* The one way out of the table, right for every phase. Counts the cause, bumps the generation. KA_ESTALE if gone. */
@@ -132,7 +132,7 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause);
 
 /* Remember why it will end, for when its LINGER is over. ka_conn_decide and ka_conn_due do so themselves. 0, KA_ESTALE. */
 int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause);
-ka_cause ka_conn_ending(const ka_table *t, ka_handle h); /* what was remembered; KA_N_CAUSES: nothing */
+ka_cause ka_conn_ending(const ka_table *t, ka_handle h); /* what was remembered; KA_CAUSE_NONE: nothing */
 
 /* What to do about a connection whose time is up. */
 typedef enum {
@@ -174,7 +174,8 @@ uint32_t ka_table_slots(const ka_table *t);                  /* above all slots 
 uint32_t ka_table_open_count(const ka_table *t);
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
 int ka_table_is_full(const ka_table *t);
-size_t ka_table_bytes(const ka_table *t); /* memory of the table, all included but malloc's own */
+int ka_table_is_drained(const ka_table *t); /* nothing is open but what lingers: a server that drains can stop */
+size_t ka_table_bytes(const ka_table *t);   /* memory of the table, all included but malloc's own */
 
 /* Walk every invariant. Return NULL, or a static sentence naming the first broken one. O(slots). */
 const char *ka_table_check(const ka_table *t);

@@ -140,7 +140,7 @@ static int answers_late(ka_driver *d, ka_talk *talk, ka_action action, ka_cause 
 }
 
 /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first, which has `queued` bytes
- * now. Return KA_N_CAUSES, or the cause to end for. */
+ * now. Return KA_CAUSE_NONE, or the cause to end for. */
 static ka_cause progress_of(ka_driver *d, ka_talk *talk, int queued)
 {
     ka_cause cause;
@@ -148,7 +148,7 @@ static ka_cause progress_of(ka_driver *d, ka_talk *talk, int queued)
     talk->outq = queued;
     if (taken > 0 && ka_conn_progress(d->service.table, talk->conn, (size_t)taken, d->now, &cause) == KA_ESLOW)
         return cause;
-    return KA_N_CAUSES;
+    return KA_CAUSE_NONE;
 }
 
 /* Once more at the kernel, before a verdict. Bytes found count as in time. Afterwards it may be gone. */
@@ -162,8 +162,8 @@ static void look(ka_driver *d, ka_handle conn, void *peer)
     } else if (phase == KA_WRITE && *talk) {
         moves->look(d, conn, peer, phase);
         int queued = is_open(d, conn) && *talk ? moves->queued(d, peer) : -1;
-        ka_cause cause = queued >= 0 ? progress_of(d, *talk, queued) : KA_N_CAUSES;
-        if (cause != KA_N_CAUSES)
+        ka_cause cause = queued >= 0 ? progress_of(d, *talk, queued) : KA_CAUSE_NONE;
+        if (cause != KA_CAUSE_NONE)
             ka_driver_end(d, conn, peer, cause);
     } else if (*talk && (*talk)->is_noted) {
         moves->attend(d, conn, peer); /* the application had answered before we came to look at the time */
@@ -324,7 +324,7 @@ void ka_driver_drain(ka_driver *d, int64_t grace_ns, int64_t spread_ns, int64_t 
     for (uint32_t slot = 1; slot < ka_table_slots(d->service.table); slot++) {
         ka_handle conn = ka_table_handle(d->service.table, slot);
         ka_talk *talk = conn ? *d->moves->talk_of(d->moves->peer_of(d, conn)) : NULL;
-        if (talk && talk->is_tunnel && talk->has_exchange)
+        if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
             ka_driver_news(d, talk, KA_NEWS_DRAIN);
     }
 }

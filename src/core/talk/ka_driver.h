@@ -27,7 +27,7 @@ typedef struct {
     ptrdiff_t (*receive)(ka_driver *d, void *peer, ka_talk *talk); /* n > 0 bytes are in the window; 0: FIN; KA_PARTIAL;
                                                                       KA_ENOMEM; KA_EPEER: broken; KA_EINVAL: abusive;
                                                                       KA_ESTALE: it has ended */
-    ka_cause (*flush)(ka_driver *d, void *peer, ka_talk *talk); /* send what can be sent; KA_N_CAUSES or why to end */
+    ka_cause (*flush)(ka_driver *d, void *peer, ka_talk *talk); /* send what can be sent; KA_CAUSE_NONE or why to end */
     int (*saw_fin)(ka_driver *d, void *peer,
                    ka_talk *talk);             /* FIN was announced, perhaps behind bytes: is anybody there? */
     int (*can_read)(ka_driver *d, void *peer); /* may `receive` have something? */

@@ -38,7 +38,7 @@ static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk,
  * truncation, RFC 8446 6.1. */
 static inline int ka_turn_is_cut_short(const ka_talk *talk)
 {
-    return talk->has_exchange && !ka_talk_body_is_over(talk);
+    return ka_exchange_is_open(&talk->exchange) && !ka_talk_body_is_over(talk);
 }
 
 /* The client sent FIN, behind bytes that are left where they are: whoever waits for its end is told all the same. */
@@ -46,7 +46,7 @@ static inline void ka_turn_fin(ka_driver *d, ka_talk *talk)
 {
     int is_news = !talk->sees_fin;
     talk->sees_fin = 1;
-    if (is_news && talk->has_exchange)
+    if (is_news && ka_exchange_is_open(&talk->exchange))
         ka_driver_news(d, talk, KA_NEWS_EOF);
 }
 
@@ -54,7 +54,7 @@ static inline void ka_turn_fin(ka_driver *d, ka_talk *talk)
 static inline void ka_turn_eof(ka_driver *d, ka_talk *talk)
 {
     ka_talk_eof(talk);
-    if (talk->has_exchange)
+    if (ka_exchange_is_open(&talk->exchange))
         ka_driver_news(d, talk, KA_NEWS_EOF);
 }
 
@@ -66,7 +66,7 @@ static inline ka_cause ka_turn_broken(int phase)
                                                : KA_CAUSE_ERROR;
 }
 
-/* Bytes left, and ka_talk_sent knows. Return KA_N_CAUSES, or the cause to end for. */
+/* Bytes left, and ka_talk_sent knows. Return KA_CAUSE_NONE, or the cause to end for. */
 static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
 {
     ka_cause cause;
@@ -74,12 +74,12 @@ static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
     if (ka_conn_phase(table, talk->conn) == KA_WRITE &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW)
         return cause;
-    if (talk->is_held && ka_talk_is_low(talk)) {
-        talk->is_held = 0;
-        if (talk->has_exchange)
+    if (talk->exchange.is_held && ka_talk_is_low(talk)) {
+        talk->exchange.is_held = 0;
+        if (ka_exchange_is_open(&talk->exchange))
             ka_driver_news(d, talk, KA_NEWS_LOW);
     }
-    return KA_N_CAUSES;
+    return KA_CAUSE_NONE;
 }
 
 /* Send what is pending, from inside the application's code, while it makes more: no client waits for what the application
@@ -88,13 +88,13 @@ static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
 static inline void ka_turn_push(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 {
     size_t before = talk->unsent;
-    if (before == 0 || talk->is_held || talk->broken)
+    if (before == 0 || talk->exchange.is_held || talk->broken)
         return;
     ka_cause cause = moves->flush(d, peer, talk);
     size_t n = talk->n_pushed + (before - talk->unsent);
-    if (cause != KA_N_CAUSES) {
-        talk->broken = (uint8_t)(1 + cause);
-        talk->is_held = 1;
+    if (cause != KA_CAUSE_NONE) {
+        talk->broken = (uint8_t)cause;
+        talk->exchange.is_held = 1;
         n = KA_PUSH_MAX;
     }
     talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : (uint32_t)KA_PUSH_MAX;
@@ -103,11 +103,11 @@ static inline void ka_turn_push(const ka_moves *moves, ka_driver *d, void *peer,
 /* A new turn. An application that waits since it pushed so much may go on: the others have had theirs. */
 static inline void ka_turn_pushed(ka_driver *d, ka_talk *talk)
 {
-    int waits = talk->is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
+    int waits = talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
     talk->n_pushed = 0;
     if (waits && ka_talk_is_low(talk)) {
-        talk->is_held = 0;
-        if (talk->has_exchange)
+        talk->exchange.is_held = 0;
+        if (ka_exchange_is_open(&talk->exchange))
             ka_driver_news(d, talk, KA_NEWS_LOW);
     }
 }
@@ -115,8 +115,8 @@ static inline void ka_turn_pushed(ka_driver *d, ka_talk *talk)
 /* Send what is pending. Return whether the connection still stands. */
 static inline int ka_turn_flush(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 {
-    ka_cause cause = ka_unlikely(talk->broken) ? (ka_cause)(talk->broken - 1) : moves->flush(d, peer, talk);
-    if (ka_likely(cause == KA_N_CAUSES))
+    ka_cause cause = ka_unlikely(talk->broken) ? (ka_cause)talk->broken : moves->flush(d, peer, talk);
+    if (ka_likely(cause == KA_CAUSE_NONE))
         return 1;
     ka_driver_end(d, talk->conn, peer, cause);
     return 0;
@@ -157,7 +157,7 @@ static inline char *ka_turn_room(ka_driver *d, ka_talk *talk, char *scratch, siz
     if (talk->window_len == 0)
         (void)ka_talk_park(talk); /* gives back a buffer that is used up */
     else
-        to = ka_driver_room_behind(d, talk, appetite < KA_READ_BEHIND ? appetite : KA_READ_BEHIND, room);
+        to = ka_driver_room_behind(d, talk, appetite < KA_READ_BEHIND ? appetite : (size_t)KA_READ_BEHIND, room);
     if (*room > appetite)
         *room = appetite;
     return to;
@@ -228,7 +228,7 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, ka_driver *d, void *
         if (talk->unsent <= KA_OUT_HIGH)
             return KA_TURN_ON;
     }
-    if (talk->has_exchange && !talk->is_eof)
+    if (ka_exchange_is_open(&talk->exchange) && !talk->is_eof)
         ka_turn_look_for_fin(moves, d, peer, talk);
     return KA_TURN_PAUSE;
 }
@@ -268,7 +268,7 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
                 }
                 break;
             case KA_TALK_BODY:
-                talk->wants_body = 0;
+                talk->exchange.wants_body = 0;
                 ka_driver_news(d, talk, KA_NEWS_BODY);
                 break;
             case KA_TALK_READ:   turned = ka_turn_read(moves, d, peer, talk); break;
@@ -279,18 +279,19 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
         }
         if (turned == KA_TURN_ENDED)
             return;
-        asked_before = talk->wants_body;
+        asked_before = talk->exchange.wants_body;
         if (!ka_turn_flush(moves, d, peer, talk))
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
-        if ((talk->unsent && moves->can_send(d, peer)) || ka_unlikely(talk->is_held && talk->n_pushed >= KA_PUSH_MAX))
+        if ((talk->unsent && moves->can_send(d, peer)) ||
+            ka_unlikely(talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX))
             ka_driver_again(d, talk->conn, peer, talk);
         /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
          * asked for content (which no event may announce again), and when all that is left to do is to close. */
-    } while ((talk->wants_body && !asked_before) ||
-             (talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
-             (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining));
+    } while ((talk->exchange.wants_body && !asked_before) ||
+             (ka_exchange_is_over(&talk->exchange) && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
+             (talk->unsent == 0 && talk->is_last && !ka_exchange_is_open(&talk->exchange) && !talk->is_draining));
     (void)ka_talk_settle(talk, d->now);
     if (ka_talk_is_idle(talk)) {
         *moves->talk_of(peer) = NULL;
@@ -312,9 +313,10 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
  * over from here, where the caller may be the task of another request: waiting input is left to a turn to come. */
 static inline void ka_turn_attend(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 {
-    int is_answering = talk->has_exchange && !talk->has_response;
+    int is_answering = ka_exchange_is_answering(&talk->exchange);
     ka_talk_take(talk, KA_NOTED);
-    if (is_answering || (talk->window_len == 0 && !(talk->has_response && moves->can_read(d, peer)))) {
+    if (is_answering ||
+        (talk->window_len == 0 && !(ka_exchange_is_over(&talk->exchange) && moves->can_read(d, peer)))) {
         ka_turn(moves, d, peer, talk);
         return;
     }
