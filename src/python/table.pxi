@@ -533,7 +533,7 @@ cdef class ConnectionTable:
                 raise ValueError(f"{name}={given!r}: must be between 0 and 1e9 seconds")
             k += 1
         ka_table_drain(self.table, start_ns(now), <int64_t>ceil(seconds[0] * 1e9), <int64_t>ceil(seconds[1] * 1e9),
-                        <int64_t>ceil(seconds[2] * 1e9))
+                       <int64_t>ceil(seconds[2] * 1e9))
 
     @property
     def is_draining(self):

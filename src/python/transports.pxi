@@ -605,11 +605,11 @@ cdef class Transports(Driver):
         cdef uint32_t slot
         self.enter()
         ka_table_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
-                        <int64_t>(timeout * 1e9))
+                       <int64_t>(timeout * 1e9))
         for slot in range(self.n_slots):
             if self.by_slot[slot] != NULL:
                 one = <TransportProtocol>self.by_slot[slot]
-                if one.talk != NULL and one.talk.is_tunnel and one.talk.exchange != NULL:
+                if one.talk != NULL and ka_exchange_is_tunnel(&one.talk.exchange) and one.talk.exchange.owner != NULL:
                     port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
         self.leave()
 
