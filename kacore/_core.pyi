@@ -518,7 +518,6 @@ class TransportProtocol:
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
     def closed(self, cause: str) -> int: ...
-    def lingers(self) -> int: ...
 
 class Transports:
     @property
@@ -565,7 +564,6 @@ class HostedAsgiApplication(AsgiApplication):
         *,
         tasks: set[Any] | None = None,
         is_bare: bool = False,
-        is_fresh: bool = False,
         upgrade: Callable[[Any, Head], Callable[[Any, bytes], None] | None] | None = None,
         scope: dict[str, Any] | None = None,
         **options: Any,

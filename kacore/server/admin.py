@@ -14,19 +14,19 @@ name what is listened on. A browser always sends one; the health checks of a loa
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kacore.policy import Policy
-from kacore.server.listening import parse_address
+from kacore.server.listening import open_listeners, parse_address
 from kacore.server.loading import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from kacore.server.server import Server
 
     Fields = tuple[tuple[bytes, bytes], ...]
     Answer = tuple[int, Fields, bytes]  # status, fields, content
@@ -70,11 +70,60 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Subject(Protocol):
+    """The server that is told about."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def policy(self) -> Policy: ...
+    def stats(self) -> dict[str, Any]: ...
+    def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+
+
+class AdminServer:
+    """The admin listener of a server: another server in the same loop, for as long as the first one serves.
+
+    make_server: makes a Server. io: what moves its bytes, as of Server.
+    """
+
+    def __init__(
+        self, subject: Subject, where: str, hosts: Iterable[str], *, make_server: Callable[..., Any], io: str
+    ) -> None:
+        self.host, self.port = parse_admin(where)
+        self._handler = Admin(subject, self.host, hosts)
+        self._make_server, self._io = make_server, io
+        self._server: Any = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, *, is_shared: bool) -> None:
+        """Listen and serve. is_shared: other processes do, too. UsageError."""
+        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
+        self.port = listeners[0].port
+        sockets = [listener.sock for listener in listeners]
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
+            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        options: dict[str, Any] = {"policy": POLICY, "sockets": sockets, "server_name": "", "io": self._io}
+        self._server = self._make_server(self._handler, interface="asgi", lifespan="off", **options)
+        self._server.is_quiet = True
+        self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
+        await self._server.started()
+
+    async def stop(self) -> None:
+        """At once: nobody needs a drain here. More than once: no harm."""
+        if self._server is not None and self._serving is not None:
+            self._server.shutdown(now=True, hurry=True)
+            await self._serving
+            self._server = self._serving = None
+
+
 class Admin:
     """An ASGI application that answers about `server`. host: the address listened on. hosts: names that the Host field
     may have besides it."""
 
-    def __init__(self, server: Server, host: str, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, server: Subject, host: str, hosts: Iterable[str] = ()) -> None:
         self.server = server
         self.hosts = {host.lower(), *(name.lower() for name in hosts)}
         if is_loopback(host):
@@ -203,7 +252,7 @@ COUNTERS = (
 class Exposition:
     """The formats of /metrics. ImportError without prometheus_client."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Subject) -> None:
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import choose_encoder
 
@@ -235,7 +284,7 @@ class Collector:
     Of several workers any one answers, so what it tells are the counters of all; only for these there are sums.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Subject) -> None:
         self.server = server
 
     def collect(self) -> Iterator[Any]:

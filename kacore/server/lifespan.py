@@ -16,6 +16,8 @@ Mode = Literal["auto", "on", "off"]
 Message = MutableMapping[str, Any]
 # Seconds for the application to return once it has said that its shutdown is complete.
 RETURN_WITHIN = 0.1
+# What its shutdown gets when we must end now.
+SHUTDOWN_AT_ONCE = 0.1
 
 
 class LifespanError(RuntimeError):
@@ -40,6 +42,32 @@ class Lifespan:
         self._answer: asyncio.Future[Message | None] | None = None  # None: it ended without one
         self._error: BaseException | None = None
         self._is_ours = False  # we cancelled it
+
+    async def start(self, is_over: asyncio.Event) -> bool:
+        """startup(), which is not waited for once is_over is set. Return: whether the application is up. LifespanError."""
+        startup = asyncio.ensure_future(self.startup())
+        told = asyncio.ensure_future(is_over.wait())
+        try:
+            await asyncio.wait([startup, told], return_when=asyncio.FIRST_COMPLETED)
+            if startup.done():
+                startup.result()
+                return True
+            self.logger.info("told to end before the application had started")
+            return False
+        finally:
+            told.cancel()
+            if startup.cancel():
+                await asyncio.wait([startup])
+
+    async def end(self, must_end: asyncio.Event) -> None:
+        """shutdown(), for which the application may take its time until must_end is set."""
+        shutdown = asyncio.ensure_future(self.shutdown())
+        told = asyncio.ensure_future(must_end.wait())
+        await asyncio.wait([shutdown, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if not shutdown.done():
+            await asyncio.wait([shutdown], timeout=SHUTDOWN_AT_ONCE)
+            shutdown.cancel()
 
     async def startup(self) -> None:
         """Raises LifespanError when the application failed to start, or must have the protocol and has not. Cancelled,

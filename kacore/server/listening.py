@@ -47,10 +47,11 @@ class Listener:
         self._path = os.path.abspath(sock.getsockname()) if is_own and sock.family == socket.AF_UNIX else None
         self._inode = inode(self._path) if self._path else None
 
-    def refuse(self) -> None:
-        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. Idempotent."""
+    def refuse(self) -> bool:
+        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. Idempotent. Return: whether
+        it is ours and open."""
         if not self.is_own or self.sock.fileno() < 0:
-            return
+            return False
         if self._path is not None:
             if self._inode is not None and inode(self._path) == self._inode:  # not a successor's
                 os.unlink(self._path)
@@ -59,6 +60,7 @@ class Listener:
                 _core.refuse_new_connections(self.sock.fileno())
             except OSError:
                 pass  # then a client may come between the last accept and the close
+        return True
 
     def close(self) -> None:
         self.sock.close()

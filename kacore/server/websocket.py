@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from websockets.extensions import ServerExtensionFactory
 
     from kacore._core import Tunnel
-    from kacore.server.server import WebSocketOptions
+    from kacore.server.websocket_options import WebSocketOptions
 
 Message = MutableMapping[str, Any]
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # RFC 6455 5.2

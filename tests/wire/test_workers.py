@@ -191,7 +191,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"answered"})
 """)
-    short = "import sys; from kacore.server import workers; workers.KILL_STARTING = 0.01; from kacore.cli import main; "
+    short = "import sys; from kacore.server import supervisor; supervisor.KILL_STARTING = 0.01; from kacore.cli import main; "
     port = free_port()
     where = ("--port", str(port), "--workers", "1")
     server = launch("-c", f"{short} sys.exit(main())", "serve", "app:app", *where, ready="starts")
@@ -239,7 +239,7 @@ def test_any_worker_answers_for_all_and_no_counter_falls_with_a_restart(launch, 
     (tmp_path / "run.py").write_text("""
 import json, os, sys
 import kacore
-from kacore.server.workers import Supervisor
+from kacore.server.supervisor import Supervisor
 
 def make_server(worker):
     def app(request):

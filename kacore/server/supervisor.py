@@ -1,4 +1,5 @@
-"""Several processes that serve one application: `Supervisor` in the parent, `Worker` in each child.
+"""Several processes that serve one application: `Supervisor` in the parent, a Server with a `Worker` (place.py) in each
+child.
 
 The parent opens the listening sockets and keeps them, starts workers by fork and never imports the application, so
 that a new worker runs what the files say by then. A TCP address has a SO_REUSEPORT socket for each worker slot. Every
@@ -14,7 +15,6 @@ a successor), "closed" (my listeners), "beat". An end of file is the death of th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import mmap
 import os
@@ -24,19 +24,17 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from select import POLLIN, poll
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from kacore import _core
 from kacore._version import __version__
 from kacore.policy import Policy, PolicyError
 from kacore.server import signals
-from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, addresses, open_listeners, raise_descriptor_limit
 from kacore.server.loading import UsageError
+from kacore.server.place import Worker
 from kacore.server.reload import LOOK_EVERY, Watcher
 from kacore.server.systemd import Notifier
-
-if TYPE_CHECKING:
-    from kacore.server.server import Server
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, *signals.IGNORED)
 # Exit statuses of workers, and of a parent whose first workers failed: as for any mistake of a user; as for a crash.
@@ -48,113 +46,16 @@ MIN_BACKOFF, MAX_BACKOFF = 0.25, 30.0
 KILL_AFTER_DRAIN, KILL_AFTER_NOW = 10.0, 1.0
 # One that is told to end while it starts: it has no connection, and may stand still in the application.
 KILL_STARTING = 2.0
-# How often a worker looks whether it has served its number of requests, in seconds.
-COUNT_EVERY = 0.1
+# A page of counters that is still in use is asked for again after so many seconds.
+PAGE_RETRY = 0.1
 # Shared memory for counters, of which each process has one: there can be one that drains beside one that serves.
 PAGES_PER_SLOT = 2
 
 
-class Worker:
-    """In the child: its slot, what it inherited, and the way to the parent. Given to the Server as `worker`."""
+class Runs(Protocol):
+    """A server that serves until it is told to end."""
 
-    def __init__(self, supervisor: Supervisor, process: Process) -> None:
-        self.slot = process.slot
-        self.listeners = supervisor.listeners
-        self.counters = supervisor.page(process.page)
-        self._pages = supervisor.pages
-        self._n_slots = supervisor.n_workers
-        self._channel = process.child_end
-        self._beat = supervisor.beat
-        self._max_requests = supervisor.draw_max_requests()
-        self._server: Server | None = None
-        self._is_serving = False
-
-    def watches(self, listener: Listener) -> bool:
-        return listener.slot is None or listener.slot == self.slot
-
-    def stats(self) -> dict[str, Any]:
-        """The counters of all worker processes, also of those that are gone: `total`, and `slots`, one each.
-
-        Dicts as ConnectionTable.stats() has them, with `open` connections in place of the phases."""
-        per_slot = [self._pages(slot) for slot in range(self._n_slots)]
-        return {
-            "total": _core.sum_counters([page for pages in per_slot for page in pages]),
-            "slots": [_core.sum_counters(pages) for pages in per_slot],
-        }
-
-    # -- called by the server ------------------------------------------------------------------------------
-
-    def attach(self, server: Server, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        """Listen to the parent, who decides when we end, also while the application starts. Return: signals handled."""
-        self._server = server
-        loop.add_reader(self._channel.fileno(), self._listen, loop)
-        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        return [signal.SIGTERM]
-
-    def _on_sigterm(self) -> None:
-        """To a worker alone it asks for a successor first; the parent sends it to one that has not yet started."""
-        assert self._server is not None
-        if self._is_serving:
-            self._say("retire")
-        else:
-            self._server.shutdown(now=True)
-
-    def serving(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_serving = True
-        self._say("serving")
-        if self._max_requests:
-            self._count(loop, server.table.stats()["requests"] + self._max_requests)
-        if self._beat:
-            self._keep_beating(loop)
-
-    def closed(self) -> None:
-        self._say("closed")
-
-    # -- the two directions --------------------------------------------------------------------------------
-
-    def _say(self, word: str) -> None:
-        try:
-            self._channel.send(word.encode())
-        except OSError:
-            pass  # the parent is gone, which its end of file says too
-
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        assert self._server is not None
-        try:
-            message = self._channel.recv(64).decode()
-        except BlockingIOError:
-            return
-        except OSError:
-            message = ""
-        word, _, rest = message.partition(" ")
-        server = self._server
-        if not message:
-            loop.remove_reader(self._channel.fileno())
-            server.logger.error("the parent process is gone: worker %d drains and ends", os.getpid())
-            if not server.is_ending:
-                server.shutdown()
-        elif word == "watch":
-            server.listen(self.listeners[int(rest)])
-        elif word == "unwatch":
-            server.unlisten(self.listeners[int(rest)])
-        elif word == "reopen":
-            signals.reopen(server.logger)
-        elif word == "now":
-            server.shutdown(now=True)
-        elif not server.is_ending:  # leave, hurry, stop, interrupt; a second shutdown() would mean "now"
-            server.has_successor = word in ("leave", "hurry")
-            server.shutdown(hurry=word in ("hurry", "interrupt"))
-
-    def _count(self, loop: asyncio.AbstractEventLoop, last: int) -> None:
-        assert self._server is not None
-        if self._server.table.stats()["requests"] >= last:
-            self._say("retire")
-        else:
-            loop.call_later(COUNT_EVERY, self._count, loop, last)
-
-    def _keep_beating(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._say("beat")
-        loop.call_later(self._beat / 2, self._keep_beating, loop)
+    def run(self) -> None: ...
 
 
 class Process:
@@ -210,7 +111,7 @@ class Supervisor:
 
     def __init__(
         self,
-        make_server: Callable[[Worker], Server],
+        make_server: Callable[[Worker], Runs],
         *,
         n_workers: int,
         bind: Iterable[str],
@@ -333,7 +234,7 @@ class Supervisor:
         used = {process.page for process in self._processes}
         free = [page for page in range(number * PAGES_PER_SLOT, (number + 1) * PAGES_PER_SLOT) if page not in used]
         if not free:
-            slot.start_at = time.monotonic() + COUNT_EVERY  # one that drains has to end first
+            slot.start_at = time.monotonic() + PAGE_RETRY  # one that drains has to end first
             return
         slot.start_at = float("inf")
         process = Process(number, free[0])
@@ -358,7 +259,15 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for other in [*self._processes, process]:
             other.channel.close()
-        worker = Worker(self, process)
+        worker = Worker(
+            process.slot,
+            self.listeners,
+            self.page(process.page),
+            [self.pages(slot) for slot in range(self.n_workers)],
+            process.child_end,
+            beat=self.beat,
+            max_requests=self.draw_max_requests(),
+        )
         try:
             self.make_server(worker).run()
         except (UsageError, PolicyError, _core.LocalError) as error:
