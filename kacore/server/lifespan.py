@@ -52,7 +52,7 @@ class Lifespan:
             if startup.done():
                 startup.result()
                 return True
-            self.logger.info("told to end before the application had started")
+            self.logger.info("stopped before the application had started")
             return False
         finally:
             told.cancel()
@@ -98,9 +98,9 @@ class Lifespan:
         if self.mode == "on" and has_failed:
             raise LifespanError(f"the application's start-up failed: {self._error!r}") from self._error
         if self.mode == "on":
-            raise LifespanError("the application has no lifespan, and lifespan=on demands one") from self._error
+            raise LifespanError("the application has no lifespan, and lifespan=on requires one") from self._error
         if has_failed:
-            self.logger.warning("the application failed in its lifespan and is served without one", exc_info=self._error)
+            self.logger.warning("the application's lifespan failed; serving it without one", exc_info=self._error)
 
     async def shutdown(self) -> None:
         """Never raises: what the application says is logged."""

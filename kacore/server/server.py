@@ -271,9 +271,9 @@ class Server:
         if self.tls is not None:
             try:
                 self.tls.reload()
-                self.logger.info("the certificates were read again")
+                self.logger.info("certificates reloaded")
             except UsageError as error:
-                self.logger.error("the old certificates stay in use: %s", error)
+                self.logger.error("keeping the old certificates: %s", error)
 
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From any thread, and not waited for; a second call ends at once.

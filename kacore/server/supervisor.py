@@ -379,7 +379,7 @@ class Supervisor:
             slot.start_at = now
             return
         if self._stopping or not (was_starting or was_serving):
-            self.logger.debug("worker %d (pid %d) ended with status %d", process.slot, process.pid, status)
+            self.logger.debug("worker %d (pid %d) exited with status %d", process.slot, process.pid, status)
             return
         if was_starting and not self._was_ready and self._watcher is None:
             self.logger.error("worker %d (pid %d) did not start: status %d", process.slot, process.pid, status)
@@ -392,7 +392,7 @@ class Supervisor:
                 process.slot,
                 process.pid,
                 status,
-                "; the old one goes on" if slot.serving else "; waiting for a change",
+                "; the old one keeps serving" if slot.serving else "; waiting for a change",
             )
             self._rolling.clear()
             self.notifier.ready()
@@ -400,7 +400,7 @@ class Supervisor:
             slot.n_failures = 0 if was_serving and now - process.since > SETTLED_AFTER else slot.n_failures + 1
             wait = min(MAX_BACKOFF, MIN_BACKOFF * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
             self.logger.error(
-                "worker %d (pid %d) ended with status %d; the next one starts %s",
+                "worker %d (pid %d) exited with status %d; the next one starts %s",
                 process.slot,
                 process.pid,
                 status,
@@ -413,8 +413,8 @@ class Supervisor:
             is_silent = self.beat and process.state == "serving" and now - process.heard > 2 * self.beat
             if now < process.kill_at and not is_silent:
                 continue
-            why = "gives no sign of life" if is_silent else "did not end in time"
-            self.logger.error("worker %d (pid %d) %s and is killed", process.slot, process.pid, why)
+            why = "no sign of life" if is_silent else "it did not exit in time"
+            self.logger.error("killing worker %d (pid %d): %s", process.slot, process.pid, why)
             process.kill_at = process.heard = now + KILL_AFTER_NOW
             os.kill(process.pid, signal.SIGKILL)
 
@@ -453,7 +453,7 @@ class Supervisor:
         elif number in signals.IGNORED:
             signals.ignore(number, self._told, self.logger)
         elif number == signal.SIGHUP and not self._stopping:
-            self.logger.info("SIGHUP: the workers are replaced one after the other")
+            self.logger.info("SIGHUP: replacing the workers one by one")
             self._roll()
 
     def _roll(self) -> None:
