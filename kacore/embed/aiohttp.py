@@ -42,7 +42,7 @@ from kacore._core import ConnectionTable
 from kacore.embed._hosts import HostPackage
 from kacore.policy import Policy
 from kacore.server.assembly import table_for
-from kacore.server.departure import is_drained, last_gone
+from kacore.server.departure import last_gone
 
 try:
     import fcntl
@@ -702,7 +702,7 @@ class Server(HostServer):
 
     def settled(self) -> None:
         """One has gone, or lingers."""
-        if self._on_drained is not None and is_drained(self.table):
+        if self._on_drained is not None and self.table.is_drained:
             call, self._on_drained = self._on_drained, None
             call()
 

@@ -27,7 +27,7 @@ from kacore.embed._hosts import HostPackage
 from kacore.policy import Policy, PolicySet
 from kacore.policy.sources import Sources
 from kacore.server.assembly import driver_options, table_for
-from kacore.server.departure import LAST_CALL, Terms, is_drained
+from kacore.server.departure import LAST_CALL, Terms
 from kacore.server.loading import UsageError
 from kacore.server.proxies import trusted_networks
 
@@ -210,7 +210,7 @@ class Host(_core.Transports):
 
     def part(self) -> None:
         """From clients that have had their answers."""
-        if is_drained(self.table):  # else somebody has come meanwhile
+        if self.table.is_drained:  # else somebody has come meanwhile
             for protocol in list(self.server_state.connections):
                 if isinstance(protocol, Protocol) and protocol.transport is not None:
                     getattr(protocol.transport, "abort", protocol.transport.close)()

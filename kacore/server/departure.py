@@ -81,12 +81,6 @@ class Terms:
         connections.drain(grace=self.grace, spread=self.spread, timeout=self.timeout)
 
 
-def is_drained(table: ConnectionTable) -> bool:
-    """Whether nothing is open but connections that linger, which delay no end."""
-    lingering: int = table.stats()["phases"]["linger"]
-    return len(table) == lingering
-
-
 async def last_gone(connections: Ending, seconds: float) -> None:
     """Wait until the drain has nobody left to wait for, so many seconds at most."""
     is_over = asyncio.Event()
@@ -167,7 +161,7 @@ class Departure:
             yield left
 
     def _waiting_for_the_last(self, deadline: float) -> Iterator[float]:
-        while (left := self._left(deadline)) > 0 and not is_drained(self.table):
+        while (left := self._left(deadline)) > 0 and not self.table.is_drained:
             self.driver.when_drained(self._news.set)
             yield left
 

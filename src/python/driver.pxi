@@ -194,8 +194,7 @@ cdef class Driver(Port):
 
     cdef int tell_drained(self) except -1:
         """At the end of whatever may have been the end of the last one."""
-        cdef ka_table *table = self.table.table
-        if self.on_drained is None or ka_table_open_count(table) != ka_table_phase_count(table, KA_LINGER):
+        if self.on_drained is None or not ka_table_is_drained(self.table.table):
             return 0
         call, self.on_drained = self.on_drained, None
         call()

@@ -360,7 +360,7 @@ def test_worker_that_leaves_serves_on_for_drain_lame_duck(need, monkeypatch):
     worker = object.__new__(adapter.Worker)
     worker.cfg, worker.listeners = config, []
     worker.policies = PolicySet(Policy(drain_lame_duck=5.0, drain_grace=2.0, drain_spread=1.0))
-    worker.table = type("Table", (), {"__len__": lambda self: 1, "stats": lambda self: {"phases": {"linger": 0}}})()
+    worker.table = type("Table", (), {"is_drained": False})()
     drain = {"drain": lambda self, **times: drained.append((now[0], times["timeout"])), "when_drained": lambda *_: None}
     worker.engine = type("Engine", (), drain)()
     monkeypatch.setattr(adapter.time, "monotonic", lambda: now[0])
