@@ -41,7 +41,7 @@ from aiohttp.web_server import Server as HostServer
 from kacore._core import ConnectionTable
 from kacore.embed._hosts import HostPackage
 from kacore.policy import Policy
-from kacore.server.assembly import table_for
+from kacore.server.assembly import policy_set, table_for
 from kacore.server.departure import last_gone
 
 try:
@@ -544,7 +544,7 @@ class Server(HostServer):
             policy = with_keepalive_timeout(policy, float(keepalive_timeout))
         super().__init__(handler, request_factory=request_factory, **kwargs)
         self.policy = policy
-        self.table = table_for(policy, logging.getLogger("kacore.error"))
+        self.table = table_for(policy_set(policy), logging.getLogger("kacore.error"))
         self.times_handlers = policy.handler_timeout > 0
         self.request_factory = watching(self.request_factory)
         self.now, self.done = self._loop.time, finished(self._loop)

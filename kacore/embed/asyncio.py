@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kacore import _core
 from kacore._core import Head, Response
 from kacore.policy import Policy
-from kacore.server.assembly import default_of, driver_options, table_for
+from kacore.server.assembly import driver_options, policy_set, table_for
 from kacore.server.departure import LAST_WORD, Terms, last_gone
 
 if TYPE_CHECKING:
@@ -57,16 +57,16 @@ class Connections(_core.Transports):
         logger = logging.getLogger("kacore.error")
         if application is None:
             application = _core.ProtocolApplication(loop, logger)
-        policy = policy or Policy()
+        policies = policy_set(policy)
         self = super().__new__(
             cls,
-            table_for(policy, logger),
+            table_for(policies, logger),
             application,
             loop,
-            **driver_options(policy, logger, server_name=server_name),
+            **driver_options(policies, logger, server_name=server_name),
         )
-        self.set_classes(policy)
-        self.policy = default_of(policy)
+        self.set_classes(policies)
+        self.policy = policies.default
         return self
 
     async def drain_and_close(self, *servers: asyncio.AbstractServer) -> None:

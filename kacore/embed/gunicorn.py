@@ -44,7 +44,7 @@ from kacore.embed._gunicorn_settings import (
     time_to_leave,
 )
 from kacore.policy import PolicyError
-from kacore.server.assembly import driver_options, probe, table_for, websockets_on_demand
+from kacore.server.assembly import driver_options, made_application, probe, table_for
 from kacore.server.departure import Departure, Terms
 from kacore.server.drivers import LoopEngine
 from kacore.server.lifespan import Lifespan, LifespanError
@@ -259,29 +259,27 @@ class ASGIWorker(Worker):
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         self.is_told, self.must_end = asyncio.Event(), asyncio.Event()
-        self.leaving: Departure | None = None
         self.handle_signals(loop)
         repeat(loop, self.beat_every, self.beat)
         lifespan = Lifespan(self.wsgi, setting_of(self.cfg, "asgi_lifespan", "auto"), self.log)
-        await lifespan.startup()
-        application = _core.AsgiApplication(
+        if not await lifespan.start(self.is_told):
+            return
+        application = made_application(
+            self.interface,
             self.hooked(self.wsgi),
             loop,
             self.log,
             state=lifespan.state,
             root_path=setting_of(self.cfg, "root_path", ""),
             scheme="https" if self.cfg.is_ssl else "http",
-            websocket=websockets_on_demand(loop, self.log, self.websocket_options()),
+            websockets=self.websocket_options(),
         )
         await probe(application, self.log)
         self.open_engine(application, loop.call_soon)
         self.engine.start(loop, self.step if self.max_requests < sys.maxsize else None)
         try:
             await self.is_told.wait()
-            self.leaving = self.departure()
-            if self.must_end.is_set():
-                self.leaving.end_now()
-            await self.leaving.leave()
+            await self.departure().leave(self.must_end)
         finally:
             self.engine.close()
             application.runner.close()
@@ -315,8 +313,6 @@ class ASGIWorker(Worker):
     def leave_at_once(self) -> None:
         if not self.must_end.is_set():
             self.must_end.set()
-            if self.leaving is not None:
-                self.leaving.end_now()
             self.cfg.worker_int(self)
         self.leave()
 

@@ -26,7 +26,7 @@ from kacore._core import Head
 from kacore.embed._hosts import HostPackage
 from kacore.policy import Policy, PolicySet
 from kacore.policy.sources import Sources
-from kacore.server.assembly import driver_options, table_for
+from kacore.server.assembly import driver_options, policy_set, table_for
 from kacore.server.departure import LAST_CALL, Terms
 from kacore.server.loading import UsageError
 from kacore.server.proxies import trusted_networks
@@ -101,9 +101,7 @@ from_environment()  # at import: what is wrong is told when uvicorn starts, not 
 
 def policy_for(config: Config) -> PolicySet:
     """What is in force for a server of this configuration. PolicyError as above."""
-    policies = from_environment() if configured is None else configured
-    if isinstance(policies, Policy):
-        policies = PolicySet(policies)
+    policies = from_environment() if configured is None else policy_set(configured)
     fields: dict[str, Any] = {}
     for flag, (default, field) in FLAGS.items():
         value = getattr(config, flag, default)

@@ -1,6 +1,6 @@
-"""What serves, made of options: the application as the core calls it, and the driver that moves its bytes.
+"""Options into what serves: the application as the core calls it, and the driver that moves its bytes.
 
-For `Server`, and for adapters that bring the listeners and the end of another server. Nothing is started here.
+For `Server`, and for adapters to other servers. Nothing is started here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from kacore.server.races import HeaderlessLog, RaceLog, both
 from kacore.server.websocket_options import WebSocketOptions
 
 
-def table_for(policies: Policy | PolicySet, logger: logging.Logger) -> ConnectionTable:
-    """A table, in a process that may have as many descriptors as that takes."""
-    raise_descriptor_limit(default_of(policies).max_connections, logger)
+def policy_set(given: Policy | PolicySet | None) -> PolicySet:
+    """A PolicySet from whatever users may give as a policy. None: the defaults."""
+    return given if isinstance(given, PolicySet) else PolicySet(given)
+
+
+def table_for(policies: PolicySet, logger: logging.Logger) -> ConnectionTable:
+    """A table for this policy, with the limit on descriptors raised to what that takes."""
+    raise_descriptor_limit(policies.default.max_connections, logger)
     return ConnectionTable(policies)
-
-
-def default_of(policies: Policy | PolicySet) -> Policy:
-    """The Policy of a server as a whole."""
-    return policies if isinstance(policies, Policy) else policies.default
 
 
 # -- the driver -----------------------------------------------------------------------------------------------------
@@ -46,10 +46,10 @@ def chosen_io(io: str) -> str:
 
 
 def driver_options(
-    policies: Policy | PolicySet, logger: logging.Logger, *, proxy_protocol: bool = False, **options: Any
+    policies: PolicySet, logger: logging.Logger, *, proxy_protocol: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """What every driver is made with: its limits, and who is told what. options: more of it."""
-    policy = default_of(policies)
+    """What every driver is made with: its limits and its logs. options: added to these, or in their place."""
+    policy = policies.default
     headerless = HeaderlessLog(policy, logger) if proxy_protocol else None
     return {
         "limits": policies.limits(),
@@ -64,7 +64,7 @@ def made_driver(
     io: str,
     table: ConnectionTable,
     application: _core.Application,
-    policies: Policy | PolicySet,
+    policies: PolicySet,
     loop: asyncio.AbstractEventLoop,
     logger: logging.Logger,
     **options: Any,
@@ -93,10 +93,10 @@ def made_application(
     root_path: str,
     scheme: str,
     websockets: WebSocketOptions,
-    pathsend: bool,
+    pathsend: bool = False,
     **of_wsgi: Any,
 ) -> Any:
-    """As the core calls it. state: of the lifespan. of_wsgi: of WsgiApplication, `waker` among them."""
+    """The application as the core calls it. state: the lifespan's. of_wsgi: for WsgiApplication, `waker` among them."""
     if interface == "asgi":
         return _core.AsgiApplication(
             app,
@@ -116,8 +116,8 @@ def made_application(
 def websockets_on_demand(
     loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: WebSocketOptions
 ) -> Callable[..., bool]:
-    """What takes a request for a websocket. The library is imported for the first one, since that takes a quarter of a
-    server's start; where it is missing that is said once, and the request is plain HTTP."""
+    """What takes a request for a websocket. The library is imported with the first one, since that would be a quarter of
+    the time it takes to start. If it is missing, that is logged once and such requests are served as plain HTTP."""
     takes: Callable[..., bool] | None = None
 
     def take(*request: Any) -> bool:
@@ -141,7 +141,7 @@ def made_websockets(
 
 
 async def probe(application: Any, logger: logging.Logger) -> None:
-    """Requests run without a Task of their own where this interpreter and loop allow it. Not for WSGI."""
+    """Let requests run without a Task of their own, if this interpreter and loop allow it. Not for WSGI."""
     why_not = await application.runner.probe()
     if why_not is not None:
         logger.info("every request gets a Task of its own: %s", why_not)

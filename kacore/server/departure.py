@@ -1,17 +1,17 @@
-"""How a server ends: refuse nobody who got in, answer what can be answered, then be gone.
+"""How a server ends: drop nobody who got in, answer whatever can be answered, then go.
 
-In this order, each with its time:
+In this order, each step with its own time:
 
-    lame duck    nothing changes but what readiness probes are told, so that clients are sent elsewhere
-    drain        every response says `Connection: close`; idle connections stay answerable for `grace` seconds and are
-                 closed spread over `spread`; at `timeout` what is left is closed
-    listeners    newcomers are kept from beginning to connect, those who had begun are let in, then the sockets are
-                 closed; where a successor accepts from the same sockets, they are simply left to it
-    the last     until nothing is open but connections that linger, or the timeout is over
+    lame duck    only readiness probes are told, so that load balancers send clients elsewhere
+    drain        every response says `Connection: close`; idle connections are still answered for `grace` seconds, then
+                 closed over the next `spread` seconds; whatever is left at `timeout` is closed
+    listeners    new handshakes are refused, those under way are let in, and the sockets are closed; if a successor
+                 accepts from the same sockets, they are simply left to it
+    the last     wait until nothing is open but lingering connections, or until the timeout
 
-`Departure` walks through it and does no waiting of its own: an event loop awaits `leave()`, a plain loop takes a turn
-for every step of `walk()`. What ends a wait early is told by the driver (`when_drained`) or by `end_now()`; nobody polls.
-A host that accepts by itself has `Terms`, `last_gone()` and the drain of its connections.
+`Departure` is this sequence without the waiting: an event loop awaits `leave()`, a plain loop takes a turn for every
+step of `walk()`. A wait ends early when the driver says that it is drained (`when_drained`) or on `end_now()`, so nobody
+polls. A host that does its own accepting uses `Terms` and `last_gone()`.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from kacore.policy import Policy
     from kacore.server.listening import Listener
 
-# For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
+# Seconds for handshakes that are under way when new ones are refused: a long round trip.
 LAST_CALL = 0.1
-# At the deadline of a drain the driver says 503 to whom it may, in seconds: a step of it, and the wait for its turn.
+# Seconds past the timeout of a drain, in which the driver answers 503 where it still can.
 LAST_WORD = 0.1
-# In a hurry, what drain_grace is at most: for requests that are under way on idle connections.
+# The most that drain_grace can be in a hurry, in seconds: for requests already on their way on idle connections.
 HURRIED_GRACE = 0.2
 
 
 class Ending(Protocol):
-    """Connections that end: of a driver, or of a host."""
+    """Something with connections, which can say when the last one is gone."""
 
     def when_drained(self, call: Callable[[], object], /) -> None: ...
 
 
 class Drained(Ending, Protocol):
-    """Connections that can be drained."""
+    """Something with connections that can be drained."""
 
     def drain(self, *, grace: float, spread: float, timeout: float) -> None: ...
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What connections are given at the end, in seconds: the drain_* fields of a policy, or less."""
+    """How long each part of the end may take, in seconds: the drain_* fields of a policy, or less."""
 
     lame_duck: float
     grace: float
@@ -61,28 +61,28 @@ class Terms:
         return cls(policy.drain_lame_duck, policy.drain_grace, policy.drain_spread, policy.drain_timeout)
 
     def without_lame_duck(self) -> Terms:
-        """Whoever sends clients elsewhere knows already."""
+        """For a server whose clients go elsewhere already."""
         return replace(self, lame_duck=0.0)
 
     def hurried(self) -> Terms:
-        """Somebody waits for the end: at most HURRIED_GRACE for idle connections."""
+        """Somebody is waiting: at most HURRIED_GRACE for idle connections."""
         return replace(self, lame_duck=0.0, grace=min(self.grace, HURRIED_GRACE), spread=0.0)
 
     def at_once(self) -> Terms:
-        """Nobody is waited for but who has a request under way."""
+        """Only requests under way are waited for."""
         return replace(self, lame_duck=0.0, grace=0.0, spread=0.0)
 
     def within(self, seconds: float) -> Terms:
-        """All of it, the last word included, in at most so many seconds."""
+        """The whole of it, LAST_WORD included, in at most this many seconds."""
         return replace(self, timeout=max(0.0, min(self.timeout, seconds - self.lame_duck - LAST_WORD)))
 
     def begin(self, connections: Drained) -> None:
-        """Drain from now on."""
+        """Start to drain."""
         connections.drain(grace=self.grace, spread=self.spread, timeout=self.timeout)
 
 
 async def last_gone(connections: Ending, seconds: float) -> None:
-    """Wait until the drain has nobody left to wait for, so many seconds at most."""
+    """Wait until the drain is over, at most this many seconds."""
     is_over = asyncio.Event()
     connections.when_drained(is_over.set)
     try:
@@ -95,10 +95,10 @@ async def last_gone(connections: Ending, seconds: float) -> None:
 class Departure:
     """The end of one driver.
 
-    driver:        what serves; it accepts from `listeners`, which are closed in the end.
-    has_successor: another process accepts from the same sockets already.
-    admits_for:    seconds of the drain in which newcomers are still let in.
-    when_closed:   called once the listeners are closed.
+    driver:        accepts from `listeners`, which are closed on the way.
+    has_successor: another process already accepts from the same sockets.
+    admits_for:    seconds into the drain for which new connections are still accepted.
+    when_closed:   called when the listeners are closed.
     """
 
     def __init__(
@@ -120,22 +120,29 @@ class Departure:
         self._news = asyncio.Event()
 
     def end_now(self) -> None:
-        """Wait for nobody any more. From the loop's thread."""
+        """Cut all waiting short. From the loop's thread."""
         self._is_cut_short = True
         self._news.set()
 
-    async def leave(self) -> None:
-        """All of it, in the running loop."""
-        for left in self.walk():
-            try:
-                async with asyncio.timeout(left):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-            self._news.clear()
+    async def leave(self, must_end: asyncio.Event) -> None:
+        """The whole sequence, in the running loop; end_now() once must_end is set."""
+        told = asyncio.ensure_future(must_end.wait())
+        told.add_done_callback(lambda _: self.end_now())
+        if must_end.is_set():
+            self.end_now()
+        try:
+            for left in self.walk():
+                try:
+                    async with asyncio.timeout(left):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass
+                self._news.clear()
+        finally:
+            told.cancel()
 
     def walk(self) -> Iterator[float]:
-        """Each step yields for how many seconds there is nothing to do here but to let the driver work."""
+        """The whole sequence. Yields the seconds to let the driver work before the next look; come back early at will."""
         terms = self.terms
         yield from self._waiting(terms.lame_duck)
         began = self._clock()
@@ -151,7 +158,7 @@ class Departure:
         yield from self._waiting_for_the_last(began + terms.timeout + LAST_WORD)
 
     def _refuse_newcomers(self) -> bool:
-        """Whether there is anybody to refuse: at sockets that others serve after us, there is not."""
+        """Return whether any listener is ours to close to new clients; others go on being served after us."""
         refused = [listener.refuse() for listener in self.listeners]
         return any(refused)
 

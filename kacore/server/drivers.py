@@ -1,7 +1,7 @@
-"""The two drivers of connections behind one face, as an event loop runs them: the engine, and the loop's own transports.
+"""The two drivers of connections in an event loop, with one interface: the engine, and the loop's own transports.
 
-The face is that of kacore._core.Engine (`listen`, `unlisten`, `drain`, `when_drained`, `set_classes`, `connections`, ...),
-and `start()` and `started()` besides.
+The interface is that of kacore._core.Engine (`listen`, `unlisten`, `drain`, `when_drained`, `connections`, ...), with
+`start()` and `started()`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class LoopEngine(_core.Engine):
     _loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object] | None = None) -> None:
-        """Have the loop step it. step: what to call in place of its own."""
+        """Have the loop step it. step: called in place of its own."""
         loop.add_reader(self.fileno(), step or self.step)
         self._loop = loop
 
     async def started(self) -> None:
-        """It serves from listen() on."""
+        """Nothing to wait for: it serves from listen() on."""
 
     def close(self) -> None:
         """As of Engine."""
@@ -43,11 +43,11 @@ class Connection(_core.TransportProtocol, asyncio.BufferedProtocol):
 
 
 class LoopTransports(_core.Transports):
-    """The loop's own transports, where there is no epoll, or with `--io transports`.
+    """The loop's own transports, for where there is no epoll, or for `--io transports`.
 
-    The same table, the same policy, the same decisions, TLS by the same filter (transport_protocol.pxi); the loop accepts,
-    reads and writes, with an object for each connection. What is missing is the engine's memory and speed, and its
-    backlog: newcomers to a full server are accepted and wait there, at most 256, and more are answered 503.
+    The same table, policy and decisions, and the same filter for TLS (transport_protocol.pxi); the loop accepts, reads and
+    writes, with an object per connection. What is missing is the engine's memory and speed, and its backlog: when the
+    server is full, new connections are accepted and wait here, at most 256 of them, and more are answered 503.
     """
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -55,10 +55,10 @@ class LoopTransports(_core.Transports):
         self._servers: dict[socket.socket, asyncio.Task[asyncio.AbstractServer]] = {}
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """It has its loop."""
+        """Nothing to do: its loop runs it already."""
 
     def listen(self, sock: socket.socket, *, tls: Any = None) -> None:
-        """Serve a listening socket, soon. It is duplicated, since the loop closes what it is given."""
+        """Serve a listening socket, soon. It is duplicated, because the loop closes what it is given."""
         if sock in self._servers:
             return
         is_unix = sock.family == getattr(socket, "AF_UNIX", None)

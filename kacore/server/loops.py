@@ -1,4 +1,4 @@
-"""Which event loop: asyncio's, or uvloop's where that is installed."""
+"""Which event loop: asyncio's, or uvloop if it is installed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A serving process's place among others: alone (`Alone`), or one of several workers under a parent (`Worker`).
+"""The place of a serving process among others: on its own (`Alone`), or one of several workers (`Worker`).
 
-The place says who is told that we serve, which listeners are ours, who may end us, and whose counters are shown.
+The place knows who has to be told that the server is up, which listeners are its own, who may stop it, and whose counters
+it shows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COUNT_EVERY = 0.1
 
 
 class Served(Protocol):
-    """What a place asks of the server in it."""
+    """What a place needs of the server."""
 
     logger: logging.Logger
     table: _core.ConnectionTable
@@ -43,8 +44,7 @@ class Served(Protocol):
 
 
 class Alone:
-    """The only process: its user, its terminal and its service manager may end it, and it is done with its listeners
-    when it ends."""
+    """The only process: signals stop it, its service manager is told, and nobody accepts from its listeners after it."""
 
     is_one_of_several = False
     counters: mmap.mmap | None = None
@@ -54,7 +54,7 @@ class Alone:
         self._notifier: Notifier | None = None
 
     def take_process(self) -> None:
-        """The process has nothing else to do than to serve: its service manager hears of it."""
+        """Serving is all that this process does, so tell its service manager about it."""
         self._notifier = Notifier()
 
     def prepare(self, policy: Policy, logger: logging.Logger) -> None:
@@ -62,26 +62,26 @@ class Alone:
         raise_descriptor_limit(policy.max_connections, logger)
 
     def warns(self) -> bool:
-        """Whether this process says what is odd about a policy that all have."""
+        """Whether this process is the one to warn about the policy, which all have in common."""
         return True
 
     def watches(self, _: Listener) -> bool:
-        """Whether connections are accepted from it here, from the start."""
+        """Whether this process accepts from the listener from the start."""
         return True
 
     def stats(self) -> dict[str, Any]:
-        """What Server.stats() says of other processes."""
+        """What Server.stats() adds about other processes."""
         return {}
 
     def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        """Those that end a server, and SIGHUP. Return: which ones."""
+        """Handle those that stop a server, and SIGHUP. Return: which ones."""
         handled = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
         if not signals.is_caught(signal.SIGQUIT):
             loop.add_signal_handler(signal.SIGQUIT, lambda: server.shutdown(now=True))
             handled.append(signal.SIGQUIT)
         loop.add_signal_handler(signal.SIGTERM, server.shutdown)
         loop.add_signal_handler(signal.SIGINT, lambda: server.shutdown(hurry=True))
-        # Without certificates there is nothing to read again, and a terminal that goes away must cost no request.
+        # Without certificates there is nothing to reload, and a terminal that hangs up must not cost a request.
         loop.add_signal_handler(signal.SIGHUP, server.shutdown if server.tls is None else server.reload_certificates)
         return handled
 
@@ -102,20 +102,20 @@ class Alone:
         """The listeners are closed; connections may still be open."""
 
     def give_up(self, listeners: Iterable[Listener]) -> None:
-        """Nobody accepts from them any more, who was made here."""
+        """Close them; those made here refuse new clients first."""
         for listener in listeners:
             listener.refuse()
             listener.close()
 
 
 class Worker:
-    """In a child of a supervisor: its slot, what it inherited, and the way to the parent, who decides when it ends.
+    """A child of a supervisor: its slot, what it inherited, and the channel to the parent, which decides when it ends.
 
-    slot:         its number. listeners: of the parent, for all slots. counters: this process's page of shared memory.
-    pages:        those of each slot, of processes that are gone too.
-    channel:      the socket to the parent. What is said on it stands in supervisor.py.
-    beat:         seconds within which the parent wants a sign of life; 0 = it does not.
-    max_requests: after so many it asks for a successor; 0 = never.
+    slot:         its number. listeners: the parent's, of all slots. counters: this process's page of shared memory.
+    pages:        those of every slot, including processes that are gone.
+    channel:      the socket to the parent; supervisor.py says what is sent on it.
+    beat:         the parent wants a sign of life every so many seconds; 0 = never.
+    max_requests: ask for a successor after this many; 0 = never.
     """
 
     is_one_of_several = True
@@ -136,7 +136,7 @@ class Worker:
         self._is_serving = False
 
     def take_process(self) -> None:
-        """The parent hears of us, and tells the service manager."""
+        """The parent tells the service manager."""
 
     def prepare(self, policy: Policy, logger: logging.Logger) -> None:
         """The parent has done it."""
@@ -157,7 +157,7 @@ class Worker:
         return {"workers": {"total": total, "slots": [_core.sum_counters(pages) for pages in self._pages]}}
 
     def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        """SIGTERM; and listen to the parent, also while the application starts."""
+        """Handle SIGTERM, and listen to the parent, even while the application starts."""
         loop.add_reader(self._channel.fileno(), self._hear, server, loop)
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm, server)
         return [signal.SIGTERM]
@@ -184,7 +184,7 @@ class Worker:
             listener.close()
 
     def _on_sigterm(self, server: Served) -> None:
-        """To a worker alone it asks for a successor first; the parent sends it to one that has not yet started."""
+        """Sent to one worker by hand, it means "be replaced"; the parent sends it to workers that are still starting."""
         if self._is_serving:
             self._say("retire")
         else:
@@ -194,7 +194,7 @@ class Worker:
         try:
             self._channel.send(word.encode())
         except OSError:
-            pass  # the parent is gone, which its end of file says too
+            pass  # the parent is gone; the end of file will tell
 
     def _hear(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Which proxies are trusted, as users write it: networks, "unix" for unix sockets, "*" for everybody."""
+"""Which proxies are trusted, as users write it: networks, "unix" for unix sockets, "*" for all."""
 
 from __future__ import annotations
 

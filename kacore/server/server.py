@@ -23,7 +23,7 @@ from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
 from kacore.server import logs, signals
-from kacore.server.assembly import chosen_io, default_of, made_application, made_driver, probe
+from kacore.server.assembly import chosen_io, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
 from kacore.server.departure import Departure, Terms
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
@@ -155,7 +155,7 @@ class Server:
         self.logger = logging.getLogger("kacore.error")
         self.place: Place = worker if worker is not None else Alone()
         self.table = ConnectionTable(policy, counters=self.place.counters)
-        self._policy: Policy | PolicySet = policy or Policy()
+        self._policies = policy_set(policy)
         self._lifespan = lifespan
         self._given = list(sockets) if sockets is not None else None
         self._bind, self._fds = list(bind), list(fds)
@@ -166,7 +166,6 @@ class Server:
         self._stop = asyncio.Event()
         self._is_hurried = False  # short grace for idle connections
         self._must_end = asyncio.Event()
-        self._departure: Departure | None = None
         self._calls = Calls()
         self._is_ending = self._ends_now = False  # what the two events say, at once for every thread
         self.is_quiet = False  # no line at the start
@@ -182,7 +181,7 @@ class Server:
     @property
     def policy(self) -> Policy:
         """The Policy of the server as a whole: of a PolicySet its default."""
-        return default_of(self._policy)
+        return self._policies.default
 
     @property
     def port(self) -> int:
@@ -251,19 +250,14 @@ class Server:
         From any thread; it is in force when this returns."""
         if not isinstance(policy, Policy | PolicySet):
             raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
-        self._calls.ask(lambda: self._set_policy(policy))
+        self._calls.ask(lambda: self._set_policies(policy_set(policy)))
 
-    def _set_policy(self, policy: Policy | PolicySet) -> None:
-        self.table.set_policy(policy)
-        self._policy = policy
+    def _set_policies(self, policies: PolicySet) -> None:
+        self.table.set_policy(policies)
+        self._policies = policies
         if self._driver is not None:
-            self._driver.set_classes(policy)
+            self._driver.set_classes(policies)
             self._driver.wake()  # something may be due earlier now
-
-    def _policy_with(self, **fields: Any) -> Policy | PolicySet:
-        if isinstance(self._policy, Policy):
-            return self._policy.replace(**fields)
-        return self._policy.replace_default(**fields)
 
     def reload_certificates(self) -> None:
         """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
@@ -288,8 +282,6 @@ class Server:
     def _say_end(self) -> None:
         if self._ends_now:
             self._must_end.set()
-            if self._departure is not None:
-                self._departure.end_now()
         self._stop.set()
 
     # -- serving -----------------------------------------------------------------------------------------
@@ -339,7 +331,7 @@ class Server:
         """
         self.place.prepare(self.policy, self.logger)
         if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
-            self.set_policy(self._policy_with(max_connections=most))
+            self._set_policies(self._policies.replace_default(max_connections=most))
         loop = asyncio.get_running_loop()
         self._calls.begin(loop)
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
@@ -391,7 +383,7 @@ class Server:
             self.io,
             self.table,
             self._application,
-            self._policy,
+            self._policies,
             loop,
             self.logger,
             server_name=self.server_name,
@@ -421,9 +413,8 @@ class Server:
         if self.is_quiet:
             return
         if self.place.warns():
-            policies = self._policy if isinstance(self._policy, PolicySet) else PolicySet(self._policy)
             where = [listener.address.removeprefix("http://") for listener in self._listeners]
-            for text in [*voided(policies), *unheard(policies, where)]:
+            for text in [*voided(self._policies), *unheard(self._policies, where)]:
                 self.logger.warning("%s", text)
         self.place.serving(self, loop)
 
@@ -447,7 +438,7 @@ class Server:
             terms = terms.hurried()
         elif self.has_successor:
             terms = terms.without_lame_duck()
-        self._departure = Departure(
+        departure = Departure(
             self._driver,
             self.table,
             terms,
@@ -455,9 +446,7 @@ class Server:
             has_successor=self.has_successor,
             when_closed=self.place.closed,
         )
-        if self._must_end.is_set():
-            self._departure.end_now()
-        await self._departure.leave()
+        await departure.leave(self._must_end)
 
     def _end(self) -> None:
         if self._driver is not None:

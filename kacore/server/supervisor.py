@@ -1,16 +1,16 @@
 """Several processes that serve one application: `Supervisor` in the parent, a Server with a `Worker` (place.py) in each
 child.
 
-The parent opens the listening sockets and keeps them, starts workers by fork and never imports the application, so
-that a new worker runs what the files say by then. A TCP address has a SO_REUSEPORT socket for each worker slot. Every
-worker inherits them all and watches its own slot's; while a slot has nobody, the parent has a neighbour watch it too.
-So no client is in a queue that nobody serves, and none in a queue is lost with a worker. Sockets that cannot be had
-once for each slot, unix or inherited, are watched by all workers, and a newcomer wakes all that have nothing to do.
+The parent opens the listening sockets and keeps them, forks the workers and never imports the application, so that a
+new worker always runs the current source. A TCP address has one SO_REUSEPORT socket per worker slot. Every worker
+inherits all of them and accepts from its own slot's; while a slot has no worker, the parent has a neighbour accept from
+it as well. So no client waits in a queue that nobody serves, and no queue is lost with a worker. Unix and inherited
+sockets cannot be had once per slot: all workers accept from them, and a new connection wakes every idle one.
 
-Parent and worker talk over a socket pair, a word or two a message. To the worker: "watch I" and "unwatch I" (a
-listener), "leave" (a successor serves: drain), "hurry" (the same, with 0.2 s of grace), "stop" (nobody comes after us),
-"interrupt" (the same, with 0.2 s of grace), "now", "reopen" (the log files). To the parent: "serving", "retire" (give me
-a successor), "closed" (my listeners), "beat". An end of file is the death of the other.
+Parent and worker talk over a socket pair, a word or two per message. To the worker: "watch I" and "unwatch I" (a
+listener), "leave" (a successor is serving: drain), "hurry" (the same, with 0.2 s of grace), "stop" (there is no
+successor), "interrupt" (the same, with 0.2 s of grace), "now", "reopen" (the log files). To the parent: "serving",
+"retire" (start my successor), "closed" (my listeners), "beat". End of file means that the other side is gone.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from kacore.server.reload import LOOK_EVERY, Watcher
 from kacore.server.systemd import Notifier
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, *signals.IGNORED)
-# Exit statuses of workers, and of a parent whose first workers failed: as for any mistake of a user; as for a crash.
+# Exit statuses of workers, and of a parent whose first workers failed: for a mistake of the user, and for a crash.
 MISTAKE, CRASH = 2, 3
-# A worker that lived shorter is replaced later each time, in seconds.
+# Seconds. A worker that exits sooner counts as a failure; after several in a row the next one starts with a delay.
 SETTLED_AFTER = 10.0
 MIN_BACKOFF, MAX_BACKOFF = 0.25, 30.0
-# Beyond the drain's own timeout before a worker is killed, in seconds: for the application's shutdown.
+# Seconds past the drain's own timeout until a worker is killed: time for the application's shutdown.
 KILL_AFTER_DRAIN, KILL_AFTER_NOW = 10.0, 1.0
-# One that is told to end while it starts: it has no connection, and may stand still in the application.
+# The same for a worker that is stopped while it starts: it has no connections, and may be stuck in the application.
 KILL_STARTING = 2.0
-# A page of counters that is still in use is asked for again after so many seconds.
+# Seconds until a page of counters that is still in use is tried again.
 PAGE_RETRY = 0.1
-# Shared memory for counters, of which each process has one: there can be one that drains beside one that serves.
+# Pages of shared memory, for the counters of one process each: one may be draining while its successor serves.
 PAGES_PER_SLOT = 2
 
 
 class Runs(Protocol):
-    """A server that serves until it is told to end."""
+    """A server that serves until it is stopped."""
 
     def run(self) -> None: ...
 
@@ -77,11 +77,11 @@ class Process:
         try:
             self.channel.send(message.encode())
         except OSError:
-            pass  # it is gone, or so stuck that it will be killed
+            pass  # it is gone, or so stuck that it will be killed anyway
 
 
 class Slot:
-    """In the parent: a place for one serving worker. n_failures: workers in a row that did not live long."""
+    """In the parent: a place for one serving worker. n_failures: workers in a row that exited too soon."""
 
     def __init__(self) -> None:
         self.serving: Process | None = None
@@ -92,7 +92,7 @@ class Slot:
 
 
 class Born(BaseException):
-    """Raised in the child right after fork, to leave all that the parent was doing."""
+    """Raised in the child right after the fork, to unwind whatever the parent was doing."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -103,10 +103,10 @@ class Supervisor:
 
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
     bind, fds, backlog, uds_mode, reuse_port: see open_listeners. scheme: "https" when the workers speak TLS.
-    policy:       as the parent knows it, for the drain's timeout and what is said at the start.
-    max_requests: a worker is replaced after so many requests, give or take a tenth: not all at once. 0: never.
-    reload_dirs:  replace the workers whenever a source below one of these changes, or a file named as reload_include.
-    Raises UsageError for addresses that cannot be had.
+    policy:       for the drain's timeout and the line at the start.
+    max_requests: replace a worker after this many requests, give or take a tenth so that not all go at once. 0: never.
+    reload_dirs:  replace the workers whenever a source file below these changes, or one that matches reload_include.
+    Raises UsageError for addresses that cannot be listened on.
     """
 
     def __init__(

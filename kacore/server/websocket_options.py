@@ -1,4 +1,4 @@
-"""What a websocket may take, apart from the code that serves it: that needs a library which may not be installed."""
+"""Limits of websockets, apart from the code that serves them: that needs a library which may not be installed."""
 
 from __future__ import annotations
 

@@ -124,18 +124,19 @@ def test_loop_is_woken_by_the_last_connection_and_by_the_order_to_end():
 
     async def leaves(how):
         world = World(Terms(0.0, 0.0, 0.0, 3600.0), is_own=False)
-        leaving = asyncio.create_task(world.departure.leave())
+        must_end = asyncio.Event()
+        leaving = asyncio.create_task(world.departure.leave(must_end))
         await asyncio.sleep(0)
         assert world.events[-1] == (0.0, "closed")
-        how(world)
+        how(world, must_end)
         await leaving
 
-    def gone(world):
+    def gone(world, _):
         close_all(world)
         world.call()
 
     asyncio.run(leaves(gone))
-    asyncio.run(leaves(lambda world: world.departure.end_now()))
+    asyncio.run(leaves(lambda _, must_end: must_end.set()))
 
 
 def test_last_one_gone_is_waited_for_and_not_longer_than_told():
