@@ -57,7 +57,7 @@ static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
 {
     ka_say_no(e, fd, listener);
     close(fd);
-    ka_conn_refused(e->d.service.table, cause);
+    ka_table_refused(e->d.service.table, cause);
 }
 
 static int rejects_when_full(const ka_engine *e) { return ka_table_capacity(e->d.service.table)->rejects_when_full; }
@@ -120,7 +120,7 @@ static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
     if (ka_likely(epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0))
         return;
     notice_shortage(e);
-    for (int i = 0; i < KA_VICTIMS && ka_conn_victim(e->d.service.table, e->d.now) != h &&
+    for (int i = 0; i < KA_VICTIMS && ka_table_victim(e->d.service.table, e->d.now) != h &&
                     ka_driver_make_room(&e->d, 1) && ka_sock_of(e, h);
          i++)
         if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0)
@@ -149,7 +149,7 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
             return;
         }
         close(fd);
-        ka_conn_refused(e->d.service.table, KA_CAUSE_BUFFER_LIMIT);
+        ka_table_refused(e->d.service.table, KA_CAUSE_BUFFER_LIMIT);
         return;
     }
     ka_sock *s = ka_sock_make(e, h);

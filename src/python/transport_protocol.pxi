@@ -519,10 +519,6 @@ cdef class TransportProtocol:
         """It has left the table: for hosts that keep count. cause: a key of ConnectionTable.stats()["closed"]."""
         return 0
 
-    cpdef int lingers(self) except -1:
-        """We have sent FIN, and wait for the client's own only so that nothing it still sends makes a reset."""
-        return 0
-
     cdef int send_fin(self) except -2:
         """-1: it cannot be, or not any more."""
         can_write_eof = getattr(self.transport, "can_write_eof", None)
@@ -743,7 +739,6 @@ cdef void transport_linger(ka_driver *d, ka_handle conn, void *peer) noexcept:
     one.is_lingering = True
     try:
         one.steer_reading()
-        one.lingers()
     except BaseException as error:
         (<Transports>d.owner).failed(error)
 

@@ -239,6 +239,7 @@ cdef class Transports(Driver):
                 self.take_turns()
         if not self.is_expiring:
             self.arm()
+        self.tell_drained()
         return self.passed()
 
     cpdef int passed(self) except -1:
@@ -410,7 +411,7 @@ cdef class Transports(Driver):
         return True
 
     cdef int turn_away(self, TransportProtocol one, ka_cause cause) except -1:
-        ka_conn_refused(self.table.table, cause)
+        ka_table_refused(self.table.table, cause)
         one.is_waiting = False
         one.say_no()
         if self.call_soon is None:

@@ -526,7 +526,7 @@ static void last_scene(world *w, unsigned how)
         step(w);
         for (int i = 0; i < CONNS; i++)
             is_quiet &= w->conns[i].h == 0 || !(w->conns[i].is_ready || comes_again(&w->conns[i]) || w->conns[i].app);
-        int64_t due = ka_conn_next_due(w->table);
+        int64_t due = ka_table_next_due(w->table);
         if (is_quiet && due != INT64_MAX)
             w->d.now = due > w->d.now ? due : w->d.now;
         else if (round % 16 == 15)

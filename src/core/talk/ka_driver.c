@@ -121,14 +121,14 @@ int ka_driver_discarded(ka_driver *d, ka_handle conn, void *peer, size_t nbytes,
 
 void ka_driver_arm(ka_driver *d, int64_t at)
 {
-    int64_t due = ka_conn_next_due(d->service.table);
+    int64_t due = ka_table_next_due(d->service.table);
     if (at < due)
         due = at;
     if (due < d->armed_ns && d->moves->set_timer(d, due) == 0)
         d->armed_ns = due;
 }
 
-/* Time is up: answer, where ka_conn_due says so. Return whether that is under way (the talk is noted); else close. */
+/* Time is up: answer, where ka_table_due says so. Return whether that is under way (the talk is noted); else close. */
 static int answers_late(ka_driver *d, ka_talk *talk, ka_action action, ka_cause cause)
 {
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
@@ -190,11 +190,11 @@ void ka_driver_expire(ka_driver *d)
     for (int i = 0; i < KA_EXPIRIES; i++) {
         ka_handle conn, still;
         ka_cause cause;
-        if (ka_conn_due(d->service.table, d->now, &conn, &cause) == KA_DO_NOTHING)
+        if (ka_table_due(d->service.table, d->now, &conn, &cause) == KA_DO_NOTHING)
             return;
         void *peer = d->moves->peer_of(d, conn);
         look(d, conn, peer);
-        ka_action action = ka_conn_due(d->service.table, d->now, &still, &cause);
+        ka_action action = ka_table_due(d->service.table, d->now, &still, &cause);
         if (action != KA_DO_NOTHING && still == conn)
             carry_out(d, conn, peer, action, cause);
     }
@@ -221,13 +221,13 @@ int ka_driver_make_room(ka_driver *d, int for_descriptor)
 {
     ka_table *table = d->service.table;
     for (int i = 0; i < KA_VICTIMS && !d->keeps_all; i++) {
-        ka_handle conn = ka_conn_victim(table, d->now);
+        ka_handle conn = ka_table_victim(table, d->now);
         void *peer = conn ? d->moves->peer_of(d, conn) : NULL;
         if (peer == NULL)
             return 0;
         uint32_t n_asked = ka_conn_requests(table, conn);
         look(d, conn, peer);
-        if (ka_conn_victim(table, d->now) == conn && ka_conn_requests(table, conn) == n_asked) {
+        if (ka_table_victim(table, d->now) == conn && ka_conn_requests(table, conn) == n_asked) {
             evict(d, conn, peer);
             return for_descriptor || !ka_table_is_full(table);
         }
@@ -259,7 +259,7 @@ void ka_driver_shed(ka_driver *d, ka_handle asking, size_t nbytes)
     for (int i = 0; i < KA_SHEDS && ka_unlikely(!ka_pool_has_room(pool, KA_USE_INPUT, nbytes)); i++) {
         ka_talk *talk = ka_service_fattest(&d->service);
         if (talk == NULL) {
-            ka_handle slow = ka_conn_oldest(d->service.table, KA_WRITE);
+            ka_handle slow = ka_table_oldest(d->service.table, KA_WRITE);
             if (slow == 0 || slow == asking || ka_pool_has_room(pool, KA_USE_OUTPUT, ka_pool_reserve(pool) / 2))
                 return;
             end_for_room(d, slow);
@@ -320,7 +320,7 @@ void ka_driver_close_all(ka_driver *d, ka_cause cause)
 
 void ka_driver_drain(ka_driver *d, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
 {
-    ka_conn_drain(d->service.table, d->now, grace_ns, spread_ns, deadline_ns);
+    ka_table_drain(d->service.table, d->now, grace_ns, spread_ns, deadline_ns);
     for (uint32_t slot = 1; slot < ka_table_slots(d->service.table); slot++) {
         ka_handle conn = ka_table_handle(d->service.table, slot);
         ka_talk *talk = conn ? *d->moves->talk_of(d->moves->peer_of(d, conn)) : NULL;

@@ -155,7 +155,7 @@ void ka_driver_half_close(ka_driver *d, ka_handle conn, void *peer, ka_cause cau
  * still stands. */
 int ka_driver_discarded(ka_driver *d, ka_handle conn, void *peer, size_t nbytes, size_t least);
 
-/* Start draining: see ka_conn_drain. Tunnels are told. */
+/* Start draining: see ka_table_drain. Tunnels are told. */
 void ka_driver_drain(ka_driver *d, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 
 #endif
