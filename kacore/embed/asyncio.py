@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from kacore import _core
 from kacore._core import ConnectionTable, Head, Response
-from kacore._limits import limits_of
 from kacore.policy import Policy
 from kacore.server.listening import raise_descriptor_limit
 from kacore.server.logs import closed_log
@@ -67,7 +66,7 @@ class Connections(_core.Transports):
             ConnectionTable(policy),
             application,
             loop,
-            limits=limits_of(policy),
+            limits=policy.limits(),
             max_buffer_bytes=default.max_buffer_bytes,
             server_name=server_name,
             on_closed=closed_log(logger),

@@ -33,7 +33,6 @@ from gunicorn.workers import base
 
 from kacore import _core
 from kacore._core import AccessEntry, ConnectionTable, LocalError
-from kacore._limits import limits_of
 from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
@@ -361,7 +360,7 @@ class Worker(base.Worker):
         self.engine = _core.Engine(
             self.table,
             application,
-            limits=limits_of(self.policies),
+            limits=self.policies.limits(),
             max_buffer_bytes=policy.max_buffer_bytes,
             call_soon=call_soon,
             on_race=RaceLog(policy, log),

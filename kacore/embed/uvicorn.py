@@ -23,7 +23,6 @@ from uvicorn.protocols import utils
 
 from kacore import _core
 from kacore._core import ConnectionTable, Head
-from kacore._limits import limits_of
 from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
@@ -187,7 +186,7 @@ class Host(_core.Transports):
             ConnectionTable(policies),
             application,
             loop,
-            limits=limits_of(policies),
+            limits=policies.limits(),
             max_buffer_bytes=policies.default.max_buffer_bytes,
             server_name=name.decode("latin-1"),
             on_closed=closed_log(logger),

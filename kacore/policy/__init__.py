@@ -7,6 +7,7 @@ environment, command line) are imported when they are used.
 from kacore.policy.fields import PolicyError
 from kacore.policy.headers import strip_connection_fields
 from kacore.policy.policy import Policy
+from kacore.policy.readers import read_apache, read_nginx
 from kacore.policy.rules import PolicySet, Rule
 
-__all__ = ["Policy", "PolicyError", "PolicySet", "Rule", "strip_connection_fields"]
+__all__ = ["Policy", "PolicyError", "PolicySet", "Rule", "read_apache", "read_nginx", "strip_connection_fields"]

@@ -107,6 +107,7 @@ class Effective:
         self.policies: PolicySet = sources.policy_set()
         self.origins = {name: sources.origin(name) for name in Policy.__fields__}
         self.rule_origins = list(sources.rule_origins)
+        self.report = sources.report
 
     @property
     def policy(self) -> Policy:
@@ -157,10 +158,10 @@ def told(error: OSError) -> str:
 
 def report_of(found: Effective, is_verbose: bool) -> list[str]:
     """What is to be known of the sources, and of values that cannot be meant so."""
+    from kacore.policy.readers.reading import digest
     from kacore.policy.remarks import voided
-    from kacore.policy.report import digest
 
-    report = found.policies.report
+    report = found.report
     return voided(found.policies) + (list(map(str, report)) if is_verbose else digest(report))
 
 
@@ -193,7 +194,7 @@ def mebibytes(policy: Policy) -> str:
 
 def as_toml(found: Effective, *, is_verbose: bool = False) -> str:
     """A kacore.toml that makes the same policy; what is a default stands there as a comment."""
-    from kacore.policy.toml import write
+    from kacore.policy.readers.toml import write
 
     lines = ["[policy]"]
     for name, value in found.policy.as_dict().items():
@@ -226,7 +227,7 @@ def as_json(found: Effective, *, is_verbose: bool = False) -> str:
         "report": [
             {"file": line.file, "line": line.line, "text": line.text, "taken": line.is_taken}
             | {"fields": line.fields, "why": line.why}
-            for line in found.policies.report
+            for line in found.report
         ],
         "remarks": voided(found.policies),
     }

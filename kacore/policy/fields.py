@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from inspect import Signature
     from typing import Self, dataclass_transform
-
-    from kacore.policy.report import Report
 else:
 
     def dataclass_transform(**_options):
@@ -216,12 +214,11 @@ class Fields(type):
 class Record(metaclass=Fields):
     """An immutable value made of fields."""
 
-    __slots__ = ("_report",)
+    __slots__ = ()
     __fields__: ClassVar[dict[str, Field]]
 
     def __init__(self, **values: Any) -> None:
         put = object.__setattr__
-        put(self, "_report", ())
         for name, what in self.__fields__.items():
             put(self, name, what.check(values.pop(name)) if name in values else what.make_default())
         if values:
@@ -230,12 +227,6 @@ class Record(metaclass=Fields):
 
     def _check_together(self) -> None:
         """Refuse combinations in which one field makes another impossible."""
-
-    @property
-    def report(self) -> Report:
-        """What became of every line of the file it was read from; no part of the value."""
-        found: Report = object.__getattribute__(self, "_report")
-        return found
 
     def replace(self, **changes: Any) -> Self:
         """The same with these fields changed. Raises as making a new one does."""

@@ -7,21 +7,15 @@ connection's own count and the current timeout.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, AnyStr
-
-if TYPE_CHECKING:
-    from kacore.policy.policy import Policy
+from typing import AnyStr
 
 # RFC 9110 section 7.6.1 names them, RFC 9113 section 8.2.2 and RFC 9114 section 4.2 forbid them.
 CONNECTION_SPECIFIC = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 
-Fields = list[tuple[bytes, bytes]]
 
-
-def response_fields(
-    policy: Policy, http_version: str = "1.1", responses: int = 1, timeout: float | None = None
-) -> Fields:
-    """See `Policy.response_fields`."""
+def persistence_fields(http_version: str, responses: int, limit: int, promised: float) -> list[tuple[bytes, bytes]]:
+    """See `Policy.response_fields`. limit: how many responses the connection gets; 0 = any number. promised: seconds that
+    Keep-Alive may name; below 1 it names none."""
     major, dot, minor = http_version.partition(".") if isinstance(http_version, str) else ("", "", "")
     if major not in ("1", "2", "3") or (dot and not minor.isdecimal()) or (major == "1" and not dot):
         raise ValueError(f"http_version={http_version!r}: must be '1.0', '1.1', '2' or '3'")
@@ -29,23 +23,13 @@ def response_fields(
         raise ValueError(f"responses={responses!r}: must be at least 1, this response is counted")
     if major != "1":
         return []
-    limit = policy.max_keep_alive_requests
-    if not policy.keep_alive or (limit and responses >= limit):
+    if limit and responses >= limit:
         return [(b"connection", b"close")]
-    words = advertised(policy, limit - responses if limit else 0, timeout)
-    if words:
-        return [(b"connection", b"keep-alive"), (b"keep-alive", b", ".join(words))]
+    if promised >= 1:
+        parameters = b"timeout=%d" % int(promised) + (b", max=%d" % (limit - responses) if limit else b"")
+        return [(b"connection", b"keep-alive"), (b"keep-alive", parameters)]
     # RFC 9112 section 9.3: HTTP/1.1 persists unsaid, HTTP/1.0 only when both sides say so.
     return [(b"connection", b"keep-alive")] if minor == "0" else []
-
-
-def advertised(policy: Policy, left: int, timeout: float | None) -> list[bytes]:
-    """The parameters of Keep-Alive: both or one of timeout= and max=, or none."""
-    current = policy.keep_alive_timeout if timeout is None else timeout
-    promised = int(current - policy.advertise_margin)  # towards zero; what is below 1 is not promised anyhow
-    if not policy.advertise or promised < 1:
-        return []
-    return [b"timeout=%d" % promised] + ([b"max=%d" % left] if left else [])
 
 
 def strip_connection_fields(fields: Iterable[tuple[AnyStr, AnyStr]]) -> list[tuple[AnyStr, AnyStr]]:

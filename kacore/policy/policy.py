@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kacore.policy.fields import REQUEST, WORKER, PolicyError, Record, field, show
-from kacore.policy.headers import response_fields
+from kacore.policy.headers import persistence_fields
 
 if TYPE_CHECKING:
     from kacore._core import Limits
@@ -38,9 +38,6 @@ class Policy(Record):
     the reason for it. Times are seconds, sizes bytes. A wrong value or an impossible combination raises
     PolicyError, a ValueError that names the field, the value and the rule; an unknown field is a TypeError.
     `replace(...)` makes a changed one, `as_dict()` gives all values, `changes()` those that are not defaults.
-
-    `report` is not part of the value: for a policy that was read from another server's configuration it says
-    of every line what became of it, else it is empty.
     """
 
     # -- keeping -----------------------------------------------------------------------------------------
@@ -566,7 +563,9 @@ class Policy(Record):
         timeout:      the current keep-alive timeout in seconds, where it is not keep_alive_timeout.
         ValueError for another version or responses < 1. About 1 us.
         """
-        return response_fields(self, http_version, responses, timeout)
+        limit = self.max_keep_alive_requests if self.keep_alive else 1
+        current = self.keep_alive_timeout if timeout is None else timeout
+        return persistence_fields(http_version, responses, limit, current - self.advertise_margin if self.advertise else 0)
 
     def worst_case_bytes(self, *, tls: bool = False) -> int:
         """int, bytes: what clients can make one worker hold in memory, all of them together, at the very worst.
@@ -592,22 +591,6 @@ class Policy(Record):
             max_trailer_bytes=self.max_trailer_bytes,
             max_body_bytes=self.max_body_bytes or no_limit,
         )
-
-    @classmethod
-    def from_apache(cls, text: str, *, base: str | None = None) -> Policy:
-        """The policy that the server-wide part of an Apache configuration asks for; `report` says what became
-        of every line. `PolicySet.from_apache` also takes its sites. See kacore.policy.apache.read."""
-        from kacore.policy import apache
-
-        return apache.read(text, base=base).policy()
-
-    @classmethod
-    def from_nginx(cls, text: str, *, base: str | None = None) -> Policy:
-        """The policy that the http and events blocks of an nginx configuration ask for; `report` says what
-        became of every line. `PolicySet.from_nginx` also takes its servers. See kacore.policy.nginx.read."""
-        from kacore.policy import nginx
-
-        return nginx.read(text, base=base).policy()
 
 
 # Of worst_case_bytes. A slot, a socket, a client's record, a conversation, the objects of a request without its head; the

@@ -23,7 +23,7 @@ from kacore.policy.policy import Policy
 if TYPE_CHECKING:
     import re
 
-    from kacore.policy.report import Report
+    from kacore._core import Limits
 
 N_CLASSES = 64  # KA_N_CLASSES in src/core/table/ka_store.h
 CACHED_KEYS = 1024  # per generation and key; two generations are kept
@@ -159,7 +159,6 @@ class PolicySet:
         "has_accept_rules",
         "has_request_rules",
         "policies",
-        "report",
         "rules",
     )
 
@@ -168,7 +167,6 @@ class PolicySet:
     policies: tuple[Policy, ...]
     has_accept_rules: bool
     has_request_rules: bool
-    report: Report
     _accept: int
     _before: tuple[int, ...]
     _listener_mask: Memo
@@ -180,7 +178,6 @@ class PolicySet:
         put = object.__setattr__
         put(self, "default", Policy() if default is None else default)
         put(self, "rules", tuple(rules))
-        put(self, "report", self.default.report)
         if len(self.rules) + 1 > N_CLASSES:
             raise PolicyError(f"{len(self.rules)} rules: must be at most {N_CLASSES - 1}")
         policies = [self.default]
@@ -238,22 +235,11 @@ class PolicySet:
         """The same rules over a changed default."""
         return PolicySet(self.default.replace(**changes), self.rules)
 
-    @classmethod
-    def from_apache(cls, text: str, *, base: str | None = None, htaccess: Mapping[str, str] | None = None) -> PolicySet:
-        """The policies of an Apache configuration, a rule for each site; `report` says what became of every
-        line.
-        htaccess: site name to the text of its .htaccess. See kacore.policy.apache.read."""
-        from kacore.policy import apache
-
-        return apache.read(text, base=base, htaccess=htaccess).policy_set()
-
-    @classmethod
-    def from_nginx(cls, text: str, *, base: str | None = None) -> PolicySet:
-        """The policies of an nginx configuration, a rule for each server; `report` says what became of every
-        line. See kacore.policy.nginx.read."""
-        from kacore.policy import nginx
-
-        return nginx.read(text, base=base).policy_set()
+    def limits(self) -> Limits:
+        """What the parser keeps to: the limits of the default, but content as long as any class allows, since each request
+        is judged by its own class once that is known."""
+        bodies = [policy.max_body_bytes for policy in self.policies]
+        return self.default.replace(max_body_bytes=max(bodies) if all(bodies) else 0).limits()
 
     # -- matching -------------------------------------------------------------------------------------------
 

@@ -53,15 +53,15 @@ class Sources:
 
     def add_apache(self, path: str, htaccess: Mapping[str, str] | None = None) -> None:
         """htaccess: site name -> path of its .htaccess."""
-        from kacore.policy import apache
-        from kacore.policy.report import read_text
+        from kacore.policy.readers import apache
+        from kacore.policy.readers.reading import read_text
 
         texts = {site: read_text(name) for site, name in (htaccess or {}).items()}
         self._add_reading(apache.read(read_text(path), base=folder(path), file=path, htaccess=texts), path)
 
     def add_nginx(self, path: str) -> None:
-        from kacore.policy import nginx
-        from kacore.policy.report import read_text
+        from kacore.policy.readers import nginx
+        from kacore.policy.readers.reading import read_text
 
         self._add_reading(nginx.read(read_text(path), base=folder(path), file=path), path)
 
@@ -71,7 +71,7 @@ class Sources:
         self.report += found.report
 
     def add_toml(self, path: str, tables: Collection[str] = ()) -> None:
-        from kacore.policy import toml
+        from kacore.policy.readers import toml
 
         with open(path, encoding="utf-8") as file:
             try:
@@ -107,14 +107,11 @@ class Sources:
         import re
 
         try:
-            made = PolicySet(Policy(**self.values), self.rules)
+            return PolicySet(Policy(**self.values), self.rules)
         except PolicyError as error:
             named = re.findall(r"\w+", str(error))
             said = [f"{name} from {self.origins[name]}" for name in self.origins if name in named]
             raise PolicyError(f"{error}" + (f" ({', '.join(said)})" if said else ""), error.field) from None
-        object.__setattr__(made.default, "_report", self.report)
-        object.__setattr__(made, "report", self.report)
-        return made
 
     def origin(self, field: str) -> str:
         return self.origins.get(field, "default")

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
 from kacore._core import ConnectionTable
-from kacore._limits import limits_of
 from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
@@ -426,7 +425,7 @@ class Server:
     def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
         """Who moves the bytes: the engine, or the loop's transports behind the same face."""
         options: dict[str, Any] = {
-            "limits": limits_of(self._policy),
+            "limits": self._policy.limits(),
             "max_buffer_bytes": self.policy.max_buffer_bytes,
             "server_name": self.server_name,
             "access_log": logs.access_log(self.access_log),

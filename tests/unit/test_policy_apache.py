@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kacore.policy import Policy, PolicyError, PolicySet, Rule
-from kacore.policy.apache import parse, read, split
-from kacore.policy.report import digest
+from kacore.policy import Policy, PolicyError, PolicySet, Rule, read_apache
+from kacore.policy.readers.apache import parse, read, split
+from kacore.policy.readers.reading import digest
 
 
 def changes(text):
-    return Policy.from_apache(text).changes()
+    return read_apache(text).policy().changes()
 
 
 def lines(text, **more):
-    return [str(line) for line in PolicySet.from_apache(text, **more).report]
+    return [str(line) for line in read_apache(text, **more).report]
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,11 @@ def test_a_directive_becomes_its_fields(text, expected):
     ],
 )
 def test_what_is_not_taken_has_a_reason_and_changes_nothing(text, reason):
-    policies = PolicySet.from_apache(text)
+    reading = read_apache(text)
+    policies = reading.policy_set()
     assert policies == PolicySet()
-    assert not any(line.is_taken for line in policies.report)
-    assert reason in str(policies.report[0])
+    assert not any(line.is_taken for line in reading.report)
+    assert reason in str(reading.report[0])
 
 
 def test_every_directive_is_in_the_report_once_and_in_order():
@@ -163,26 +164,27 @@ TimeOut 30
 
 MaxRequestWorkers 10
 """
-    numbers = [line.line for line in PolicySet.from_apache(text).report]
+    numbers = [line.line for line in read_apache(text).report]
     assert numbers == [2, 3, 4, 5, 6, 7, 10, 12]
     assert lines(text)[0] == "apache:2: KeepAlive On: taken: keep_alive=on"
     assert lines(text)[5] == "apache:7: Header set Connection close: not taken: inside <Location /x>"
 
 
 def test_the_hundred_and_first_response_is_remarked():
-    (line,) = Policy.from_apache("MaxKeepAliveRequests 100").report
+    (line,) = read_apache("MaxKeepAliveRequests 100").report
     assert line.fields == {"max_keep_alive_requests": 100}
     assert line.why == "Apache gives 101 responses; here 100 means 100"
 
 
 def test_the_snippet_that_is_copied_everywhere_turns_keep_alive_on():
     snippet = "<IfModule mod_headers.c>\n  Header set Connection keep-alive\n</IfModule>"
-    (block, header) = Policy.from_apache(snippet).report
+    (block, header) = read_apache(snippet).report
     assert block.is_taken
     assert header.fields == {"keep_alive": True}
-    off = Policy.from_apache("KeepAlive Off\n" + snippet)
+    reading = read_apache("KeepAlive Off\n" + snippet)
+    off = reading.policy()
     assert not off.keep_alive
-    assert "not taken: the field alone keeps nothing open" in str(off.report[-1])
+    assert "not taken: the field alone keeps nothing open" in str(reading.report[-1])
 
 
 def test_a_later_directive_wins_and_says_so():
@@ -210,7 +212,7 @@ KeepAliveTimeout 30
 
 
 def test_virtual_hosts_become_rules():
-    policies = PolicySet.from_apache(SITES)
+    policies = read_apache(SITES).policy_set()
     assert policies.default.changes() == {"keep_alive_timeout": 30.0, "max_connections": 30}
     assert policies.rules == (
         Rule(
@@ -242,10 +244,11 @@ def test_the_same_site_on_two_ports_is_one_rule():
   ServerAlias www.a.example
   KeepAliveTimeout 6
 </VirtualHost>"""
-    policies = PolicySet.from_apache(text)
+    reading = read_apache(text)
+    policies = reading.policy_set()
     assert policies.rules == (Rule(host=["a.example", "www.a.example"], keep_alive_timeout=6),)
-    assert "one site with that of apache:2" in str(policies.report[3])
-    assert "instead of keep_alive_timeout=5 of apache:4" in str(policies.report[6])
+    assert "one site with that of apache:2" in str(reading.report[3])
+    assert "instead of keep_alive_timeout=5 of apache:4" in str(reading.report[6])
 
 
 def test_browsers_without_keep_alive_come_before_the_sites():
@@ -261,7 +264,8 @@ SetEnvIf User-Agent ^old nokeepalive=1
   ServerName b.example
   KeepAliveTimeout 5
 </VirtualHost>"""
-    policies = PolicySet.from_apache(text)
+    reading = read_apache(text)
+    policies = reading.policy_set()
     agents = ("Mozilla/2", "(?i)msie 4\\.0b2;", "^old")
     assert policies.rules == (
         Rule(host="a.example", user_agent=agents, keep_alive=False, max_body_bytes=10),
@@ -271,24 +275,24 @@ SetEnvIf User-Agent ^old nokeepalive=1
     )
     policy_class = policies.class_for_request(0, "a.example", "x MSIE 4.0B2; y")
     assert policies.policies[policy_class].changes() == {"keep_alive": False, "max_body_bytes": 10}
-    assert any("without downgrade-1.0" in str(line) for line in policies.report)
+    assert any("without downgrade-1.0" in str(line) for line in reading.report)
 
 
 def test_a_pattern_inside_a_site_holds_for_that_site():
     text = "<VirtualHost *>\nServerName a.example\nBrowserMatch Old nokeepalive\n</VirtualHost>"
-    policies = PolicySet.from_apache(text)
+    policies = read_apache(text).policy_set()
     assert policies.rules == (Rule(host="a.example", user_agent="Old", keep_alive=False),)
 
 
 def test_htaccess_takes_only_what_apache_allows_there():
-    rules = PolicySet.from_apache(
+    rules = read_apache(
         "<VirtualHost *:80>\nServerName a.example\n</VirtualHost>",
         htaccess={
             "a.example": "Header unset Connection\nKeepAlive Off\nLimitRequestBody 5\nTimeOut 1",
             "b.example": "<IfModule mod_headers.c>\nHeader set Connection close\nTimeOut 5\n</IfModule>",
         },
     )
-    assert rules.rules == (
+    assert rules.policy_set().rules == (
         Rule(host="a.example", max_body_bytes=5),
         Rule(host="b.example", keep_alive=False),
     )
@@ -306,14 +310,15 @@ def test_includes_are_followed_from_the_base_or_the_server_root(tmp_path):
         (f'ServerRoot "{tmp_path}"\nIncludeOptional mods/*.conf', None),
         (f"Include {tmp_path}/mods", None),
     ):
-        policy = Policy.from_apache(text, base=base)
+        reading = read_apache(text, base=base)
+        policy = reading.policy()
         assert policy.changes() == {"keep_alive_timeout": 4.0, "max_keep_alive_requests": 9}
-        assert [line.place for line in policy.report][-1] == f"{tmp_path}/mods/b.conf:1"
+        assert [line.place for line in reading.report][-1] == f"{tmp_path}/mods/b.conf:1"
 
 
 def test_an_include_of_itself_ends(tmp_path):
     (tmp_path / "a.conf").write_text("Include a.conf\n")
-    report = Policy.from_apache("Include a.conf", base=str(tmp_path)).report
+    report = read_apache("Include a.conf", base=str(tmp_path)).report
     assert len(report) == 21
     assert "nested deeper than 20" in str(report[-1])
 
@@ -323,7 +328,7 @@ def test_files_that_include_each_other_s_folder_are_not_read_a_million_times(tmp
         (tmp_path / here).mkdir()
         for name in ("1.conf", "2.conf"):
             (tmp_path / here / name).write_text(f"Include {there}\nKeepAliveTimeout 9\n")
-    report = Policy.from_apache("Include a\nKeepAlive Off", base=str(tmp_path)).report
+    report = read_apache("Include a\nKeepAlive Off", base=str(tmp_path)).report
     assert len(report) < 100
     (deepest,) = [line.why for line in report if "nested deeper than 20" in line.why]
     first, second = f"{tmp_path}/a/1.conf:1", f"{tmp_path}/b/1.conf:1"
@@ -396,10 +401,11 @@ CONDITIONS = [
 def test_conditions_are_decided_as_apache_does(condition, holds, tmp_path):
     (tmp_path / "here.conf").write_text("")
     text = f"{LOADS}Define OWN\nDefine GONE 1\nUnDefine GONE\n<{condition}>\nKeepAlive Off\n</{condition.split()[0]}>"
-    policy = Policy.from_apache(text, base=str(tmp_path))
+    reading = read_apache(text, base=str(tmp_path))
+    policy = reading.policy()
     assert policy.keep_alive is not bool(holds)
     if holds is None:
-        assert any("which it is is not known here" in line.why for line in policy.report)
+        assert any("which it is is not known here" in line.why for line in reading.report)
 
 
 def test_a_text_that_loads_no_module_has_them_all():
@@ -425,7 +431,7 @@ NAMELESS = """
 
 
 def test_a_virtual_host_without_a_name_has_what_no_name_asks_for():
-    policies = PolicySet.from_apache(NAMELESS)
+    policies = read_apache(NAMELESS).policy_set()
     assert policies.rules == (
         Rule(host="a.example"),
         Rule(listener="192.0.2.1:80", max_body_bytes=1024),
@@ -446,13 +452,14 @@ def test_a_virtual_host_without_a_name_has_what_no_name_asks_for():
 def test_the_first_virtual_host_of_an_address_has_the_name():
     site = "<VirtualHost *:{}>\nServerName a.example\nServerAlias {}\nLimitRequestBody {}\n</VirtualHost>\n"
     text = site.format(80, "b.example", 5) + site.format(80, "b.example", 6) + site.format(80, "c.example", 7)
-    policies = PolicySet.from_apache(text)
+    reading = read_apache(text)
+    policies = reading.policy_set()
     assert policies.rules == (
         Rule(host=["a.example", "b.example"], max_body_bytes=5),
         Rule(host="c.example", max_body_bytes=7),
     )
     refused = "apache:6: <VirtualHost *:80>: not taken: a.example, b.example: apache:1 has the name at the same address"
-    assert any(str(line).startswith(refused) for line in policies.report)
+    assert any(str(line).startswith(refused) for line in reading.report)
 
 
 def test_people_are_told_what_was_taken_then_what_was_refused_then_how_much_else_there_was():
@@ -471,7 +478,7 @@ KeepAlive On
   Alias /icons /usr/share/icons
 </IfModule>
 """
-    assert digest(PolicySet.from_apache(text).report) == [
+    assert digest(read_apache(text).report) == [
         "apache:11: KeepAlive On: taken: keep_alive=on",
         "apache:3: KeepAliveTimeout 5S: not taken: '5S' is no time",
         "apache:8: <Location /long>: not taken: kacore knows whole sites only, no part of one",
@@ -491,13 +498,13 @@ KeepAlive On
 )
 def test_a_block_that_does_not_close_is_an_error_with_its_place(text, message):
     with pytest.raises(PolicyError) as raised:
-        Policy.from_apache(text)
+        read_apache(text).policy()
     assert message in str(raised.value)
 
 
 def test_values_that_do_not_go_together_are_an_error():
     with pytest.raises(PolicyError, match=r"max_connections_per_client=50 does not go with max_connections=30"):
-        Policy.from_apache("MaxRequestWorkers 10\nQS_SrvMaxConnPerIP 50")
+        read_apache("MaxRequestWorkers 10\nQS_SrvMaxConnPerIP 50").policy()
 
 
 def test_words_are_split_as_apache_does():

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kacore.policy import Policy, PolicySet, apache, command, nginx, toml
+from kacore.policy import Policy, PolicySet, command
 from kacore.policy.fields import CONNECTION, REQUEST, WORKER, show
+from kacore.policy.readers import apache, nginx, toml
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
 RULES = {WORKER: "none", CONNECTION: "accept", REQUEST: "any"}

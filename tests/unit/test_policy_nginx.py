@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kacore.policy import Policy, PolicyError, PolicySet, Rule
-from kacore.policy.nginx import listen_address, seconds
+from kacore.policy import PolicyError, PolicySet, Rule, read_nginx
+from kacore.policy.readers.nginx import listen_address, seconds
 
 
 def changes(directive):
-    return Policy.from_nginx("http {\n" + directive + "\n}").changes()
+    return read_nginx("http {\n" + directive + "\n}").policy().changes()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_no_directory_for_temporary_files_is_needed(monkeypatch):
 
 def test_directives_outside_of_http():
     text = "worker_shutdown_timeout 10s;\nevents { worker_connections 768; }"
-    assert Policy.from_nginx(text).changes() == {"drain_timeout": 10.0, "max_connections": 768}
+    assert read_nginx(text).policy().changes() == {"drain_timeout": 10.0, "max_connections": 768}
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,11 @@ def test_directives_outside_of_http():
     ],
 )
 def test_what_is_not_taken_has_a_reason_and_changes_nothing(text, reason):
-    policies = PolicySet.from_nginx(text)
+    reading = read_nginx(text)
+    policies = reading.policy_set()
     assert policies == PolicySet()
-    assert not policies.report[0].is_taken
-    assert reason in str(policies.report[0])
+    assert not reading.report[0].is_taken
+    assert reason in str(reading.report[0])
 
 
 SERVERS = """
@@ -124,7 +125,7 @@ http {
 
 
 def test_servers_become_rules():
-    policies = PolicySet.from_nginx(SERVERS)
+    policies = read_nginx(SERVERS).policy_set()
     assert policies.default.changes() == {"keep_alive_timeout": 30.0}
     assert policies.rules == (
         Rule(host=["a.example", "b.example", "*.b.example"], keep_alive_timeout=5, advertise=True),
@@ -142,7 +143,8 @@ server { listen 127.0.0.1:8080; client_max_body_size 4k; }
 
 
 def test_a_server_without_a_name_has_what_no_name_asks_for():
-    policies = PolicySet.from_nginx(NAMELESS)
+    reading = read_nginx(NAMELESS)
+    policies = reading.policy_set()
     assert policies.rules == (
         Rule(host="a.example"),
         Rule(host="b.example", max_body_bytes=2048),
@@ -158,7 +160,7 @@ def test_a_server_without_a_name_has_what_no_name_asks_for():
     assert limit("0.0.0.0:8080", "b.example") == 2048
     assert limit("0.0.0.0:8080", "x.example") == 3072
     assert limit("127.0.0.1:8080", "x.example") == 4096
-    report = [str(line) for line in policies.report]
+    report = [str(line) for line in reading.report]
     assert "; at :80 requests for unknown names go to nginx:2" in report[3]
     assert report[3].startswith("nginx:3: server: not taken: not as ~^img")
     assert "client_max_body_size 1k: not taken: inside server" in report[6]
@@ -174,7 +176,7 @@ server { server_name *.example; client_max_body_size 1k; }
 server { server_name *.a.example; client_max_body_size 2k; }
 server { server_name www.a.example; }
 """
-    assert PolicySet.from_nginx(text).rules == (
+    assert read_nginx(text).policy_set().rules == (
         Rule(host="www.a.example"),
         Rule(host="*.a.example", max_body_bytes=2048),
         Rule(host="*.example", max_body_bytes=1024),
@@ -187,7 +189,7 @@ keepalive_disable msie6;
 server { listen 80; server_name a.example; }
 server { listen 8080; client_max_body_size 1k; }
 """
-    policies = PolicySet.from_nginx(text)
+    policies = read_nginx(text).policy_set()
     agent = "Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1)"
     accepted = policies.class_for_client("0.0.0.0:8080", "198.51.100.1")
     assert policies.policies[policies.class_for_request(accepted, "x.example", agent)].max_body_bytes == 1024
@@ -201,7 +203,7 @@ def test_files_that_include_each_other_s_folder_are_not_read_a_million_times(tmp
         (tmp_path / here).mkdir()
         for name in ("1.conf", "2.conf"):
             (tmp_path / here / name).write_text(f"include {there}/*;\n")
-    report = Policy.from_nginx("include a/*;", base=str(tmp_path)).report
+    report = read_nginx("include a/*;", base=str(tmp_path)).report
     assert len(report) < 60
     (deepest,) = [line.why for line in report if "nested deeper than 20" in line.why]
     assert deepest.endswith(f"nginx:1 > {tmp_path}/a/1.conf:1 > {tmp_path}/b/1.conf:1 > {tmp_path}/a/1.conf:1 > ...")
@@ -209,12 +211,12 @@ def test_files_that_include_each_other_s_folder_are_not_read_a_million_times(tmp
 
 def test_sixty_four_sites_that_set_nothing_are_no_reason_to_refuse():
     sites = "".join(f"server {{ listen 80; server_name s{i}.example; }}\n" for i in range(70))
-    policies = PolicySet.from_nginx(sites + "server { listen 8080; client_max_body_size 1k; }")
+    policies = read_nginx(sites + "server { listen 8080; client_max_body_size 1k; }").policy_set()
     assert [len(rule.host) for rule in policies.rules] == [70, 0]
 
 
 def test_every_directive_is_in_the_report_in_order():
-    report = PolicySet.from_nginx(SERVERS).report
+    report = read_nginx(SERVERS).report
     assert [line.line for line in report] == [2, 3, 4, 5, 6, 7, 8, 9, 9, 11, 12, 13, 14, 15, 16, 18]
     text = [str(line) for line in report]
     assert text[1] == "nginx:3: keepalive_timeout 30: taken: keep_alive_timeout=30"
@@ -238,35 +240,36 @@ def test_every_directive_is_in_the_report_in_order():
     ],
 )
 def test_keepalive_disable_knows_its_browsers(agent, matches):
-    policies = PolicySet.from_nginx("http { keepalive_disable msie6 safari; }")
+    policies = read_nginx("http { keepalive_disable msie6 safari; }").policy_set()
     policy_class = policies.class_for_request(0, "a.example", agent)
     assert policies.policies[policy_class].keep_alive is not matches
 
 
 def test_keepalive_disable_none_makes_no_rule():
-    assert PolicySet.from_nginx("http { keepalive_disable none; }").rules == ()
+    assert read_nginx("http { keepalive_disable none; }").policy_set().rules == ()
 
 
 def test_includes_are_followed_from_the_base(tmp_path):
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "a.conf").write_text("keepalive_timeout 9;\n")
     (tmp_path / "loop.conf").write_text("include loop.conf;\n")
-    policy = Policy.from_nginx("http { include conf.d/*.conf; }", base=str(tmp_path))
+    reading = read_nginx("http { include conf.d/*.conf; }", base=str(tmp_path))
+    policy = reading.policy()
     assert policy.keep_alive_timeout == 9
-    assert policy.report[-1].place == f"{tmp_path}/conf.d/a.conf:1"
-    assert "nested deeper than 20" in str(Policy.from_nginx("include loop.conf;", base=str(tmp_path)).report[-1])
+    assert reading.report[-1].place == f"{tmp_path}/conf.d/a.conf:1"
+    assert "nested deeper than 20" in str(read_nginx("include loop.conf;", base=str(tmp_path)).report[-1])
 
 
 @pytest.mark.parametrize("text", ["http {\n keepalive_timeout 5;", "http { } }", 'http { a "b'])
 def test_malformed_syntax_is_an_error_with_its_place(text):
     with pytest.raises(PolicyError, match=r"^nginx:\d+: unexpected"):
-        Policy.from_nginx(text)
+        read_nginx(text).policy()
 
 
 def test_without_the_extra_one_sentence_says_which(monkeypatch):
     monkeypatch.setitem(sys.modules, "crossplane", None)
     with pytest.raises(ImportError, match=r"needs crossplane: pip install 'kacore\[nginx\]'"):
-        Policy.from_nginx("")
+        read_nginx("").policy()
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,8 @@ def test_half_an_address_gets_its_other_half(text, expected):
 @given(st.text(alphabet=st.sampled_from("ab ;{}\"'\\\n\t#$é\x00"), max_size=40))
 def test_any_text_is_read_or_refused(text):
     try:
-        policies = PolicySet.from_nginx(text)
+        reading = read_nginx(text)
+        reading.policy_set()
     except PolicyError:
         return
-    assert all(str(line).isprintable() for line in policies.report)
+    assert all(str(line).isprintable() for line in reading.report)

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from kacore.policy import Policy, PolicyError, PolicySet, Rule, command, toml
+from kacore.policy import Policy, PolicyError, PolicySet, Rule, command
+from kacore.policy.readers import toml
 
 
 def parse_args(*argv):
@@ -385,6 +386,7 @@ def test_importing_kacore_imports_no_reader_and_nothing_heavy(launch):
     code = (
         "import sys; before = set(sys.modules); import kacore; new = set(sys.modules) - before;"
         "print(sorted(new & {'dataclasses', 'inspect', 'argparse', 'tomllib', 'ipaddress', 'socket', 'json',"
-        " 'crossplane', 'asyncio', 'kacore.policy.apache', 'kacore.policy.nginx', 'kacore.policy.toml'}))"
+        " 'crossplane', 'asyncio', 'kacore.policy.readers.reading', 'kacore.policy.readers.apache',"
+        " 'kacore.policy.readers.nginx', 'kacore.policy.readers.toml'}))"
     )
     launch("-c", code).wait_for(r"^\[\]\n")

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from kacore.policy import Policy, PolicySet
-from kacore.policy.apache import read
+from kacore.policy import read_apache, read_nginx
+from kacore.policy.readers.apache import read
 from tests.unit.test_policy_apache import CONDITIONS, LOADS
 from tests.wire.conftest import wait_until
 
@@ -72,7 +72,7 @@ def test_units_are_those_of_apache(apache, tmp_path, unit):
     program, own = apache
     directive = f"KeepAliveTimeout {unit}\n"
     told = checked(program, tmp_path, f"{own}{EVENT}Listen 127.0.0.1:1\n{directive}")
-    (line,) = Policy.from_apache(directive).report
+    (line,) = read_apache(directive).report
     assert line.is_taken is (told.returncode == 0), told.stderr
 
 
@@ -101,7 +101,7 @@ def test_sites_and_what_they_keep_open_are_those_of_apache(apache, launch, free_
     (tmp_path / "apache.conf").write_text(text)
     launch(program, "-X", "-f", str(tmp_path / "apache.conf"), python=False)
     wait_until(lambda: answers(port))
-    policies = PolicySet.from_apache(text)
+    policies = read_apache(text).policy_set()
     for name, directives in HEADERS.items():
         request = f"GET /mod_headers.so HTTP/1.1\r\nHost: {name}.example\r\nConnection: keep-alive\r\n\r\n".encode()
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
@@ -150,7 +150,7 @@ def test_the_server_of_a_name_is_that_of_nginx(need, launch, free_port, tmp_path
     (tmp_path / "nginx.conf").write_text(f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr;\n{text}")
     launch(need("nginx"), "-p", str(tmp_path), "-c", "nginx.conf", python=False)
     wait_until(lambda: answers(b))
-    policies = PolicySet.from_nginx(text)
+    policies = read_nginx(text).policy_set()
     told = {}
     asked = [(a, host) for host in ("a.example", "x.b.example", "www.b.example", "c.example")]
     for port, host in [*asked, (b, "a.example"), (b, "x")]:

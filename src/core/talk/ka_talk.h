@@ -87,7 +87,7 @@ struct ka_talk {
     uint8_t is_driven;     /* the driver is inside its turn for this talk */
     uint8_t is_noted;      /* the driver's: on the list of those to attend to */
     uint8_t is_later;      /* the driver's: on the list of those whose turn comes later */
-    uint8_t broken;        /* 1 + the ka_cause to end for, which a push has found: the turn does it */
+    uint8_t broken;        /* the ka_cause to end for, which a push has found: the turn does it */
     uint8_t may_switch;    /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
 };
 

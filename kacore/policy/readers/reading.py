@@ -219,9 +219,7 @@ class Reading:
 
     def policy(self, default: Policy | None = None) -> Policy:
         """The server-wide policy over `default`. PolicyError if the values do not go together."""
-        made = (default or Policy()).replace(**self.server.changes)
-        object.__setattr__(made, "_report", self.report)
-        return made
+        return (default or Policy()).replace(**self.server.changes)
 
     def policy_set(self, default: Policy | None = None) -> PolicySet:
         """The policy with a rule for each site. PolicyError also for more than 63 rules."""
@@ -257,7 +255,6 @@ class Reading:
                 if keys := [key for key in site.listeners if key.startswith(":") is is_any]:
                     sites.append(Rule(listener=keys, **site.changes))
         return rules + sites + patterns
-
 
     def named_sites(self) -> list[tuple[list[str], Scope]]:
         """Names and what they have, in the order they are tried. Neighbours that set nothing are one."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kacore.policy.policy import Policy
-from kacore.policy.report import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, read_text, whole
+from kacore.policy.readers.reading import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, read_text, whole
 from kacore.policy.rules import compile_pattern, host_pattern
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from kacore.policy.report import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, whole
+from kacore.policy.readers.reading import OURS, Directive, Handler, Malformed, Reading, Scope, Walker, whole
 from kacore.policy.rules import listener_key
 
 
