@@ -262,6 +262,7 @@ cdef extern from "table/ka_conn.h" nogil:
     uint32_t ka_table_open_count(const ka_table *t)
     uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
     bint ka_table_is_full(const ka_table *t)
+    bint ka_table_is_drained(const ka_table *t)
     size_t ka_table_bytes(const ka_table *t)
     const char *ka_table_check(const ka_table *t)
 
