@@ -177,7 +177,7 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
 static void shut_session(ka_engine *e, ka_handle h, ka_sock *s)
 {
     ka_session *session = session_of(e, h);
-    if (session && !(s->talk && (s->talk->is_cut || s->talk->unsent)))
+    if (session && !(s->talk && (ka_talk_is_cut(s->talk) || s->talk->unsent)))
         ka_wire_shut(s, session);
 }
 
@@ -316,9 +316,9 @@ static void look_for_fin(void *port, void *peer, ka_talk *talk)
     ka_sock *s = peer;
     if (ka_likely(!s->saw_fin))
         return;
-    if (!talk->sees_fin)
+    if (!ka_talk_sees_fin(talk))
         ka_wire_probe(s->fd);
-    if (!ka_talk_body_is_over(talk))
+    if (!ka_exchange_body_is_over(&talk->exchange))
         return;
     ssize_t n = 1;
     while (n > 0 && s->can_read && ka_talk_appetite(talk) && e->turn_bytes < TURN_BYTES)

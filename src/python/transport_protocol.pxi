@@ -443,7 +443,7 @@ cdef class TransportProtocol:
         cdef ka_session *session = self.session
         if session == NULL:
             return 0
-        if self.talk == NULL or not (self.talk.is_cut or self.talk.unsent):
+        if self.talk == NULL or not (ka_talk_is_cut(self.talk) or self.talk.unsent):
             session.filter.shut(session)
             self.say_of_session()
         self.session = NULL
@@ -489,7 +489,7 @@ cdef class TransportProtocol:
         """What the kernel says of one that the loop does not read: FIN has come, or it is over."""
         if is_broken:
             return self.end(ka_turn_broken(ka_conn_phase(self.transports.table.table, self.conn)))
-        if self.talk != NULL and not self.talk.sees_fin:
+        if self.talk != NULL and not ka_talk_sees_fin(self.talk):
             ka_turn_fin(&transport_moves, <void *>self.transports, self.talk)
             probe(self.transport)
         return 0
@@ -650,7 +650,7 @@ cdef class TransportProtocol:
         taker, self.taker = self.taker, None
         if talk == NULL or self.conn == 0:
             return 0
-        if talk.is_eof:
+        if ka_talk_is_eof(talk):
             return self.end(KA_CAUSE_CLIENT)
         rest = PyBytes_FromStringAndSize(talk.window, <Py_ssize_t>talk.window_len)
         ka_talk_sent(talk, self.handed)
@@ -763,7 +763,7 @@ cdef ka_cause move_flush(void *port, void *peer, ka_talk *talk) noexcept:
 
 cdef void move_look_for_fin(void *port, void *peer, ka_talk *talk) noexcept:
     cdef TransportProtocol one = <TransportProtocol>peer
-    if one.session == NULL or not one.saw_fin or not ka_talk_body_is_over(talk):
+    if one.session == NULL or not one.saw_fin or not ka_exchange_body_is_over(&talk.exchange):
         return  # the loop tells
     try:
         one.look_for_fin_through()

@@ -54,7 +54,7 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
     ka_table *table = talk->service->table;
     if (ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
-        ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0) {
+        ka_exchange_refuse(&talk->exchange, 408, "the content arrives too slowly", cause, now) < 0) {
         moves->end(port, peer, talk, cause);
         return KA_TURN_ENDED;
     }
@@ -65,15 +65,16 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
  * truncation, RFC 8446 6.1. */
 static inline int ka_turn_is_cut_short(const ka_talk *talk)
 {
-    return ka_exchange_is_open(&talk->exchange) && !ka_talk_body_is_over(talk);
+    return ka_exchange_is_open(&talk->exchange) && !ka_exchange_body_is_over(&talk->exchange);
 }
 
 /* The client sent FIN, behind bytes that are left where they are: whoever waits for its end is told all the same. */
 static inline void ka_turn_fin(const ka_moves *moves, void *port, ka_talk *talk)
 {
-    int is_news = !talk->sees_fin;
-    talk->sees_fin = 1;
-    if (is_news && ka_exchange_is_open(&talk->exchange))
+    if (ka_talk_sees_fin(talk))
+        return;
+    talk->fin = KA_FIN_BEHIND;
+    if (ka_exchange_is_open(&talk->exchange))
         moves->on_news(port, talk, KA_NEWS_EOF);
 }
 
@@ -93,6 +94,16 @@ static inline ka_cause ka_turn_broken(int phase)
                                                : KA_CAUSE_ERROR;
 }
 
+/* A held application is told once it may go on. */
+static inline void ka_turn_go_on(const ka_moves *moves, void *port, ka_talk *talk)
+{
+    if (ka_likely(talk->exchange.hold == KA_HOLD_NOT) || !ka_talk_is_low(talk))
+        return;
+    talk->exchange.hold = KA_HOLD_NOT;
+    if (ka_exchange_is_open(&talk->exchange))
+        moves->on_news(port, talk, KA_NEWS_LOW);
+}
+
 /* Bytes left, and ka_talk_sent knows. Return KA_CAUSE_NONE, or the cause to end for. */
 static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
 {
@@ -101,11 +112,7 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
     if (ka_conn_phase(table, talk->conn) == KA_WRITE &&
         ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
         return cause;
-    if (talk->exchange.is_held && ka_talk_is_low(talk)) {
-        talk->exchange.is_held = 0;
-        if (ka_exchange_is_open(&talk->exchange))
-            moves->on_news(port, talk, KA_NEWS_LOW);
-    }
+    ka_turn_go_on(moves, port, talk);
     return KA_CAUSE_NONE;
 }
 
@@ -115,13 +122,13 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
 static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
 {
     size_t before = talk->unsent;
-    if (before == 0 || talk->exchange.is_held || talk->broken)
+    if (before == 0 || talk->exchange.hold != KA_HOLD_NOT || talk->broken)
         return;
     ka_cause cause = moves->flush(port, peer, talk);
     size_t n = talk->n_pushed + (before - talk->unsent);
     if (cause != KA_CAUSE_NONE) {
         talk->broken = (uint8_t)cause;
-        talk->exchange.is_held = 1;
+        talk->exchange.hold = KA_HOLD_TURN;
         n = KA_PUSH_MAX;
     }
     talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : (uint32_t)KA_PUSH_MAX;
@@ -130,13 +137,11 @@ static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, k
 /* A new turn. An application that waits since it pushed so much may go on: the others have had theirs. */
 static inline void ka_turn_pushed(const ka_moves *moves, void *port, ka_talk *talk)
 {
-    int waits = talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
     talk->n_pushed = 0;
-    if (waits && ka_talk_is_low(talk)) {
-        talk->exchange.is_held = 0;
-        if (ka_exchange_is_open(&talk->exchange))
-            moves->on_news(port, talk, KA_NEWS_LOW);
-    }
+    if (talk->exchange.hold != KA_HOLD_TURN || talk->broken)
+        return;
+    talk->exchange.hold = KA_HOLD_LOW;
+    ka_turn_go_on(moves, port, talk);
 }
 
 /* Send what is pending. Return whether the connection still stands. */
@@ -156,7 +161,7 @@ static inline ka_turned ka_turn_finish(const ka_moves *moves, void *port, void *
     if (talk->unsent)
         return KA_TURN_PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (!ka_talk_needs_reset(talk) && (lingers || (!talk->is_eof && moves->has_unread(port, peer, talk))))
+    if (!ka_talk_needs_reset(talk) && (lingers || (!ka_talk_is_eof(talk) && moves->has_unread(port, peer, talk))))
         moves->half_close(port, peer, talk, (ka_cause)talk->cause);
     else
         moves->end(port, peer, talk, (ka_cause)talk->cause);
@@ -171,7 +176,7 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, void *port, void *pe
         if (talk->unsent <= KA_OUT_HIGH)
             return KA_TURN_ON;
     }
-    if (ka_exchange_is_open(&talk->exchange) && !talk->is_eof)
+    if (ka_exchange_is_open(&talk->exchange) && !ka_talk_is_eof(talk))
         moves->look_for_fin(port, peer, talk);
     return KA_TURN_PAUSE;
 }
@@ -233,7 +238,7 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
     do {
         turned = KA_TURN_ON;
         talk->is_driven = 1;
-        if (ka_unlikely(talk->n_pushed))
+        if (ka_unlikely(talk->n_pushed || talk->exchange.hold == KA_HOLD_TURN))
             ka_turn_pushed(moves, port, talk);
         while (turned == KA_TURN_ON) {
             switch (ka_talk_next(talk, now, &head)) {
@@ -261,14 +266,13 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
-        if ((talk->unsent && moves->can_send(port, peer)) ||
-            ka_unlikely(talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX))
+        if ((talk->unsent && moves->can_send(port, peer)) || ka_unlikely(talk->exchange.hold == KA_HOLD_TURN))
             moves->again(port, peer, talk);
         /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
          * asked for content (which no event may announce again), and when all that is left to do is to close. */
     } while ((talk->exchange.wants_body && !asked_before) ||
              (ka_exchange_is_over(&talk->exchange) && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
-             (talk->unsent == 0 && talk->is_last && !ka_exchange_is_open(&talk->exchange) && !talk->is_draining));
+             (talk->unsent == 0 && talk->exchange.reading == KA_READING_CLOSED));
     (void)ka_talk_settle(talk, now);
     if (ka_talk_is_idle(talk)) {
         moves->settled(port, peer, talk);
@@ -313,7 +317,7 @@ static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause
     const char *why = action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                     : cause == KA_CAUSE_DRAIN    ? "the server stops"
                                                  : "the application took too long to answer";
-    return ka_talk_refuse(talk, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, now) == KA_OK;
+    return ka_exchange_refuse(&talk->exchange, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, now) == KA_OK;
 }
 
 /* Its place is needed. Return whether to take one more turn before it ends at once: an answer is on its way then, for
@@ -322,8 +326,8 @@ static inline int ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
 {
     if (talk == NULL)
         return 0;
-    if (phase == KA_BODY &&
-        ka_talk_refuse(talk, 408, "the content arrives too slowly for a full server", KA_CAUSE_EVICTED, now) == KA_OK)
+    if (phase == KA_BODY && ka_exchange_refuse(&talk->exchange, 408, "the content arrives too slowly for a full server",
+                                               KA_CAUSE_EVICTED, now) == KA_OK)
         return 1;
     talk->cause = KA_CAUSE_EVICTED; /* by it the application is told why */
     return 0;
