@@ -471,7 +471,8 @@ cdef class AsgiApplication(Application):
         exchange.task.add_done_callback(exchange.finished)
         return 0
 
-    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields):
+    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head,
+                       const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
         cdef dict scope
         cdef str path = path_of(buf, head, False)

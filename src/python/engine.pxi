@@ -223,6 +223,7 @@ cdef class Engine(Driver):
             self.share_counters()
         try:
             self.application.leave()
+            self.tell_drained()
             self.raise_pending()
         finally:
             self.close_at_last()
@@ -269,6 +270,7 @@ cdef class Engine(Driver):
         try:
             ka_engine_attend(self.engine)
             self.application.leave()
+            self.tell_drained()
         finally:
             PyContext_Exit(context)
         return self.close_at_last()
@@ -305,7 +307,9 @@ cdef class Engine(Driver):
             ka_exchange_done(core, KA_CAUSE_APPLICATION)
             self.attend(False)
             raise os_error(got) if got <= -1000 else LocalError("the socket cannot be given away now")
-        return socket.socket(fileno=got)
+        given = socket.socket(fileno=got)
+        self.tell_drained()
+        return given
 
     cdef dict tls_of(self, ka_exchange *core):
         cdef ka_session *session = ka_engine_session(self.engine, ka_exchange_conn(core))

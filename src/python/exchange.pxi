@@ -263,7 +263,7 @@ cdef class Exchange:
         if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
             Py_INCREF(content)
             got = ka_exchange_content(core, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
-                                  <void *>content)
+                                      <void *>content)
         else:
             got = ka_exchange_content(core, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
         return self.written(core, got, more)
@@ -288,7 +288,8 @@ cdef class Exchange:
         lines = self.lines_of(plain_headers(headers), True)
         cdef ka_exchange *core = self.core
         self.detach()
-        return self.written(core, ka_exchange_trailers(core, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)), False)
+        cdef size_t n = <size_t>PyBytes_GET_SIZE(lines)
+        return self.written(core, ka_exchange_trailers(core, PyBytes_AS_STRING(lines), n), False)
 
     cdef int write_interim(self, unsigned status, object headers) except -1:
         """A response before the response, as 103 (Early Hints)."""

@@ -3,8 +3,8 @@
 # The application is called when the request's content is complete. With threads = 0 it runs in the engine's thread;
 # else in a pool, whose threads are started when a request waits for one. Without threads its iterable is advanced only
 # while the client takes data. A thread never waits for its client: what it produces is handed to the engine's thread
-# through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. An exchange belongs to one thread,
-# and only Port.wake may be called from another.
+# through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. An exchange belongs to one
+# thread, and only Port.wake may be called from another.
 #
 # Threads and engine share their state by holding the GIL, and wake each other once for many requests: a thread is woken
 # for the first request that waits, and wakes another one if more wait when it takes it; the engine is woken for the

@@ -500,7 +500,7 @@ ka_cause ka_exchange_cause(const ka_exchange *x) { return (ka_cause)x->talk->cau
 
 int ka_exchange_sees_fin(const ka_exchange *x) { return ka_talk_sees_fin(x->talk); }
 
-int ka_exchange_is_draining(const ka_exchange *x) { return ka_conn_is_draining(x->talk->service->table); }
+int ka_exchange_is_draining(const ka_exchange *x) { return ka_table_is_draining(x->talk->service->table); }
 
 size_t ka_exchange_unsent(const ka_exchange *x) { return x->talk->unsent; }
 

@@ -350,7 +350,7 @@ static ka_talk_step begin_exchange(ka_talk *talk, int64_t now, const ka_head *he
     ka_talk_consume(talk, head->nbytes);
     if (ka_unlikely(service->classify != NULL))
         service->classify(service->port, talk, head);
-    const ka_policy *policy = ka_table_policy(service->table, talk->conn);
+    const ka_policy *policy = ka_conn_policy(service->table, talk->conn);
     x->max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
     if (ka_likely(head->content_length <= x->max_body))
         return KA_TALK_REQUEST;
