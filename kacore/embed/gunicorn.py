@@ -33,6 +33,7 @@ from gunicorn.workers import base
 
 from kacore import _core
 from kacore._core import AccessEntry, ConnectionTable, LocalError
+from kacore.config.options import ServerOptions
 from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
@@ -41,7 +42,7 @@ from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import raise_descriptor_limit, set_inherited_options
 from kacore.server.loading import Interface, UsageError, detect_interface
 from kacore.server.races import RaceLog
-from kacore.server.server import DRAIN_POLL, LAST_CALL, SHUTDOWN_AT_ONCE, WebSocketOptions, loop_factory
+from kacore.server.server import DRAIN_POLL, LAST_CALL, SHUTDOWN_AT_ONCE, loop_factory
 from kacore.server.tls import FixedTLS
 
 __all__ = ["ASGIWorker", "Worker"]
@@ -595,7 +596,7 @@ class ASGIWorker(Worker):
             self.log.info("websockets are not served: install kacore[websockets] for them")
             return None
         most = setting_of(self.cfg, "websocket_max_message_size", None)
-        return WebSockets(loop, self.log, WebSocketOptions() if most is None else WebSocketOptions(max_size=most))
+        return WebSockets(loop, self.log, ServerOptions() if most is None else ServerOptions(ws_max_size=most))
 
 
 def failing(text: str) -> Callable[..., Any]:

@@ -23,14 +23,14 @@ from uvicorn.protocols import utils
 
 from kacore import _core
 from kacore._core import ConnectionTable, Head
+from kacore.config.options import network
 from kacore.embed._hosts import Tried
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.policy.sources import Sources
 from kacore.server.listening import raise_descriptor_limit
-from kacore.server.loading import UsageError
 from kacore.server.logs import closed_log
 from kacore.server.races import RaceLog
-from kacore.server.server import LAST_CALL, trusted_networks
+from kacore.server.server import LAST_CALL
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -340,8 +340,8 @@ def proxies_of(config: Config) -> list[str]:
     networks = []
     for word in words:
         try:
-            networks += trusted_networks([word])
-        except UsageError:
+            networks.append(network(word))
+        except ValueError:
             pass
     return networks
 

@@ -16,28 +16,27 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from kacore import _core
 from kacore._core import ConnectionTable
 from kacore._version import __version__
+from kacore.config.fields import method_keywords_of
+from kacore.config.options import ServerOptions
+from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
 from kacore.server import logs, signals
 from kacore.server.calls import Calls
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
-from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
-from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface, load
+from kacore.server.listening import Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
+from kacore.server.loading import Interface, detect_interface, load
+from kacore.server.options import ServerKeywords
 from kacore.server.races import HeaderlessLog, RaceLog, both
 from kacore.server.systemd import Notifier
-from kacore.server.tls import TLS, FixedTLS
+from kacore.server.tls import FixedTLS
 from kacore.server.transports import TransportsServer
 
-if TYPE_CHECKING:
-    from kacore.server.workers import Worker
-
-LOOPS = ("auto", "asyncio", "uvloop")
 # How often a drain looks whether the last connection is gone, in seconds.
 DRAIN_POLL = 0.01
 # For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
@@ -50,149 +49,41 @@ HURRIED_GRACE = 0.2
 SHUTDOWN_AT_ONCE = 0.1
 
 
-@dataclass(frozen=True)
-class WebSocketOptions:
-    """What a websocket may take.
-
-    max_size:      bytes of one message, uncompressed; a longer one closes with 1009.
-    ping_interval: seconds between pings; 0 = none, and a client that vanished is noticed when something is sent to it.
-    ping_timeout:  seconds until a client that has answered no ping is gone (1011); 0 = never.
-    per_message_deflate: compress messages when the client offers it (RFC 7692).
-    Raises UsageError for what cannot be.
-    """
-
-    max_size: int = 16 * 1024 * 1024
-    ping_interval: float = 20.0
-    ping_timeout: float = 20.0
-    per_message_deflate: bool = True
-
-    def __post_init__(self) -> None:
-        if self.max_size < 1:
-            raise UsageError(f"ws_max_size={self.max_size}: must be at least 1 byte")
-        for name in ("ping_interval", "ping_timeout"):
-            if not 0 <= getattr(self, name) <= 86400:
-                raise UsageError(f"ws_{name}={getattr(self, name)}: must be between 0 and 86400 seconds")
-
-
 class Server:
     """Serves one application until it is told to stop.
 
-    app:       ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async; or
-               where it is, "module:name".
-    policy:    Policy or PolicySet; what connections may take. Default: Policy().
-    host:      address to listen on; "" = all of IPv4 and IPv6. port: 0 = a free one, see `port` once started.
-    uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
-    backlog:   connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn).
-    uds_mode:  permissions of unix sockets, as 0o660; None: by the umask.
-    reuse_port: another server of this user may listen on the same port (SO_REUSEPORT), if it says so, too.
-    bind:      any number of "HOST:PORT", "[HOST]:PORT" and "unix:PATH", in place of host and port; fds: descriptors
-               of sockets that listen already, to go with it. Such sockets, and `sockets`, may be other processes' too.
-    interface: "asgi", "wsgi", "handler", or "auto": told apart by the arguments that app takes.
-    loop:      "asyncio", "uvloop" or "auto" (uvloop when it is installed); only for run().
-    threads:   WSGI only: at most so many requests in the application at once; 0 = in the loop's own thread.
-    lifespan:  ASGI only: "auto", "on" or "off".
-    root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
-    server_name: value of the Server field; "" = none. date_header: whether responses have Date.
-    headers:   more fields of every response, pairs of str; those of the application are sent besides them.
-    tls:       TLS, or a ready ssl.SSLContext: speak TLS on every socket; see reload_certificates().
-    worker:    the process's place among others, for a server that a Supervisor started.
-    access_log: "off", "common", "combined" or "json", on the logger kacore.access.
-    forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
-               networks ("10.0.0.0/8"), "unix" (unix sockets), "*" (everybody); a str is split at commas.
-    proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
-    admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
-    admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
-    ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate: of websockets, see WebSocketOptions.
-    pathsend:  ASGI only: offer http.response.pathsend; middleware that does not know it breaks responses that use it.
-    io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
+    app: ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async; or where it
+    is, "module:name". Keywords: the options of kacore/config/options.py, and policy, tls and sockets; `help(kacore.Server)`
+    and docs/options.md say what each is.
+
     Raises UsageError (a ValueError) for arguments that cannot be served. shutdown(), set_policy() and
     reload_certificates() may be called from any thread, and from a signal handler; the rest is for the loop's thread.
     """
 
-    def __init__(
-        self,
-        app: Callable[..., Any] | str,
-        *,
-        policy: Policy | PolicySet | None = None,
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        uds: str | None = None,
-        bind: Iterable[str] = (),
-        fds: Iterable[int] = (),
-        sockets: Iterable[socket.socket] | None = None,
-        interface: Interface | Literal["auto"] = "auto",
-        loop: str = "auto",
-        threads: int = 4,
-        lifespan: Mode = "auto",
-        root_path: str = "",
-        server_name: str = "kacore",
-        date_header: bool = True,
-        headers: Iterable[tuple[str, str]] = (),
-        backlog: int = BACKLOG,
-        uds_mode: int | None = None,
-        reuse_port: bool = False,
-        tls: TLS | ssl.SSLContext | None = None,
-        worker: Worker | None = None,
-        access_log: str = "off",
-        forwarded_allow_ips: str | Iterable[str] = (),
-        proxy_protocol: bool = False,
-        admin: str | None = None,
-        admin_hosts: Iterable[str] = (),
-        ws_max_size: int = WebSocketOptions.max_size,
-        ws_ping_interval: float = WebSocketOptions.ping_interval,
-        ws_ping_timeout: float = WebSocketOptions.ping_timeout,
-        ws_per_message_deflate: bool = WebSocketOptions.per_message_deflate,
-        pathsend: bool = False,
-        io: str = "auto",
-    ) -> None:
-        if interface != "auto" and interface not in INTERFACES:
-            raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
-        if loop not in LOOPS:
-            raise UsageError(f"loop={loop!r}: must be auto, asyncio or uvloop")
-        if not isinstance(policy, Policy | PolicySet | None):
-            raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
-        if not isinstance(tls, TLS | ssl.SSLContext | None):
-            raise UsageError(f"tls={tls!r}: must be a kacore.TLS or an ssl.SSLContext")
-        if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise UsageError(f"port={port!r}: must be between 0 and 65535")
-        if not isinstance(threads, int) or not 0 <= threads <= 1024:
-            raise UsageError(f"threads={threads!r}: must be between 0 and 1024")
-        if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
-            raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
-        if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
-            raise UsageError(f"root_path={root_path!r}: must begin with / and not end with one")
-        if lifespan not in ("auto", "on", "off"):
-            raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
-        if access_log not in logs.ACCESS_FORMATS:
-            raise UsageError(f"access_log={access_log!r}: must be one of {', '.join(logs.ACCESS_FORMATS)}")
-        self.websockets = WebSocketOptions(ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate)
-        self.date_header = date_header
-        try:
-            self._field_lines = _core.field_lines(headers)
-        except ValueError as error:
-            raise UsageError(f"headers: {error}") from None
-        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode, "reuse_port": reuse_port}
-        self.access_log, self.proxy_protocol = access_log, proxy_protocol
-        self.trusted = trusted_networks(forwarded_allow_ips)
-        if proxy_protocol and not self.trusted:
-            raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
-        self.io = self._chosen_io(io)
-        self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
+    @method_keywords_of(ServerKeywords)
+    def __init__(self, app: Callable[..., Any] | str, options: ServerKeywords) -> None:
+        """See Server."""
+        self.options = options
+        tls, policy, worker = options.tls, options.policy, options.worker
+        self.websockets = options
+        self.date_header = options.date_header
+        self._field_lines = field_lines_of(options)
+        self.access_log, self.proxy_protocol = options.access_log, options.proxy_protocol
+        self.trusted = list(options.forwarded_allow_ips)
+        self.io = chosen_io(options.io)
+        self._admin = AdminServer(self, options.admin, options.admin_hosts) if options.admin is not None else None
         if worker is not None and self.admin_port == 0:
-            raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
+            raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
         self.app: Callable[..., Any] = load(app) if isinstance(app, str) else app
-        self.interface: Interface = detect_interface(self.app) if interface == "auto" else interface
-        self.host, self._port, self.uds = host, port, uds
-        self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
-        self.pathsend = pathsend
+        self.interface: Interface = detect_interface(self.app) if options.interface == "auto" else options.interface
+        self.loop, self.threads, self.root_path = options.loop, options.threads, options.root_path
+        self.server_name, self.pathsend = options.server_name, options.pathsend
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
         self.worker = worker
         self.table = ConnectionTable(policy, counters=worker.counters if worker is not None else None)
         self._policy: Policy | PolicySet = policy or Policy()
-        self._lifespan = lifespan
-        self._given = list(sockets) if sockets is not None else None
-        self._bind, self._fds = list(bind), list(fds)
+        self._lifespan: Mode = options.lifespan
         self._listeners: list[Listener] = worker.listeners if worker is not None else []
         self._notifier: Notifier | None = None
         self._engine: Any = None
@@ -206,15 +97,6 @@ class Server:
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
 
-    def _chosen_io(self, io: str) -> str:
-        if io not in ("auto", "epoll", "transports"):
-            raise UsageError(f"io={io!r}: must be auto, epoll or transports")
-        if io == "epoll" and not _core.has_epoll:
-            raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
-        if io == "epoll" or (io == "auto" and _core.has_epoll):
-            return "epoll"
-        return "transports"
-
     # -- asking ------------------------------------------------------------------------------------------
 
     @property
@@ -225,7 +107,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port that is listened on; with port=0 known once the sockets are bound."""
-        return next((listener.port for listener in self._listeners if listener.port), self._port)
+        return next((listener.port for listener in self._listeners if listener.port), self.options.port or 0)
 
     @property
     def addresses(self) -> list[str]:
@@ -345,10 +227,17 @@ class Server:
         """Make the listening sockets, if that was not done yet. UsageError when an address cannot be had."""
         if self._listeners:
             return
-        if self._given is not None:
-            self._listeners = [Listener(sock, is_own=False) for sock in self._given]
-        else:
-            self._listeners = open_listeners(self._addresses(), self._fds, **self._listening)
+        options = self.options
+        if options.sockets is not None:
+            self._listeners = [Listener(sock, is_own=False) for sock in options.sockets]
+            return
+        self._listeners = open_listeners(
+            options.addresses(),
+            options.fds,
+            backlog=options.backlog,
+            uds_mode=options.uds_mode,
+            reuse_port=options.reuse_port,
+        )
 
     def close(self) -> None:
         """Give up the sockets of bind(), which the end of serving does, too. More than once: no harm."""
@@ -356,13 +245,6 @@ class Server:
             if self.worker is None:
                 listener.refuse()
             listener.close()
-
-    def _addresses(self) -> list[str]:
-        if self.uds is not None:
-            return [*self._bind, f"unix:{self.uds}"]
-        if self._bind or self._fds:
-            return self._bind
-        return [f"[{self.host}]:{self._port}" if ":" in self.host else f"{self.host}:{self._port}"]
 
     def listen(self, listener: Listener) -> None:
         """Serve one of the listeners from now on."""
@@ -389,7 +271,7 @@ class Server:
         application = None
         try:
             if self._admin is not None:
-                await self._admin.start(is_shared=self.worker is not None or self._listening["reuse_port"])
+                await self._admin.start(is_shared=self.worker is not None or self.options.reuse_port)
             if not await self._start_lifespan(lifespan):
                 return
             self.bind()
@@ -668,19 +550,19 @@ def repeat(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], o
     loop.call_later(seconds, repeat, loop, seconds, call)
 
 
-def trusted_networks(given: str | Iterable[str]) -> list[str]:
-    """UsageError for what is no network."""
-    import ipaddress
+def field_lines_of(options: ServerOptions) -> bytes:
+    """The fields of every response. UsageError."""
+    try:
+        return _core.field_lines(options.headers)
+    except ValueError as error:
+        raise UsageError(f"headers: {error}") from None
 
-    words = given.split(",") if isinstance(given, str) else given
-    networks = [word.strip() for word in words if word.strip()]
-    for word in networks:
-        try:
-            if word not in ("*", "unix"):
-                ipaddress.ip_network(word)
-        except ValueError as error:
-            raise UsageError(f"forwarded_allow_ips={word!r}: {error}") from None
-    return networks
+
+def chosen_io(io: str) -> str:
+    """UsageError."""
+    if io == "epoll" and not _core.has_epoll:
+        raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
+    return "epoll" if io != "transports" and _core.has_epoll else "transports"
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kacore import _core
 from kacore._core import ConnectionTable, Limits
-from kacore.server.listening import BACKLOG
+from kacore.config.options import BACKLOG
 
 if TYPE_CHECKING:
     from kacore.policy import Policy, PolicySet

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from kacore import _core
 from kacore._version import __version__
+from kacore.config.options import BACKLOG
 from kacore.policy import Policy, PolicyError
 from kacore.server import signals
-from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
+from kacore.server.listening import Listener, addresses, open_listeners, raise_descriptor_limit
 from kacore.server.loading import UsageError
 from kacore.server.reload import LOOK_EVERY, Watcher
 from kacore.server.systemd import Notifier

@@ -97,7 +97,7 @@ def test_a_directive_becomes_its_fields(text, expected):
         ("TimeOut 1min", "Apache reads the number alone"),
         ("GracefulShutdownTimeout 5s", "Apache reads the number alone"),
         ("KeepAliveTimeout 99999999999", "must be a number of seconds"),
-        ("MaxKeepAliveRequests many", "'many' is no whole number"),
+        ("MaxKeepAliveRequests many", "'many' is not an integer"),
         ("TimeOut 0", "no time at all"),
         ("RequestReadTimeout", "too few arguments"),
         ("RequestReadTimeout header=x", "is no stage=time"),

@@ -77,7 +77,7 @@ def test_directives_outside_of_http():
     [
         ("keepalive_timeout soon;", "'soon' is no time"),
         ("keepalive_timeout;", "too few arguments"),
-        ("keepalive_requests -1;", "'-1' is no whole number"),
+        ("keepalive_requests -1;", "'-1' is not an integer"),
         ("keepalive_time 0;", "no time at all"),
         ("keepalive_disable opera;", "must be none, msie6 or safari"),
         ("client_max_body_size 1x;", "'1x' is no size"),

@@ -1,0 +1,125 @@
+"""The command line, made from the declared options: a flag for each, its value kept as text, since an option's own message
+about a wrong value is better than argparse's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from kacore._version import __version__
+from kacore.config.fields import FLAG, Field, Record
+from kacore.config.options import CONFIGURATION, ServeOptions
+from kacore.policy import Policy
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line, like all others. Names in full only: an abbreviation would end with the next new option.
+
+    With options its help is ours: one screen of what is commonly used, and with --help-all every option.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self.shown: list[Field] = []
+        self.own: list[tuple[str, str]] = []  # options of the command itself, with their help
+        self.operand = ""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"kacore: {message} (see {self.prog} --help)\n")
+
+    def flags(self) -> list[str]:
+        """All that it knows."""
+        return [flag for action in self._actions for flag in action.option_strings]
+
+    def add_own(self, flag: str, *, text: str, **how: Any) -> None:
+        shown = f"{flag} {'|'.join(how['choices'])}" if "choices" in how else flag
+        self.own.append((shown, text))
+        self.add_argument(flag, **how)
+
+    def add_options(self, fields: Iterable[Field]) -> None:
+        """A flag for each: --keep-alive-timeout 5, --no-advertise. Not given is None."""
+        for what in fields:
+            self.shown.append(what)
+            if what.name == "app":
+                self.operand = what.metavar
+                self.add_argument("app", nargs="?")
+            elif what.kind is bool:
+                self.add_argument(what.flag, dest=what.name, action=argparse.BooleanOptionalAction, default=None)
+            else:
+                action = "append" if what.is_repeated else "store"
+                self.add_argument(what.flag, *what.aliases, dest=what.name, action=action, metavar=what.metavar)
+            if what.off_flag:
+                self.add_argument(what.off_flag, dest=what.name, action="store_const", const="")
+
+    def format_help(self, *, is_all: bool = False) -> str:
+        """As of ArgumentParser."""
+        if not self.shown:
+            return super().format_help()
+        from kacore.cli.help import screen
+
+        return screen(self, is_all=is_all)
+
+
+class HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        assert isinstance(parser, Parser)
+        print(parser.format_help(is_all=True), end="")
+        parser.exit()
+
+
+def make_parser() -> Parser:
+    """What is parsed has `command`, and `flags`: those that the command knows."""
+    parser = Parser(prog="kacore", description="Serves ASGI and WSGI applications over kept-alive connections.")
+    parser.add_argument("--version", action="version", version=f"kacore {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_serve(commands)
+    add_config(commands, "config", "print the configuration in force, and where each value comes from")
+    add_config(commands, "policy", "print the policy in force, or read it from Apache or nginx")
+    add_demo(commands)
+    return parser
+
+
+def add_command(commands: Any, name: str, text: str) -> Parser:
+    parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=name, flags=parser.flags)
+    return parser
+
+
+def add_serve(commands: Any) -> None:
+    parser = add_command(commands, "serve", "serve an ASGI or WSGI application, or a plain handler")
+    parser.add_options(options_of(ServeOptions))
+    parser.add_options(options_of(Policy))
+    parser.add_own(
+        "--check-config",
+        text="tell all mistakes in the configuration, and end: status 0 or 2",
+        action="store_true",
+    )
+    add_help_all(parser)
+
+
+def add_config(commands: Any, name: str, text: str) -> None:
+    """`kacore config` takes what `kacore serve` takes; `kacore policy` only what concerns the policy."""
+    parser = add_command(commands, name, text)
+    parser.add_own("--format", text="how to print it (default: table)", choices=("table", "toml", "json"), default="table")
+    parser.add_own(
+        "--verbose", text="what became of every line of an Apache or nginx configuration", action="store_true"
+    )
+    of_serving = options_of(ServeOptions)
+    parser.add_options(of_serving if name == "config" else (what for what in of_serving if what.group == CONFIGURATION))
+    parser.add_options(options_of(Policy))
+    add_help_all(parser)
+
+
+def add_demo(commands: Any) -> None:
+    parser = add_command(commands, "demo", "serve a page that shows what keep-alive saves")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
+
+
+def add_help_all(parser: Parser) -> None:
+    parser.add_own("--help-all", text="all options, each in full", action=HelpAll, nargs=0)
+
+
+def options_of(record: type[Record]) -> list[Field]:
+    return [what for what in record.__fields__.values() if FLAG in what.sources]
