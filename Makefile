@@ -3,10 +3,13 @@
 #   make test ARGS='tests/unit -k policy'           a part of the suite
 #   make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, beside the first
 #   make test KACORE_DEBUG=1                        with a build switch of setup.py; changing one rebuilds
+#   make test PROCESSES=0 ARGS='-x --pdb'           in one process; the default is four, since tests of servers mostly wait
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+PROCESSES ?= 4
 BIN := $(VENV)/bin
+PARALLEL = --numprocesses $(PROCESSES) --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # The directory is named beside its files: its own time changes when one is added or deleted. One variant of the
@@ -68,7 +71,7 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 	$(BIN)/kacore demo
 
 test: build $(VENV)/.for-test  ## run the whole test suite
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 fresh:  ## the demo and the suite in a minimal Debian, as a newcomer has them (needs root and debootstrap)
 	.ci/fresh
@@ -120,7 +123,7 @@ asan: $(VENV)/.for-test  ## run the suite (without the browser) under address an
 	env $(call USING,asan) PYTHONMALLOC=malloc CC=$(ASAN_CC) \
 	    LD_PRELOAD=$(call RUNTIME,libasan.so):$(call RUNTIME,libubsan.so) \
 	    ASAN_OPTIONS=$(SANITIZER_OPTIONS) UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(BIN)/python -m pytest -m 'not browser' --capture=sys -o timeout=600 $(ARGS)
+	    $(BIN)/python -m pytest $(PARALLEL) -m 'not browser' --capture=sys -o timeout=600 $(ARGS)
 
 # --- for minutes, and with a magnifying glass ------------------------------------------------------------------
 # SOAK names the scenes: make soak MINUTES=10 SOAK='--scene tls --scene memory'; HOSTILE those of crowds that mean harm, which
@@ -156,7 +159,7 @@ coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the 
 
 portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as on other systems: all but the server works
 	$(call BUILD_INTO,portable,KACORE_PORTABLE=1)
-	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(ARGS)
+	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # --- what a change must pass besides its tests --------------------------------------------------------------
 # Strict warnings for the project's own C, with and without assertions, by every compiler that is here; for what Cython

@@ -56,7 +56,7 @@ static void requests(ka_table *t, const ka_handle *conns, const uint32_t *order,
     for (uint32_t k = 0; k < calls; k++) {
         ka_handle h = conns[order[k]];
         if (ka_conn_event(t, h, KA_EV_RECEIVED, ++*now) < 0 || ka_conn_event(t, h, KA_EV_HEAD_DONE, *now) < 0 ||
-            ka_conn_decide(t, h, 1, 1, KA_N_CAUSES, *now, &verdict) < 0 ||
+            ka_conn_decide(t, h, 1, 1, KA_CAUSE_NONE, *now, &verdict) < 0 ||
             ka_conn_event(t, h, KA_EV_RESPONDED, *now) < 0)
             exit(1);
     }

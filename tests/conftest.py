@@ -4,7 +4,9 @@ Fixtures: `need`, `lacks`, `launch`, `serve`, `free_port`, `sanitized`. Marker: 
 starts a child with `serve` and talks to it over loopback. What a test started is ended by its process id.
 """
 
+import contextlib
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -103,14 +105,22 @@ def sanitized() -> bool:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """A TCP port of 127.0.0.1 that was free a moment ago, for programs that cannot pick one themselves."""
+    """A free TCP port of 127.0.0.1, for programs that cannot pick one themselves. Neither the kernel nor another process
+    of this run gives it to anybody meanwhile: it is below the ephemeral ports, and each process has a thousand."""
 
     def pick() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        while True:
+            port = FIRST_PORT + next(ports) % 1000
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
     return pick
+
+
+PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+FIRST_PORT = 20_000 + PROCESS % 12 * 1000
+ports = itertools.count(os.getpid())  # two runs at a time are unlikely to walk together
 
 
 class Child:

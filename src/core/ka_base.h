@@ -36,7 +36,7 @@ typedef struct {
     uint8_t keeps;
     uint8_t sends_close;      /* Connection: close */
     uint8_t sends_keep_alive; /* Connection: keep-alive (HTTP/1.0, and whenever Keep-Alive is sent) */
-    uint8_t cause;            /* ka_cause it will end by, when not kept */
+    uint8_t cause;            /* ka_cause it will end by; KA_CAUSE_NONE when kept */
     uint32_t timeout_s;       /* Keep-Alive: timeout=; 0 = no such parameter */
     uint32_t max;             /* Keep-Alive: max=; 0 = no such parameter */
 } ka_verdict;

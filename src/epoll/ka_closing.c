@@ -40,7 +40,7 @@ void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause)
 void ka_engine_close_all(ka_engine *e, ka_cause cause)
 {
     ka_engine_enter(e);
-    e->closes_all = (uint8_t)(cause + 1);
+    e->closes_all = (uint8_t)cause;
     ka_engine_leave(e);
 }
 
@@ -48,7 +48,7 @@ void ka_engine_free(ka_engine *e)
 {
     ka_engine_enter(e);
     e->n_listeners = 0;
-    e->closes_all = KA_CAUSE_DRAIN + 1;
+    e->closes_all = KA_CAUSE_DRAIN;
     e->is_freed = 1;
     ka_engine_leave(e);
 }
@@ -68,7 +68,7 @@ static void close_one(ka_engine *e, ka_handle h, ka_cause cause)
 
 static void close_all(ka_engine *e)
 {
-    ka_cause cause = (ka_cause)(e->closes_all - 1);
+    ka_cause cause = (ka_cause)e->closes_all;
     e->closes_all = 0;
     for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++)
         if (e->chunks[slot / KA_CHUNK][slot % KA_CHUNK].fd >= 0)

@@ -135,7 +135,7 @@ static ssize_t receive(ka_engine *e, ka_handle h, ka_sock *s, ka_talk *talk)
 
 /* --- sending --- */
 
-/* Send what is pending until it is gone or the kernel is full. Return KA_N_CAUSES, or the cause to close for. */
+/* Send what is pending until it is gone or the kernel is full. Return KA_CAUSE_NONE, or the cause to close for. */
 static ka_cause flush(void *port, void *peer, ka_talk *talk)
 {
     ka_engine *e = port;
@@ -165,7 +165,7 @@ static ka_cause flush(void *port, void *peer, ka_talk *talk)
         ka_talk_sent(talk, n_done);
     }
     if (total == 0)
-        return KA_N_CAUSES;
+        return KA_CAUSE_NONE;
     if (talk->unsent && ioctl(s->fd, SIOCOUTQ, &talk->outq) < 0)
         talk->outq = 0;
     return ka_turn_left(&moves, e, talk, total, e->now);
@@ -598,7 +598,7 @@ void ka_sock_look(ka_engine *e, ka_handle h, ka_sock *s)
         turn(e, h, s);
         if (ka_sock_of(e, h) && s->talk && ioctl(s->fd, SIOCOUTQ, &queued) == 0) {
             ka_cause cause = ka_turn_queued(s->talk, queued, e->now);
-            if (cause != KA_N_CAUSES)
+            if (cause != KA_CAUSE_NONE)
                 ka_sock_end(e, h, s, cause);
         }
     } else if (s->talk && s->talk->is_noted) {

@@ -56,7 +56,7 @@ struct ka_engine {
     uint32_t n_inside; /* how deep we are in functions of ours that may call the application */
     ka_doomed *doomed; /* what it closed meanwhile; owned */
     uint32_t n_doomed, doomed_cap;
-    uint8_t closes_all, is_freed, is_nested; /* the same for all: 1 + ka_cause; ka_engine_free; accepting, meanwhile */
+    uint8_t closes_all, is_freed, is_nested; /* the same for all: ka_cause; ka_engine_free; accepting, meanwhile */
     ka_engine_counters counters;
     char scratch[KA_SCRATCH];
 };

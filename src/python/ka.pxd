@@ -131,6 +131,7 @@ cdef extern from "table/ka_store.h" nogil:
         KA_N_PHASES
 
     ctypedef enum ka_cause:
+        KA_CAUSE_NONE
         KA_CAUSE_CLIENT
         KA_CAUSE_APPLICATION
         KA_CAUSE_EVICTED
@@ -248,7 +249,7 @@ cdef extern from "table/ka_conn.h" nogil:
     int ka_conn_phase(const ka_table *t, ka_handle h)
     int ka_conn_class(const ka_table *t, ka_handle h)
     uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
-    int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close,
+    int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close,
                        int64_t now, ka_verdict *out)
     int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
     int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)

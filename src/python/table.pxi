@@ -17,7 +17,7 @@ cdef extern from "arpa/inet.h" nogil:
 
 cdef tuple PHASES = tuple([ka_phase_name(phase).decode() for phase in range(KA_N_PHASES)])
 cdef tuple CAUSES = tuple([ka_cause_name(cause).decode() for cause in range(KA_N_CAUSES)])
-cdef dict CAUSE_NUMBERS = {name: number for number, name in enumerate(CAUSES)}
+cdef dict CAUSE_NUMBERS = {name: number for number, name in enumerate(CAUSES) if number != KA_CAUSE_NONE}
 cdef tuple ACTIONS = ("", "close", "answer_408", "answer_503", "half_close", "goaway")
 cdef tuple BUCKET_EDGES = tuple([ka_table_bucket_edge(bucket) for bucket in range(KA_N_BUCKETS)])
 cdef tuple GAP_EDGES = tuple([edge / 1000 for edge in BUCKET_EDGES])
@@ -32,7 +32,7 @@ cdef dict counters_dict(const ka_counters *counters):
         "reused": counters.reused,
         "reuse_rate": <double>counters.reused / <double>counters.requests if counters.requests else 0.0,
         "races": counters.races,
-        "closed": {CAUSES[k]: counters.closed[k] for k in range(<int>KA_N_CAUSES)},
+        "closed": {cause: counters.closed[<int>number] for cause, number in CAUSE_NUMBERS.items()},
         "idle_gap": {"edges": GAP_EDGES, "counts": [counters.idle_gap[k] for k in range(KA_N_BUCKETS)]},
         "requests_per_connection": {
             "edges": BUCKET_EDGES,
@@ -92,10 +92,10 @@ def sum_counters(buffers):
 def settle_counters(buffer, str cause="error"):
     """The process that counted in this buffer is gone: what it had open was closed by `cause`. Return: how many."""
     cdef Py_buffer view
-    cdef unsigned number = cause_number(cause)
+    cdef ka_cause number = cause_number(cause)
     cdef ka_counters *counters = hold_counters(buffer, &view)
     cdef uint64_t n = still_open(counters)
-    counters.closed[number] += n
+    counters.closed[<int>number] += n
     PyBuffer_Release(&view)
     return n
 
@@ -139,10 +139,10 @@ cdef double seconds_from(int64_t ns):
 
 # ---- arguments ----
 
-cdef unsigned cause_number(object cause) except? 0xffffffff:
+cdef ka_cause cause_number(object cause) except KA_CAUSE_NONE:
     cdef object number = CAUSE_NUMBERS.get(cause)
     if number is None:
-        raise ValueError(f"cause={cause!r}: must be one of {', '.join(CAUSES)}")
+        raise ValueError(f"cause={cause!r}: must be one of {', '.join(CAUSE_NUMBERS)}")
     return number
 
 
@@ -319,11 +319,11 @@ cdef class ConnectionTable:
 
     def refused(self, str cause="rejected"):
         """Count one that was accepted and turned away without being opened, under a cause of stats()["closed"]."""
-        ka_conn_refused(self.table, <ka_cause>cause_number(cause))
+        ka_conn_refused(self.table, cause_number(cause))
 
     def close(self, uint64_t conn, str cause="client"):
         """It is gone, whatever phase it was in; `conn` is stale from now on. cause: a key of stats()["closed"]."""
-        cdef int got = ka_conn_close(self.table, conn, <ka_cause>cause_number(cause))
+        cdef int got = ka_conn_close(self.table, conn, cause_number(cause))
         if got != KA_OK:
             self.refuse(conn, "close", got)
 
@@ -434,7 +434,8 @@ cdef class ConnectionTable:
         Return: Verdict. LocalError outside a request; ValueError for another version or cause.
         """
         cdef ka_verdict verdict
-        cdef unsigned minor = 1, cause = KA_N_CAUSES
+        cdef unsigned minor = 1
+        cdef ka_cause cause = KA_CAUSE_NONE
         cdef bint has_fields = True
         if http_version != "1.1":
             if http_version not in ("1.0", "2", "2.0", "3", "3.0"):

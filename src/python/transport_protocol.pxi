@@ -532,9 +532,9 @@ cdef class TransportProtocol:
             if n:
                 ka_talk_sent(talk, n)
                 cause = ka_turn_left(&transport_moves, <void *>self.transports, talk, n, self.transports.moment)
-                if cause != KA_N_CAUSES:
+                if cause != KA_CAUSE_NONE:
                     return <int>cause
-        return <int>KA_N_CAUSES
+        return <int>KA_CAUSE_NONE
 
     cdef bint account(self, size_t left) except -1:
         """The transport keeps `left` bytes of what it was handed. Return whether the connection still stands."""
@@ -546,7 +546,7 @@ cdef class TransportProtocol:
         self.handed = left
         ka_talk_sent(self.talk, n)
         cause = ka_turn_left(&transport_moves, <void *>self.transports, self.talk, n, self.transports.moment)
-        if cause == KA_N_CAUSES:
+        if cause == KA_CAUSE_NONE:
             return True
         self.end(cause)
         return False
@@ -753,7 +753,7 @@ cdef ka_turned move_read(void *port, void *peer, ka_talk *talk) noexcept:
 
 cdef ka_cause move_flush(void *port, void *peer, ka_talk *talk) noexcept:
     if talk.unsent == 0:
-        return KA_N_CAUSES
+        return KA_CAUSE_NONE
     try:
         return <ka_cause>(<TransportProtocol>peer).send_some()
     except BaseException as error:

@@ -238,7 +238,7 @@ cdef class Transports(Driver):
         if one.talk == NULL or not one.handed:
             return True
         cause = ka_turn_queued(one.talk, queue_of(one.transport), self.moment)
-        if cause != KA_N_CAUSES:
+        if cause != KA_CAUSE_NONE:
             one.end(cause)
         return one.conn != 0
 

@@ -21,12 +21,12 @@ static void a_request_goes_round_and_the_connection_expires(void)
     ka_counters counters;
     ka_table *t = table_of(4, &counters);
     ka_handle h = 0, due = 0;
-    ka_cause cause = KA_N_CAUSES;
+    ka_cause cause = KA_CAUSE_NONE;
     ka_verdict verdict;
     EXPECT(ka_conn_open(t, 100 * S, 0, NULL, 0, &h) == KA_OK);
     EXPECT(ka_conn_event(t, h, KA_EV_RECEIVED, 101 * S) == KA_HEAD);
     EXPECT(ka_conn_event(t, h, KA_EV_HEAD_DONE, 102 * S) == KA_BUSY);
-    EXPECT(ka_conn_decide(t, h, 1, 1, KA_N_CAUSES, 102 * S, &verdict) == KA_OK);
+    EXPECT(ka_conn_decide(t, h, 1, 1, KA_CAUSE_NONE, 102 * S, &verdict) == KA_OK);
     EXPECT(verdict.keeps && verdict.sends_keep_alive && verdict.timeout_s == 74 && verdict.max == 0);
     EXPECT(ka_conn_event(t, h, KA_EV_RESPONDED, 103 * S) == KA_IDLE);
     EXPECT(ka_conn_next_due(t) == 178 * S);
@@ -65,7 +65,7 @@ static void what_the_caller_may_not_say_changes_nothing(void)
     EXPECT(ka_conn_event(t, h + ((uint64_t)1 << 32), KA_EV_HANDSHAKE_DONE, 0) == KA_ESTALE);
     EXPECT(ka_conn_event(t, 0, KA_EV_HANDSHAKE_DONE, 0) == KA_ESTALE);
     EXPECT(ka_conn_phase(t, h) == KA_HANDSHAKE);
-    EXPECT(ka_conn_close(t, h, KA_N_CAUSES) == KA_EINVAL);
+    EXPECT(ka_conn_close(t, h, KA_CAUSE_NONE) == KA_EINVAL);
     EXPECT(ka_conn_set_class(t, h, KA_N_CLASSES) == KA_EINVAL);
     policy.timeout_ns[KA_IDLE] = -1;
     EXPECT(ka_table_set_policy(t, 0, &policy) == KA_EINVAL);

@@ -702,7 +702,7 @@ static void bytes_that_arrive_are_no_progress_in_sending(void)
     int64_t due = ka_conn_next_due(w->table);
     w->now += 10 * S;
     EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_conn_next_due(w->table) == due);
-    EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_N_CAUSES &&
+    EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_CAUSE_NONE &&
            ka_conn_next_due(w->table) == due + 10 * S);
     wire_close(w);
 }

@@ -205,7 +205,7 @@ static ka_cause move_flush(void *port, void *peer, ka_talk *talk)
         ka_talk_sent(talk, n);
     }
     if (total == 0)
-        return KA_N_CAUSES;
+        return KA_CAUSE_NONE;
     talk->outq = (int32_t)c->queued;
     return ka_turn_left(&moves, w, talk, total, w->now);
 }
@@ -427,7 +427,7 @@ static void look(world *w, conn *c)
         turn(w, c);
         if (c->h && c->talk) {
             ka_cause cause = ka_turn_queued(c->talk, (int)c->queued, w->now);
-            if (cause != KA_N_CAUSES)
+            if (cause != KA_CAUSE_NONE)
                 end(w, c, cause);
         }
     } else if (c->talk && c->talk->is_noted) {

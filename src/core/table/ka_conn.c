@@ -320,7 +320,7 @@ uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
 
 static inline void set_ending(ka_mark *mark, unsigned cause)
 {
-    mark->ending = (uint8_t)((mark->ending & ~(unsigned)KA_ENDING_MASK) | (cause < KA_N_CAUSES ? cause + 1 : 0));
+    mark->ending = (uint8_t)((mark->ending & ~(unsigned)KA_ENDING_MASK) | cause);
 }
 
 /* Out of its queue, and out of its client's ring. `phase` is the slot's own, which the caller may know beforehand. */
@@ -421,7 +421,7 @@ static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, k
         begin_request(t, chunk, at, from, event, now);
         chunk->rest[at].extra.rate.spent = chunk->rest[at].extra.rate.nbytes = 0;
     } else if (event == KA_EV_RESPONDED) {
-        set_ending(&chunk->mark[at], KA_N_CAUSES);
+        set_ending(&chunk->mark[at], KA_CAUSE_NONE);
     } else if (event == KA_EV_LINGERING) {
         begin_linger(chunk, at, from, now);
     }
@@ -560,7 +560,7 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_clien
 
 void ka_conn_refused(ka_table *t, ka_cause cause)
 {
-    if ((unsigned)cause >= KA_N_CAUSES)
+    if (!ka_is_cause(cause))
         return;
     t->counters->accepted++;
     t->counters->closed[cause]++;
@@ -573,7 +573,7 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
     uint32_t i = ka_store_find(s, h);
     if (i == 0)
         return KA_ESTALE;
-    if ((unsigned)cause >= KA_N_CAUSES)
+    if (!ka_is_cause(cause))
         return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
     leave(t, slot, i, ka_slot_phase(slot));
@@ -593,7 +593,7 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
     uint32_t i = ka_store_find(&t->store, h);
     if (i == 0)
         return KA_ESTALE;
-    if ((unsigned)cause >= KA_N_CAUSES)
+    if (!ka_is_cause(cause))
         return KA_EINVAL;
     set_ending(ka_store_mark(&t->store, i), cause);
     return KA_OK;
@@ -704,7 +704,7 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
         unsigned ending = ka_store_mark(&t->store, i)->ending & KA_ENDING_MASK;
         is_kept = !lingers_too_long(policy, extra, nbytes, now);
         (void)restart(&t->store, slot, i);
-        *cause = ending ? (ka_cause)(ending - 1) : at_limit[KA_LINGER].cause;
+        *cause = ending ? (ka_cause)ending : at_limit[KA_LINGER].cause;
     }
     if (is_kept)
         return KA_OK;
@@ -788,7 +788,7 @@ static int is_over_age(const ka_table *t, unsigned policy_class, ka_handle h, ui
     return age >= age_limit(t, policy_class, h);
 }
 
-static unsigned why_not_kept(const ka_table *t, unsigned policy_class, ka_handle h, const ka_rest *rest,
+static ka_cause why_not_kept(const ka_table *t, unsigned policy_class, ka_handle h, const ka_rest *rest,
                              int client_persists)
 {
     const ka_policy *policy = &t->policy[policy_class];
@@ -800,7 +800,7 @@ static unsigned why_not_kept(const ka_table *t, unsigned policy_class, ka_handle
         return KA_CAUSE_DRAIN;
     if (policy->max_requests && rest->requests >= policy->max_requests)
         return KA_CAUSE_MAX_REQUESTS;
-    return is_over_age(t, policy_class, h, rest->opened, t->store.now) ? KA_CAUSE_MAX_AGE : KA_N_CAUSES;
+    return is_over_age(t, policy_class, h, rest->opened, t->store.now) ? KA_CAUSE_MAX_AGE : KA_CAUSE_NONE;
 }
 
 /* The Keep-Alive field, for a connection that is kept. The promise is shorter than the truth by the margin, so that a
@@ -819,7 +819,7 @@ static inline void advertise(const ka_table *t, unsigned policy_class, uint32_t 
         out->sends_keep_alive = 1;
 }
 
-int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
+int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close, int64_t now,
                    ka_verdict *out)
 {
     const unsigned in_request = 1u << KA_HEAD | 1u << KA_BODY | 1u << KA_BUSY | 1u << KA_WRITE;
@@ -829,18 +829,18 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
     ka_chunk *chunk = ka_store_chunk(&t->store, (uint32_t)h);
     const ka_slot *slot = &chunk->slot[at];
     unsigned policy_class = ka_slot_class(slot);
-    if (!(in_request >> ka_slot_phase(slot) & 1))
+    if (!(in_request >> ka_slot_phase(slot) & 1) || ka_unlikely((unsigned)must_close >= KA_N_CAUSES))
         return KA_EINVAL;
     (void)clock_of(t, now);
     const ka_rest *rest = &chunk->rest[at];
-    unsigned cause = must_close;
-    if (cause >= KA_N_CAUSES)
+    ka_cause cause = must_close;
+    if (cause == KA_CAUSE_NONE)
         cause = why_not_kept(t, policy_class, h, rest, client_persists);
-    *out = (ka_verdict){.keeps = cause == KA_N_CAUSES, .cause = (uint8_t)cause};
+    *out = (ka_verdict){.keeps = cause == KA_CAUSE_NONE, .cause = (uint8_t)cause};
     set_ending(&chunk->mark[at], cause);
     if (chunk->mark[at].ending & KA_IS_MULTIPLEXED)
         return KA_OK; /* RFC 9113 8.2.2: such fields are malformed there */
-    if (cause != KA_N_CAUSES) {
+    if (cause != KA_CAUSE_NONE) {
         out->sends_close = 1;
         return KA_OK;
     }
@@ -862,7 +862,7 @@ static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
     ka_action action = (ka_action)at_limit[phase].action;
     *cause = (ka_cause)at_limit[phase].cause;
     if (phase == KA_LINGER && ending & KA_ENDING_MASK) {
-        *cause = (ka_cause)((ending & KA_ENDING_MASK) - 1);
+        *cause = (ka_cause)(ending & KA_ENDING_MASK);
     } else if (t->is_draining && (!is_over || now >= t->deadline)) {
         *cause = KA_CAUSE_DRAIN;
         /* At the deadline what can still be answered is answered; the rest ends at once. */

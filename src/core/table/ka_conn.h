@@ -122,9 +122,9 @@ int ka_conn_class(const ka_table *t, ka_handle h);         /* the class it is in
 uint32_t ka_conn_requests(const ka_table *t, ka_handle h); /* heads seen on it; 0 if stale */
 
 /* Called once, when the response head is about to be written.
- * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_N_CAUSES when nothing
- * forbids keeping it, else the ka_cause for which it will be closed. 0, KA_ESTALE, or KA_EINVAL outside a request. */
-int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, unsigned must_close, int64_t now,
+ * minor: the request's HTTP/1.minor. client_persists: KA_HEAD_KEEP_ALIVE. must_close: KA_CAUSE_NONE when nothing
+ * forbids keeping it, else the ka_cause for which it will be closed. 0, KA_ESTALE, or KA_EINVAL outside a request and for no such cause. */
+int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close, int64_t now,
                    ka_verdict *out);
 
 /* The one way out of the table, right for every phase. Counts the cause, bumps the generation. KA_ESTALE if gone. */

@@ -10,9 +10,9 @@
 static const char *const phase_names[KA_N_PHASES] = {"free", "handshake", "new",  "head",   "body",
                                                      "busy", "write",     "idle", "linger", "tunnel"};
 
-static const char *const cause_names[KA_N_CAUSES] = {
-#define X(name, text) text,
-    KA_CAUSES(X)
+static const char *const cause_names[KA_N_CAUSES] = {[KA_CAUSE_NONE] = "none",
+#define X(name, text) [KA_CAUSE_##name] = text,
+                                                     KA_CAUSES(X)
 #undef X
 };
 

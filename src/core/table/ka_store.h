@@ -58,14 +58,16 @@ typedef enum {
     X(UPGRADED, "upgraded") /* a tunnel ended, or its socket was given away */
 
 typedef enum {
+    KA_CAUSE_NONE, /* it does not end, or not yet */
 #define X(name, text) KA_CAUSE_##name,
     KA_CAUSES(X)
 #undef X
-    KA_N_CAUSES
+    KA_N_CAUSES /* with KA_CAUSE_NONE: the length of an array by cause */
 } ka_cause;
 
 const char *ka_phase_name(unsigned phase); /* "idle"; static storage */
-const char *ka_cause_name(unsigned cause); /* "idle_timeout"; static storage */
+const char *ka_cause_name(unsigned cause); /* "idle_timeout", "none"; static storage */
+static inline int ka_is_cause(unsigned cause) { return cause != KA_CAUSE_NONE && cause < KA_N_CAUSES; }
 
 enum {
     KA_N_CLASSES = 64,
@@ -76,8 +78,8 @@ enum {
 /* Only ever added to; may live in shared memory, so that a restart of the owner never makes one fall. */
 typedef struct {
     uint64_t accepted, requests, reused; /* reused: requests that were not the first on their connection */
-    uint64_t closed[KA_N_CAUSES];
-    uint64_t idle_gap[KA_N_BUCKETS]; /* milliseconds idle before a reuse; bucket rule at ka_table_bucket */
+    uint64_t closed[KA_N_CAUSES];        /* by ka_cause; none ends by KA_CAUSE_NONE */
+    uint64_t idle_gap[KA_N_BUCKETS];     /* milliseconds idle before a reuse; bucket rule at ka_table_bucket */
     uint64_t requests_per_connection[KA_N_BUCKETS];
     uint64_t races; /* a request crossed our idle close */
 } ka_counters;
@@ -125,7 +127,7 @@ typedef struct {
 
 typedef struct {
     uint8_t home;   /* the class it was accepted under */
-    uint8_t ending; /* low bits: 1 + the cause it is about to end by, 0 = none known; KA_IS_*, KA_RATE_* */
+    uint8_t ending; /* low bits: the ka_cause it is about to end by; KA_IS_*, KA_RATE_* */
 } ka_mark;
 
 typedef struct {
@@ -152,7 +154,7 @@ enum {
     KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };
 _Static_assert((int)KA_N_PHASES <= 1 << KA_PHASE_BITS && (int)KA_N_CLASSES == 1 << KA_CLASS_BITS, "packed above");
-_Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK, "one more must fit");
+_Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK + 1, "a cause must fit");
 
 /* One client: an address prefix with at least one connection. Known by a keyed 64-bit hash alone: the key is secret,
  * so nobody can make two prefixes meet, and the table holds no address. */

@@ -686,11 +686,11 @@ int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char 
     return ka_reply_start(&talk->reply, at, status);
 }
 
-/* A reason of our own for closing after this response, or KA_N_CAUSES. */
-static unsigned reason_to_close(const ka_talk *talk)
+/* A reason of our own for closing after this response, or KA_CAUSE_NONE. */
+static ka_cause reason_to_close(const ka_talk *talk)
 {
     if (talk->is_last)
-        return talk->cause;
+        return (ka_cause)talk->cause;
     if (talk->reply.frame == KA_FRAME_CLOSE || talk->reply.wants_close)
         return KA_CAUSE_APPLICATION;
     if (talk->is_eof && talk->window_len == 0)
@@ -701,7 +701,7 @@ static unsigned reason_to_close(const ka_talk *talk)
     /* Not accepted, or by a 2xx to CONNECT that the application does not mean: what follows must not be read as HTTP. */
     if (talk->may_switch)
         return KA_CAUSE_APPLICATION;
-    return KA_N_CAUSES;
+    return KA_CAUSE_NONE;
 }
 
 static int tunnel_begin(ka_talk *talk, char *at, int64_t now)

@@ -105,7 +105,7 @@ struct ka_talk {
     uint8_t awaits_empty;  /* a held application may go on when nothing is unsent, and not before */
     uint8_t is_noted;      /* the driver's: on the list of those to attend to */
     uint8_t is_later;      /* the driver's: on the list of those whose turn comes later */
-    uint8_t broken;        /* 1 + the ka_cause to end for, which a push has found: the turn does it */
+    uint8_t broken;        /* the ka_cause to end for, which a push has found: the turn does it */
     uint8_t may_switch;    /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
 };
 

@@ -14,7 +14,7 @@ static const char *check_facts(const ka_talk *talk)
     MUST(!talk->is_tunnel || talk->has_exchange || talk->is_last, "a tunnel is over, and requests may follow");
     MUST(!talk->is_failed || talk->is_last, "the peer broke a rule, and requests may follow");
     MUST(!talk->is_cut || talk->is_last, "a response was cut off, and requests may follow");
-    MUST(!talk->is_last || talk->cause < KA_N_CAUSES, "the connection ends without a cause");
+    MUST(!talk->is_last || ka_is_cause(talk->cause), "the connection ends without a cause");
     MUST(!talk->has_exchange || talk->has_response || !talk->reply.is_over, "a response is over, and nobody was told");
     return NULL;
 }

@@ -32,8 +32,8 @@ typedef enum {
 typedef struct {
     void (*on_request)(void *port, ka_talk *talk, const ka_head *head);
     void (*on_news)(void *port, ka_talk *talk, ka_news news);
-    ka_turned (*read)(void *port, void *peer, ka_talk *talk);    /* more bytes, reported by ka_turn_arrived, or FIN */
-    ka_cause (*flush)(void *port, void *peer, ka_talk *talk);    /* send what can be sent; KA_N_CAUSES or why to end */
+    ka_turned (*read)(void *port, void *peer, ka_talk *talk); /* more bytes, reported by ka_turn_arrived, or FIN */
+    ka_cause (*flush)(void *port, void *peer, ka_talk *talk); /* send what can be sent; KA_CAUSE_NONE or why to end */
     void (*look_for_fin)(void *port, void *peer, ka_talk *talk); /* the application is busy: has the client gone? */
     int (*can_read)(void *port, void *peer);                     /* may input be at hand that a turn would read? */
     int (*has_unread)(void *port, void *peer, ka_talk *talk); /* would close() make a RST of what the client sends? */
@@ -93,7 +93,7 @@ static inline ka_cause ka_turn_broken(int phase)
                                                : KA_CAUSE_ERROR;
 }
 
-/* Bytes left, and ka_talk_sent knows. Return KA_N_CAUSES, or the cause to end for. */
+/* Bytes left, and ka_talk_sent knows. Return KA_CAUSE_NONE, or the cause to end for. */
 static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
 {
     ka_cause cause;
@@ -106,7 +106,7 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
         if (talk->has_exchange)
             moves->on_news(port, talk, KA_NEWS_LOW);
     }
-    return KA_N_CAUSES;
+    return KA_CAUSE_NONE;
 }
 
 /* Send what is pending, from inside the application's code, while it makes more: no client waits for what the application
@@ -119,8 +119,8 @@ static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, k
         return;
     ka_cause cause = moves->flush(port, peer, talk);
     size_t n = talk->n_pushed + (before - talk->unsent);
-    if (cause != KA_N_CAUSES) {
-        talk->broken = (uint8_t)(1 + cause);
+    if (cause != KA_CAUSE_NONE) {
+        talk->broken = (uint8_t)cause;
         talk->is_held = 1;
         n = KA_PUSH_MAX;
     }
@@ -142,8 +142,8 @@ static inline void ka_turn_pushed(const ka_moves *moves, void *port, ka_talk *ta
 /* Send what is pending. Return whether the connection still stands. */
 static inline int ka_turn_flush(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
 {
-    ka_cause cause = ka_unlikely(talk->broken) ? (ka_cause)(talk->broken - 1) : moves->flush(port, peer, talk);
-    if (ka_likely(cause == KA_N_CAUSES))
+    ka_cause cause = ka_unlikely(talk->broken) ? (ka_cause)talk->broken : moves->flush(port, peer, talk);
+    if (ka_likely(cause == KA_CAUSE_NONE))
         return 1;
     moves->end(port, peer, talk, cause);
     return 0;
@@ -329,7 +329,7 @@ static inline int ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
 }
 
 /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first, which has `queued` bytes
- * now. Return KA_N_CAUSES, or the cause to end for. */
+ * now. Return KA_CAUSE_NONE, or the cause to end for. */
 static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
 {
     ka_cause cause;
@@ -337,7 +337,7 @@ static inline ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
     talk->outq = queued;
     if (taken > 0 && ka_conn_progress(talk->service->table, talk->conn, (size_t)taken, now, &cause) == KA_ESLOW)
         return cause;
-    return KA_N_CAUSES;
+    return KA_CAUSE_NONE;
 }
 
 enum {
