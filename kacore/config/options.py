@@ -27,7 +27,7 @@ GROUPS = {
     APPLICATION: "",
     LISTENING: "Sockets passed by systemd (LISTEN_FDS) are served, too.",
     PROCESSES: "",
-    TLS: "SIGHUP reads the files again; open connections stay.",
+    TLS: "SIGHUP reads the files again; open connections stay. In Python it is tls=kacore.TLS(...).",
     PROXY: "",
     LOGS: "",
     RESPONSES: "",
@@ -60,10 +60,15 @@ def header(given: object) -> tuple[str, str]:
         if not colon or not name:
             raise TypeError
         given = (name.strip(), value.strip())
-    if not isinstance(given, Iterable):
-        raise TypeError
-    pair = tuple(given)
+    pair = pair_of(given)
     field_lines([pair])
+    return pair
+
+
+def pair_of(given: object) -> tuple[str, str]:
+    pair = tuple(given) if isinstance(given, Iterable) else ()
+    if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        raise TypeError
     return pair
 
 
@@ -80,7 +85,7 @@ def network(given: object) -> str:
 
 def site_file(given: object) -> tuple[str, str]:
     if not isinstance(given, str):
-        raise TypeError
+        return pair_of(given)
     site, _, path = given.partition("=")
     if not (site and path):
         raise TypeError
@@ -88,6 +93,8 @@ def site_file(given: object) -> tuple[str, str]:
 
 
 def certificate_of_host(given: object) -> tuple[str, tuple[str, str | None]]:
+    if isinstance(given, tuple):  # as it is stored
+        return given
     host, files = site_file(given)
     certfile, _, keyfile = files.partition(",")
     if not certfile:
