@@ -61,7 +61,7 @@ static void answer(ka_talk *talk, const ka_head *head)
     const char *text = is_known ? "hello\n" : "no such page\n";
     char *at;
     if (ka_talk_head_begin(talk, is_known ? 200 : 404, 64, &at) < 0 ||
-        ka_reply_field(&talk->reply, &at, "content-type", 12, "text/plain", 10) < 0 ||
+        ka_reply_field(&talk->exchange.reply, &at, "content-type", 12, "text/plain", 10) < 0 ||
         ka_talk_head_end(talk, at, (int64_t)strlen(text), now) < 0 ||
         ka_talk_content(talk, text, strlen(text), 0, NULL) < 0)
         ka_talk_refuse(talk, 500, "no answer could be made", KA_CAUSE_APPLICATION, now);

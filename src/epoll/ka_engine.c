@@ -890,7 +890,7 @@ void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t 
     ka_engine_enter(e);
     for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
         ka_talk *talk = sock_at(e, slot)->talk;
-        if (talk && talk->is_tunnel && talk->has_exchange)
+        if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
             e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
     }
     ka_engine_leave(e);

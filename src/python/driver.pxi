@@ -230,8 +230,8 @@ cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const
         phase = ka_conn_phase(driver.table.table, conn)
         if phase < 0 or phase == KA_LINGER:
             return  # the application has ended the connection, and the talk is gone
-        if talk.exchange != NULL:
-            exchange = <Exchange>talk.exchange
+        if talk.exchange.owner != NULL:
+            exchange = <Exchange>talk.exchange.owner
             exchange.detach()
         ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, driver.now())
         if exchange is not None:

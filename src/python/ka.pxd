@@ -262,6 +262,7 @@ cdef extern from "table/ka_conn.h" nogil:
     uint32_t ka_table_open_count(const ka_table *t)
     uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
     bint ka_table_is_full(const ka_table *t)
+    bint ka_table_is_drained(const ka_table *t)
     size_t ka_table_bytes(const ka_table *t)
     const char *ka_table_check(const ka_table *t)
 
@@ -316,6 +317,21 @@ cdef extern from "talk/ka_buf.h" nogil:
     bint ka_pool_is_tight(const ka_pool *pool)
 
 
+cdef extern from "talk/ka_exchange.h" nogil:
+    ctypedef struct ka_exchange:
+        void *owner
+        ka_body body
+        ka_reply reply
+        uint16_t head_flags
+        uint8_t is_held
+        uint8_t awaits_empty
+
+    bint ka_exchange_is_open(const ka_exchange *x)
+    bint ka_exchange_is_over(const ka_exchange *x)
+    bint ka_exchange_is_answering(const ka_exchange *x)
+    bint ka_exchange_is_tunnel(const ka_exchange *x)
+
+
 cdef extern from "talk/ka_talk.h" nogil:
     enum:
         KA_OUT_HIGH
@@ -345,23 +361,14 @@ cdef extern from "talk/ka_talk.h" nogil:
         const char *window
         size_t window_len
         ka_buf *out
-        uint32_t head_bytes
-        uint8_t has_exchange
+        ka_exchange exchange
+        size_t unsent
+        uint8_t cause
         uint8_t is_driven
         uint8_t is_noted
-        size_t unsent
-        void *exchange
-        ka_body body
-        ka_reply reply
-        uint16_t head_flags
-        uint8_t cause
-        uint8_t has_response
         uint8_t is_last
-        uint8_t awaits_empty
-        uint8_t is_held
         uint8_t is_eof
         uint8_t sees_fin
-        uint8_t is_tunnel
         uint8_t is_cut
         int32_t outq
 

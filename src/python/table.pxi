@@ -540,6 +540,11 @@ cdef class ConnectionTable:
         return ka_conn_is_draining(self.table)
 
     @property
+    def is_drained(self):
+        """Nothing is open but what lingers, so a server that drains can stop. O(1), to be asked as often as you like."""
+        return ka_table_is_drained(self.table)
+
+    @property
     def is_full(self):
         return ka_table_is_full(self.table)
 

@@ -261,7 +261,7 @@ cdef class TransportProtocol:
     cdef int watch_for_end(self) except -1:
         """Its FIN has come, and the application is busy with its request: it may wait for the answer, or be gone. See
         ka_wire_probe; and the loop does not watch a transport that it does not read."""
-        if self.conn and self.talk != NULL and self.talk.has_exchange and not self.is_unwatched:
+        if self.conn and self.talk != NULL and ka_exchange_is_open(&self.talk.exchange) and not self.is_unwatched:
             probe(self.transport)
             self.transports.unwatched.add(self)
             self.is_unwatched = True

@@ -609,7 +609,7 @@ cdef class Transports(Driver):
         for slot in range(self.n_slots):
             if self.by_slot[slot] != NULL:
                 one = <TransportProtocol>self.by_slot[slot]
-                if one.talk != NULL and one.talk.is_tunnel and one.talk.exchange != NULL:
+                if one.talk != NULL and ka_exchange_is_tunnel(&one.talk.exchange) and one.talk.exchange.owner != NULL:
                     port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
         self.leave()
 

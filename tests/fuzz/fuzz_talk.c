@@ -231,7 +231,7 @@ static int move_can_send(void *port, void *peer)
 static void move_settled(void *port, void *peer, ka_talk *talk)
 {
     (void)port;
-    MUST(talk->unsent == 0 && talk->window_len == 0 && talk->exchange == NULL,
+    MUST(talk->unsent == 0 && talk->window_len == 0 && talk->exchange.owner == NULL,
          "a talk with something pending is given up");
     ((conn *)peer)->talk = NULL;
 }
@@ -284,13 +284,13 @@ static void check_one(world *w, conn *c)
     int is_idle = phase == KA_NEW || phase == KA_IDLE;
     int is_stray = talk->window_len <= 2 && same(talk->window, "\r\n", talk->window_len);
     if (is_idle && !talk->is_last) {
-        MUST(!talk->has_exchange || talk->has_response, "idle with a request");
+        MUST(!ka_exchange_is_open(&talk->exchange) || ka_exchange_is_over(&talk->exchange), "idle with a request");
         MUST(talk->window_len == 0 || is_stray, "idle with a part of a request in hand");
         MUST(talk->unsent == 0, "idle with something to send");
     }
-    MUST(phase != KA_BODY || talk->wants_body || talk->is_draining || talk->has_response,
+    MUST(phase != KA_BODY || talk->exchange.wants_body || talk->is_draining || ka_exchange_is_over(&talk->exchange),
          "a wait for content that nobody wants");
-    MUST(phase != KA_TUNNEL || talk->is_tunnel, "a tunnel that is none");
+    MUST(phase != KA_TUNNEL || ka_exchange_is_tunnel(&talk->exchange), "a tunnel that is none");
 }
 
 static void turn(world *w, conn *c)
@@ -476,7 +476,8 @@ static void check_quiet(world *w)
             int is_head_alone = c->app && c->app->is_begun && asked_at(&c->got, c->app->n)->n_written == 0;
             MUST(c->talk->unsent == 0 || c->queued >= c->room || is_head_alone, "output waits, and nobody sends it");
             MUST(!c->talk->is_noted, "a talk is noted, and nobody attends to it");
-            MUST(!c->talk->has_response || c->queued >= c->room, "an exchange is over, and nobody ends it");
+            MUST(!ka_exchange_is_over(&c->talk->exchange) || c->queued >= c->room,
+                 "an exchange is over, and nobody ends it");
         }
     }
 }
@@ -575,7 +576,7 @@ static void drain(world *w)
     ka_conn_drain(w->table, w->now, S, S, 30 * S);
     for (int i = 0; i < CONNS; i++) {
         ka_talk *talk = w->conns[i].h ? w->conns[i].talk : NULL;
-        if (talk && talk->is_tunnel && talk->has_exchange)
+        if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
             on_news(w, talk, KA_NEWS_DRAIN);
     }
 }
@@ -649,7 +650,7 @@ static void last_scene(world *w, unsigned how)
             }
             if (how & 2 && !c->has_fin)
                 c->has_fin = c->is_ready = 1;
-            if (c->app && !c->talk->is_held && !c->talk->has_response)
+            if (c->app && !c->talk->exchange.is_held && !ka_exchange_is_over(&c->talk->exchange))
                 finish(c->app);
         }
         step(w);

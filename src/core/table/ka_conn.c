@@ -308,6 +308,7 @@ ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
 }
 
 uint32_t ka_table_open_count(const ka_table *t) { return t->store.n_open; }
+int ka_table_is_drained(const ka_table *t) { return t->store.n_open == t->store.n_in[KA_LINGER]; }
 int ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }
 size_t ka_table_bytes(const ka_table *t) { return sizeof *t + ka_store_bytes(&t->store); }
 

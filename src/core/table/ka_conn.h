@@ -172,7 +172,8 @@ ka_handle ka_table_handle(const ka_table *t, uint32_t slot); /* of the connectio
 uint32_t ka_table_open_count(const ka_table *t);
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
 int ka_table_is_full(const ka_table *t);
-size_t ka_table_bytes(const ka_table *t); /* memory of the table, all included but malloc's own */
+int ka_table_is_drained(const ka_table *t); /* nothing is open but what lingers: a server that drains can stop */
+size_t ka_table_bytes(const ka_table *t);   /* memory of the table, all included but malloc's own */
 
 /* Walk every invariant. Return NULL, or a static sentence naming the first broken one. O(slots). */
 const char *ka_table_check(const ka_table *t);
