@@ -4,7 +4,7 @@ about a wrong value is better than argparse's."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from kacore._version import __version__
@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=formatter, **options)
+        self.fill: Callable[[Parser], None] | None = None  # adds the arguments, once they are asked for
         self.shown: list[Field] = []
         self.own: list[tuple[str, str]] = []  # options of the command itself, with their help
         self.operand = ""
@@ -28,8 +29,20 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"kacore: {message} (see {self.prog} --help)\n")
 
+    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
+        """As of ArgumentParser."""
+        self.make_full()
+        return super().parse_known_args(*arguments, **more)
+
+    def make_full(self) -> None:
+        """The arguments of commands that are not called are not made: half of what the parser costs at a start."""
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill(self)
+
     def flags(self) -> list[str]:
         """All that it knows."""
+        self.make_full()
         return [flag for action in self._actions for flag in action.option_strings]
 
     def add_own(self, flag: str, *, text: str, **how: Any) -> None:
@@ -54,11 +67,17 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self, *, is_all: bool = False) -> str:
         """As of ArgumentParser."""
+        self.make_full()
         if not self.shown:
             return super().format_help()
         from kacore.cli.help import screen
 
         return screen(self, is_all=is_all)
+
+
+def formatter(prog: str) -> argparse.HelpFormatter:
+    """Of a fixed width: to look for the terminal's takes longer than all the rest, and argparse does it for each argument."""
+    return argparse.HelpFormatter(prog, width=100)
 
 
 class HelpAll(argparse.Action):
@@ -73,21 +92,14 @@ def make_parser() -> Parser:
     parser = Parser(prog="kacore", description="Serves ASGI and WSGI applications over kept-alive connections.")
     parser.add_argument("--version", action="version", version=f"kacore {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_serve(commands)
-    add_config(commands, "config", "print the configuration in force, and where each value comes from")
-    add_config(commands, "policy", "print the policy in force, or read it from Apache or nginx")
-    add_demo(commands)
+    for name, (text, fill) in COMMANDS.items():
+        command: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(command=name, flags=command.flags)
+        command.fill = fill
     return parser
 
 
-def add_command(commands: Any, name: str, text: str) -> Parser:
-    parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=name, flags=parser.flags)
-    return parser
-
-
-def add_serve(commands: Any) -> None:
-    parser = add_command(commands, "serve", "serve an ASGI or WSGI application, or a plain handler")
+def fill_serve(parser: Parser) -> None:
     parser.add_options(options_of(ServeOptions))
     parser.add_options(options_of(Policy))
     parser.add_own(
@@ -98,21 +110,29 @@ def add_serve(commands: Any) -> None:
     add_help_all(parser)
 
 
-def add_config(commands: Any, name: str, text: str) -> None:
-    """`kacore config` takes what `kacore serve` takes; `kacore policy` only what concerns the policy."""
-    parser = add_command(commands, name, text)
+def fill_config(parser: Parser) -> None:
+    """What `kacore serve` takes."""
+    add_printing(parser)
+    parser.add_options(options_of(ServeOptions))
+    parser.add_options(options_of(Policy))
+
+
+def fill_policy(parser: Parser) -> None:
+    """Only what concerns the policy."""
+    add_printing(parser)
+    parser.add_options(what for what in options_of(ServeOptions) if what.group == CONFIGURATION)
+    parser.add_options(options_of(Policy))
+
+
+def add_printing(parser: Parser) -> None:
     parser.add_own("--format", text="how to print it (default: table)", choices=("table", "toml", "json"), default="table")
     parser.add_own(
         "--verbose", text="what became of every line of an Apache or nginx configuration", action="store_true"
     )
-    of_serving = options_of(ServeOptions)
-    parser.add_options(of_serving if name == "config" else (what for what in of_serving if what.group == CONFIGURATION))
-    parser.add_options(options_of(Policy))
     add_help_all(parser)
 
 
-def add_demo(commands: Any) -> None:
-    parser = add_command(commands, "demo", "serve a page that shows what keep-alive saves")
+def fill_demo(parser: Parser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
 
@@ -123,3 +143,11 @@ def add_help_all(parser: Parser) -> None:
 
 def options_of(record: type[Record]) -> list[Field]:
     return [what for what in record.__fields__.values() if FLAG in what.sources]
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
+    "serve": ("serve an ASGI or WSGI application, or a plain handler", fill_serve),
+    "config": ("print the configuration in force, and where each value comes from", fill_config),
+    "policy": ("print the policy in force, or read it from Apache or nginx", fill_policy),
+    "demo": ("serve a page that shows what keep-alive saves", fill_demo),
+}
