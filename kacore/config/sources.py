@@ -14,7 +14,9 @@ from kacore.errors import ConfigError
 
 PREFIX = "KACORE_"
 # Switches of the build and of the compiled core, which are no option.
-OTHER_VARIABLES = frozenset(("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE", "KACORE_PORTABLE", "KACORE_SIMD"))
+OTHER_VARIABLES = frozenset(
+    f"KACORE_{name}" for name in ("DEBUG", "SANITIZE", "COVERAGE", "PORTABLE", "OPTIMIZE", "SIMD")
+)
 # What Kubernetes puts into every container for a Service called "kacore" or "kacore-...", and Docker for such a --link.
 # Each with a pattern of its value, where the name alone could be an option or a mistake.
 FROM_ELSEWHERE = (

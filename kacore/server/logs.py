@@ -181,7 +181,7 @@ def configure(path: str) -> None:
     import logging.config
     import tomllib
 
-    from kacore.server.loading import UsageError
+    from kacore.errors import UsageError
 
     try:
         if path.endswith((".json", ".toml")):

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kacore.config.fields import keywords_of
-from kacore.config.options import RunOptions
+from kacore.config.options import RunOptions, ServerOptions
 from kacore.errors import ConfigError, UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.server import logs
 from kacore.server.loading import load
-from kacore.server.options import RunKeywords
+from kacore.server.options import RunKeywords, ServerKeywords
 from kacore.server.pidfile import pid_file
 from kacore.server.server import Server, loop_factory
 
@@ -118,16 +118,20 @@ def without_return(call: Callable[[], int]) -> int:
 
 
 @contextlib.contextmanager
-def serving(app: str | Callable[..., Any], *, port: int = 0, **options: Any) -> Iterator[Server]:
+@keywords_of(ServerKeywords)
+def serving(app: str | Callable[..., Any], options: ServerKeywords) -> Iterator[Server]:
     """A server in a thread of its own, for tests and notebooks:
 
         with kacore.serving(app) as server:
             httpx.get(server.url)
 
-    It accepts connections when the block begins, and has drained when it is left. port: 0 = a free one, see Server.port.
-    options: of Server. Raises what kept it from serving: UsageError, or what the application raised.
+    It accepts connections when the block begins, and has drained when it is left. Where nothing says where to listen it is
+    a free port, see Server.port. Raises what kept it from serving: UsageError, or what the application raised.
     """
-    server = Server(app, port=port, **options)
+    given = options.as_dict()
+    if options.sockets is None and options.addresses() == ServerOptions().addresses():
+        given["port"] = 0
+    server = Server(app, **given)
     thread = ServingThread(server)
     thread.start()
     thread.ready.wait()
