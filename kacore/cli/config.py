@@ -14,6 +14,7 @@ from typing import Any
 from kacore.cli.configuration import Configuration
 from kacore.config.fields import KEY, Field, Record, show
 from kacore.config.options import ServeOptions
+from kacore.config.sources import tell_unknown
 from kacore.policy import Policy, PolicySet
 
 DEFAULT = "default"
@@ -21,7 +22,9 @@ DEFAULT = "default"
 
 def run(args: argparse.Namespace) -> int:
     """Return: 0. Raises for what is wrong with the input."""
-    found = InForce(Configuration(args, os.environ), has_serve=args.command == "config")
+    configuration = Configuration(args, os.environ)
+    tell_unknown(configuration.strange)
+    found = InForce(configuration, has_serve=args.command == "config")
     try:
         as_text = {"table": as_table, "toml": as_toml, "json": as_json}[args.format]
         print(as_text(found, is_verbose=args.verbose), flush=True)

@@ -30,6 +30,7 @@ class Configuration:
         self.serve = Values(ServeOptions)
         self.policy_sources = Sources()
         self.variables: dict[str, str] = {}
+        self.strange: dict[str, str] = {}  # variables that are none, for tell_unknown() once there is a log
         self.errors: list[Exception] = []  # of the files as such
         flags, of_environment, of_file = self._without_files(args, environ)
         named = {**of_file[0].values, **of_environment[0].values, **flags[0].values}
@@ -49,13 +50,13 @@ class Configuration:
         flags, of_environment, of_file = [(Values(ServeOptions), Values(Policy)) for _ in range(3)]
         for values in flags:
             values.add_flags(args)
-        add_environment(environ, of_environment)
+        self.strange |= add_environment(environ, of_environment)
         path = {**of_environment[0].values, **flags[0].values}.get("env_file")
         if path is not None:
             from kacore.config import envfile
 
             self.variables = self._tried(envfile.read, path) or {}
-            add_environment(self.variables, of_file, file=path)
+            self.strange |= add_environment(self.variables, of_file, file=path)
         return [flags, of_environment, of_file]
 
     def _tables(self, path: str | None) -> dict[str, tuple[Any, str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kacore.cli import told
 from kacore.cli.configuration import Configuration
 from kacore.config.options import ServeOptions
+from kacore.config.sources import tell_unknown
 from kacore.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     environ = dict(os.environ)
     configuration = Configuration(args, environ)
     if args.check_config:
+        tell_unknown(configuration.strange)
         return check(configuration)
     from kacore.server import logs, signals
     from kacore.server.listening import check_inherited
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         logs.configure(options.log_config)
     if options.log_config is None or configuration.serve.origin("log_level") != "default":
         logs.set_up(options.log_level or "info")
+    tell_unknown(configuration.strange)
     return serve(
         options.replace(fds=fds),
         lambda **given: make_server(args, environ, configuration if not given else None, fds=fds, **given),

@@ -11,7 +11,7 @@ keyword-only fields, and the metaclass below makes that true at run time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 
 from kacore.errors import ConfigError
@@ -300,17 +300,17 @@ class Fields(type):
 
     def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Fields:
         declared = {key: body.pop(key) for key in [key for key in body if isinstance(body[key], Declared)]}
-        made = super().__new__(cls, name, bases, body)
+        made: Any = super().__new__(cls, name, bases, body)
         fields: dict[str, Field] = {}
         for base in reversed(made.__mro__[1:]):
             fields.update(base.__dict__.get("__own__", {}))
         own: dict[str, Field] = {}
         for key, what in declared.items():
-            own[key] = made.__field__(*what.args, **what.said)  # type: ignore[attr-defined]
-            own[key].name, own[key].error = key, made.__error__  # type: ignore[attr-defined]
-        made.__own__ = own  # type: ignore[attr-defined]
-        made.__fields__ = {**fields, **own}  # type: ignore[attr-defined]
-        return made
+            own[key] = made.__field__(*what.args, **what.said)
+            own[key].name, own[key].error = key, made.__error__
+        made.__own__ = own
+        made.__fields__ = {**fields, **own}
+        return cast("Fields", made)
 
     @property
     def __signature__(cls) -> Signature:
@@ -329,7 +329,7 @@ class Record(metaclass=Fields):
 
     __field__: ClassVar[type[Field]] = Field
     __error__: ClassVar[type[ConfigError]] = ConfigError  # of a wrong value
-    __fields__: ClassVar[dict[str, Field]]
+    __fields__: ClassVar[Mapping[str, Field]]
 
     def __init__(self, **values: Any) -> None:
         put = self.__dict__.__setitem__

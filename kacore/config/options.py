@@ -117,249 +117,134 @@ def is_prefix(text: str) -> bool:
 # -- the options -----------------------------------------------------------------------------------------------
 
 
+# fmt: off
 class ServerOptions(Record):
     """What one server does: keywords of `Server`."""
 
     __error__: ClassVar[type[ConfigError]] = UsageError
 
     interface: Literal["auto", "asgi", "wsgi", "handler"] = field(
-        str,
-        default="auto",
-        choices=("auto", "asgi", "wsgi", "handler"),
-        group=APPLICATION,
-        is_common=True,
+        str, default="auto", choices=("auto", "asgi", "wsgi", "handler"), group=APPLICATION, is_common=True,
         metavar="KIND",
         doc="What the application is. With auto the arguments that it takes tell.",
     )
     threads: int = field(
-        int,
-        default=4,
-        high=1024,
-        zero="in the loop's thread",
-        group=APPLICATION,
-        is_common=True,
+        int, default=4, high=1024, zero="in the loop's thread", group=APPLICATION, is_common=True,
         doc="WSGI: requests at once.",
     )
     lifespan: Literal["auto", "on", "off"] = field(
-        str,
-        default="auto",
-        choices=("auto", "on", "off"),
-        group=APPLICATION,
+        str, default="auto", choices=("auto", "on", "off"), group=APPLICATION,
         doc="Whether the application gets ASGI's lifespan events; auto asks it.",
     )
     loop: Literal["auto", "asyncio", "uvloop"] = field(
-        str,
-        default="auto",
-        choices=("auto", "asyncio", "uvloop"),
-        group=APPLICATION,
+        str, default="auto", choices=("auto", "asyncio", "uvloop"), group=APPLICATION,
         doc="The event loop; auto takes uvloop when it is installed.",
     )
     io: Literal["auto", "epoll", "transports"] = field(
-        str,
-        default="auto",
-        choices=("auto", "epoll", "transports"),
-        group=APPLICATION,
+        str, default="auto", choices=("auto", "epoll", "transports"), group=APPLICATION,
         doc="What moves the bytes: kacore's engine (epoll, on Linux) or the event loop's transports; auto takes the first"
         " that there is.",
     )
     pathsend: bool = field(
-        bool,
-        default=False,
-        group=APPLICATION,
+        bool, default=False, group=APPLICATION,
         doc="ASGI applications may have files sent by the kernel (http.response.pathsend). Middleware that does not know it"
         " breaks responses that use it.",
     )
 
     host: str | None = field(
-        str,
-        default=None,
-        default_text=HOST,
-        group=LISTENING,
-        is_common=True,
-        metavar="HOST",
+        str, default=None, default_text=HOST, group=LISTENING, is_common=True, metavar="HOST",
         doc='Address to listen on, "" = all.',
     )
     port: int | None = field(
-        int,
-        default=None,
-        default_text=str(PORT),
-        high=65535,
-        zero="a free one",
-        group=LISTENING,
-        is_common=True,
+        int, default=None, default_text=str(PORT), high=65535, zero="a free one", group=LISTENING, is_common=True,
         metavar="PORT",
         doc="Port to listen on.",
     )
     bind: Iterable[str] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=",",
-        aliases=("-b",),
-        group=LISTENING,
-        is_common=True,
+        str, default=(), is_repeated=True, separator=",", aliases=("-b",), group=LISTENING, is_common=True,
         metavar="ADDRESS",
         doc="HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH.",
     )
     uds: str | None = field(
-        str,
-        default=None,
-        group=LISTENING,
-        is_common=True,
-        metavar="PATH",
+        str, default=None, group=LISTENING, is_common=True, metavar="PATH",
         doc="Unix socket to listen on.",
     )
     uds_mode: int | None = field(
-        int,
-        default=None,
-        convert=permissions,
-        to_text="{:o}".format,
-        must="an octal number between 0 and 777, as 660 is",
-        default_text="by the umask",
-        group=LISTENING,
+        int, default=None, convert=permissions, to_text="{:o}".format,
+        must="an octal number between 0 and 777, as 660 is", default_text="by the umask", group=LISTENING,
         metavar="OCTAL",
         doc="Permissions of unix sockets.",
     )
     fds: Iterable[int] = field(
-        int,
-        default=(),
-        is_repeated=True,
-        separator=",",
-        flag="--fd",
-        group=LISTENING,
+        int, default=(), is_repeated=True, separator=",", flag="--fd", group=LISTENING,
         doc="An inherited descriptor that listens already.",
     )
     reuse_port: bool = field(
-        bool,
-        default=False,
-        group=LISTENING,
+        bool, default=False, group=LISTENING,
         doc="Another server of this user that says so, too, may listen on the same port (SO_REUSEPORT): the next one, before"
         " this one ends.",
     )
     backlog: int = field(
-        int,
-        "connections",
-        default=BACKLOG,
-        low=1,
-        high=1 << 20,
-        group=LISTENING,
+        int, "connections", default=BACKLOG, low=1, high=1 << 20, group=LISTENING,
         doc="Connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn).",
     )
 
     forwarded_allow_ips: str | Iterable[str] = field(
-        str,
-        default=(),
-        separator=",",
-        convert=network,
-        must='a network as 10.0.0.0/8, an address, "unix" or "*"',
-        default_text="nobody",
-        group=PROXY,
-        is_common=True,
-        metavar="NETS",
+        str, default=(), separator=",", convert=network, must='a network as 10.0.0.0/8, an address, "unix" or "*"',
+        default_text="nobody", group=PROXY, is_common=True, metavar="NETS",
         doc="Proxies whose X-Forwarded-For and -Proto count. Networks and addresses; unix = unix sockets, * = everybody.",
     )
     proxy_protocol: bool = field(
-        bool,
-        default=False,
-        group=PROXY,
+        bool, default=False, group=PROXY,
         doc="Connections of these proxies begin with a PROXY header, version 1 or 2.",
     )
     root_path: str = field(
-        str,
-        default="",
-        verify=is_prefix,
-        must="empty, or begin with / and not end with one",
-        group=PROXY,
-        is_common=True,
-        metavar="PATH",
+        str, default="", verify=is_prefix, must="empty, or begin with / and not end with one", group=PROXY,
+        is_common=True, metavar="PATH",
         doc="What the proxy strips from paths.",
     )
 
     access_log: Literal["off", "common", "combined", "json"] = field(
-        str,
-        default="off",
-        choices=("off", "common", "combined", "json"),
-        group=LOGS,
-        is_common=True,
+        str, default="off", choices=("off", "common", "combined", "json"), group=LOGS, is_common=True,
         metavar="FORMAT",
         doc="Requests, to stdout.",
     )
 
     admin: str | None = field(
-        str,
-        default=None,
-        group=LOGS,
-        is_common=True,
-        metavar="[HOST:]PORT",
+        str, default=None, group=LOGS, is_common=True, metavar="[HOST:]PORT",
         doc="Port of /healthz, /readyz, /metrics and /connections. On loopback unless HOST is given.",
     )
     admin_hosts: Iterable[str] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=",",
-        flag="--admin-host",
-        group=LOGS,
-        metavar="NAME",
+        str, default=(), is_repeated=True, separator=",", flag="--admin-host", group=LOGS, metavar="NAME",
         doc="A name that requests to --admin may have in Host, besides addresses and what is listened on.",
     )
 
     server_name: str = field(
-        str,
-        default="kacore",
-        verify=is_server_name,
-        must="at most 117 printable ASCII characters",
-        off_flag="--no-server-header",
-        group=RESPONSES,
-        metavar="TEXT",
+        str, default="kacore", verify=is_server_name, must="at most 117 printable ASCII characters",
+        off_flag="--no-server-header", group=RESPONSES, metavar="TEXT",
         doc='Value of the Server field; "" leaves it out.',
     )
     date_header: bool = field(bool, default=True, group=RESPONSES, doc="Whether responses have Date.")
     headers: Iterable[tuple[str, str]] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=EVERY_LINE,
-        convert=header,
-        to_text=": ".join,
-        must="of the form NAME:VALUE",
-        flag="--header",
-        group=RESPONSES,
-        metavar="NAME:VALUE",
+        str, default=(), is_repeated=True, separator=EVERY_LINE, convert=header, to_text=": ".join,
+        must="of the form NAME:VALUE", flag="--header", group=RESPONSES, metavar="NAME:VALUE",
         doc="A field of every response, besides those of the application.",
     )
 
     ws_max_size: int = field(
-        int,
-        "bytes",
-        default=16 << 20,
-        low=1,
-        high=(1 << 63) - 1,
-        group=WEBSOCKETS,
+        int, "bytes", default=16 << 20, low=1, high=(1 << 63) - 1, group=WEBSOCKETS,
         doc="Size of a message, uncompressed; a longer one closes with 1009.",
     )
     ws_ping_interval: float = field(
-        float,
-        "s",
-        default=20.0,
-        high=86_400,
-        zero="no pings",
-        group=WEBSOCKETS,
+        float, "s", default=20.0, high=86_400, zero="no pings", group=WEBSOCKETS,
         doc="Time between pings. Without them a client that vanished is noticed when something is sent to it.",
     )
     ws_ping_timeout: float = field(
-        float,
-        "s",
-        default=20.0,
-        high=86_400,
-        zero="never",
-        group=WEBSOCKETS,
+        float, "s", default=20.0, high=86_400, zero="never", group=WEBSOCKETS,
         doc="Close with 1011 if no pong arrives within this time.",
     )
     ws_per_message_deflate: bool = field(
-        bool,
-        default=True,
-        group=WEBSOCKETS,
+        bool, default=True, group=WEBSOCKETS,
         doc="Compress messages when the client offers it (RFC 7692).",
     )
 
@@ -385,90 +270,48 @@ class RunOptions(ServerOptions):
     """What a program or the command runs: besides a server's options the processes, the logs and the application."""
 
     app_dir: str = field(
-        str,
-        default=".",
-        group=APPLICATION,
-        is_common=True,
-        metavar="DIR",
+        str, default=".", group=APPLICATION, is_common=True, metavar="DIR",
         doc="Put first on the import path.",
     )
     factory: bool = field(
-        bool,
-        default=False,
-        group=APPLICATION,
-        is_common=True,
+        bool, default=False, group=APPLICATION, is_common=True,
         doc="MODULE:NAME makes the application when called.",
     )
 
     workers: int | None = field(
-        int,
-        default=None,
-        low=1,
-        high=512,
-        default_text="one process",
-        aliases=("-w",),
-        group=PROCESSES,
+        int, default=None, low=1, high=512, default_text="one process", aliases=("-w",), group=PROCESSES,
         is_common=True,
         doc="Worker processes under a parent.",
     )
     max_requests_per_worker: int = field(
-        int,
-        default=0,
-        zero="never",
-        group=PROCESSES,
-        is_common=True,
+        int, default=0, zero="never", group=PROCESSES, is_common=True,
         doc="Replace a worker after so many requests.",
     )
     reload: bool = field(
-        bool,
-        default=False,
-        group=PROCESSES,
-        is_common=True,
+        bool, default=False, group=PROCESSES, is_common=True,
         doc="Replace the workers when a source file changes.",
     )
     reload_dirs: Iterable[str] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=",",
-        default_text="app_dir",
-        flag="--reload-dir",
-        group=PROCESSES,
-        metavar="DIR",
+        str, default=(), is_repeated=True, separator=",", default_text="app_dir", flag="--reload-dir",
+        group=PROCESSES, metavar="DIR",
         doc="Where to look for changes.",
     )
     reload_include: Iterable[str] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=",",
-        group=PROCESSES,
-        metavar="PATTERN",
+        str, default=(), is_repeated=True, separator=",", group=PROCESSES, metavar="PATTERN",
         doc='Names of files that count besides *.py, as "*.html".',
     )
     pid: str | None = field(
-        str,
-        default=None,
-        group=PROCESSES,
-        metavar="FILE",
+        str, default=None, group=PROCESSES, metavar="FILE",
         doc="Write the process id there while it runs.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] | None = field(
-        str,
-        is_optional=True,
-        default="info",
-        choices=("debug", "info", "warning", "error"),
-        group=LOGS,
-        is_common=True,
-        metavar="LEVEL",
+        str, is_optional=True, default="info", choices=("debug", "info", "warning", "error"), group=LOGS,
+        is_common=True, metavar="LEVEL",
         doc="What goes to stderr.",
     )
     log_config: str | None = field(
-        str,
-        default=None,
-        group=LOGS,
-        metavar="FILE",
+        str, default=None, group=LOGS, metavar="FILE",
         doc="For the logging module, in place of log_level: a dictConfig in .json or .toml, else a fileConfig.",
     )
 
@@ -490,119 +333,62 @@ class ServeOptions(RunOptions):
     """The options of `kacore serve`."""
 
     app: str | None = field(
-        str,
-        default=None,
-        group=APPLICATION,
-        flag="MODULE:NAME",
-        is_common=True,
-        metavar="MODULE:NAME",
+        str, default=None, group=APPLICATION, flag="MODULE:NAME", is_common=True, metavar="MODULE:NAME",
         doc="The application.",
     )
 
     ssl_certfile: str | None = field(
-        str,
-        default=None,
-        group=TLS,
-        is_common=True,
-        metavar="FILE",
+        str, default=None, group=TLS, is_common=True, metavar="FILE",
         doc="Certificate chain, PEM.",
     )
     ssl_keyfile: str | None = field(
-        str,
-        default=None,
-        default_text="in ssl_certfile",
-        group=TLS,
-        is_common=True,
-        metavar="FILE",
+        str, default=None, default_text="in ssl_certfile", group=TLS, is_common=True, metavar="FILE",
         doc="Its private key.",
     )
     ssl_keyfile_password: str | None = field(
-        str,
-        default=None,
-        is_secret=True,
-        group=TLS,
-        metavar="TEXT",
+        str, default=None, is_secret=True, group=TLS, metavar="TEXT",
         doc="Passphrase of the private key.",
     )
     ssl_ca_certs: str | None = field(
-        str,
-        default=None,
-        group=TLS,
-        metavar="FILE",
+        str, default=None, group=TLS, metavar="FILE",
         doc="Roots that client certificates are checked against.",
     )
     ssl_client_certs: Literal["none", "optional", "required"] | None = field(
-        str,
-        default=None,
-        choices=("none", "optional", "required"),
-        default_text="required with ssl_ca_certs, else none",
-        group=TLS,
+        str, default=None, choices=("none", "optional", "required"),
+        default_text="required with ssl_ca_certs, else none", group=TLS,
         doc="Whether clients are asked for certificates.",
     )
     ssl_ciphers: str | None = field(
-        str,
-        default=None,
-        default_text="OpenSSL's own",
-        group=TLS,
-        metavar="LIST",
+        str, default=None, default_text="OpenSSL's own", group=TLS, metavar="LIST",
         doc="Cipher suites of TLS 1.2, as OpenSSL writes them.",
     )
     ssl_sni: Iterable[tuple[str, tuple[str, str | None]]] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=EVERY_LINE,
-        convert=certificate_of_host,
-        to_text=as_certificate_of_host,
-        must="HOST=CERTFILE or HOST=CERTFILE,KEYFILE",
-        group=TLS,
+        str, default=(), is_repeated=True, separator=EVERY_LINE, convert=certificate_of_host,
+        to_text=as_certificate_of_host, must="HOST=CERTFILE or HOST=CERTFILE,KEYFILE", group=TLS,
         metavar="HOST=CERTFILE[,KEYFILE]",
         doc="Another certificate for clients that name HOST.",
     )
 
     config: str | None = field(
-        str,
-        default=None,
-        default_text="kacore.toml if there",
-        sources=(FLAG, VARIABLE),
-        group=CONFIGURATION,
-        is_common=True,
-        metavar="FILE",
+        str, default=None, default_text="kacore.toml if there", sources=(FLAG, VARIABLE), group=CONFIGURATION,
+        is_common=True, metavar="FILE",
         doc="File with [serve] and [policy].",
     )
     env_file: str | None = field(
-        str,
-        default=None,
-        sources=(FLAG, VARIABLE),
-        group=CONFIGURATION,
-        is_common=True,
-        metavar="FILE",
+        str, default=None, sources=(FLAG, VARIABLE), group=CONFIGURATION, is_common=True, metavar="FILE",
         doc="KEY=VALUE lines for the environment; variables that are set stay.",
     )
     from_apache: str | None = field(
-        str,
-        default=None,
-        group=CONFIGURATION,
-        metavar="FILE",
+        str, default=None, group=CONFIGURATION, metavar="FILE",
         doc="Start from the policy that this Apache configuration asks for.",
     )
     htaccess: Iterable[tuple[str, str]] = field(
-        str,
-        default=(),
-        is_repeated=True,
-        separator=EVERY_LINE,
-        convert=site_file,
-        to_text="=".join,
-        must="SITE=FILE",
-        group=CONFIGURATION,
-        metavar="SITE=FILE",
+        str, default=(), is_repeated=True, separator=EVERY_LINE, convert=site_file, to_text="=".join,
+        must="SITE=FILE", group=CONFIGURATION, metavar="SITE=FILE",
         doc="With from_apache: a site's .htaccess.",
     )
     from_nginx: str | None = field(
-        str,
-        default=None,
-        group=CONFIGURATION,
-        metavar="FILE",
+        str, default=None, group=CONFIGURATION, metavar="FILE",
         doc="Start from the policy that this nginx configuration asks for.",
     )
 

@@ -112,10 +112,11 @@ def interpreted(what: Field, given: Any, origin: str) -> Any:
 
 def add_environment(
     environ: Mapping[str, str], records: Iterable[Values], others: Collection[str] = (), *, file: str = ""
-) -> None:
-    """What variables say of options of these records; an empty one says nothing. A name that is no option's and none of
-    `others` is told once on the logger kacore.error, but for those that come from elsewhere. file: where they stand, if
-    that is not the environment."""
+) -> dict[str, str]:
+    """What variables say of options of these records; an empty one says nothing. file: where they stand, if that is not the
+    environment. Return: a sentence about each name that is no option's and none of `others`, and does not come from
+    elsewhere; see `tell_unknown`."""
+    strange: dict[str, str] = {}
     known: dict[str, tuple[Values, str]] = {}
     for values in records:
         for field, what in values.record.__fields__.items():
@@ -127,11 +128,12 @@ def add_environment(
         if is_from_elsewhere(name, text, is_known=name in known):
             continue
         if name not in known:
-            tell_unknown(name, [*known, *others])
+            strange[name] = about_unknown(name, [*known, *others])
             continue
         values, field = known[name]
         where = f"{file}: {name}" if file else f"environment variable {name}"
         values.take(field, text, f"{file}: {name}" if file else name, where)
+    return strange
 
 
 def variable(field: str) -> str:
@@ -146,16 +148,19 @@ def is_from_elsewhere(name: str, text: str, *, is_known: bool) -> bool:
     )
 
 
-def tell_unknown(name: str, known: Collection[str]) -> None:
-    import logging
-
-    if name in _told:
-        return
-    _told.add(name)
+def about_unknown(name: str, known: Collection[str]) -> str:
     from kacore.config.options import ServeOptions
 
-    if name.removeprefix(PREFIX).lower() in ServeOptions.__fields__ and name == name.upper() and name not in known:
-        why = f"{name} is an option of kacore serve alone"
-    else:
-        why = unknown(name, known)
-    logging.getLogger("kacore.error").warning("environment: %s; it is ignored", why)
+    if name in map(variable, ServeOptions.__fields__) and name not in known:
+        return f"{name} is an option of kacore serve alone"
+    return unknown(name, known)
+
+
+def tell_unknown(strange: Mapping[str, str]) -> None:
+    """Each name once, on the logger kacore.error."""
+    import logging
+
+    for name, sentence in strange.items():
+        if name not in _told:
+            _told.add(name)
+            logging.getLogger("kacore.error").warning("environment: %s; it is ignored", sentence)

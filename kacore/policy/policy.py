@@ -6,7 +6,7 @@ other server's configuration; those make a Policy and stand beside this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from kacore.config.fields import Field, Record, field, show
@@ -45,7 +45,7 @@ class Policy(Record):
 
     __field__: ClassVar[type[Field]] = PolicyField
     __error__: ClassVar[type[ConfigError]] = PolicyError
-    __fields__: ClassVar[dict[str, PolicyField]]  # type: ignore[assignment]
+    __fields__: ClassVar[Mapping[str, PolicyField]]
 
     # -- keeping -----------------------------------------------------------------------------------------
 

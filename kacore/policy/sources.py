@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from kacore.config.sources import Values, add_environment
+from kacore.config.sources import Values, add_environment, tell_unknown
 from kacore.errors import ConfigError, PolicyError
 from kacore.policy.policy import Policy
 from kacore.policy.rules import PolicySet, Rule
@@ -58,8 +58,8 @@ class Sources(Values):
         self.add_rules(rules, path)
 
     def add_environment(self, environ: Mapping[str, str], others: Collection[str] = ()) -> None:
-        """See kacore.config.sources.add_environment."""
-        add_environment(environ, [self], others)
+        """See kacore.config.sources.add_environment; unknown names are told at once."""
+        tell_unknown(add_environment(environ, [self], others))
 
     def policy_set(self) -> PolicySet:
         """Raises the first mistake."""

@@ -9,6 +9,7 @@ from kacore import cli
 from kacore.cli.config import InForce
 from kacore.cli.configuration import Configuration
 from kacore.cli.parser import make_parser
+from kacore.config.sources import tell_unknown
 from kacore.policy import Policy, PolicyError, PolicySet, Rule
 from kacore.policy.readers import toml
 
@@ -16,8 +17,9 @@ from kacore.policy.readers import toml
 def policy_from(*argv, environ=None, files=()):
     """What is printed by `kacore policy`, without a kacore.toml of the current directory."""
     named = [word for file in files or ["/dev/null"] for word in ("--config", file)]
-    args = make_parser().parse_args(["policy", *named, *argv])
-    return InForce(Configuration(args, environ or {}), has_serve=False)
+    found = Configuration(make_parser().parse_args(["policy", *named, *argv]), environ or {})
+    tell_unknown(found.strange)
+    return InForce(found, has_serve=False)
 
 
 # -- TOML ---------------------------------------------------------------------------------------------------
