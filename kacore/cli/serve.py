@@ -130,13 +130,14 @@ def look_at_certificates(options: ServeOptions) -> None:
 
 
 def look_at_fields(options: ServeOptions) -> None:
-    from kacore.server.server import field_lines_of
+    from kacore.server.assembly import field_lines_of
 
     field_lines_of(options)
 
 
 def look_at_loop(options: ServeOptions) -> None:
-    from kacore.server.server import chosen_io, loop_factory
+    from kacore.server.assembly import chosen_io
+    from kacore.server.loops import loop_factory
 
     loop_factory(options.loop)
     chosen_io(options.io)

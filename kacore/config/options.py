@@ -324,6 +324,11 @@ class RunOptions(ServerOptions):
     def n_workers(self) -> int:
         return 1 if self.workers is None else self.workers
 
+    @property
+    def watched_dirs(self) -> list[str]:
+        """Where reload looks."""
+        return list(self.reload_dirs) or [self.app_dir]
+
     def server_options(self) -> dict[str, object]:
         """The part that is a server's, as keywords."""
         return {name: value for name, value in self.as_dict().items() if name in ServerOptions.__fields__}

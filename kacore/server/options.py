@@ -14,7 +14,7 @@ from kacore.policy import Policy, PolicySet
 from kacore.server.tls import TLS
 
 if TYPE_CHECKING:
-    from kacore.server.workers import Worker
+    from kacore.server.place import Worker
 
 
 def is_policy(given: object) -> bool:

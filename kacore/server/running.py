@@ -17,9 +17,10 @@ from kacore.errors import ConfigError, UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.server import logs
 from kacore.server.loading import load
+from kacore.server.loops import loop_factory
 from kacore.server.options import RunKeywords, ServerKeywords
 from kacore.server.pidfile import pid_file
-from kacore.server.server import Server, loop_factory
+from kacore.server.server import Server
 
 
 @keywords_of(RunKeywords)
@@ -68,22 +69,9 @@ def serve(options: RunOptions, make: Callable[..., Server], *, scheme: str, poli
         with contextlib.closing(server), pid_file(options.pid):
             server.run()
         return 0
-    from kacore.server.workers import Supervisor
+    from kacore.server.supervisor import Supervisor
 
-    supervisor = Supervisor(
-        lambda worker: make(worker=worker),
-        n_workers=options.n_workers,
-        bind=options.addresses(),
-        fds=options.fds,
-        backlog=options.backlog,
-        uds_mode=options.uds_mode,
-        reuse_port=options.reuse_port,
-        scheme=scheme,
-        policy=policy,
-        max_requests=options.max_requests_per_worker,
-        reload_dirs=(list(options.reload_dirs) or [options.app_dir]) if options.reload else [],
-        reload_include=options.reload_include,
-    )
+    supervisor = Supervisor(lambda worker: make(worker=worker), options, scheme=scheme, policy=policy)
     with contextlib.closing(supervisor), pid_file(options.pid):
         return supervisor.run()
 
@@ -157,7 +145,7 @@ class ServingThread(threading.Thread):
     def run(self) -> None:
         """As of Thread."""
         try:
-            with asyncio.Runner(loop_factory=loop_factory(self.server.loop)) as runner:
+            with asyncio.Runner(loop_factory=loop_factory(self.server.options.loop)) as runner:
                 runner.run(self._serve())
         except BaseException as error:
             self.failure = error

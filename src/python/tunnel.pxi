@@ -75,7 +75,7 @@ cdef class Tunnel(Exchange):
     @property
     def is_draining(self):
         """Whether the server is about to stop."""
-        return self.talk != NULL and ka_conn_is_draining(self.talk.service.table)
+        return self.talk != NULL and ka_table_is_draining(self.talk.service.table)
 
     cdef int news(self, ka_news news) except -1:
         if self.owner is None:

@@ -26,7 +26,7 @@ static void keeps_it(wire *w, const ka_head *head)
 
 static void set_policy(wire *w, void (*change)(ka_policy *))
 {
-    ka_policy policy = *ka_table_policy(w->table, w->conn);
+    ka_policy policy = *ka_conn_policy(w->table, w->conn);
     change(&policy);
     EXPECT(ka_table_set_policy(w->table, 0, &policy) == KA_OK);
 }
@@ -699,11 +699,11 @@ static void bytes_that_arrive_are_no_progress_in_sending(void)
     w->is_blocked = 1;
     wire_text(w, GET "GET");
     EXPECT(wire_phase(w) == KA_WRITE);
-    int64_t due = ka_conn_next_due(w->table);
+    int64_t due = ka_table_next_due(w->table);
     w->now += 10 * S;
-    EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_conn_next_due(w->table) == due);
+    EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_table_next_due(w->table) == due);
     EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_CAUSE_NONE &&
-           ka_conn_next_due(w->table) == due + 10 * S);
+           ka_table_next_due(w->table) == due + 10 * S);
     wire_close(w);
 }
 

@@ -440,12 +440,12 @@ static void expire(world *w)
     for (int i = 0; i < EXPIRIES; i++) {
         ka_handle h, still;
         ka_cause cause;
-        ka_action action = ka_conn_due(w->table, w->now, &h, &cause);
+        ka_action action = ka_table_due(w->table, w->now, &h, &cause);
         if (action == KA_DO_NOTHING)
             return;
         conn *c = conn_of(w, h);
         look(w, c);
-        action = ka_conn_due(w->table, w->now, &still, &cause);
+        action = ka_table_due(w->table, w->now, &still, &cause);
         if (action == KA_DO_NOTHING || still != h)
             continue;
         if (ka_turn_answers_late(c->talk, action, cause, w->now)) {
@@ -497,7 +497,7 @@ static void step(world *w)
 
 /* --- memory of the table --- */
 
-/* ka_table.c is built with these in place of aligned_alloc and free: its parts are so large that AddressSanitizer would
+/* The table is built with these in place of aligned_alloc and free: its parts are so large that AddressSanitizer would
  * map and unmap them with each play, which costs more than the play. They are kept for the next one. */
 void *kept_alloc(size_t alignment, size_t nbytes);
 void kept_free(void *block);
@@ -543,12 +543,12 @@ static void open_one(world *w, conn *c)
     ka_client client = {.family = 4, .addr = {10, 0, 0, (uint8_t)(next_byte(w) % 2)}};
     int got = ka_conn_open(w->table, w->now, 0, &client, 0, &c->h);
     if (got == KA_EFULL) {
-        ka_handle h = ka_conn_victim(w->table, w->now);
+        ka_handle h = ka_table_victim(w->table, w->now);
         if (h == 0)
             return;
         conn *victim = conn_of(w, h);
         look(w, victim);
-        if (ka_conn_victim(w->table, w->now) == h)
+        if (ka_table_victim(w->table, w->now) == h)
             end(w, victim, KA_CAUSE_EVICTED);
         got = ka_conn_open(w->table, w->now, 0, &client, 0, &c->h);
     }
@@ -573,7 +573,7 @@ static void client_takes(conn *c, size_t n)
 
 static void drain(world *w)
 {
-    ka_conn_drain(w->table, w->now, S, S, 30 * S);
+    ka_table_drain(w->table, w->now, S, S, 30 * S);
     for (int i = 0; i < CONNS; i++) {
         ka_talk *talk = w->conns[i].h ? w->conns[i].talk : NULL;
         if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
@@ -656,7 +656,7 @@ static void last_scene(world *w, unsigned how)
         step(w);
         for (int i = 0; i < CONNS; i++)
             is_quiet &= w->conns[i].h == 0 || !(w->conns[i].is_ready || w->conns[i].comes_again || w->conns[i].app);
-        int64_t due = ka_conn_next_due(w->table);
+        int64_t due = ka_table_next_due(w->table);
         if (is_quiet && due != INT64_MAX)
             w->now = due > w->now ? due : w->now;
         else if (round % 16 == 15)

@@ -508,7 +508,7 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             consume(talk, head->nbytes);
             if (ka_unlikely(service->classify != NULL))
                 service->classify(service->port, talk, head);
-            policy = ka_table_policy(service->table, talk->conn);
+            policy = ka_conn_policy(service->table, talk->conn);
             talk->exchange.max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
             if (head->content_length > talk->exchange.max_body) {
                 if (ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) <

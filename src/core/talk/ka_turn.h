@@ -187,7 +187,7 @@ static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *s
     while (most-- && ka_unlikely(!ka_pool_has_room(&service->pool, KA_USE_INPUT, nbytes))) {
         ka_talk *talk = ka_service_fattest(service);
         if (talk == NULL) {
-            ka_handle slow = ka_conn_oldest(service->table, KA_WRITE);
+            ka_handle slow = ka_table_oldest(service->table, KA_WRITE);
             if (slow == 0 || slow == asking ||
                 ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
                 return;
@@ -305,7 +305,7 @@ static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer,
     moves->again(port, peer, talk);
 }
 
-/* Time is up: answer, where ka_conn_due says so. Return whether that is under way (the talk is noted); else close. */
+/* Time is up: answer, where ka_table_due says so. Return whether that is under way (the talk is noted); else close. */
 static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
 {
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
