@@ -62,6 +62,7 @@ def make_server(
 
     if configuration is None:
         configuration = Configuration(args, environ)
+        tell_unknown(configuration.strange)
     options = configuration.options
     tls = from_options(options)
     policies = configuration.policies
@@ -88,11 +89,8 @@ def check(configuration: Configuration) -> int:
 def mistakes(configuration: Configuration) -> Iterator[BaseException]:
     """Those that show without serving: the certificates are loaded, addresses are read and not bound, and of the application
     the module's file is looked for; importing it would run it."""
-    found = configuration.mistakes()
-    yield from found
-    values = {name: what.make_default() for name, what in ServeOptions.__fields__.items()} | configuration.serve.values
-    options = ServeOptions.__new__(ServeOptions)
-    options.__dict__.update(values)
+    yield from configuration.mistakes()
+    options: ServeOptions = configuration.serve.provisional()
     for look in LOOKS:
         try:
             look(options)
@@ -151,7 +149,7 @@ def look_at_files(options: ServeOptions) -> None:
         value = getattr(options, name)
         for path in [value] if isinstance(value, str) else value:
             if not os.path.isdir(path):
-                raise UsageError(f"{name}={path!r}: is no directory")
+                raise UsageError(f"{name}={path!r}: is not a directory")
 
 
 LOOKS = (

@@ -87,12 +87,16 @@ class Values:
         said = [f"{name} from {origin}" for name, origin in self.origins.items() if name in named]
         return type(error)(f"{error}" + (f" ({', '.join(said)})" if said else ""), error.field)
 
-    def clashes(self) -> list[ConfigError]:
-        """All that does not go together among the values that are no mistakes by themselves."""
+    def provisional(self) -> Any:
+        """The record of what is right, with defaults in place of mistakes: only to look for more of them."""
         made = self.record.__new__(self.record)
         fields = self.record.__fields__
         made.__dict__.update({name: self.values.get(name, what.make_default()) for name, what in fields.items()})
-        return [self.clashing(error) for error in made.clashes()]
+        return made
+
+    def clashes(self) -> list[ConfigError]:
+        """All that does not go together among the values that are no mistakes by themselves."""
+        return [self.clashing(error) for error in self.provisional().clashes()]
 
     def make(self) -> Any:
         """The record. Raises the first mistake."""

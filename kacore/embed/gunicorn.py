@@ -44,13 +44,14 @@ from kacore.embed._gunicorn_settings import (
     speaks_proxy,
     time_to_leave,
 )
+from kacore.errors import UsageError
 from kacore.policy import PolicyError
 from kacore.server.assembly import driver_options, made_application, probe, table_for
 from kacore.server.departure import Departure, Terms
 from kacore.server.drivers import LoopEngine
 from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import Listener, set_inherited_options
-from kacore.server.loading import Interface, UsageError, detect_interface
+from kacore.server.loading import Interface, detect_interface
 from kacore.server.logs import notice_log
 from kacore.server.loops import loop_factory, repeat
 from kacore.server.races import RaceLog

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
-from kacore.errors import UsageError as UsageError
+from kacore.errors import UsageError
 
 Interface = Literal["asgi", "wsgi", "handler"]
 
@@ -46,7 +46,7 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
         try:
             inspect.signature(app).bind()
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{target!r} is no factory, which is called without arguments: {error}") from None
+            raise UsageError(f"{target!r} is not a factory, which is called without arguments: {error}") from None
         app = app()
     if not callable(app):
         raise UsageError(f"{target!r} is {type(app).__name__}, which is not callable: no application")
