@@ -282,7 +282,7 @@ def test_times_are_read_as_nginx_does(text, expected):
 
 @pytest.mark.parametrize("text", ["", "s", "1x", "-1", "1.5"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(ValueError, match="no time"):
+    with pytest.raises(ValueError, match="not a time"):
         seconds(text)
 
 
