@@ -82,10 +82,7 @@ void ka_hpack_decoder_limit(ka_hpack_decoder *d, uint32_t limit)
 }
 
 /* Room for n more bytes of the field that is being read. */
-static inline int has_room(const ka_hpack_section *s, uint64_t n)
-{
-    return ka_likely(!s->is_too_large && s->used + n <= s->size);
-}
+static inline int has_room(const ka_hpack_section *s, uint64_t n) { return !s->is_too_large && s->used + n <= s->size; }
 
 static inline void copy(char *to, const char *from, size_t n)
 {

@@ -209,7 +209,7 @@ static int make_room(ka_hpack_table *t, uint32_t need)
         gather(t);
         return KA_OK;
     }
-    uint32_t room = t->room + t->room / 2u;
+    uint32_t room = t->room * 2u;
     room = room < FIRST_ROOM ? FIRST_ROOM : room;
     room = room > limit ? limit : room;
     room = room < wanted ? wanted : room;

@@ -168,74 +168,28 @@ char *ka_huffman_encode(char *to, size_t code_len, const char *text, size_t n)
 
 /* ---- decoding ---- */
 
-/* The bits that are read and not decoded yet, from the left; and where the rest is. `have` of them count. What is
- * behind them is zero or the same bits of the input that will be put there again. */
+/* Where the text goes; `len` counts on where there is no room left. */
+typedef struct {
+    char *to;
+    size_t room, len;
+} text_room;
+
+/* The bits that are read and not decoded yet, from the left, and where the rest is. `have` of them count: what is behind
+ * them is zero, or the same bits of the input that will be put there again. */
 typedef struct {
     uint64_t bits;
     unsigned have;
     const uint8_t *from, *end;
 } supply;
 
-/* Where the text goes. `len` counts on where there is no room left. */
-typedef struct {
-    char *to;
-    size_t room, len;
-} text_room;
-
-/* With 8 bytes of input and 16 of room to go: four looks for each time that the supply is filled. */
-static inline int decode_most(supply *in, text_room *out)
-{
-    uint64_t bits = in->bits;
-    unsigned have = in->have;
-    const uint8_t *from = in->from;
-    char *to = out->to, *last = out->to + out->room - 16;
-    while (in->end - from >= 8 && to <= last) {
-        bits |= load_be64(from) >> have;
-        from += (63 - have) >> 3;
-        have |= 56;
-#define STEP                                         \
-    {                                                \
-        look seen = looks[bits >> (64 - LOOK_BITS)]; \
-        if (ka_unlikely(seen == 0))                  \
-            goto longer;                             \
-        to[0] = (char)(seen >> LOOK_SYMBOLS);        \
-        to[1] = (char)(seen >> (LOOK_SYMBOLS + 8));  \
-        to += seen >> LOOK_COUNT & 3;                \
-        bits <<= seen & LOOK_ALL;                    \
-        have -= seen & LOOK_ALL;                     \
-    }
-        STEP STEP STEP STEP
-#undef STEP
-            continue;
-    longer:
-        /* Up to 36 bits of the 56 may be gone, and such a code may have 30: fill up once more. */
-        if (in->end - from < 8)
-            break;
-        bits |= load_be64(from) >> have;
-        from += (63 - have) >> 3;
-        have |= 56;
-        unsigned n_bits, symbol = symbol_at((uint32_t)(bits >> 32), &n_bits);
-        if (symbol == EOS)
-            return -1; /* RFC 7541 5.2: EOS in a string is an error */
-        *to++ = (char)symbol;
-        bits <<= n_bits;
-        have -= n_bits;
-    }
-    in->bits = bits;
-    in->have = have;
-    in->from = from;
-    out->len = (size_t)(to - out->to);
-    return 0;
-}
-
-/* What the supply has room for of the last bytes, at most 7 in most calls. */
+/* Where fewer than 8 bytes are left: what the supply has room for of them. */
 static inline void fill(supply *in, const uint8_t *code)
 {
     unsigned rest = (unsigned)(in->end - in->from), room = (64 - in->have) / 8;
     uint64_t word = 0;
-    if (rest >= 8)
-        word = load_be64(in->from);
-    else if (in->end - code >= 8)
+    if (rest == 0)
+        return;
+    if (in->end - code >= 8)
         word = load_be64(in->end - 8) << (64 - 8 * rest);
     else
         for (unsigned i = 0; i < rest; i++)
@@ -246,51 +200,105 @@ static inline void fill(supply *in, const uint8_t *code)
     in->have += 8 * rest;
 }
 
-/* One symbol at the end of the string, or of the room. Return 1 when there is none, since all is read. */
-static int decode_one(supply *in, text_room *out)
+static inline char *put(char *to, look seen)
 {
-    if (in->have == 0)
-        return 1;
-    /* Ones behind the end: a code that needs them is not whole. */
-    uint64_t bits = in->have < 64 ? in->bits | ~(uint64_t)0 >> in->have : in->bits;
-    look seen = looks[bits >> (64 - LOOK_BITS)];
-    unsigned n_bits = seen >> LOOK_FIRST & 15, symbol = seen >> LOOK_SYMBOLS & 255;
-    if (ka_unlikely(seen == 0))
-        symbol = symbol_at((uint32_t)(bits >> 32), &n_bits);
+    to[0] = (char)(seen >> LOOK_SYMBOLS);
+    to[1] = (char)(seen >> (LOOK_SYMBOLS + 8)); /* of no use where it is one symbol */
+    return to + (seen >> LOOK_COUNT & 3);
+}
+
+/* The last bits, which are all here and followed by ones. Return 0 when the string ends as it must, -1 when it does not.
+ *
+ * No code is ones and shorter than 10 bits, so padding and the ones behind it are never taken for one. A look that
+ * takes more bits than there are saw a code that is not whole, or padding that is not ones. */
+static inline int decode_last(uint64_t bits, unsigned have, text_room *out)
+{
+    while (~bits != 0) {
+        look seen = looks[bits >> (64 - LOOK_BITS)];
+        unsigned n_bits = seen & LOOK_ALL, n = seen >> LOOK_COUNT & 3;
+        uint32_t symbols = seen >> LOOK_SYMBOLS;
+        if (ka_unlikely(seen == 0)) {
+            symbols = symbol_at((uint32_t)(bits >> 32), &n_bits);
+            n = 1;
+        }
+        if (n_bits > have || symbols == EOS)
+            return -1; /* RFC 7541 5.2: EOS in a string is an error */
+        char *to = out->to + (out->len < out->room ? out->len : out->room);
+        if (ka_likely(out->len + 2 <= out->room)) {
+            to[0] = (char)symbols;
+            to[1] = (char)(symbols >> 8); /* of no use where it is one symbol */
+        } else if (out->len < out->room) {
+            to[0] = (char)symbols;
+        }
+        out->len += n;
+        bits = bits << n_bits | ((1u << n_bits) - 1);
+        have -= n_bits;
+    }
     /* RFC 7541 5.2: padding is at most 7 bits, and those that EOS begins with. */
-    if (n_bits > in->have)
-        return in->have > 7 || ~bits != 0 ? -1 : 1;
-    if (symbol == EOS)
-        return -1; /* RFC 7541 5.2: EOS in a string is an error */
-    if (ka_likely(out->len < out->room))
-        out->to[out->len] = (char)symbol;
-    out->len++;
-    in->bits <<= n_bits;
-    in->have -= n_bits;
+    return have > 7 ? -1 : 0;
+}
+
+/* Word by word: four looks for each time that the supply is filled, while there is room for 9 symbols. */
+static inline int decode_most(supply *in, text_room *out, const uint8_t *code)
+{
+    uint64_t bits = in->bits;
+    unsigned have = in->have;
+    char *to = out->to, *last = out->to + out->room - 16;
+    while (to <= last) {
+        if (ka_likely(in->end - in->from >= 8)) {
+            bits |= load_be64(in->from) >> have;
+            in->from += (63 - have) >> 3;
+            have |= 56;
+        } else {
+            in->bits = bits;
+            in->have = have;
+            fill(in, code);
+            bits = in->bits;
+            have = in->have;
+            if (in->from == in->end)
+                break;
+        }
+        look seen;
+        for (int i = 0; i < 4; i++) {
+            if (ka_unlikely((seen = looks[bits >> (64 - LOOK_BITS)]) == 0))
+                break;
+            to = put(to, seen);
+            bits <<= seen & LOOK_ALL;
+            have -= seen & LOOK_ALL;
+        }
+        if (ka_likely(seen != 0) || have < MAX_BITS)
+            continue;
+        unsigned n_bits, symbol = symbol_at((uint32_t)(bits >> 32), &n_bits);
+        if (symbol == EOS)
+            return -1; /* RFC 7541 5.2: EOS in a string is an error */
+        *to++ = (char)symbol;
+        bits <<= n_bits;
+        have -= n_bits;
+    }
+    in->bits = bits;
+    in->have = have;
+    out->len = (size_t)(to - out->to);
     return 0;
 }
 
-/* The last bytes, and all when there is no room. */
-static int decode_rest(supply *in, text_room *out, const uint8_t *code)
+/* The same with care, when there is little room or none. */
+static int decode_carefully(supply *in, text_room *out)
 {
-    for (int rc = 0; rc == 0;) {
-        if (in->have <= 56 && in->from < in->end)
-            fill(in, code);
-        while (in->have >= LOOK_BITS && out->len + 2 <= out->room) {
-            look seen = looks[in->bits >> (64 - LOOK_BITS)];
-            if (ka_unlikely(seen == 0))
-                break;
-            char *to = out->to + out->len;
-            to[0] = (char)(seen >> LOOK_SYMBOLS);
-            to[1] = (char)(seen >> (LOOK_SYMBOLS + 8));
-            out->len += seen >> LOOK_COUNT & 3;
-            in->bits <<= seen & LOOK_ALL;
-            in->have -= seen & LOOK_ALL;
+    while (in->from < in->end) {
+        while (in->have <= 56 && in->from < in->end) {
+            in->bits |= (uint64_t)*in->from++ << (56 - in->have);
+            in->have += 8;
         }
-        if (in->from < in->end && in->have <= 56)
-            continue;
-        if ((rc = decode_one(in, out)) < 0)
+        if (in->from == in->end)
+            break;
+        unsigned n_bits, symbol = symbol_at((uint32_t)(in->bits >> 32), &n_bits);
+        if (symbol == EOS)
             return -1;
+        if (out->len < out->room)
+            out->to[out->len] = (char)symbol;
+        out->len++;
+        in->bits <<= n_bits;
+        in->have -= n_bits;
     }
     return 0;
 }
@@ -299,9 +307,12 @@ int64_t ka_huffman_decode(char *to, size_t room, const uint8_t *code, size_t n)
 {
     supply in = {0, 0, code, code + n};
     text_room out = {to, room, 0};
-    if (room >= 16 && decode_most(&in, &out) < 0)
+    if (ka_likely(room >= 16) && decode_most(&in, &out, code) < 0)
         return -1;
-    if (decode_rest(&in, &out, code) < 0)
+    if (ka_unlikely(in.from < in.end) && decode_carefully(&in, &out) < 0)
+        return -1;
+    uint64_t bits = in.have < 64 ? in.bits | ~(uint64_t)0 >> in.have : in.bits;
+    if (decode_last(bits, in.have, &out) < 0)
         return -1;
     return (int64_t)out.len;
 }
