@@ -70,7 +70,7 @@ static void ticks(ka_table *t, const ka_handle *conns, const uint32_t *order, ui
     for (uint32_t k = 0; k < calls; k++) {
         if (ka_conn_touch(t, conns[order[k]], ++*now) != KA_OK)
             exit(1);
-        if (ka_conn_due(t, *now, &h, &cause) != KA_DO_NOTHING || ka_conn_next_due(t) < *now)
+        if (ka_table_due(t, *now, &h, &cause) != KA_DO_NOTHING || ka_table_next_due(t) < *now)
             exit(1);
     }
 }

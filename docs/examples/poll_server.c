@@ -61,7 +61,7 @@ static void answer(ka_talk *talk, const ka_head *head)
     const char *text = is_known ? "hello\n" : "no such page\n";
     char *at;
     if (ka_talk_head_begin(talk, is_known ? 200 : 404, 64, &at) < 0 ||
-        ka_reply_field(&talk->reply, &at, "content-type", 12, "text/plain", 10) < 0 ||
+        ka_reply_field(&talk->exchange.reply, &at, "content-type", 12, "text/plain", 10) < 0 ||
         ka_talk_head_end(talk, at, (int64_t)strlen(text), now) < 0 ||
         ka_talk_content(talk, text, strlen(text), 0, NULL) < 0)
         ka_talk_refuse(talk, 500, "no answer could be made", KA_CAUSE_APPLICATION, now);
@@ -206,13 +206,13 @@ static void let_in(int listener)
     fcntl(fd, F_SETFL, O_NONBLOCK);
     memcpy(client.addr, &from.sin_addr, 4);
     if ((full = ka_conn_open(table, now, 0, &client, 0, &p.conn)) == KA_EFULL) {
-        ka_handle victim = ka_conn_victim(table, now); /* the longest idle one makes room */
+        ka_handle victim = ka_table_victim(table, now); /* the longest idle one makes room */
         if (victim)
             end(find(victim), KA_CAUSE_EVICTED);
         full = ka_conn_open(table, now, 0, &client, 0, &p.conn);
     }
     if (full) {
-        ka_conn_refused(table, full == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT : KA_CAUSE_REJECTED);
+        ka_table_refused(table, full == KA_ECLIENT ? KA_CAUSE_CLIENT_LIMIT : KA_CAUSE_REJECTED);
         close(fd);
     } else {
         peers[n_peers++] = p;
@@ -224,7 +224,7 @@ static void expire(void)
 {
     ka_handle conn;
     ka_cause cause;
-    for (ka_action todo; (todo = ka_conn_due(table, now, &conn, &cause)) != KA_DO_NOTHING;) {
+    for (ka_action todo; (todo = ka_table_due(table, now, &conn, &cause)) != KA_DO_NOTHING;) {
         peer *p = find(conn);
         if (todo == KA_DO_HALF_CLOSE)
             half_close(p, cause);
@@ -239,11 +239,11 @@ static void serve(int listener)
 {
     static struct pollfd fds[PLACES + 1];
     while (!is_told_to_stop || ka_table_open_count(table)) {
-        if (is_told_to_stop && !ka_conn_is_draining(table)) {
-            ka_conn_drain(table, now, 1 * SECOND, 0, 10 * SECOND);
+        if (is_told_to_stop && !ka_table_is_draining(table)) {
+            ka_table_drain(table, now, 1 * SECOND, 0, 10 * SECOND);
             listener = -1; /* poll() passes over it; the kernel closes it with us */
         }
-        int64_t due = ka_conn_next_due(table) - now;
+        int64_t due = ka_table_next_due(table) - now;
         int n_polled = n_peers, ms = due <= 0 ? 0 : due > 1000 * SECOND ? 1000000 : (int)(due / 1000000) + 1;
         for (int i = 0; i < n_polled; i++) {
             short events = peers[i].talk && peers[i].talk->unsent ? POLLOUT : POLLIN;

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kacore._core import Limits
 
-N_CLASSES = 64  # KA_N_CLASSES in src/core/table/ka_store.h
+N_CLASSES = 64  # KA_N_CLASSES in src/core/table/ka_phase.h
 CACHED_KEYS = 1024  # per generation and key; two generations are kept
 CACHED_KEY_BYTES = 256  # longer ones are looked up each time
 USER_AGENT_BYTES = 512  # so much of a User-Agent is looked at: patterns cost time that the client chooses

@@ -98,13 +98,13 @@ int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
 static int make_room(ka_engine *e, int for_descriptor)
 {
     for (int i = 0; i < VICTIMS && !e->is_nested; i++) { /* who looks like a victim may be in its turn */
-        ka_handle h = ka_conn_victim(e->table, e->now);
+        ka_handle h = ka_table_victim(e->table, e->now);
         ka_sock *s = h ? ka_sock_of(e, h) : NULL;
         if (s == NULL)
             return 0;
         uint32_t n_asked = ka_conn_requests(e->table, h);
         ka_sock_look(e, h, s);
-        if (ka_conn_victim(e->table, e->now) == h && ka_conn_requests(e->table, h) == n_asked) {
+        if (ka_table_victim(e->table, e->now) == h && ka_conn_requests(e->table, h) == n_asked) {
             ka_sock_evict(e, h, s);
             return 1;
         }
@@ -131,7 +131,7 @@ static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
 {
     ka_say_no(e, fd, listener);
     close(fd);
-    ka_conn_refused(e->table, cause);
+    ka_table_refused(e->table, cause);
 }
 
 static int rejects_when_full(const ka_engine *e) { return ka_table_capacity(e->table)->rejects_when_full; }
@@ -193,7 +193,7 @@ static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
     if (ka_likely(epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0))
         return;
     notice_shortage(e);
-    for (int i = 0; i < VICTIMS && ka_conn_victim(e->table, e->now) != h && make_room(e, 1) && ka_sock_of(e, h); i++)
+    for (int i = 0; i < VICTIMS && ka_table_victim(e->table, e->now) != h && make_room(e, 1) && ka_sock_of(e, h); i++)
         if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0)
             return;
     if (ka_sock_of(e, h)) {
@@ -218,7 +218,7 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
             return;
         }
         close(fd);
-        ka_conn_refused(e->table, KA_CAUSE_BUFFER_LIMIT);
+        ka_table_refused(e->table, KA_CAUSE_BUFFER_LIMIT);
         return;
     }
     ka_sock *s = ka_sock_make(e, h);

@@ -570,7 +570,7 @@ void ka_engine_push(ka_engine *e, ka_talk *talk)
  * and is set again, which costs less than a system call a request. */
 void ka_timer_arm(ka_engine *e)
 {
-    int64_t due = ka_conn_next_due(e->table);
+    int64_t due = ka_table_next_due(e->table);
     if (ka_unlikely(e->retry_ns < due))
         due = e->retry_ns;
     if (ka_unlikely(e->resend_ns < due))
@@ -633,12 +633,12 @@ static void expire(ka_engine *e)
     for (int i = 0; i < EXPIRIES; i++) {
         ka_handle h, still;
         ka_cause cause;
-        ka_action action = ka_conn_due(e->table, e->now, &h, &cause);
+        ka_action action = ka_table_due(e->table, e->now, &h, &cause);
         if (action == KA_DO_NOTHING)
             return;
         ka_sock *s = ka_sock_of(e, h);
         ka_sock_look(e, h, s);
-        action = ka_conn_due(e->table, e->now, &still, &cause);
+        action = ka_table_due(e->table, e->now, &still, &cause);
         if (action != KA_DO_NOTHING && still == h)
             carry_out(e, h, s, action, cause);
     }
@@ -886,11 +886,11 @@ void ka_engine_wake(ka_engine *e)
 
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
 {
-    ka_conn_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
+    ka_table_drain(e->table, ka_engine_now(e), grace_ns, spread_ns, deadline_ns);
     ka_engine_enter(e);
     for (uint32_t slot = 1; slot < e->n_chunks * KA_CHUNK; slot++) {
         ka_talk *talk = sock_at(e, slot)->talk;
-        if (talk && talk->is_tunnel && talk->has_exchange)
+        if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
             e->calls.on_news(e->calls.ctx, talk, KA_NEWS_DRAIN);
     }
     ka_engine_leave(e);

@@ -102,7 +102,7 @@ void ka_engine_wake(ka_engine *e); /* from any thread: a step soon, with on_wake
 void ka_engine_close(ka_engine *e, ka_handle conn, ka_cause cause);
 void ka_engine_close_all(ka_engine *e, ka_cause cause);
 
-/* Start draining: see ka_conn_drain. */
+/* Start draining: see ka_table_drain. */
 void ka_engine_drain(ka_engine *e, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns);
 
 int64_t ka_engine_now(ka_engine *e); /* the engine's clock: CLOCK_MONOTONIC, ns; fresh at each step */

@@ -258,7 +258,7 @@ cdef class AsgiExchange(Exchange):
     cdef int send_hints(self, object links) except -1:
         if self.is_begun:
             raise LocalError("http.response.early_hint comes before http.response.start")
-        if self.talk != NULL and self.talk.reply.minor == 0:
+        if self.talk != NULL and self.talk.exchange.reply.minor == 0:
             return 0  # RFC 9110 15.2: nothing interim to HTTP/1.0; the extension was not offered
         self.write_interim(b"HTTP/1.1 103 Early Hints\r\n", [(b"link", link) for link in links])
         return self.push()
@@ -506,10 +506,10 @@ cdef class AsgiApplication(Application):
         """A dict of the request's own: middleware adds to it."""
         cdef dict tls = port.tls_of(talk) if port.has_tls else None
         cdef dict extensions
-        if tls is not None and talk.reply.minor:
+        if tls is not None and talk.exchange.reply.minor:
             extensions = self.extensions_tls.copy()
         else:
-            extensions = (self.extensions if talk.reply.minor else self.extensions_1_0).copy()
+            extensions = (self.extensions if talk.exchange.reply.minor else self.extensions_1_0).copy()
         if tls is not None:
             extensions["tls"] = tls
         if takes_trailers:

@@ -13,6 +13,7 @@ cdef class Driver(Port):
     cdef ka_trust *trusted       # the driver's
     cdef object policies         # the PolicySet whose rules are asked
     cdef object on_race, on_closed, on_notice
+    cdef object on_drained       # called once, see when_drained(); None = nobody waits
     cdef object context          # the one it was made in, untouched by any request
     cdef list servers            # (host, port) or (path, None) of each listener
     cdef list tls                # TlsListener of listeners with TLS: the driver points to them
@@ -185,6 +186,20 @@ cdef class Driver(Port):
 
     # -- telling ----------------------------------------------------------------------------------------
 
+    def when_drained(self, call not None):
+        """Have `call()` called once, in place of an earlier one: when nothing is open but connections that linger, which
+        delay no end. At once if that is so."""
+        self.on_drained = call
+        self.tell_drained()
+
+    cdef int tell_drained(self) except -1:
+        """At the end of whatever may have been the end of the last one."""
+        if self.on_drained is None or not ka_table_is_drained(self.table.table):
+            return 0
+        call, self.on_drained = self.on_drained, None
+        call()
+        return 0
+
     cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)
         client = self.client_of(talk)
@@ -230,8 +245,8 @@ cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const
         phase = ka_conn_phase(driver.table.table, conn)
         if phase < 0 or phase == KA_LINGER:
             return  # the application has ended the connection, and the talk is gone
-        if talk.exchange != NULL:
-            exchange = <Exchange>talk.exchange
+        if talk.exchange.owner != NULL:
+            exchange = <Exchange>talk.exchange.owner
             exchange.detach()
         ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, driver.now())
         if exchange is not None:

@@ -81,9 +81,9 @@ cdef class Port:
 
     cdef int note_end(self, AccessEntry entry, ka_talk *talk) except -1:
         """A request is over: have it logged."""
-        cdef uint16_t status = talk.reply.status if talk.reply.is_started or talk.reply.is_over else 0
+        cdef uint16_t status = talk.exchange.reply.status if talk.exchange.reply.is_started or talk.exchange.reply.is_over else 0
         entry.status = status if status else 499
-        entry.n_bytes = 0 if talk.reply.is_head else talk.reply.n_content
+        entry.n_bytes = 0 if talk.exchange.reply.is_head else talk.exchange.reply.n_content
         entry.took_ns = self.now_exactly() - entry.begun_ns
         if self.access_log is not None:
             try:
@@ -153,13 +153,13 @@ cdef class Exchange:
             self.entry = port.entry
             port.entry = None
         self.talk = talk
-        talk.exchange = <void *>self
+        talk.exchange.owner = <void *>self
         Py_INCREF(self)
         return 0
 
     cdef int detach(self) except -1:
         if self.talk != NULL:
-            self.talk.exchange = NULL
+            self.talk.exchange.owner = NULL
             self.talk = NULL
             Py_DECREF(self)
         return 0
@@ -244,11 +244,11 @@ cdef class Exchange:
             size += PyBytes_GET_SIZE(reason)
         self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
         if reason is not None:
-            self.check(ka_reply_reword(&talk.reply, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
+            self.check(ka_reply_reword(&talk.exchange.reply, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
         for i in range(n):
             if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
                 break  # never: bytes_in has seen them all
-            self.check(ka_reply_field(&talk.reply, &at, name.at, name.n, value.at, value.n))
+            self.check(ka_reply_field(&talk.exchange.reply, &at, name.at, name.n, value.at, value.n))
         self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
         return 0
 
@@ -307,7 +307,7 @@ cdef class Exchange:
         for name, value in plain:
             if are_trailers and ka_trailer_is_forbidden(name, <size_t>len(name)):
                 raise LocalError(f"{name.decode('latin-1')} cannot be a trailer (RFC 9110 6.5.1)")
-            self.check(ka_reply_line(&self.talk.reply, &at, name, <size_t>len(name), value, <size_t>len(value)))
+            self.check(ka_reply_line(&self.talk.exchange.reply, &at, name, <size_t>len(name), value, <size_t>len(value)))
         return room
 
     cdef int written(self, ka_talk *talk, int got, bint more) except -1:
@@ -380,8 +380,8 @@ cdef class Exchange:
     cdef object reason(self, ka_talk *talk, int code):
         if code == KA_ENOMEM:
             return MemoryError("no buffer for the response: max_buffer_bytes is reached")
-        if code == KA_EINVAL and talk.reply.why != NULL:
-            return LocalError((<bytes>talk.reply.why).decode())
+        if code == KA_EINVAL and talk.exchange.reply.why != NULL:
+            return LocalError((<bytes>talk.exchange.reply.why).decode())
         return ClientGone("the client is gone")
 
     cdef int check(self, int code) except -1:
@@ -530,9 +530,9 @@ def field_lines(headers, *, bint has_server=False):
 
 cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
     cdef Exchange exchange
-    if talk.exchange == NULL:
+    if talk.exchange.owner == NULL:
         return
-    exchange = <Exchange>talk.exchange
+    exchange = <Exchange>talk.exchange.owner
     try:
         exchange.news(news)
     except BaseException as error:

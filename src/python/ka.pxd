@@ -114,7 +114,7 @@ cdef extern from "http/ka_scan.h" nogil:
     int ka_name_find(const char *name, uint32_t n)
 
 
-cdef extern from "table/ka_store.h" nogil:
+cdef extern from "table/ka_phase.h" nogil:
     ctypedef uint64_t ka_handle
 
     ctypedef enum ka_phase:
@@ -158,15 +158,15 @@ cdef extern from "table/ka_store.h" nogil:
         uint64_t requests_per_connection[1]  # KA_N_BUCKETS
         uint64_t races
 
+    const char *ka_phase_name(unsigned phase)
+    const char *ka_cause_name(unsigned cause)
+    uint64_t ka_bucket_edge(unsigned bucket)
+
+
+cdef extern from "table/ka_table.h" nogil:
     ctypedef struct ka_table:
         pass
 
-    const char *ka_phase_name(unsigned phase)
-    const char *ka_cause_name(unsigned cause)
-    uint64_t ka_table_bucket_edge(unsigned bucket)
-
-
-cdef extern from "table/ka_conn.h" nogil:
     ctypedef struct ka_policy:
         int64_t timeout_ns[1]  # KA_N_PHASES
         int64_t rate_window_ns
@@ -196,6 +196,38 @@ cdef extern from "table/ka_conn.h" nogil:
         uint32_t retry_after_s
         uint32_t min_rate_when_full
 
+    ctypedef enum ka_action:
+        KA_DO_NOTHING
+        KA_DO_CLOSE
+        KA_DO_ANSWER_408
+        KA_DO_ANSWER_503
+        KA_DO_HALF_CLOSE
+        KA_DO_GOAWAY
+
+    const ka_policy ka_policy_default
+    const ka_capacity ka_capacity_default
+
+    int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
+    void ka_table_free(ka_table *t)
+    int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy)
+    int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
+    const ka_capacity *ka_table_capacity(const ka_table *t)
+    void ka_table_refused(ka_table *t, ka_cause cause)
+    ka_action ka_table_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
+    int64_t ka_table_next_due(ka_table *t)
+    ka_handle ka_table_victim(ka_table *t, int64_t now)
+    void ka_table_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+    bint ka_table_is_draining(const ka_table *t)
+    ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
+    uint32_t ka_table_open_count(const ka_table *t)
+    uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
+    bint ka_table_is_full(const ka_table *t)
+    bint ka_table_is_drained(const ka_table *t)
+    size_t ka_table_bytes(const ka_table *t)
+    const char *ka_table_check(const ka_table *t)
+
+
+cdef extern from "table/ka_conn.h" nogil:
     ctypedef struct ka_client:
         uint8_t family
         uint8_t addr[16]
@@ -222,25 +254,8 @@ cdef extern from "table/ka_conn.h" nogil:
         uint32_t timeout_s
         uint32_t max
 
-    ctypedef enum ka_action:
-        KA_DO_NOTHING
-        KA_DO_CLOSE
-        KA_DO_ANSWER_408
-        KA_DO_ANSWER_503
-        KA_DO_HALF_CLOSE
-        KA_DO_GOAWAY
-
-    const ka_policy ka_policy_default
-    const ka_capacity ka_capacity_default
-
-    int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters)
-    void ka_table_free(ka_table *t)
-    int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy)
-    int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
-    const ka_policy *ka_table_policy(const ka_table *t, ka_handle h)
-    const ka_capacity *ka_table_capacity(const ka_table *t)
+    const ka_policy *ka_conn_policy(const ka_table *t, ka_handle h)
     int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_client *client, int is_tls, ka_handle *out)
-    void ka_conn_refused(ka_table *t, ka_cause cause)
     int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
     bint ka_conn_crossed(ka_table *t, ka_handle h)
@@ -253,17 +268,6 @@ cdef extern from "table/ka_conn.h" nogil:
                        int64_t now, ka_verdict *out)
     int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
     int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
-    ka_action ka_conn_due(ka_table *t, int64_t now, ka_handle *h, ka_cause *cause)
-    int64_t ka_conn_next_due(ka_table *t)
-    ka_handle ka_conn_victim(ka_table *t, int64_t now)
-    void ka_conn_drain(ka_table *t, int64_t now, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
-    bint ka_conn_is_draining(const ka_table *t)
-    ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
-    uint32_t ka_table_open_count(const ka_table *t)
-    uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase)
-    bint ka_table_is_full(const ka_table *t)
-    size_t ka_table_bytes(const ka_table *t)
-    const char *ka_table_check(const ka_table *t)
 
 
 cdef extern from "http/ka_reply.h" nogil:
@@ -316,6 +320,21 @@ cdef extern from "talk/ka_buf.h" nogil:
     bint ka_pool_is_tight(const ka_pool *pool)
 
 
+cdef extern from "talk/ka_exchange.h" nogil:
+    ctypedef struct ka_exchange:
+        void *owner
+        ka_body body
+        ka_reply reply
+        uint16_t head_flags
+        uint8_t is_held
+        uint8_t awaits_empty
+
+    bint ka_exchange_is_open(const ka_exchange *x)
+    bint ka_exchange_is_over(const ka_exchange *x)
+    bint ka_exchange_is_answering(const ka_exchange *x)
+    bint ka_exchange_is_tunnel(const ka_exchange *x)
+
+
 cdef extern from "talk/ka_talk.h" nogil:
     enum:
         KA_OUT_HIGH
@@ -345,23 +364,14 @@ cdef extern from "talk/ka_talk.h" nogil:
         const char *window
         size_t window_len
         ka_buf *out
-        uint32_t head_bytes
-        uint8_t has_exchange
+        ka_exchange exchange
+        size_t unsent
+        uint8_t cause
         uint8_t is_driven
         uint8_t is_noted
-        size_t unsent
-        void *exchange
-        ka_body body
-        ka_reply reply
-        uint16_t head_flags
-        uint8_t cause
-        uint8_t has_response
         uint8_t is_last
-        uint8_t awaits_empty
-        uint8_t is_held
         uint8_t is_eof
         uint8_t sees_fin
-        uint8_t is_tunnel
         uint8_t is_cut
         int32_t outq
 

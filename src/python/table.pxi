@@ -19,7 +19,7 @@ cdef tuple PHASES = tuple([ka_phase_name(phase).decode() for phase in range(KA_N
 cdef tuple CAUSES = tuple([ka_cause_name(cause).decode() for cause in range(KA_N_CAUSES)])
 cdef dict CAUSE_NUMBERS = {name: number for number, name in enumerate(CAUSES) if number != KA_CAUSE_NONE}
 cdef tuple ACTIONS = ("", "close", "answer_408", "answer_503", "half_close", "goaway")
-cdef tuple BUCKET_EDGES = tuple([ka_table_bucket_edge(bucket) for bucket in range(KA_N_BUCKETS)])
+cdef tuple BUCKET_EDGES = tuple([ka_bucket_edge(bucket) for bucket in range(KA_N_BUCKETS)])
 cdef tuple GAP_EDGES = tuple([edge / 1000 for edge in BUCKET_EDGES])
 
 
@@ -312,14 +312,14 @@ cdef class ConnectionTable:
             read_client(client, &who)
         cdef int got = ka_conn_open(self.table, start_ns(now), policy_class, NULL if client is None else &who, tls, &conn)
         if got == KA_ECLIENT:
-            ka_conn_refused(self.table, KA_CAUSE_CLIENT_LIMIT)
+            ka_table_refused(self.table, KA_CAUSE_CLIENT_LIMIT)
         elif got == KA_ENOMEM:
             raise MemoryError
         return conn
 
     def refused(self, str cause="rejected"):
         """Count one that was accepted and turned away without being opened, under a cause of stats()["closed"]."""
-        ka_conn_refused(self.table, cause_number(cause))
+        ka_table_refused(self.table, cause_number(cause))
 
     def close(self, uint64_t conn, str cause="client"):
         """It is gone, whatever phase it was in; `conn` is stale from now on. cause: a key of stats()["closed"]."""
@@ -464,7 +464,7 @@ cdef class ConnectionTable:
         """
         cdef ka_handle conn = 0
         cdef ka_cause cause = KA_CAUSE_ERROR
-        cdef ka_action action = ka_conn_due(self.table, until_ns(now), &conn, &cause)
+        cdef ka_action action = ka_table_due(self.table, until_ns(now), &conn, &cause)
         if action == KA_DO_NOTHING:
             return None
         return conn, ACTIONS[<int>action], CAUSES[<int>cause]
@@ -481,7 +481,7 @@ cdef class ConnectionTable:
         cdef int64_t until = until_ns(now)
         if limit < 1:
             raise ValueError(f"limit={limit}: must be at least 1")
-        while len(closed) < limit and ka_conn_due(self.table, until, &conn, &cause) != KA_DO_NOTHING:
+        while len(closed) < limit and ka_table_due(self.table, until, &conn, &cause) != KA_DO_NOTHING:
             ka_conn_close(self.table, conn, cause)
             closed.append(conn)
         return closed
@@ -491,16 +491,16 @@ cdef class ConnectionTable:
 
         Under pressure and in a drain any event can bring it earlier: ask again after each batch of events.
         """
-        cdef int64_t due = ka_conn_next_due(self.table)
+        cdef int64_t due = ka_table_next_due(self.table)
         return None if due == INT64_MAX else seconds_from(due)
 
     def victim(self, double now):
         """Who would go first if room were needed, 0 for nobody: docs/table.md has the order."""
-        return ka_conn_victim(self.table, until_ns(now))
+        return ka_table_victim(self.table, until_ns(now))
 
     def evict(self, double now):
         """Close out the one that goes first when room is needed. Return: its handle, now stale, or 0 for nobody."""
-        cdef ka_handle conn = ka_conn_victim(self.table, until_ns(now))
+        cdef ka_handle conn = ka_table_victim(self.table, until_ns(now))
         if conn:
             ka_conn_close(self.table, conn, KA_CAUSE_EVICTED)
         return conn
@@ -532,12 +532,17 @@ cdef class ConnectionTable:
             if not 0 <= seconds[k] <= 1e9:
                 raise ValueError(f"{name}={given!r}: must be between 0 and 1e9 seconds")
             k += 1
-        ka_conn_drain(self.table, start_ns(now), <int64_t>ceil(seconds[0] * 1e9), <int64_t>ceil(seconds[1] * 1e9),
-                      <int64_t>ceil(seconds[2] * 1e9))
+        ka_table_drain(self.table, start_ns(now), <int64_t>ceil(seconds[0] * 1e9), <int64_t>ceil(seconds[1] * 1e9),
+                       <int64_t>ceil(seconds[2] * 1e9))
 
     @property
     def is_draining(self):
-        return ka_conn_is_draining(self.table)
+        return ka_table_is_draining(self.table)
+
+    @property
+    def is_drained(self):
+        """Nothing is open but what lingers, so a server that drains can stop. O(1), to be asked as often as you like."""
+        return ka_table_is_drained(self.table)
 
     @property
     def is_full(self):

@@ -139,7 +139,7 @@ cdef class Transports(Driver):
 
     cdef int arm(self) except -1:
         """Set the timer only when something is due earlier than it will fire."""
-        cdef int64_t due = ka_conn_next_due(self.table.table)
+        cdef int64_t due = ka_table_next_due(self.table.table)
         if self.waiting:
             due = min(due, self.moment + WAITING_RETRY_NS)
         if self.unwatched:
@@ -182,13 +182,13 @@ cdef class Transports(Driver):
         cdef int n = 0
         self.attend_noted()  # what has been answered before we came to look at the time
         while n < TRANSPORT_EXPIRIES:
-            action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
+            action = ka_table_due(self.table.table, self.moment, &conn, &cause)
             if action == KA_DO_NOTHING:
                 break
             n += 1
             one = <TransportProtocol>self.by_slot[<uint32_t>conn]
             self.look(one)
-            action = ka_conn_due(self.table.table, self.moment, &conn, &cause)
+            action = ka_table_due(self.table.table, self.moment, &conn, &cause)
             if action == KA_DO_NOTHING or one.conn != conn:
                 continue
             if ka_turn_answers_late(one.talk, action, cause, self.moment):
@@ -286,6 +286,7 @@ cdef class Transports(Driver):
                 self.take_turns()
         if not self.is_expiring:
             self.arm()
+        self.tell_drained()
         return self.passed()
 
     cpdef int passed(self) except -1:
@@ -466,7 +467,7 @@ cdef class Transports(Driver):
         return True
 
     cdef int turn_away(self, TransportProtocol one, ka_cause cause) except -1:
-        ka_conn_refused(self.table.table, cause)
+        ka_table_refused(self.table.table, cause)
         one.is_waiting = False
         one.say_no()
         if self.call_soon is None:
@@ -492,13 +493,13 @@ cdef class Transports(Driver):
         cdef ka_handle victim
         cdef uint32_t n_asked
         for _ in range(TRANSPORT_VICTIMS):
-            victim = ka_conn_victim(table, self.moment)
+            victim = ka_table_victim(table, self.moment)
             if victim == 0:
                 return False
             one = <TransportProtocol>self.by_slot[<uint32_t>victim]
             n_asked = ka_conn_requests(table, victim)
             self.look(one)
-            if ka_conn_victim(table, self.moment) == victim and ka_conn_requests(table, victim) == n_asked:
+            if ka_table_victim(table, self.moment) == victim and ka_conn_requests(table, victim) == n_asked:
                 one.evict()
                 return not ka_table_is_full(table)
             if not ka_table_is_full(table):
@@ -604,12 +605,12 @@ cdef class Transports(Driver):
         cdef TransportProtocol one
         cdef uint32_t slot
         self.enter()
-        ka_conn_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
-                      <int64_t>(timeout * 1e9))
+        ka_table_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
+                       <int64_t>(timeout * 1e9))
         for slot in range(self.n_slots):
             if self.by_slot[slot] != NULL:
                 one = <TransportProtocol>self.by_slot[slot]
-                if one.talk != NULL and one.talk.is_tunnel and one.talk.exchange != NULL:
+                if one.talk != NULL and ka_exchange_is_tunnel(&one.talk.exchange) and one.talk.exchange.owner != NULL:
                     port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
         self.leave()
 

@@ -59,7 +59,7 @@ cdef class Tunnel(Exchange):
         """Whether little of what was written waits for the client; if not, writable() will be called."""
         if self.talk == NULL or self.talk.unsent <= KA_OUT_LOW:
             return True
-        self.talk.is_held = 1
+        self.talk.exchange.is_held = 1
         return False
 
     @property
@@ -75,7 +75,7 @@ cdef class Tunnel(Exchange):
     @property
     def is_draining(self):
         """Whether the server is about to stop."""
-        return self.talk != NULL and ka_conn_is_draining(self.talk.service.table)
+        return self.talk != NULL and ka_table_is_draining(self.talk.service.table)
 
     cdef int news(self, ka_news news) except -1:
         if self.owner is None:
@@ -128,7 +128,7 @@ cdef class Stream(Tunnel):
         Waits until what was written is sent. The server forgets the connection: it counts as closed (`upgraded`), has no
         place in the table and no part in a drain. LocalError over TLS; ClientGone."""
         while self.talk != NULL and self.talk.unsent:
-            self.talk.is_held = self.talk.awaits_empty = True
+            self.talk.exchange.is_held = self.talk.exchange.awaits_empty = True
             self.writer = self.loop.create_future()
             await self.writer
         if self.talk == NULL:
@@ -184,7 +184,7 @@ cdef class Upgrade:
         headers = list(self.headers)  # before the talk is looked at: it may be code of the application's
         if exchange.talk == NULL:
             raise ClientGone("the client is gone")
-        status = self.status or (200 if exchange.talk.head_flags & KA_HEAD_IS_CONNECT else 101)
+        status = self.status or (200 if exchange.talk.exchange.head_flags & KA_HEAD_IS_CONNECT else 101)
         if status == 101:
             headers.append((b"connection", b"upgrade"))
         exchange.write_head(status, headers, KA_WHOLE_TUNNEL)

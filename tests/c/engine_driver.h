@@ -108,7 +108,7 @@ static int begin(exchange *x, unsigned status, const char *name, const char *val
     char *at;
     int got = ka_talk_head_begin(x->talk, status, 64, &at);
     if (got == KA_OK && name)
-        got = ka_reply_field(&x->talk->reply, &at, name, strlen(name), value, strlen(value));
+        got = ka_reply_field(&x->talk->exchange.reply, &at, name, strlen(name), value, strlen(value));
     return got == KA_OK ? ka_talk_head_end(x->talk, at, whole, ka_engine_now(x->server->engine)) : got;
 }
 
@@ -129,7 +129,7 @@ static int in_pieces(exchange *x, unsigned n, size_t each)
 {
     while (x->n_pieces < n) {
         if (x->talk->unsent > KA_OUT_HIGH && x->kind == 'd') {
-            x->talk->is_held = 1;
+            x->talk->exchange.is_held = 1;
             return KA_OK;
         }
         size_t from = x->n_pieces++ * each;
@@ -177,7 +177,7 @@ static void act(exchange *x)
     case 'f': got = refer(x, len); break;
     case 'c':
     case 'd':
-        got = talk->reply.is_started ? KA_OK : begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN);
+        got = talk->exchange.reply.is_started ? KA_OK : begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN);
         if (got == KA_OK)
             got = in_pieces(x, x->kind == 'c' ? 3 : 6, len / (x->kind == 'c' ? 3 : 6));
         break;
@@ -229,7 +229,7 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
         memcpy(digits, target + 2, head->path.len - 2 < 11 ? head->path.len - 2 : 11);
         x->id = (unsigned)strtoul(digits, NULL, 10) % 100000;
     }
-    talk->exchange = x;
+    talk->exchange.owner = x;
     look_inside(s, "request", talk->conn);
     if (x->kind == 'g')
         x->wait = 1 + (unsigned)(faults_random(&s->random) % 5);
@@ -240,9 +240,9 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
 static void on_news(void *ctx, ka_talk *talk, ka_news news)
 {
     ((server *)ctx)->n_fins += news == KA_NEWS_EOF;
-    exchange *x = talk->exchange;
+    exchange *x = talk->exchange.owner;
     look_inside(ctx, "news", talk->conn);
-    if (x && !talk->has_response &&
+    if (x && !ka_exchange_is_over(&talk->exchange) &&
         ((news == KA_NEWS_BODY && x->kind == 'e') || (news == KA_NEWS_LOW && (x->kind == 'd' || x->kind == 'z'))))
         act(x);
 }

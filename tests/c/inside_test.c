@@ -56,7 +56,8 @@ static void do_it(void *ctx, const char *where, ka_handle conn)
     } else if (strcmp(the_deed, "answer others") == 0) {
         for (int i = 0; i < N_EXCHANGES; i++) {
             exchange *x = &exchanges[i];
-            if (x->talk && x->talk->conn != conn && !x->talk->has_response && !x->talk->reply.is_started)
+            if (x->talk && x->talk->conn != conn && !ka_exchange_is_over(&x->talk->exchange) &&
+                !x->talk->exchange.reply.is_started)
                 give_up(x);
         }
     } else {

@@ -29,12 +29,12 @@ static void a_request_goes_round_and_the_connection_expires(void)
     EXPECT(ka_conn_decide(t, h, 1, 1, KA_CAUSE_NONE, 102 * S, &verdict) == KA_OK);
     EXPECT(verdict.keeps && verdict.sends_keep_alive && verdict.timeout_s == 74 && verdict.max == 0);
     EXPECT(ka_conn_event(t, h, KA_EV_RESPONDED, 103 * S) == KA_IDLE);
-    EXPECT(ka_conn_next_due(t) == 178 * S);
-    EXPECT(ka_conn_due(t, 178 * S - 1, &due, &cause) == KA_DO_NOTHING);
-    EXPECT(ka_conn_due(t, 178 * S, &due, &cause) == KA_DO_HALF_CLOSE);
+    EXPECT(ka_table_next_due(t) == 178 * S);
+    EXPECT(ka_table_due(t, 178 * S - 1, &due, &cause) == KA_DO_NOTHING);
+    EXPECT(ka_table_due(t, 178 * S, &due, &cause) == KA_DO_HALF_CLOSE);
     EXPECT(due == h && cause == KA_CAUSE_IDLE_TIMEOUT);
     EXPECT(ka_conn_event(t, h, KA_EV_LINGERING, 178 * S) == KA_LINGER);
-    EXPECT(ka_conn_due(t, 180 * S, &due, &cause) == KA_DO_CLOSE);
+    EXPECT(ka_table_due(t, 180 * S, &due, &cause) == KA_DO_CLOSE);
     EXPECT(due == h && cause == KA_CAUSE_IDLE_TIMEOUT);
     EXPECT(ka_table_handle(t, (uint32_t)h) == h && ka_table_handle(t, 2) == 0 && ka_table_handle(t, 0) == 0);
     EXPECT(ka_table_check(t) == NULL);
@@ -42,7 +42,7 @@ static void a_request_goes_round_and_the_connection_expires(void)
     EXPECT(ka_table_handle(t, (uint32_t)h) == 0);
     EXPECT(ka_conn_close(t, h, cause) == KA_ESTALE);
     EXPECT(ka_conn_event(t, h, KA_EV_RECEIVED, 181 * S) == KA_ESTALE);
-    EXPECT(ka_conn_next_due(t) == INT64_MAX);
+    EXPECT(ka_table_next_due(t) == INT64_MAX);
     EXPECT(counters.accepted == 1 && counters.closed[KA_CAUSE_IDLE_TIMEOUT] == 1 && counters.requests == 1);
     EXPECT(ka_table_check(t) == NULL);
     ka_table_free(t);
@@ -130,11 +130,11 @@ static void times_at_the_ends_of_int64_do_no_harm(void)
     ka_handle h = 0, due = 0;
     ka_cause cause;
     EXPECT(ka_conn_open(t, INT64_MIN, 0, NULL, 0, &h) == KA_OK);
-    EXPECT(ka_conn_due(t, INT64_MAX, &due, &cause) == KA_DO_CLOSE);
+    EXPECT(ka_table_due(t, INT64_MAX, &due, &cause) == KA_DO_CLOSE);
     EXPECT(ka_conn_open(t, INT64_MAX, 0, NULL, 0, &h) == KA_OK);
     EXPECT(ka_conn_open(t, INT64_MIN, 0, NULL, 0, &h) == KA_OK);
-    ka_conn_drain(t, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX);
-    (void)ka_conn_next_due(t);
+    ka_table_drain(t, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX);
+    (void)ka_table_next_due(t);
     EXPECT(ka_table_check(t) == NULL);
     ka_table_free(t);
 }
@@ -142,11 +142,11 @@ static void times_at_the_ends_of_int64_do_no_harm(void)
 static void histogram_buckets_meet_at_their_edges(void)
 {
     for (unsigned b = 0; b < KA_N_BUCKETS; b++) {
-        EXPECT(ka_table_bucket(ka_table_bucket_edge(b)) == b);
+        EXPECT(ka_bucket(ka_bucket_edge(b)) == b);
         if (b)
-            EXPECT(ka_table_bucket(ka_table_bucket_edge(b) - 1) == b - 1);
+            EXPECT(ka_bucket(ka_bucket_edge(b) - 1) == b - 1);
     }
-    EXPECT(ka_table_bucket(UINT64_MAX) == KA_N_BUCKETS - 1);
+    EXPECT(ka_bucket(UINT64_MAX) == KA_N_BUCKETS - 1);
 }
 
 int main(void)

@@ -50,7 +50,7 @@ static inline int wire_answer(wire *w, unsigned status, const char *fields, cons
     int error = ka_talk_head_begin(w->talk, status, strlen(fields), &at);
     while (error == KA_OK && *fields) { /* "name: value\n" */
         size_t name = strcspn(fields, ":"), line = strcspn(fields, "\n");
-        error = ka_reply_field(&w->talk->reply, &at, fields, name, fields + name + 2, line - name - 2);
+        error = ka_reply_field(&w->talk->exchange.reply, &at, fields, name, fields + name + 2, line - name - 2);
         fields += line + 1;
     }
     if (error == KA_OK)
@@ -156,12 +156,12 @@ static inline void wire_turn(wire *w)
         switch (step) {
         case KA_TALK_REQUEST:
             w->n_requests++;
-            w->talk->exchange = w;
+            w->talk->exchange.owner = w;
             w->on_request(w, &head);
             break;
         case KA_TALK_BODY:
             w->n_body++;
-            w->talk->wants_body = 0;
+            w->talk->exchange.wants_body = 0;
             w->on_body(w);
             break;
         case KA_TALK_READ: goes_on = wire_receive(w); break;

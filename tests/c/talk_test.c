@@ -26,7 +26,7 @@ static void keeps_it(wire *w, const ka_head *head)
 
 static void set_policy(wire *w, void (*change)(ka_policy *))
 {
-    ka_policy policy = *ka_table_policy(w->table, w->conn);
+    ka_policy policy = *ka_conn_policy(w->table, w->conn);
     change(&policy);
     EXPECT(ka_table_set_policy(w->table, 0, &policy) == KA_OK);
 }
@@ -215,7 +215,7 @@ static void a_fin_inside_a_body_is_told_to_whoever_reads(void)
     wire *w = wire_open(wire_echo, wire_echo_more);
     w->has_fin = 1;
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour");
-    EXPECT(w->is_over == KA_ESTALE && w->talk->has_exchange);
+    EXPECT(w->is_over == KA_ESTALE && ka_exchange_is_open(&w->talk->exchange));
     EXPECT(ka_talk_refuse(w->talk, 400, "broke off", KA_CAUSE_CLIENT, w->now) == KA_OK);
     wire_turn(w);
     EXPECT(wire_count(w, "400 Bad Request") == 1 && w->end);
@@ -432,7 +432,7 @@ static void an_interim_status_is_no_answer(void)
     wire *w = wire_open(keeps_it, never);
     char *at;
     wire_text(w, GET);
-    EXPECT(ka_talk_head_begin(w->talk, 100, 0, &at) == KA_EINVAL && w->talk->reply.why != NULL);
+    EXPECT(ka_talk_head_begin(w->talk, 100, 0, &at) == KA_EINVAL && w->talk->exchange.reply.why != NULL);
     EXPECT(ka_talk_head_begin(w->talk, 103, 0, &at) == KA_EINVAL);
     EXPECT(ka_talk_head_begin(w->talk, 99, 0, &at) == KA_EINVAL);
     EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
@@ -445,7 +445,7 @@ static void promises_ten(wire *w, const char *first, const char *second)
 {
     char *at;
     EXPECT(ka_talk_head_begin(w->talk, 200, 64, &at) == KA_OK);
-    EXPECT(ka_reply_field(&w->talk->reply, &at, "Content-Length", 14, "10", 2) == KA_OK);
+    EXPECT(ka_reply_field(&w->talk->exchange.reply, &at, "Content-Length", 14, "10", 2) == KA_OK);
     EXPECT(ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
     EXPECT(ka_talk_content(w->talk, first, strlen(first), 1, NULL) == KA_OK);
     EXPECT(ka_talk_content(w->talk, second, strlen(second), 0, NULL) == KA_EINVAL);
@@ -515,7 +515,7 @@ static void a_held_application_is_waiting_for_the_client(void)
     EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
     EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, NULL) == KA_OK);
     EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, NULL) == KA_OK);
-    w->talk->is_held = 1;
+    w->talk->exchange.is_held = 1;
     wire_turn(w);
     EXPECT(wire_phase(w) == KA_WRITE);
     ka_talk_sent(w->talk, sizeof big); /* below the high mark, above the low one */
@@ -565,12 +565,12 @@ static void content_is_taken_in_as_far_as_it_is_asked_for(void)
     wire *w = wire_open(keeps_it, never);
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n");
     EXPECT(ka_talk_appetite(w->talk) == KA_READ_AHEAD); /* nobody has asked */
-    w->talk->wants_body = 1;
+    w->talk->exchange.wants_body = 1;
     EXPECT(ka_talk_appetite(w->talk) >= 20000 + KA_READ_AHEAD && ka_talk_appetite(w->talk) < KA_READ_MAX);
     wire_close(w);
     w = wire_open(keeps_it, never);
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n");
-    w->talk->wants_body = 1;
+    w->talk->exchange.wants_body = 1;
     EXPECT(ka_talk_appetite(w->talk) == KA_READ_MAX);
     wire_close(w);
 }
@@ -665,7 +665,7 @@ static void requests_in_hand_are_not_idle(void)
     wire_text(w, GET GET);
     EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
     wire_send(w); /* as a turn that ends for the sake of others, or is none of the driver's own */
-    EXPECT(w->talk->has_response && ka_talk_settle(w->talk, w->now) == KA_HEAD);
+    EXPECT(ka_exchange_is_over(&w->talk->exchange) && ka_talk_settle(w->talk, w->now) == KA_HEAD);
     wire_turn(w);
     EXPECT(w->n_requests == 2 && wire_phase(w) == KA_BUSY);
     EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
@@ -699,11 +699,11 @@ static void bytes_that_arrive_are_no_progress_in_sending(void)
     w->is_blocked = 1;
     wire_text(w, GET "GET");
     EXPECT(wire_phase(w) == KA_WRITE);
-    int64_t due = ka_conn_next_due(w->table);
+    int64_t due = ka_table_next_due(w->table);
     w->now += 10 * S;
-    EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_conn_next_due(w->table) == due);
+    EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_table_next_due(w->table) == due);
     EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_CAUSE_NONE &&
-           ka_conn_next_due(w->table) == due + 10 * S);
+           ka_table_next_due(w->table) == due + 10 * S);
     wire_close(w);
 }
 
@@ -756,7 +756,7 @@ static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(voi
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
     EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
     EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
-    w->talk->is_held = 1;
+    w->talk->exchange.is_held = 1;
     w->kernel = "four"; /* its event came while nobody wanted it */
     w->n_kernel = 4;
     ka_turn(&moves, w, w, w->talk, w->now);
@@ -844,10 +844,10 @@ static void the_check_names_what_is_broken(void)
     BREAKS(in = NULL);
     BREAKS(checked = 100);
     BREAKS(is_draining = 1);
-    BREAKS(is_tunnel = (w->talk->has_exchange = 0, w->talk->exchange = NULL, 1));
-    BREAKS(is_failed = 1);
+    BREAKS(exchange.is_tunnel = (w->talk->exchange.has_request = 0, w->talk->exchange.owner = NULL, 1));
+    BREAKS(exchange.is_failed = 1);
     BREAKS(is_cut = 1);
-    BREAKS(has_exchange = 0);
+    BREAKS(exchange.has_request = 0);
     EXPECT(ka_talk_check(w->talk) == NULL);
     wire_close(w);
 }

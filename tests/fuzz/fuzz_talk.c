@@ -231,7 +231,7 @@ static int move_can_send(void *port, void *peer)
 static void move_settled(void *port, void *peer, ka_talk *talk)
 {
     (void)port;
-    MUST(talk->unsent == 0 && talk->window_len == 0 && talk->exchange == NULL,
+    MUST(talk->unsent == 0 && talk->window_len == 0 && talk->exchange.owner == NULL,
          "a talk with something pending is given up");
     ((conn *)peer)->talk = NULL;
 }
@@ -284,13 +284,13 @@ static void check_one(world *w, conn *c)
     int is_idle = phase == KA_NEW || phase == KA_IDLE;
     int is_stray = talk->window_len <= 2 && same(talk->window, "\r\n", talk->window_len);
     if (is_idle && !talk->is_last) {
-        MUST(!talk->has_exchange || talk->has_response, "idle with a request");
+        MUST(!ka_exchange_is_open(&talk->exchange) || ka_exchange_is_over(&talk->exchange), "idle with a request");
         MUST(talk->window_len == 0 || is_stray, "idle with a part of a request in hand");
         MUST(talk->unsent == 0, "idle with something to send");
     }
-    MUST(phase != KA_BODY || talk->wants_body || talk->is_draining || talk->has_response,
+    MUST(phase != KA_BODY || talk->exchange.wants_body || talk->is_draining || ka_exchange_is_over(&talk->exchange),
          "a wait for content that nobody wants");
-    MUST(phase != KA_TUNNEL || talk->is_tunnel, "a tunnel that is none");
+    MUST(phase != KA_TUNNEL || ka_exchange_is_tunnel(&talk->exchange), "a tunnel that is none");
 }
 
 static void turn(world *w, conn *c)
@@ -440,12 +440,12 @@ static void expire(world *w)
     for (int i = 0; i < EXPIRIES; i++) {
         ka_handle h, still;
         ka_cause cause;
-        ka_action action = ka_conn_due(w->table, w->now, &h, &cause);
+        ka_action action = ka_table_due(w->table, w->now, &h, &cause);
         if (action == KA_DO_NOTHING)
             return;
         conn *c = conn_of(w, h);
         look(w, c);
-        action = ka_conn_due(w->table, w->now, &still, &cause);
+        action = ka_table_due(w->table, w->now, &still, &cause);
         if (action == KA_DO_NOTHING || still != h)
             continue;
         if (ka_turn_answers_late(c->talk, action, cause, w->now)) {
@@ -476,7 +476,8 @@ static void check_quiet(world *w)
             int is_head_alone = c->app && c->app->is_begun && asked_at(&c->got, c->app->n)->n_written == 0;
             MUST(c->talk->unsent == 0 || c->queued >= c->room || is_head_alone, "output waits, and nobody sends it");
             MUST(!c->talk->is_noted, "a talk is noted, and nobody attends to it");
-            MUST(!c->talk->has_response || c->queued >= c->room, "an exchange is over, and nobody ends it");
+            MUST(!ka_exchange_is_over(&c->talk->exchange) || c->queued >= c->room,
+                 "an exchange is over, and nobody ends it");
         }
     }
 }
@@ -496,7 +497,7 @@ static void step(world *w)
 
 /* --- memory of the table --- */
 
-/* ka_table.c is built with these in place of aligned_alloc and free: its parts are so large that AddressSanitizer would
+/* The table is built with these in place of aligned_alloc and free: its parts are so large that AddressSanitizer would
  * map and unmap them with each play, which costs more than the play. They are kept for the next one. */
 void *kept_alloc(size_t alignment, size_t nbytes);
 void kept_free(void *block);
@@ -542,12 +543,12 @@ static void open_one(world *w, conn *c)
     ka_client client = {.family = 4, .addr = {10, 0, 0, (uint8_t)(next_byte(w) % 2)}};
     int got = ka_conn_open(w->table, w->now, 0, &client, 0, &c->h);
     if (got == KA_EFULL) {
-        ka_handle h = ka_conn_victim(w->table, w->now);
+        ka_handle h = ka_table_victim(w->table, w->now);
         if (h == 0)
             return;
         conn *victim = conn_of(w, h);
         look(w, victim);
-        if (ka_conn_victim(w->table, w->now) == h)
+        if (ka_table_victim(w->table, w->now) == h)
             end(w, victim, KA_CAUSE_EVICTED);
         got = ka_conn_open(w->table, w->now, 0, &client, 0, &c->h);
     }
@@ -572,10 +573,10 @@ static void client_takes(conn *c, size_t n)
 
 static void drain(world *w)
 {
-    ka_conn_drain(w->table, w->now, S, S, 30 * S);
+    ka_table_drain(w->table, w->now, S, S, 30 * S);
     for (int i = 0; i < CONNS; i++) {
         ka_talk *talk = w->conns[i].h ? w->conns[i].talk : NULL;
-        if (talk && talk->is_tunnel && talk->has_exchange)
+        if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
             on_news(w, talk, KA_NEWS_DRAIN);
     }
 }
@@ -649,13 +650,13 @@ static void last_scene(world *w, unsigned how)
             }
             if (how & 2 && !c->has_fin)
                 c->has_fin = c->is_ready = 1;
-            if (c->app && !c->talk->is_held && !c->talk->has_response)
+            if (c->app && !c->talk->exchange.is_held && !ka_exchange_is_over(&c->talk->exchange))
                 finish(c->app);
         }
         step(w);
         for (int i = 0; i < CONNS; i++)
             is_quiet &= w->conns[i].h == 0 || !(w->conns[i].is_ready || w->conns[i].comes_again || w->conns[i].app);
-        int64_t due = ka_conn_next_due(w->table);
+        int64_t due = ka_table_next_due(w->table);
         if (is_quiet && due != INT64_MAX)
             w->now = due > w->now ? due : w->now;
         else if (round % 16 == 15)

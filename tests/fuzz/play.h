@@ -185,7 +185,7 @@ static void let_go(app *a)
 
 static void detach(app *a)
 {
-    a->talk->exchange = NULL;
+    a->talk->exchange.owner = NULL;
     let_go(a);
 }
 
@@ -269,13 +269,13 @@ static int begin(app *a, unsigned status, int64_t whole, size_t declares, unsign
     if (error == KA_OK && flags & 4)
         error = ka_talk_head_begin(talk, status, 300, &at); /* thought better of it */
     if (error == KA_OK && flags & 8)
-        error = ka_reply_reword(&talk->reply, &at, "So be it", 8);
+        error = ka_reply_reword(&talk->exchange.reply, &at, "So be it", 8);
     if (error == KA_OK)
-        error = ka_reply_field(&talk->reply, &at, "x-id", 4, digits, put_number(digits, a->n));
+        error = ka_reply_field(&talk->exchange.reply, &at, "x-id", 4, digits, put_number(digits, a->n));
     if (error == KA_OK && flags & 1)
-        error = ka_reply_field(&talk->reply, &at, "connection", 10, "close", 5);
+        error = ka_reply_field(&talk->exchange.reply, &at, "connection", 10, "close", 5);
     if (error == KA_OK && declares != SIZE_MAX)
-        error = ka_reply_field(&talk->reply, &at, "content-length", 14, digits, put_number(digits, declares));
+        error = ka_reply_field(&talk->exchange.reply, &at, "content-length", 14, digits, put_number(digits, declares));
     if (error == KA_OK)
         error = ka_talk_head_end(talk, at, whole, a->w->now);
     if (error == KA_OK) {
@@ -388,10 +388,10 @@ static void act(app *a)
     unsigned what = next_byte(a->w), flags = next_byte(a->w);
     size_t declares = choose(a->w, sizes_of_content, 8);
     TELL("  request %u of %d acts: %u flags %u\n", a->n, (int)(a->c - a->w->conns), what % 12, flags);
-    if (a->talk->has_response)
+    if (ka_exchange_is_over(&a->talk->exchange))
         MUST(ka_talk_content(a->talk, pattern, declares, flags & 1, NULL) == KA_EINVAL,
              "content behind the end is taken");
-    if (a->talk->is_held || a->talk->has_response)
+    if (a->talk->exchange.is_held || ka_exchange_is_over(&a->talk->exchange))
         return;
     switch (what % 12) {
     case 0:
@@ -406,7 +406,7 @@ static void act(app *a)
     case 9: flags % 4 == 0 ? give_up(a) : flags % 4 == 1 ? refuse(a) : finish(a); break;
     case 10:
         if (a->talk->unsent) { /* until all is sent, as for a socket that is to be given away */
-            a->talk->is_held = a->talk->awaits_empty = 1;
+            a->talk->exchange.is_held = a->talk->exchange.awaits_empty = 1;
             a->w->service.attend(a->w, a->talk);
         }
         break;
@@ -439,7 +439,7 @@ static void on_request(void *port, ka_talk *talk, const ka_head *head)
     world *w = port;
     conn *c = conn_of(w, talk->conn);
     const char *bytes = ka_talk_head_bytes(talk);
-    MUST(c->app == NULL && talk->exchange == NULL, "a request while another is with the application");
+    MUST(c->app == NULL && talk->exchange.owner == NULL, "a request while another is with the application");
     MUST(bytes[head->nbytes - 1] == '\n', "the head is not where it was said to be");
     MUST(c->got.n_asked > 0 && !asked_at(&c->got, c->got.n_asked - 1)->is_handed, "a request is handed over twice");
     app *a = malloc(sizeof *a);
@@ -448,7 +448,7 @@ static void on_request(void *port, ka_talk *talk, const ka_head *head)
     asked_at(&c->got, a->n)->is_handed = 1;
     w->n_apps++;
     c->app = a;
-    talk->exchange = a;
+    talk->exchange.owner = a;
     if (w->is_ending)
         finish(a);
     else if (++w->n_requests > REQUESTS)
@@ -462,13 +462,13 @@ static void on_news(void *port, ka_talk *talk, ka_news news)
 {
     world *w = port;
     conn *c = conn_of(w, talk->conn);
-    MUST(talk->has_exchange, "news of nothing");
+    MUST(ka_exchange_is_open(&talk->exchange), "news of nothing");
     if (c->app == NULL)
         return;
     app *a = c->app;
     if (news == KA_NEWS_BODY)
         collect(a);
-    if (c->app == a && !talk->is_held && !talk->has_response)
+    if (c->app == a && !talk->exchange.is_held && !ka_exchange_is_over(&talk->exchange))
         w->is_ending ? finish(a) : act(a);
 }
 

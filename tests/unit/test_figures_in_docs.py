@@ -89,7 +89,7 @@ def test_the_bytes_of_a_slot_and_of_a_sock_are_those_that_the_compiler_checks(ca
     assert said(source("ka_store.h"), r"sizeof\(ka_chunk\) == \(size_t\)(\d+) \* KA_CHUNK") == [slot]
     assert said(source("ka_wire.h"), r"sizeof\(ka_sock\) == (\d+),") == [sock]
     assert slot + sock <= said(capacity, r"kacore, plain \| (\d+) to")[0]
-    parts = said(source("ka_store.h"), r"KA_CHUNK = (\d+)")
+    parts = said(source("ka_phase.h"), r"KA_CHUNK = (\d+)")
     assert said(capacity, r"come in parts of ([\d,]+) connections") == parts
     assert said(capacity, r"kacore's table grows in parts of ([\d,]+) connections") == parts
 

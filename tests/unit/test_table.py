@@ -270,6 +270,7 @@ def test_wrong_arguments_are_refused_by_name():
         ("policy_class=1", lambda: table.open(0.0, policy_class=1)),
         ("client='nobody'", lambda: table.open(0.0, "nobody")),
         ("cause='boredom'", lambda: table.close(conn, "boredom")),
+        ("cause='none'", lambda: table.close(conn, "none")),
         ("limit=0", lambda: table.expire(0.0, 0)),
         ("http_version='1.2'", lambda: table.decide(busy_one(table, 0.0), 0.0, "1.2")),
         ("grace=-1", lambda: table.drain(0.0, grace=-1)),
@@ -537,6 +538,19 @@ def test_a_drain_answers_first_then_closes_the_idle_ones_spread_out_and_the_rest
     assert table.due(40.0) == (busy, "answer_503", "drain")
     assert table.expire(40.0) == [busy]
     assert table.stats()["closed"]["drain"] == 10
+
+
+def test_a_table_is_drained_once_nothing_but_what_lingers_is_open():
+    table = ConnectionTable()
+    assert table.is_drained
+    conns = idle_one(table, 1.0), busy_one(table, 1.0), table.open(1.0)
+    table.drain(2.0, grace=1.0, spread=0.0, timeout=5.0)
+    for conn in conns:
+        assert not table.is_drained
+        table.lingering(conn, 2.0)
+    assert (table.is_drained, len(table)) == (True, 3)
+    table.open(2.0)
+    assert not table.is_drained
 
 
 def test_an_idle_one_that_leaves_of_itself_in_a_drain_takes_a_turn_from_the_others():

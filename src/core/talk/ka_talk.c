@@ -26,7 +26,7 @@ void ka_service_free(ka_service *service)
 {
     while (service->free_talks) {
         ka_talk *talk = service->free_talks;
-        service->free_talks = talk->exchange; /* the link of the free list */
+        service->free_talks = talk->parked_next; /* the link of the free list */
         free(talk);
     }
     free(service->fields);
@@ -55,7 +55,7 @@ ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
 {
     ka_talk *talk = service->free_talks;
     if (talk) {
-        service->free_talks = talk->exchange;
+        service->free_talks = talk->parked_next;
         service->n_free_talks--;
     } else if ((talk = malloc(sizeof *talk)) == NULL) {
         return NULL;
@@ -63,6 +63,7 @@ ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
     memset(talk, 0, sizeof *talk);
     talk->service = service;
     talk->conn = conn;
+    talk->exchange.talk = talk;
     service->n_talks++;
     return talk;
 }
@@ -75,9 +76,9 @@ static void attend(ka_talk *talk)
 
 static void lose_exchange(ka_talk *talk)
 {
-    void *exchange = talk->exchange;
-    talk->exchange = NULL;
-    talk->has_exchange = talk->has_response = talk->wants_body = talk->is_held = 0;
+    void *exchange = talk->exchange.owner;
+    talk->exchange.owner = NULL;
+    talk->exchange.has_request = talk->exchange.has_response = talk->exchange.wants_body = talk->exchange.is_held = 0;
     if (exchange)
         talk->service->lost(exchange);
 }
@@ -137,7 +138,7 @@ void ka_talk_free(ka_talk *talk)
     ka_buf *out = talk->out;
     service->n_talks--;
     if (KA_KEEPS_FREED && service->n_free_talks < KA_TALKS_KEEP) {
-        talk->exchange = service->free_talks;
+        talk->parked_next = service->free_talks;
         service->free_talks = talk;
         service->n_free_talks++;
     } else {
@@ -216,20 +217,20 @@ static void end_with(ka_talk *talk, ka_cause cause)
 
 int ka_talk_body_is_over(const ka_talk *talk)
 {
-    return talk->is_tunnel ? talk->is_eof && talk->window_len == 0 : ka_body_is_over(&talk->body);
+    return talk->exchange.is_tunnel ? talk->is_eof && talk->window_len == 0 : ka_body_is_over(&talk->exchange.body);
 }
 
 size_t ka_talk_readable(const ka_talk *talk)
 {
-    if (talk->is_tunnel)
+    if (talk->exchange.is_tunnel)
         return talk->window_len;
-    if (ka_body_is_over(&talk->body))
+    if (ka_body_is_over(&talk->exchange.body))
         return 0;
     size_t here = talk->window_len;
     if (here <= talk->checked)
         return 0; /* framing that is not whole yet: nothing to do until more comes behind it */
-    if ((talk->head_flags & KA_HEAD_CHUNKED) == 0 && (uint64_t)talk->body.left < here)
-        here = (size_t)talk->body.left;
+    if ((talk->exchange.head_flags & KA_HEAD_CHUNKED) == 0 && (uint64_t)talk->exchange.body.left < here)
+        here = (size_t)talk->exchange.body.left;
     return here;
 }
 
@@ -237,11 +238,12 @@ size_t ka_talk_appetite(const ka_talk *talk)
 {
     const ka_limits *limits = &talk->service->limits;
     uint64_t here = talk->window_len, most = KA_READ_AHEAD;
-    if (talk->is_tunnel)
+    if (talk->exchange.is_tunnel)
         most = KA_READ_MAX;
-    else if ((talk->has_exchange ? talk->wants_body : talk->is_draining) && !ka_body_is_over(&talk->body))
-        most += (uint64_t)talk->body.left + limits->max_trailer_bytes; /* which are taken whole */
-    else if (!talk->has_exchange && here && limits->max_head_bytes > most)
+    else if ((talk->exchange.has_request ? talk->exchange.wants_body : talk->is_draining) &&
+             !ka_body_is_over(&talk->exchange.body))
+        most += (uint64_t)talk->exchange.body.left + limits->max_trailer_bytes; /* which are taken whole */
+    else if (!talk->exchange.has_request && here && limits->max_head_bytes > most)
         most = limits->max_head_bytes; /* never reached: so long a head is refused */
     most = most > here ? most - here : 0;
     return most < KA_READ_MAX ? (size_t)most : KA_READ_MAX;
@@ -249,7 +251,8 @@ size_t ka_talk_appetite(const ka_talk *talk)
 
 int ka_talk_drop_ahead(ka_talk *talk)
 {
-    int is_answering = talk->has_exchange ? !talk->is_tunnel && ka_body_is_over(&talk->body) : talk->unsent > 0;
+    int is_answering = talk->exchange.has_request ? !talk->exchange.is_tunnel && ka_body_is_over(&talk->exchange.body)
+                                                  : talk->unsent > 0;
     if (!is_answering || talk->is_draining)
         return 0;
     talk->window_len = talk->checked = 0;
@@ -263,7 +266,7 @@ int ka_talk_drop_ahead(ka_talk *talk)
 static void break_off(ka_talk *talk, ka_cause cause)
 {
     end_with(talk, cause);
-    talk->has_response = talk->is_cut = 1;
+    talk->exchange.has_response = talk->is_cut = 1;
     attend(talk); /* the application may have come to it by reading, outside of a turn */
 }
 
@@ -273,8 +276,9 @@ static void fail(ka_talk *talk, int64_t now)
     int phase = ka_conn_phase(talk->service->table, talk->conn);
     if (phase == KA_IDLE || phase == KA_NEW) /* it has begun, badly: what still comes did not cross an idle close */
         (void)ka_conn_event(talk->service->table, talk->conn, KA_EV_RECEIVED, now);
-    talk->is_failed = 1;
-    if (ka_talk_refuse(talk, talk->fault.status, ka_fault_text(talk->fault.code), KA_CAUSE_BAD_REQUEST, now) < 0)
+    talk->exchange.is_failed = 1;
+    if (ka_talk_refuse(talk, talk->exchange.fault.status, ka_fault_text(talk->exchange.fault.code),
+                       KA_CAUSE_BAD_REQUEST, now) < 0)
         break_off(talk, KA_CAUSE_BAD_REQUEST);
 }
 
@@ -283,16 +287,18 @@ static void fail(ka_talk *talk, int64_t now)
 static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *len, int64_t now)
 {
     ka_limits limits = talk->service->limits;
-    if (talk->max_body < limits.max_body_bytes)
-        limits.max_body_bytes = talk->max_body;
-    while (!ka_body_is_over(&talk->body)) {
+    if (talk->exchange.max_body < limits.max_body_bytes)
+        limits.max_body_bytes = talk->exchange.max_body;
+    while (!ka_body_is_over(&talk->exchange.body)) {
         size_t nbytes;
         ka_span span;
-        ka_body before = talk->body;
-        int event = ka_body_next(&talk->body, talk->window, talk->window_len, &limits, &nbytes, &span, &talk->fault);
+        ka_body before = talk->exchange.body;
+        int event = ka_body_next(&talk->exchange.body, talk->window, talk->window_len, &limits, &nbytes, &span,
+                                 &talk->exchange.fault);
         if (event == KA_BODY_DATA && span.len > most) { /* more than was asked for: take a part of it */
-            talk->body = before;
-            event = ka_body_next(&talk->body, talk->window, span.off + most, &limits, &nbytes, &span, &talk->fault);
+            talk->exchange.body = before;
+            event = ka_body_next(&talk->exchange.body, talk->window, span.off + most, &limits, &nbytes, &span,
+                                 &talk->exchange.fault);
         }
         if (event == KA_EPEER) {
             fail(talk, now);
@@ -316,11 +322,11 @@ static int next_piece(ka_talk *talk, size_t most, const char **piece, size_t *le
  * its end is here already: looked for on a copy of the state. */
 static int is_drainable(const ka_talk *talk)
 {
-    if (ka_body_is_over(&talk->body))
+    if (ka_body_is_over(&talk->exchange.body))
         return 1;
-    if ((talk->head_flags & KA_HEAD_CHUNKED) == 0)
-        return talk->body.left <= KA_DRAIN_MAX;
-    ka_body ahead = talk->body;
+    if ((talk->exchange.head_flags & KA_HEAD_CHUNKED) == 0)
+        return talk->exchange.body.left <= KA_DRAIN_MAX;
+    ka_body ahead = talk->exchange.body;
     const char *at = talk->window;
     size_t left = talk->window_len;
     ka_span piece;
@@ -342,7 +348,7 @@ static ptrdiff_t read_tunnel(ka_talk *talk, char *to, size_t cap)
 {
     size_t n = talk->window_len < cap ? talk->window_len : cap;
     if (n == 0 && !talk->is_eof) {
-        talk->wants_body = 1;
+        talk->exchange.wants_body = 1;
         attend(talk);
         return KA_PARTIAL;
     }
@@ -355,10 +361,10 @@ static ptrdiff_t read_tunnel(ka_talk *talk, char *to, size_t cap)
 ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 {
     size_t n = 0;
-    talk->wants_body = 0;
-    if (talk->is_tunnel)
+    talk->exchange.wants_body = 0;
+    if (talk->exchange.is_tunnel)
         return read_tunnel(talk, to, cap);
-    if (talk->is_failed)
+    if (talk->exchange.is_failed)
         return KA_EPEER; /* the state of the framing says nothing any more */
     while (n < cap) {
         const char *piece;
@@ -372,19 +378,19 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
             return (ptrdiff_t)n;
         memcpy(to + n, piece, len);
         n += len;
-        talk->owes_continue = 0; /* RFC 9110 10.1.1: content has come without it */
+        talk->exchange.owes_continue = 0; /* RFC 9110 10.1.1: content has come without it */
     }
     if (n)
         return (ptrdiff_t)n;
     if (talk->is_eof)
         return KA_ESTALE;
-    if (talk->owes_continue && !talk->reply.is_started) {
+    if (talk->exchange.owes_continue && !talk->exchange.reply.is_started) {
         static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
-        talk->owes_continue = 0;
+        talk->exchange.owes_continue = 0;
         if (ka_talk_interim(talk, interim, sizeof interim - 1) < 0)
             return KA_ENOMEM;
     }
-    talk->wants_body = 1;
+    talk->exchange.wants_body = 1;
     attend(talk);
     return KA_PARTIAL;
 }
@@ -394,7 +400,8 @@ ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
 /* The exchange is over but for what the next turn does about it: the rest of its content is to be thrown away. */
 static int has_part_of_body(const ka_talk *talk)
 {
-    return talk->is_draining || (talk->has_response && !talk->is_last && !ka_body_is_over(&talk->body));
+    return talk->is_draining ||
+           (talk->exchange.has_response && !talk->is_last && !ka_body_is_over(&talk->exchange.body));
 }
 
 /* Only a stray empty line is no beginning of a request. */
@@ -409,16 +416,16 @@ static int has_part_of_head(const ka_talk *talk)
 static void end_exchange(ka_talk *talk)
 {
     lose_exchange(talk);
-    if (talk->is_tunnel) {
+    if (talk->exchange.is_tunnel) {
         end_with(talk, KA_CAUSE_UPGRADED);
         talk->needs_linger = 1;
-    } else if (!ka_body_is_over(&talk->body)) {
+    } else if (!ka_body_is_over(&talk->exchange.body)) {
         if (!talk->is_last && !is_drainable(talk))
             end_with(talk, KA_CAUSE_APPLICATION); /* the body grew past what was foreseen */
         talk->is_draining = !talk->is_last;
         talk->needs_linger |= talk->is_last;
     }
-    memset(&talk->reply, 0, sizeof talk->reply);
+    memset(&talk->exchange.reply, 0, sizeof talk->exchange.reply);
 }
 
 static ka_talk_step drain(ka_talk *talk, int64_t now)
@@ -479,30 +486,31 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
     ka_service *service = talk->service;
     if (talk->window_len) {
         int got = ka_head_parse(talk->window, talk->window_len, &talk->checked, &service->limits, head, service->fields,
-                                &talk->fault);
+                                &talk->exchange.fault);
         if (ka_likely(got == KA_OK)) {
             const ka_policy *policy;
             if (ka_conn_phase(service->table, talk->conn) > KA_HEAD) /* over, though it may not be sent yet */
                 (void)ka_conn_event(service->table, talk->conn, KA_EV_RESPONDED, now);
             (void)ka_conn_event(service->table, talk->conn, KA_EV_HEAD_DONE, now);
             talk->checked = 0;
-            talk->head_bytes = head->nbytes;
-            talk->head_flags = head->flags;
-            ka_body_init(&talk->body, head);
-            memset(&talk->reply, 0, sizeof talk->reply);
-            talk->reply.minor = head->minor;
-            talk->reply.is_head = (head->flags & KA_HEAD_IS_HEAD) != 0;
-            talk->reply.is_connect = (head->flags & KA_HEAD_IS_CONNECT) != 0;
-            talk->owes_continue = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0 && !ka_body_is_over(&talk->body);
+            talk->exchange.head_bytes = head->nbytes;
+            talk->exchange.head_flags = head->flags;
+            ka_body_init(&talk->exchange.body, head);
+            memset(&talk->exchange.reply, 0, sizeof talk->exchange.reply);
+            talk->exchange.reply.minor = head->minor;
+            talk->exchange.reply.is_head = (head->flags & KA_HEAD_IS_HEAD) != 0;
+            talk->exchange.reply.is_connect = (head->flags & KA_HEAD_IS_CONNECT) != 0;
+            talk->exchange.owes_continue = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0 &&
+                                           !ka_body_is_over(&talk->exchange.body);
             talk->may_switch = (uint8_t)may_switch(talk, head);
-            talk->has_exchange = 1;
+            talk->exchange.has_request = 1;
             /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
             consume(talk, head->nbytes);
             if (ka_unlikely(service->classify != NULL))
                 service->classify(service->port, talk, head);
-            policy = ka_table_policy(service->table, talk->conn);
-            talk->max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
-            if (head->content_length > talk->max_body) {
+            policy = ka_conn_policy(service->table, talk->conn);
+            talk->exchange.max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
+            if (head->content_length > talk->exchange.max_body) {
                 if (ka_talk_refuse(talk, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) <
                     0)
                     break_off(talk, KA_CAUSE_BAD_REQUEST);
@@ -526,12 +534,12 @@ ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head)
 {
     for (;;) {
         ka_talk_step step = KA_TALK_WAIT;
-        if (talk->has_response)
+        if (talk->exchange.has_response)
             end_exchange(talk);
-        if (talk->unsent > KA_OUT_HIGH && !talk->is_tunnel) /* whose directions do not wait for each other */
+        if (talk->unsent > KA_OUT_HIGH && !talk->exchange.is_tunnel) /* whose directions do not wait for each other */
             return KA_TALK_WAIT;
-        if (talk->has_exchange) {
-            if (!talk->wants_body)
+        if (talk->exchange.has_request) {
+            if (!talk->exchange.wants_body)
                 return KA_TALK_WAIT;
             return ka_talk_readable(talk) || ka_talk_body_is_over(talk) || talk->is_eof ? KA_TALK_BODY : KA_TALK_READ;
         }
@@ -548,20 +556,20 @@ ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head)
 
 int ka_talk_is_idle(const ka_talk *talk)
 {
-    return !talk->has_exchange && !talk->is_draining && talk->unsent == 0 && talk->window_len == 0 && !talk->is_last &&
-           !talk->is_eof && !talk->is_later;
+    return !talk->exchange.has_request && !talk->is_draining && talk->unsent == 0 && talk->window_len == 0 &&
+           !talk->is_last && !talk->is_eof && !talk->is_later;
 }
 
 /* Whom do we wait for? */
 static ka_phase phase_of(const ka_talk *talk)
 {
-    int is_answering = talk->has_exchange && !talk->has_response;
-    if (talk->is_tunnel && is_answering) /* what is unsent at the end of a turn the client does not take */
+    int is_answering = talk->exchange.has_request && !talk->exchange.has_response;
+    if (talk->exchange.is_tunnel && is_answering) /* what is unsent at the end of a turn the client does not take */
         return talk->unsent ? KA_WRITE : KA_TUNNEL;
-    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->is_held || !is_answering)))
+    if (talk->unsent > KA_OUT_HIGH || (talk->unsent && (talk->exchange.is_held || !is_answering)))
         return KA_WRITE;
     if (is_answering)
-        return talk->wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
+        return talk->exchange.wants_body && !ka_talk_readable(talk) ? KA_BODY : KA_BUSY;
     if (has_part_of_body(talk))
         return KA_BODY;
     return has_part_of_head(talk) ? KA_HEAD : KA_IDLE; /* also a whole one, which waits for another turn */
@@ -670,20 +678,21 @@ static int put_copy(ka_talk *talk, const char *bytes, size_t n)
 
 int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
 {
-    uint8_t minor = talk->reply.minor, is_head = talk->reply.is_head, is_connect = talk->reply.is_connect;
-    if (talk->reply.is_started || !talk->has_exchange || talk->has_response) {
-        talk->reply.why = "the response has begun already";
+    uint8_t minor = talk->exchange.reply.minor, is_head = talk->exchange.reply.is_head,
+            is_connect = talk->exchange.reply.is_connect;
+    if (talk->exchange.reply.is_started || !talk->exchange.has_request || talk->exchange.has_response) {
+        talk->exchange.reply.why = "the response has begun already";
         return KA_EINVAL;
     }
     if (status >= 100 && status < 200 && status != 101) {
-        talk->reply.why = "an interim status is no response (RFC 9110 15.2)";
+        talk->exchange.reply.why = "an interim status is no response (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     *at = reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
     if (*at == NULL)
         return KA_ENOMEM;
-    talk->reply = (ka_reply){.minor = minor, .is_head = is_head, .is_connect = is_connect};
-    return ka_reply_start(&talk->reply, at, status);
+    talk->exchange.reply = (ka_reply){.minor = minor, .is_head = is_head, .is_connect = is_connect};
+    return ka_reply_start(&talk->exchange.reply, at, status);
 }
 
 /* A reason of our own for closing after this response, or KA_CAUSE_NONE. */
@@ -691,12 +700,12 @@ static ka_cause reason_to_close(const ka_talk *talk)
 {
     if (talk->is_last)
         return (ka_cause)talk->cause;
-    if (talk->reply.frame == KA_FRAME_CLOSE || talk->reply.wants_close)
+    if (talk->exchange.reply.frame == KA_FRAME_CLOSE || talk->exchange.reply.wants_close)
         return KA_CAUSE_APPLICATION;
     if (talk->is_eof && talk->window_len == 0)
         return KA_CAUSE_CLIENT;
     /* RFC 9110 10.1.1: the client may or may not send the content now; no way to stay in step. */
-    if (talk->owes_continue || !is_drainable(talk))
+    if (talk->exchange.owes_continue || !is_drainable(talk))
         return KA_CAUSE_APPLICATION;
     /* Not accepted, or by a 2xx to CONNECT that the application does not mean: what follows must not be read as HTTP. */
     if (talk->may_switch)
@@ -707,14 +716,14 @@ static ka_cause reason_to_close(const ka_talk *talk)
 static int tunnel_begin(ka_talk *talk, char *at, int64_t now)
 {
     static const ka_verdict says_nothing;
-    ka_reply *reply = &talk->reply;
-    int is_agreed = reply->status == 101 ? (talk->head_flags & KA_HEAD_UPGRADE) != 0
+    ka_reply *reply = &talk->exchange.reply;
+    int is_agreed = reply->status == 101 ? (talk->exchange.head_flags & KA_HEAD_UPGRADE) != 0
                                          : reply->is_connect && reply->status / 100 == 2;
     if (!is_agreed)
         reply->why = "a tunnel begins with 101 to a request with Upgrade, or 2xx to CONNECT (RFC 9110 7.8, 9.3.6)";
-    else if (!ka_body_is_over(&talk->body))
+    else if (!ka_body_is_over(&talk->exchange.body))
         reply->why = "the request's content is to be read before the protocol is switched (RFC 9110 7.8)";
-    if (!is_agreed || !ka_body_is_over(&talk->body))
+    if (!is_agreed || !ka_body_is_over(&talk->exchange.body))
         return KA_EINVAL;
     int got = ka_conn_event(talk->service->table, talk->conn, KA_EV_TUNNELLED, now);
     if (got < 0)
@@ -722,7 +731,7 @@ static int tunnel_begin(ka_talk *talk, char *at, int64_t now)
     (void)ka_reply_choose_frame(reply, KA_WHOLE_UNKNOWN);
     ka_reply_finish_head(reply, &at, &says_nothing, &talk->service->common);
     wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
-    talk->is_tunnel = 1;
+    talk->exchange.is_tunnel = 1;
     attend(talk);
     return KA_OK;
 }
@@ -732,23 +741,24 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
     ka_verdict verdict;
     if (whole == KA_WHOLE_TUNNEL)
         return tunnel_begin(talk, at, now);
-    if (talk->reply.status == 101) {
-        talk->reply.why = "101 is only for what becomes a tunnel (RFC 9110 15.2.2)";
+    if (talk->exchange.reply.status == 101) {
+        talk->exchange.reply.why = "101 is only for what becomes a tunnel (RFC 9110 15.2.2)";
         return KA_EINVAL;
     }
-    int frame = ka_reply_choose_frame(&talk->reply, whole);
+    int frame = ka_reply_choose_frame(&talk->exchange.reply, whole);
     if (frame < 0)
         return frame;
-    int got = ka_conn_decide(talk->service->table, talk->conn, talk->reply.minor,
-                             (talk->head_flags & KA_HEAD_KEEP_ALIVE) != 0, reason_to_close(talk), now, &verdict);
+    int got = ka_conn_decide(talk->service->table, talk->conn, talk->exchange.reply.minor,
+                             (talk->exchange.head_flags & KA_HEAD_KEEP_ALIVE) != 0, reason_to_close(talk), now,
+                             &verdict);
     if (got < 0)
         return got;
     if (!verdict.keeps) {
         end_with(talk, verdict.cause);
-        talk->needs_linger |= talk->may_switch || !ka_body_is_over(&talk->body);
+        talk->needs_linger |= talk->may_switch || !ka_body_is_over(&talk->exchange.body);
     }
     talk->ends_by_close = frame == KA_FRAME_CLOSE;
-    ka_reply_finish_head(&talk->reply, &at, &verdict, &talk->service->common);
+    ka_reply_finish_head(&talk->exchange.reply, &at, &verdict, &talk->service->common);
     wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
     return KA_OK;
 }
@@ -760,15 +770,15 @@ static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, si
     size_t before_len, after_len;
     int sends, error;
     ka_pool *pool = &talk->service->pool;
-    if (!talk->has_exchange || talk->has_response) {
-        talk->reply.why = "the response is complete already";
+    if (!talk->exchange.has_request || talk->exchange.has_response) {
+        talk->exchange.reply.why = "the response is complete already";
         error = KA_EINVAL;
-    } else if (talk->is_tunnel) {
+    } else if (talk->exchange.is_tunnel) {
         before_len = after_len = 0;
         sends = len > 0;
         error = KA_OK;
     } else {
-        error = ka_reply_piece(&talk->reply, len, more, before, &before_len, after, &after_len, &sends);
+        error = ka_reply_piece(&talk->exchange.reply, len, more, before, &before_len, after, &after_len, &sends);
     }
     if (error == KA_OK)
         error = put_copy(talk, before, before_len);
@@ -788,8 +798,8 @@ static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, si
     if (error == KA_OK)
         error = put_copy(talk, after, after_len);
     if (error == KA_OK && !more)
-        talk->has_response = 1;
-    if (error < 0 && talk->has_exchange && !talk->has_response)
+        talk->exchange.has_response = 1;
+    if (error < 0 && talk->exchange.has_request && !talk->exchange.has_response)
         ka_talk_done(talk); /* half a promise cannot be mended */
     else if (error == KA_OK)
         attend(talk);
@@ -811,7 +821,8 @@ int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void 
 int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len)
 {
     static const char last_chunk[] = "0\r\n";
-    if (!talk->has_exchange || talk->has_response || len == 0 || talk->reply.frame != KA_FRAME_CHUNKED)
+    if (!talk->exchange.has_request || talk->exchange.has_response || len == 0 ||
+        talk->exchange.reply.frame != KA_FRAME_CHUNKED)
         return put_content(talk, NULL, -1, 0, 0, 0, NULL);
     int error = put_copy(talk, last_chunk, sizeof last_chunk - 1);
     if (error == KA_OK)
@@ -822,32 +833,33 @@ int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len)
         ka_talk_done(talk);
         return error;
     }
-    talk->reply.is_over = talk->has_response = 1;
+    talk->exchange.reply.is_over = talk->exchange.has_response = 1;
     attend(talk);
     return KA_OK;
 }
 
 void ka_talk_done(ka_talk *talk)
 {
-    if (!talk->has_exchange || talk->has_response)
+    if (!talk->exchange.has_request || talk->exchange.has_response)
         return;
-    talk->has_response = 1;
-    talk->is_cut = talk->reply.is_started && !talk->is_tunnel; /* what the client has must look incomplete */
-    end_with(talk, talk->is_tunnel ? KA_CAUSE_UPGRADED : KA_CAUSE_APPLICATION);
+    talk->exchange.has_response = 1;
+    talk->is_cut = talk->exchange.reply.is_started &&
+                   !talk->exchange.is_tunnel; /* what the client has must look incomplete */
+    end_with(talk, talk->exchange.is_tunnel ? KA_CAUSE_UPGRADED : KA_CAUSE_APPLICATION);
     attend(talk);
 }
 
 void ka_talk_rest(ka_talk *talk)
 {
     talk->n_pushed = KA_PUSH_MAX;
-    talk->is_held = 1;
+    talk->exchange.is_held = 1;
     attend(talk);
 }
 
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
 {
-    if (talk->reply.is_started || talk->has_response) {
-        talk->reply.why = "an interim response comes before the final one (RFC 9110 15.2)";
+    if (talk->exchange.reply.is_started || talk->exchange.has_response) {
+        talk->exchange.reply.why = "an interim response comes before the final one (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     int error = put_copy(talk, bytes, len);
@@ -860,11 +872,12 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
 {
     static const ka_verdict closes = {.sends_close = 1};
     size_t len = strlen(text);
-    ka_reply *reply = &talk->reply;
+    ka_reply *reply = &talk->exchange.reply;
     (void)now;
-    if (reply->is_started || talk->has_response || talk->is_draining || (talk->is_last && !talk->has_exchange))
-        return KA_EINVAL;    /* the last response is there, or a part of one */
-    if (!talk->has_exchange) /* a head that could not be read */
+    if (reply->is_started || talk->exchange.has_response || talk->is_draining ||
+        (talk->is_last && !talk->exchange.has_request))
+        return KA_EINVAL;            /* the last response is there, or a part of one */
+    if (!talk->exchange.has_request) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
     char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
     char *start = at;
@@ -887,8 +900,8 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     end_with(talk, cause);
     talk->cause = (uint8_t)cause;
     talk->needs_linger = 1;
-    talk->has_response = 1;
-    if (talk->service->refused && talk->exchange == NULL && cause != KA_CAUSE_APPLICATION)
+    talk->exchange.has_response = 1;
+    if (talk->service->refused && talk->exchange.owner == NULL && cause != KA_CAUSE_APPLICATION)
         talk->service->refused(talk->service->port, talk);
     attend(talk);
     return KA_OK;

@@ -24,10 +24,9 @@
 #ifndef KA_TALK_H
 #define KA_TALK_H
 
-#include "http/ka_body.h"
-#include "http/ka_reply.h"
 #include "table/ka_conn.h"
 #include "talk/ka_buf.h"
+#include "talk/ka_exchange.h"
 
 enum {
     KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */
@@ -39,8 +38,6 @@ enum {
     KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: who goes on and on lets others have one */
     KA_DRAIN_MAX = 64 * 1024   /* an unread body of this size at most is thrown away, to keep the connection */
 };
-
-typedef struct ka_talk ka_talk;
 
 /* What all conversations of one server share. */
 typedef struct {
@@ -74,35 +71,20 @@ struct ka_talk {
     size_t window_len;
     ka_buf *out, *out_last; /* owned: bytes to be sent */
     size_t unsent;          /* bytes in `out` */
-    void *exchange; /* the application's side of the request, one hold on it; NULL once the application let go */
-    ka_body body;
-    ka_reply reply;
-    ka_fault fault;
-    int64_t max_body;      /* content of the request, by its class */
-    int32_t outq;          /* the kernel's send queue when last asked, for progress in WRITE */
-    uint32_t n_pushed;     /* bytes that left by ka_turn_push since the last turn began */
-    uint32_t checked;      /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
-    uint32_t head_bytes;   /* of the request being answered */
-    uint16_t head_flags;   /* KA_HEAD_* of it */
-    uint8_t cause;         /* ka_cause the connection will end by, once is_last */
-    uint8_t phase_started; /* ka_phase last reported */
+    ka_exchange exchange;   /* the one whose turn it is; none before its head is here, see ka_exchange_is_open */
+    int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
+    uint32_t n_pushed;      /* bytes that left by ka_turn_push since the last turn began */
+    uint32_t checked; /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
+    uint8_t cause;    /* ka_cause the connection will end by, once is_last */
     /* The facts. */
-    uint8_t has_exchange;  /* a request is with the application */
-    uint8_t has_response;  /* its response is complete (all in `out` or beyond) */
-    uint8_t wants_body;    /* the application waits for content */
-    uint8_t owes_continue; /* Expect: 100-continue, not answered yet */
     uint8_t is_last;       /* no request is taken after this one */
     uint8_t is_eof;        /* the peer sent FIN: no byte will come */
     uint8_t sees_fin;      /* the peer sent FIN, perhaps behind bytes that are not taken in */
     uint8_t is_draining;   /* the rest of an unread body is being thrown away */
-    uint8_t is_failed;     /* the peer broke a rule in the body: `fault` says which */
-    uint8_t is_tunnel; /* 101 or 2xx to CONNECT is sent: both directions are the application's bytes, until it ends */
-    uint8_t is_cut;    /* a response was broken off: its end must not look like one */
+    uint8_t is_cut;        /* a response was broken off: its end must not look like one */
     uint8_t ends_by_close; /* only the end of the connection tells where the response ends (HTTP/1.0) */
-    uint8_t is_held;       /* the application is held back until `unsent` is low */
     uint8_t needs_linger;  /* input is unread or expected when we close */
     uint8_t is_driven;     /* the driver is inside its turn for this talk */
-    uint8_t awaits_empty;  /* a held application may go on when nothing is unsent, and not before */
     uint8_t is_noted;      /* the driver's: on the list of those to attend to */
     uint8_t is_later;      /* the driver's: on the list of those whose turn comes later */
     uint8_t broken;        /* the ka_cause to end for, which a push has found: the turn does it */
@@ -170,12 +152,12 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
 /* --- the application's side --- */
 
 /* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the driver told;
- * KA_EPEER: talk->fault; KA_ESTALE: the client is gone. */
+ * KA_EPEER: talk->exchange.fault; KA_ESTALE: the client is gone. */
 ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now);
 size_t ka_talk_readable(const ka_talk *talk);  /* upper bound of what ka_talk_read would give now */
 int ka_talk_body_is_over(const ka_talk *talk); /* of a tunnel: the client will send nothing more */
 
-/* A response: head_begin, ka_reply_field(&talk->reply, &at, ...)*, head_end, content*.
+/* A response: head_begin, ka_reply_field(&talk->exchange.reply, &at, ...)*, head_end, content*.
  * head_begin: reserves `field_bytes` for the fields. KA_ENOMEM, KA_EINVAL (reply.why). The head can be given up
  * before head_end by beginning anew. */
 int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at);
@@ -201,18 +183,18 @@ void ka_talk_rest(ka_talk *talk);
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
 
 /* Right after KA_TALK_REQUEST: the bytes that the head's offsets count from. */
-static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk->window - talk->head_bytes; }
+static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk->window - talk->exchange.head_bytes; }
 
 /* Closed now, would the client take what it has for the whole response? Then it is to be a reset, RFC 9112 8. */
 static inline int ka_talk_needs_reset(const ka_talk *talk)
 {
-    return talk->ends_by_close && (talk->is_cut || talk->unsent || (talk->has_exchange && !talk->has_response));
+    return talk->ends_by_close && (talk->is_cut || talk->unsent || (ka_exchange_is_answering(&talk->exchange)));
 }
 
 /* May a held application go on? */
 static inline int ka_talk_is_low(const ka_talk *talk)
 {
-    return talk->unsent <= (talk->awaits_empty ? 0 : (size_t)KA_OUT_LOW);
+    return talk->unsent <= (talk->exchange.awaits_empty ? 0 : (size_t)KA_OUT_LOW);
 }
 
 /* Must the application wait before it gives more? It is told by KA_NEWS_LOW then, unless the connection ends. */
@@ -220,10 +202,10 @@ static inline int ka_talk_holds(ka_talk *talk)
 {
     if (ka_likely(talk->unsent <= KA_OUT_HIGH && talk->n_pushed < KA_PUSH_MAX))
         return 0;
-    talk->is_held = 1;
+    talk->exchange.is_held = 1;
     return 1;
 }
 
-static inline int ka_talk_is_started(const ka_talk *talk) { return talk->reply.is_started; }
+static inline int ka_talk_is_started(const ka_talk *talk) { return talk->exchange.reply.is_started; }
 
 #endif

@@ -7,15 +7,19 @@
 
 static const char *check_facts(const ka_talk *talk)
 {
-    MUST(talk->exchange == NULL || talk->has_exchange, "an exchange is held after its end");
-    MUST(!talk->wants_body || talk->has_exchange, "content is wanted without a request");
-    MUST(!talk->is_held || talk->has_exchange, "an application is held back without a request");
-    MUST(!talk->is_draining || (!talk->has_exchange && !ka_body_is_over(&talk->body)), "nothing is left to throw away");
-    MUST(!talk->is_tunnel || talk->has_exchange || talk->is_last, "a tunnel is over, and requests may follow");
-    MUST(!talk->is_failed || talk->is_last, "the peer broke a rule, and requests may follow");
+    MUST(talk->exchange.owner == NULL || ka_exchange_is_open(&talk->exchange), "an exchange is held after its end");
+    MUST(!talk->exchange.wants_body || ka_exchange_is_open(&talk->exchange), "content is wanted without a request");
+    MUST(!talk->exchange.is_held || ka_exchange_is_open(&talk->exchange),
+         "an application is held back without a request");
+    MUST(!talk->is_draining || (!ka_exchange_is_open(&talk->exchange) && !ka_body_is_over(&talk->exchange.body)),
+         "nothing is left to throw away");
+    MUST(!ka_exchange_is_tunnel(&talk->exchange) || ka_exchange_is_open(&talk->exchange) || talk->is_last,
+         "a tunnel is over, and requests may follow");
+    MUST(!talk->exchange.is_failed || talk->is_last, "the peer broke a rule, and requests may follow");
     MUST(!talk->is_cut || talk->is_last, "a response was cut off, and requests may follow");
     MUST(!talk->is_last || ka_is_cause(talk->cause), "the connection ends without a cause");
-    MUST(!talk->has_exchange || talk->has_response || !talk->reply.is_over, "a response is over, and nobody was told");
+    MUST(!ka_exchange_is_open(&talk->exchange) || ka_exchange_is_over(&talk->exchange) || !talk->exchange.reply.is_over,
+         "a response is over, and nobody was told");
     return NULL;
 }
 

@@ -65,7 +65,7 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
  * truncation, RFC 8446 6.1. */
 static inline int ka_turn_is_cut_short(const ka_talk *talk)
 {
-    return talk->has_exchange && !ka_talk_body_is_over(talk);
+    return ka_exchange_is_open(&talk->exchange) && !ka_talk_body_is_over(talk);
 }
 
 /* The client sent FIN, behind bytes that are left where they are: whoever waits for its end is told all the same. */
@@ -73,7 +73,7 @@ static inline void ka_turn_fin(const ka_moves *moves, void *port, ka_talk *talk)
 {
     int is_news = !talk->sees_fin;
     talk->sees_fin = 1;
-    if (is_news && talk->has_exchange)
+    if (is_news && ka_exchange_is_open(&talk->exchange))
         moves->on_news(port, talk, KA_NEWS_EOF);
 }
 
@@ -81,7 +81,7 @@ static inline void ka_turn_fin(const ka_moves *moves, void *port, ka_talk *talk)
 static inline void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
 {
     ka_talk_eof(talk);
-    if (talk->has_exchange)
+    if (ka_exchange_is_open(&talk->exchange))
         moves->on_news(port, talk, KA_NEWS_EOF);
 }
 
@@ -101,9 +101,9 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
     if (ka_conn_phase(table, talk->conn) == KA_WRITE &&
         ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW)
         return cause;
-    if (talk->is_held && ka_talk_is_low(talk)) {
-        talk->is_held = 0;
-        if (talk->has_exchange)
+    if (talk->exchange.is_held && ka_talk_is_low(talk)) {
+        talk->exchange.is_held = 0;
+        if (ka_exchange_is_open(&talk->exchange))
             moves->on_news(port, talk, KA_NEWS_LOW);
     }
     return KA_CAUSE_NONE;
@@ -115,13 +115,13 @@ static inline ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *
 static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
 {
     size_t before = talk->unsent;
-    if (before == 0 || talk->is_held || talk->broken)
+    if (before == 0 || talk->exchange.is_held || talk->broken)
         return;
     ka_cause cause = moves->flush(port, peer, talk);
     size_t n = talk->n_pushed + (before - talk->unsent);
     if (cause != KA_CAUSE_NONE) {
         talk->broken = (uint8_t)cause;
-        talk->is_held = 1;
+        talk->exchange.is_held = 1;
         n = KA_PUSH_MAX;
     }
     talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : (uint32_t)KA_PUSH_MAX;
@@ -130,11 +130,11 @@ static inline void ka_turn_push(const ka_moves *moves, void *port, void *peer, k
 /* A new turn. An application that waits since it pushed so much may go on: the others have had theirs. */
 static inline void ka_turn_pushed(const ka_moves *moves, void *port, ka_talk *talk)
 {
-    int waits = talk->is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
+    int waits = talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
     talk->n_pushed = 0;
     if (waits && ka_talk_is_low(talk)) {
-        talk->is_held = 0;
-        if (talk->has_exchange)
+        talk->exchange.is_held = 0;
+        if (ka_exchange_is_open(&talk->exchange))
             moves->on_news(port, talk, KA_NEWS_LOW);
     }
 }
@@ -171,7 +171,7 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, void *port, void *pe
         if (talk->unsent <= KA_OUT_HIGH)
             return KA_TURN_ON;
     }
-    if (talk->has_exchange && !talk->is_eof)
+    if (ka_exchange_is_open(&talk->exchange) && !talk->is_eof)
         moves->look_for_fin(port, peer, talk);
     return KA_TURN_PAUSE;
 }
@@ -187,7 +187,7 @@ static inline void ka_turn_shed(const ka_moves *moves, void *port, ka_service *s
     while (most-- && ka_unlikely(!ka_pool_has_room(&service->pool, KA_USE_INPUT, nbytes))) {
         ka_talk *talk = ka_service_fattest(service);
         if (talk == NULL) {
-            ka_handle slow = ka_conn_oldest(service->table, KA_WRITE);
+            ka_handle slow = ka_table_oldest(service->table, KA_WRITE);
             if (slow == 0 || slow == asking ||
                 ka_pool_has_room(&service->pool, KA_USE_OUTPUT, ka_pool_reserve(&service->pool) / 2))
                 return;
@@ -245,7 +245,7 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
                 }
                 break;
             case KA_TALK_BODY:
-                talk->wants_body = 0;
+                talk->exchange.wants_body = 0;
                 moves->on_news(port, talk, KA_NEWS_BODY);
                 break;
             case KA_TALK_READ:   turned = moves->read(port, peer, talk); break;
@@ -256,19 +256,19 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
         }
         if (turned == KA_TURN_ENDED)
             return;
-        asked_before = talk->wants_body;
+        asked_before = talk->exchange.wants_body;
         if (!ka_turn_flush(moves, port, peer, talk))
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
         if ((talk->unsent && moves->can_send(port, peer)) ||
-            ka_unlikely(talk->is_held && talk->n_pushed >= KA_PUSH_MAX))
+            ka_unlikely(talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX))
             moves->again(port, peer, talk);
         /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
          * asked for content (which no event may announce again), and when all that is left to do is to close. */
-    } while ((talk->wants_body && !asked_before) ||
-             (talk->has_response && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
-             (talk->unsent == 0 && talk->is_last && !talk->has_exchange && !talk->is_draining));
+    } while ((talk->exchange.wants_body && !asked_before) ||
+             (ka_exchange_is_over(&talk->exchange) && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
+             (talk->unsent == 0 && talk->is_last && !ka_exchange_is_open(&talk->exchange) && !talk->is_draining));
     (void)ka_talk_settle(talk, now);
     if (ka_talk_is_idle(talk)) {
         moves->settled(port, peer, talk);
@@ -289,9 +289,10 @@ static inline void ka_turn(const ka_moves *moves, void *port, void *peer, ka_tal
  * over from here, where the caller may be the task of another request: waiting input is left to a turn to come. */
 static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
 {
-    int is_answering = talk->has_exchange && !talk->has_response;
+    int is_answering = ka_exchange_is_answering(&talk->exchange);
     talk->is_noted = 0;
-    if (is_answering || (talk->window_len == 0 && !(talk->has_response && moves->can_read(port, peer)))) {
+    if (is_answering ||
+        (talk->window_len == 0 && !(ka_exchange_is_over(&talk->exchange) && moves->can_read(port, peer)))) {
         ka_turn(moves, port, peer, talk, now);
         return;
     }
@@ -304,7 +305,7 @@ static inline void ka_turn_attend(const ka_moves *moves, void *port, void *peer,
     moves->again(port, peer, talk);
 }
 
-/* Time is up: answer, where ka_conn_due says so. Return whether that is under way (the talk is noted); else close. */
+/* Time is up: answer, where ka_table_due says so. Return whether that is under way (the talk is noted); else close. */
 static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
 {
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))

@@ -1,8 +1,8 @@
-/* ka_conn_room.h: the part of ka_conn.c that says who goes first when room is needed.
+/* ka_victim.c: who goes first when room is needed. The order stands in docs/table.md.
  *
- * Included by ka_conn.c alone. Nothing is kept for it but what the phases, the queues and the rate windows know anyhow:
- * a victim is found at the heads of queues. Only who is slow must be looked for, among a bounded number. The order
- * stands in docs/table.md. */
+ * Nothing is kept for it but what the phases, the queues and the rate windows know anyhow: a victim is found at the heads
+ * of queues. Only who is slow must be looked for, among a bounded number. */
+#include "table/ka_table_parts.h"
 
 enum {
     LOOKS = 16
@@ -25,7 +25,7 @@ static uint32_t oldest_in(const ka_table *t, unsigned phase)
     return best;
 }
 
-ka_handle ka_conn_oldest(const ka_table *t, ka_phase phase)
+ka_handle ka_table_oldest(const ka_table *t, ka_phase phase)
 {
     if ((unsigned)phase >= KA_N_PHASES || phase == KA_FREE)
         return 0;
@@ -146,7 +146,7 @@ static uint32_t victim_among(ka_table *t, int64_t now)
     return young ? young : head;
 }
 
-ka_handle ka_conn_victim(ka_table *t, int64_t now)
+ka_handle ka_table_victim(ka_table *t, int64_t now)
 {
     now = clock_of(t, now);
     return ka_store_handle(&t->store, victim_among(t, now));
