@@ -54,17 +54,17 @@ static void look_at_clocks(void)
 
 /* --- the application --- */
 
-static void answer(ka_talk *talk, const ka_head *head)
+static void answer(ka_exchange *x, const ka_head *head)
 {
-    const char *target = ka_exchange_head_bytes(&talk->exchange) + head->target.off;
+    const char *target = ka_exchange_head_bytes(x) + head->target.off;
     int is_known = head->target.len == 1 && *target == '/';
     const char *text = is_known ? "hello\n" : "no such page\n";
     char *at;
-    if (ka_exchange_head_begin(&talk->exchange, is_known ? 200 : 404, 64, &at) < 0 ||
-        ka_exchange_field(&talk->exchange, &at, "content-type", 12, "text/plain", 10) < 0 ||
-        ka_exchange_head_end(&talk->exchange, at, (int64_t)strlen(text), now) < 0 ||
-        ka_exchange_content(&talk->exchange, text, strlen(text), 0, NULL) < 0)
-        ka_exchange_refuse(&talk->exchange, 500, "no answer could be made", KA_CAUSE_APPLICATION, now);
+    if (ka_exchange_head_begin(x, is_known ? 200 : 404, 64, &at) < 0 ||
+        ka_exchange_field(x, &at, "content-type", 12, "text/plain", 10) < 0 ||
+        ka_exchange_head_end(x, at, (int64_t)strlen(text), now) < 0 ||
+        ka_exchange_content(x, text, strlen(text), 0, NULL) < 0)
+        ka_exchange_refuse(x, 500, "no answer could be made", KA_CAUSE_APPLICATION, now);
 }
 
 /* --- one connection --- */
@@ -145,7 +145,7 @@ static void turn(peer *p)
     for (int n_reads = 0; got > 0;) {
         ka_talk_step step = ka_talk_next(talk, now, &head);
         if (step == KA_TALK_REQUEST) {
-            answer(talk, &head);
+            answer(&talk->exchange, &head);
         } else if (step == KA_TALK_READ) {
             got = n_reads++ < 4 && !ka_talk_is_eof(talk) ? receive(p) : 0;
         } else if (step == KA_TALK_LINGER || step == KA_TALK_CLOSE) {
@@ -267,7 +267,6 @@ static void serve(int listener)
     }
 }
 
-static void nobody(void *port, ka_talk *talk) { (void)port, (void)talk; }
 static void nothing(void *owner) { (void)owner; }
 
 int main(int argc, char **argv)
@@ -276,6 +275,7 @@ int main(int argc, char **argv)
     socklen_t len = sizeof at;
     ka_capacity capacity = ka_capacity_default;
     ka_policy policy = ka_policy_default;
+    const ka_application app = {.on_lost = nothing, .release = nothing};
     int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     at.sin_port = htons((uint16_t)atoi(argc > 1 ? argv[1] : "8000"));
     capacity.max_connections = argc > 2 ? (uint32_t)atoi(argv[2]) : PLACES;
@@ -289,10 +289,8 @@ int main(int argc, char **argv)
     /* A server on the open net takes the seed, which keys the hash of client addresses, from getentropy(). */
     if (capacity.max_connections > PLACES || ka_table_new(&table, &capacity, (uint64_t)time(NULL), &counters) < 0 ||
         ka_table_set_policy(table, 0, &policy) < 0 ||
-        ka_service_init(&service, table, &ka_limits_default, 1 << 20, nothing) < 0)
+        ka_service_init(&service, table, &ka_limits_default, 1 << 20, &app) < 0)
         return 1;
-    service.attend = nobody; /* our application answers at once, inside the turn */
-    service.lost = nothing;
     look_at_clocks();
     signal(SIGTERM, stop);
     printf("http://127.0.0.1:%d\n", ntohs(at.sin_port));

@@ -486,8 +486,8 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
     talk->cause = (uint8_t)cause;
     talk->persistence = KA_LINGERS;
     x->writing = KA_WRITING_DONE;
-    if (talk->service->refused && x->owner == NULL && cause != KA_CAUSE_APPLICATION)
-        talk->service->refused(talk->service->port, talk);
+    if (talk->service->app.on_refused && x->owner == NULL && cause != KA_CAUSE_APPLICATION)
+        talk->service->app.on_refused(talk->service->app.ctx, talk);
     ka_talk_attend(talk);
     return KA_OK;
 }

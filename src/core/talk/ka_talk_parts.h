@@ -5,11 +5,12 @@
 
 #include "talk/ka_talk.h"
 
-/* Something changed: the talk is to have a turn. In its turn it will come to that by itself. */
+/* Something changed: it is to have a turn, but after this call, which may come from deep inside the application. In its
+ * turn it will come to that by itself. */
 static inline void ka_talk_attend(ka_talk *talk)
 {
     if (!talk->is_driven)
-        talk->service->attend(talk->service->port, talk);
+        ka_talk_put(talk, KA_NOTED);
 }
 
 /* `nbytes` of the window are done with. */
