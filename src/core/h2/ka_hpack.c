@@ -302,7 +302,7 @@ int ka_hpack_decode(ka_hpack_decoder *d, ka_hpack_section *s, const uint8_t *in,
     const uint8_t *p = in, *end = in + len, *from = in;
     uint64_t more = 1;
     int rc = KA_OK;
-    ka_assert(s->size >= d->limit);
+    ka_assert(s->size >= d->limit && len <= INT32_MAX);
     while (p < end) {
         from = p;
         rc = representation(d, s, &p, end, &more);
