@@ -21,9 +21,9 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from kacore.errors import UsageError
 from kacore.policy import Policy
 from kacore.server.listening import open_listeners, parse_address
-from kacore.server.loading import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

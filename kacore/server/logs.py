@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-ACCESS_FORMATS = ("off", "common", "combined", "json")
 AccessLog = Callable[[Any], None]
 
 # What could end a quoted word or a line, or steer a terminal; bytes above ASCII too, whose encoding nobody knows.
@@ -182,7 +181,7 @@ def configure(path: str) -> None:
     import logging.config
     import tomllib
 
-    from kacore.server.loading import UsageError
+    from kacore.errors import UsageError
 
     try:
         if path.endswith((".json", ".toml")):
@@ -263,10 +262,11 @@ class LineHandler(logging.StreamHandler[TextIO]):
             self.release()
 
 
-def set_up(level: int) -> None:
-    """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare."""
+def set_up(level: int | str) -> None:
+    """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare. level: of the
+    logging module, or its name in small letters."""
     errors = logging.getLogger("kacore")
-    errors.setLevel(level)
+    errors.setLevel(level.upper() if isinstance(level, str) else level)
     access = logging.getLogger("kacore.access")
     access.setLevel(logging.INFO)
     if not errors.hasHandlers():

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from kacore.server.loading import UsageError
+from kacore.errors import UsageError
 
 # No pid is longer. More is not read of a file that is not ours.
 MAX_TEXT = 64

@@ -9,9 +9,12 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kacore.server.loading import UsageError
+from kacore.errors import UsageError
+
+if TYPE_CHECKING:
+    from kacore.config.options import ServeOptions
 
 ClientCertificates = Literal["none", "optional", "required"]
 CLIENT_CERTIFICATES: dict[str, ssl.VerifyMode] = {
@@ -211,33 +214,16 @@ def chooser(contexts: Mapping[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, 
     return choose
 
 
-def from_options(
-    certfile: str | None,
-    keyfile: str | None,
-    password: str | None,
-    ca_certs: str | None,
-    client_certs: ClientCertificates | None,
-    ciphers: str | None,
-    names: list[str],
-) -> TLS | None:
-    """From the command line. names: "HOST=CERTFILE" or "HOST=CERTFILE,KEYFILE". None: no TLS is asked for."""
-    if certfile is None:
-        if keyfile or ca_certs or names:
-            raise UsageError("--ssl-certfile is missing")
+def from_options(options: ServeOptions) -> TLS | None:
+    """From the ssl_ options of the command. None: no TLS is asked for. UsageError."""
+    if options.ssl_certfile is None:
         return None
-    by_name: dict[str, tuple[Path, Path | None]] = {}
-    for text in names:
-        host, _, files = text.partition("=")
-        cert, _, key = files.partition(",")
-        if not host or not cert:
-            raise UsageError(f"--ssl-sni {text!r}: is not of the form HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
-        by_name[host] = (cert, key or None)
     return TLS(
-        certfile,
-        keyfile,
-        password=password,
-        ca_certs=ca_certs,
-        client_certs=client_certs,
-        ciphers=ciphers,
-        names=by_name,
+        options.ssl_certfile,
+        options.ssl_keyfile,
+        password=options.ssl_keyfile_password,
+        ca_certs=options.ssl_ca_certs,
+        client_certs=options.ssl_client_certs,
+        ciphers=options.ssl_ciphers,
+        names=dict(options.ssl_sni),
     )
