@@ -10,6 +10,7 @@
 
 #include "http/ka_body.h"
 #include "http/ka_reply.h"
+#include "table/ka_phase.h"
 
 enum {
     KA_OUT_HIGH = 64 * 1024,  /* unsent bytes above which the application is held back */
