@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # The directory is named beside its files: its own time changes when one is added or deleted. One variant of the
 # extension stands in place at a time, and the stamp names the switches it was built with. They go to the build
-# only: to kacore itself, KACORE_NAME in the environment is a field of the policy.
+# only: to kacore itself, KACORE_NAME in the environment is an option.
 SOURCES := setup.py pyproject.toml $(wildcard src src/* src/*/* src/*/*/*)
 KACORE_OPTIMIZE ?= 1
 unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE KACORE_OPTIMIZE
