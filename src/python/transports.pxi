@@ -562,7 +562,7 @@ cdef class Transports(Driver):
         if one.session != NULL:
             return tls_description(one.session).copy()
         if one.is_tls and one.described is None:
-            from kacore.server.tls import describe
+            from kacore._tls_extension import describe
             tls = one.transport.get_extra_info("ssl_object")
             one.described = describe(tls) if tls is not None else {}
         return one.described.copy() if one.described else None
