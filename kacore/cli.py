@@ -345,7 +345,7 @@ def serve(args: argparse.Namespace, fds: list[int]) -> int:
         with contextlib.closing(server), pid_file(args.pid):
             server.run()
         return 0
-    from kacore.server.workers import Supervisor
+    from kacore.server.supervisor import Supervisor
 
     supervisor = Supervisor(
         lambda worker: make_server(args, worker=worker),

@@ -1,7 +1,8 @@
-"""Is an adapter at home in the host that it finds?
+"""What an adapter says of its host: `HostPackage`, one for each.
 
-An adapter watches what is not public in its host, so each says which versions were tried and what it needs. An older
-version is refused; a newer one is tried, with a warning, where all that is needed is there; what is missing is named.
+An adapter uses what is not public in its host, so it says which versions it was tried with and what it needs. An older
+version is refused; a newer one is accepted, with a warning, if all that is needed is there; what is missing is named. And
+of the policy it says which fields could have no effect there, so that nobody sets one in vain.
 """
 
 from __future__ import annotations
@@ -11,26 +12,32 @@ import importlib
 import inspect
 import re
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-__all__ = ["Tried", "UntriedHostWarning"]
+from kacore.policy import Policy, PolicyError, PolicySet
+
+__all__ = ["HostPackage", "UntriedHostWarning"]
 
 
 class UntriedHostWarning(UserWarning):
     """The host is newer than those that the adapter was tried with."""
 
 
-class Tried(NamedTuple):
-    """What an adapter was tried with.
+class HostPackage(NamedTuple):
+    """A host, and what the adapter was tried with.
 
-    host: the package. oldest, newest: as far as they tell versions apart: "27" stands for all of 27.
-    needed: "module:name" or "module:class.attribute" of what the adapter uses.
+    host:        the package. oldest, newest: as far as they tell versions apart: "27" stands for all of 27.
+    needed:      "module:name" or "module:class.attribute" of what the adapter uses.
+    ineffective: fields of a policy that have no effect inside this host, and why.
     """
 
     host: str
     oldest: str
     newest: str
     needed: tuple[str, ...]
+    ineffective: Mapping[str, str] = MappingProxyType({})
 
     def at_import(self, version: str) -> None:
         """ImportError or UntriedHostWarning, if there is something to say of this version."""
@@ -43,18 +50,26 @@ class Tried(NamedTuple):
         """Why the adapter cannot work with this version, or None."""
         missing = [one for one in self.needed if not is_there(one)]
         if is_older(version, self.oldest):
-            why = f"{self.oldest} is the oldest that it knows"
+            why = f"the oldest version it supports is {self.oldest}"
         elif missing:
-            why = f"{', '.join(missing)} is missing in it; {self} were tried"
+            why = f"{', '.join(missing)} is missing there; it was tried with {self}"
         else:
             return None
-        return f"kacore.embed.{self.host} cannot be in {self.host} {version}: {why} (pip install kacore[{self.host}])"
+        return f"kacore.embed.{self.host} does not work with {self.host} {version}: {why} (pip install kacore[{self.host}])"
 
     def warning(self, version: str) -> str | None:
         """What to say of a version that is newer than all that were tried, or None."""
         if not is_older(self.newest, version):
             return None
-        return f"kacore.embed.{self.host} is not tried yet with {self.host} {version}: {self} were"
+        return f"kacore.embed.{self.host} has not been tried with {self.host} {version} yet, only with {self}"
+
+    def check_policy(self, policies: Policy | PolicySet) -> None:
+        """PolicyError for a field that is set and would have no effect."""
+        for policy in [policies] if isinstance(policies, Policy) else policies.policies:
+            said = policy.changes()
+            for name, why in self.ineffective.items():
+                if name in said:
+                    raise PolicyError(f"{name}={said[name]:g}: has no effect inside {self.host}: {why}", name)
 
     def __str__(self) -> str:
         return f"{self.oldest} to {self.newest}"

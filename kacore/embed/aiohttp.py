@@ -25,7 +25,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,10 @@ from aiohttp.web_protocol import RequestHandler as HostHandler
 from aiohttp.web_server import Server as HostServer
 
 from kacore._core import ConnectionTable
-from kacore.embed._hosts import Tried
-from kacore.policy import Policy, PolicyError
-from kacore.server.listening import raise_descriptor_limit
+from kacore.embed._hosts import HostPackage
+from kacore.policy import Policy
+from kacore.server.assembly import policy_set, table_for
+from kacore.server.departure import last_gone
 
 try:
     import fcntl
@@ -58,8 +59,9 @@ __all__ = ["AppRunner", "RequestHandler", "Server", "SockSite", "TCPSite", "Unix
 
 # Until 3.10.1 it is noted when a connection began to be idle, and since then when that is to end.
 KEPT_SINCE = "_keepalive_time" if hasattr(HostHandler, "_keepalive_time") else "_next_keepalive_close_time"
+PARSED = "aiohttp's parser has no such limit"
 OF_HANDLER = "_close _current_request _force_close _keepalive _keepalive_handle _keepalive_timeout _messages _task_handler"
-TRIED = Tried(
+PACKAGE = HostPackage(
     "aiohttp",
     oldest="3.10",
     newest="3.14",
@@ -71,8 +73,16 @@ TRIED = Tried(
         "aiohttp.http_writer:StreamWriter._on_headers_sent",
         "aiohttp.streams:StreamReader._wait",
     ),
+    ineffective={
+        "max_head_bytes": f"{PARSED}; max_target_bytes, max_header_bytes and max_headers it has",
+        "max_chunk_line_bytes": PARSED,
+        "max_trailer_bytes": PARSED,
+        "max_body_bytes": "content has the application's client_max_size",
+        "max_buffer_bytes": "the loop's transports have the buffers",
+        "max_response_buffer": "applications are not WSGI",
+    },
 )
-TRIED.at_import(aiohttp.__version__)
+PACKAGE.at_import(aiohttp.__version__)
 
 # What the table has been told about a connection, and what it will have to be told.
 HEAD = 1  # a head has begun
@@ -99,17 +109,6 @@ PARSER_LIMITS = {
     "max_headers": "max_headers",
     "max_field_size": "max_header_bytes",
 }
-# Fields that would have no effect, and why.
-PARSED = "aiohttp's parser has no such limit"
-ELSEWHERE = {
-    "max_head_bytes": f"{PARSED}; max_target_bytes, max_header_bytes and max_headers it has",
-    "max_chunk_line_bytes": PARSED,
-    "max_trailer_bytes": PARSED,
-    "max_body_bytes": "content has the application's client_max_size",
-    "max_buffer_bytes": "the loop's transports have the buffers",
-    "max_response_buffer": "applications are not WSGI",
-}
-
 FIONREAD = getattr(termios, "FIONREAD", 0)
 TIOCOUTQ = getattr(termios, "TIOCOUTQ", 0)
 TCPI_BYTES_ACKED = slice(120, 128)  # of struct tcp_info, since Linux 4.1
@@ -521,7 +520,7 @@ class Server(HostServer):
 
     policy: kacore.Policy; default Policy(). keepalive_timeout, where it is given, counts instead of the policy's.
     Other arguments as aiohttp's. Raises TypeError for a policy that is none, PolicyError (a ValueError) for a value out
-    of range, and for a field that is set and would have no effect: those of ELSEWHERE.
+    of range, and for a field that is set and would have no effect: those of PACKAGE.ineffective.
     """
 
     def __init__(
@@ -536,10 +535,8 @@ class Server(HostServer):
         if not isinstance(policy, Policy | None):
             raise TypeError(f"policy is a kacore.Policy, not {type(policy).__name__}: rules are for kacore's own server")
         policy = policy or Policy()
+        PACKAGE.check_policy(policy)
         said = policy.changes()
-        for field, why in ELSEWHERE.items():
-            if field in said:
-                raise PolicyError(f"{field}={said[field]}: has no effect inside aiohttp: {why}", field)
         for argument, field in PARSER_LIMITS.items():
             if field in said:
                 kwargs.setdefault(argument, getattr(policy, field))
@@ -547,15 +544,14 @@ class Server(HostServer):
             policy = with_keepalive_timeout(policy, float(keepalive_timeout))
         super().__init__(handler, request_factory=request_factory, **kwargs)
         self.policy = policy
-        raise_descriptor_limit(policy.max_connections, logging.getLogger("kacore.error"))
-        self.table = ConnectionTable(policy)
+        self.table = table_for(policy_set(policy), logging.getLogger("kacore.error"))
         self.times_handlers = policy.handler_timeout > 0
         self.request_factory = watching(self.request_factory)
         self.now, self.done = self._loop.time, finished(self._loop)
         self._by_conn: dict[int, RequestHandler] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._armed = INFINITY
-        self._empty: asyncio.Future[None] | None = None
+        self._on_drained: Callable[[], object] | None = None
         self._verdict: Verdict | None = None
         self._fields: list[tuple[str, str]] = []
         self._refusal = REFUSAL.format(policy.retry_after).encode()
@@ -684,10 +680,8 @@ class Server(HostServer):
     async def shutdown(self, timeout: float | None = None) -> None:
         """As aiohttp's: wait for the drain, `timeout` seconds at most, then end what is left."""
         self.pre_shutdown()
-        if not self._is_drained():
-            self._empty = self._loop.create_future()
-            limits = [self.policy.drain_timeout, *([] if timeout is None else [timeout])]
-            await asyncio.wait([self._empty], timeout=min(limits))
+        limits = [self.policy.drain_timeout, *([] if timeout is None else [timeout])]
+        await last_gone(self, min(limits))
         transports = dict(self._connections)
         await super().shutdown(timeout)
         for handler in list(self._by_conn.values()):
@@ -701,15 +695,16 @@ class Server(HostServer):
             self._timer.cancel()
         self._timer, self._armed = None, INFINITY
 
-    def _is_drained(self) -> bool:
-        """Nobody is left but who only waits for the end of its lingering; that delays no exit."""
-        lingering: int = self.table.stats()["phases"]["linger"]
-        return len(self.table) == lingering
+    def when_drained(self, call: Callable[[], object]) -> None:
+        """Have it called once, when nobody is left but who only waits for the end of its lingering."""
+        self._on_drained = call
+        self.settled()
 
     def settled(self) -> None:
         """One has gone, or lingers."""
-        if self._empty is not None and not self._empty.done() and self._is_drained():
-            self._empty.set_result(None)
+        if self._on_drained is not None and self.table.is_drained:
+            call, self._on_drained = self._on_drained, None
+            call()
 
 
 def with_keepalive_timeout(policy: Policy, seconds: float) -> Policy:

@@ -19,11 +19,10 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from kacore import _core
-from kacore._core import ConnectionTable, Head, Response
+from kacore._core import Head, Response
 from kacore.policy import Policy
-from kacore.server.listening import raise_descriptor_limit
-from kacore.server.logs import closed_log
-from kacore.server.races import RaceLog
+from kacore.server.assembly import driver_options, policy_set, table_for
+from kacore.server.departure import LAST_WORD, Terms, last_gone
 
 if TYPE_CHECKING:
     from kacore.policy import PolicySet
@@ -55,25 +54,19 @@ class Connections(_core.Transports):
     ) -> Connections:
         """Of the compiled class, which takes its table and application when it is made."""
         loop = loop or asyncio.get_running_loop()
-        if application is None:
-            application = _core.ProtocolApplication(loop, logging.getLogger("kacore.error"))
-        policy = policy or Policy()
-        default = policy if isinstance(policy, Policy) else policy.default
         logger = logging.getLogger("kacore.error")
-        raise_descriptor_limit(default.max_connections, logger)
+        if application is None:
+            application = _core.ProtocolApplication(loop, logger)
+        policies = policy_set(policy)
         self = super().__new__(
             cls,
-            ConnectionTable(policy),
+            table_for(policies, logger),
             application,
             loop,
-            limits=policy.limits(),
-            max_buffer_bytes=default.max_buffer_bytes,
-            server_name=server_name,
-            on_closed=closed_log(logger),
-            on_race=RaceLog(default, logger),
+            **driver_options(policies, logger, server_name=server_name),
         )
-        self.set_classes(policy)
-        self.policy = default
+        self.set_classes(policies)
+        self.policy = policies.default
         return self
 
     async def drain_and_close(self, *servers: asyncio.AbstractServer) -> None:
@@ -82,15 +75,13 @@ class Connections(_core.Transports):
         servers: who accepts; they go on for drain_lame_duck seconds and are closed then. With none of them given, stop
         accepting first.
         """
-        policy = self.policy
+        terms = Terms.of(self.policy)
         if servers:
-            await asyncio.sleep(policy.drain_lame_duck)
+            await asyncio.sleep(terms.lame_duck)
         for server in servers:
             server.close()
-        self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
-        deadline = self.loop.time() + policy.drain_timeout
-        while len(self.table) > self.table.stats()["phases"]["linger"] and self.loop.time() < deadline:
-            await asyncio.sleep(DRAIN_POLL)
+        terms.begin(self)
+        await last_gone(self, terms.timeout + LAST_WORD)
         self.close()
 
 
@@ -103,7 +94,3 @@ class KeepAliveProtocol(_core.TransportProtocol, asyncio.BufferedProtocol):
         One request of a connection at a time. An exception is logged and answered 500.
         """
         raise NotImplementedError("a KeepAliveProtocol answers in handle(head, body)")
-
-
-# How often a drain looks whether the last connection is gone, in seconds.
-DRAIN_POLL = 0.01

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import select
 import signal
@@ -19,9 +20,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from datetime import timedelta
-from http import HTTPStatus
 from typing import Any
 
 import gunicorn
@@ -33,241 +33,33 @@ from gunicorn.workers import base
 
 from kacore import _core
 from kacore._core import AccessEntry, ConnectionTable, LocalError
-from kacore.embed._hosts import Tried
-from kacore.policy import Policy, PolicyError, PolicySet
-from kacore.policy.sources import Sources
-from kacore.server import logs
+from kacore.embed._gunicorn_records import KEY, Reply, Request, environ_of, has_access_log, request_of
+from kacore.embed._gunicorn_settings import (
+    SCRIPT_NAME,
+    check_settings,
+    is_set,
+    policy_for,
+    setting_of,
+    speaks_proxy,
+    time_to_leave,
+)
+from kacore.policy import PolicyError
+from kacore.server.assembly import driver_options, made_application, probe, table_for
+from kacore.server.departure import Departure, Terms
+from kacore.server.drivers import LoopEngine
 from kacore.server.lifespan import Lifespan, LifespanError
-from kacore.server.listening import raise_descriptor_limit, set_inherited_options
+from kacore.server.listening import Listener, set_inherited_options
 from kacore.server.loading import Interface, UsageError, detect_interface
+from kacore.server.logs import notice_log
+from kacore.server.loops import loop_factory, repeat
 from kacore.server.races import RaceLog
-from kacore.server.server import DRAIN_POLL, LAST_CALL, SHUTDOWN_AT_ONCE, WebSocketOptions, loop_factory
 from kacore.server.tls import FixedTLS
+from kacore.server.websocket_options import WebSocketOptions
 
 __all__ = ["ASGIWorker", "Worker"]
 
-OF_BASE = ("PIPE", "init_process", "load_wsgi", "max_requests", "notify", "ppid", "reloader", "sockets", "timeout")
-TRIED = Tried(
-    "gunicorn",
-    oldest="22",
-    newest="27",
-    needed=(
-        "gunicorn.arbiter:Arbiter.WORKER_BOOT_ERROR",
-        "gunicorn.config:Config.is_ssl",
-        "gunicorn.config:Config.settings",
-        *(f"gunicorn.workers.base:Worker.{name}" for name in OF_BASE),
-    ),
-)
-# gunicorn's setting, and the field of the policy that it means.
-FIELDS = {
-    "keepalive": "keep_alive_timeout",
-    "worker_connections": "max_connections",
-    "graceful_timeout": "drain_timeout",
-    "limit_request_line": "max_target_bytes",
-    "limit_request_fields": "max_headers",
-    "limit_request_field_size": "max_header_bytes",
-}
-# Settings for which only this value can be served, and those that are not heard: the parser knows no such leniency.
-ONLY = {"protocol": "http", "http2_cleartext": "off"}
-UNHEARD = (
-    "asgi_disconnect_grace_period",
-    "casefold_http_method",
-    "header_map",
-    "http_parser",
-    "permit_obsolete_folding",
-    "permit_unconventional_http_method",
-    "permit_unconventional_http_version",
-    "secure_scheme_headers",
-    "sendfile",
-    "strip_header_spaces",
-)
-SCRIPT_NAME = "SCRIPT_NAME"  # in the environment, or a field of a trusted proxy: below which path the application stands
-# The most seconds between two signs of life, and of graceful_timeout the part that is left to the application's end.
+# The most seconds between two signs of life.
 BEAT = 1.0
-FOR_THE_END = 0.1
-# Where the environ or scope of a request holds the Request that pre_request was given.
-KEY = "kacore.request"
-
-# -- the policy ------------------------------------------------------------------------------------------------
-
-
-def is_set(cfg: Any, name: str) -> bool:
-    """Whether it differs from gunicorn's default: a default that the user wrote looks the same."""
-    setting = cfg.settings.get(name)
-    return setting is not None and bool(setting.get() != type(setting)().get())
-
-
-def setting_of(cfg: Any, name: str, default: Any) -> Any:
-    """Its value; `default` in a gunicorn that does not have it yet."""
-    return getattr(cfg, name) if name in cfg.settings else default
-
-
-def speaks_proxy(cfg: Any) -> bool:
-    """Whether connections begin with a PROXY header: until 24.1 that was a yes or no."""
-    return cfg.proxy_protocol not in (False, "off")
-
-
-def given_policy(cfg: Any) -> PolicySet | None:
-    """What the configuration file calls `kacore_policy`: a Policy, a PolicySet, or a dict of fields."""
-    location = cfg.config or ""
-    module = sys.modules.get(location.removeprefix("python:") if location.startswith("python:") else "__config__")
-    given = getattr(module, "kacore_policy", None)
-    if isinstance(given, Mapping):
-        try:
-            given = Policy(**given)
-        except TypeError as error:
-            raise PolicyError(f"kacore_policy: {error}") from None
-    if given is None or isinstance(given, PolicySet):
-        return given
-    if not isinstance(given, Policy):
-        raise PolicyError(f"kacore_policy={given!r}: must be a Policy, a PolicySet or a dict of fields")
-    return PolicySet(given)
-
-
-def policy_for(cfg: Any) -> PolicySet:
-    """What is in force for workers of this configuration. PolicyError says what is wrong, and who said it."""
-    sources = Sources()
-    given = given_policy(cfg)
-    if given is not None:
-        sources.add(given.default.changes(), "kacore_policy")
-        sources.add_rules(list(given.rules), "kacore_policy")
-    sources.add_environment(os.environ)
-    named = {name: getattr(cfg, name) for name in FIELDS if is_set(cfg, name)}
-    fields: dict[str, Any] = {FIELDS[name]: value for name, value in named.items()}
-    if named.get("keepalive") == 0:
-        del fields["keep_alive_timeout"]
-        fields["keep_alive"] = False
-    most = Policy.__fields__["max_head_bytes"]
-    head = sources.values.get("max_head_bytes", most.make_default())
-    for field in ("max_target_bytes", "max_header_bytes"):
-        if field in fields:
-            fields[field] = fields[field] or head  # 0 is no limit of its own
-    if "max_headers" in fields:
-        high = int(Policy.__fields__["max_headers"].high)
-        fields["max_headers"] = min(fields["max_headers"] or high, high)
-    # What the user allows must fit into a head.
-    fields["max_head_bytes"] = max(head, fields.get("max_target_bytes", 0) + fields.get("max_header_bytes", 0))
-    for field in ("keep_alive_timeout", "drain_timeout"):
-        if field in fields:
-            fields[field] = float(fields[field])
-    sources.add(fields, "gunicorn's settings")
-    return sources.policy_set()
-
-
-def check_settings(cfg: Any, log: Any) -> None:
-    """RuntimeError, of which gunicorn prints the sentence, for what cannot be served."""
-    if refusal := TRIED.refusal(gunicorn.__version__):
-        raise RuntimeError(refusal)
-    if warning := TRIED.warning(gunicorn.__version__):
-        log.warning("%s", warning)
-    for name, value in ONLY.items():
-        if (given := setting_of(cfg, name, value)) != value:
-            raise RuntimeError(f"{name}={given!r}: kacore's workers serve {name}={value!r} only")
-    if "h2" in setting_of(cfg, "http_protocols", ()):
-        raise RuntimeError("http_protocols: kacore's workers speak HTTP/1.1 only")
-    if speaks_proxy(cfg) and set(cfg.proxy_allow_ips) != set(cfg.forwarded_allow_ips):
-        raise RuntimeError("proxy_protocol: kacore's workers need the same proxy_allow_ips and forwarded_allow_ips")
-    for name in UNHEARD:
-        if is_set(cfg, name):
-            log.warning("%s is not heard by kacore's workers", name)
-    if set(setting_of(cfg, "forwarder_headers", ())) - {SCRIPT_NAME, "PATH_INFO"}:
-        log.warning("forwarder_headers: kacore's workers hear %s only", SCRIPT_NAME)
-    try:
-        policy = policy_for(cfg).default
-    except PolicyError as error:
-        raise RuntimeError(str(error)) from None
-    if policy.drain_lame_duck >= (most := time_to_leave(cfg)):
-        raise RuntimeError(
-            f"drain_lame_duck={policy.drain_lame_duck:g}: must be less than {most:g}, nine tenths of graceful_timeout"
-        )
-
-
-def time_to_leave(cfg: Any) -> float:
-    """Of graceful_timeout, in seconds; the rest is for the application's end."""
-    return float(cfg.graceful_timeout) * (1 - FOR_THE_END)
-
-
-# -- what hooks and the access log are told --------------------------------------------------------------------
-
-
-class Request:
-    """One request as gunicorn's hooks and loggers know it; hooks may hang attributes of their own on it."""
-
-    def __init__(self, environ: dict[str, Any]) -> None:
-        self.environ = environ
-        self.method = environ["REQUEST_METHOD"]
-        self.uri = environ["RAW_URI"]
-        self.path, _, self.query = self.uri.partition("?")
-        self.version = (1, 0 if environ["SERVER_PROTOCOL"] == "HTTP/1.0" else 1)
-        self.scheme = environ.get("wsgi.url_scheme", "http")
-        self.remote_addr = (environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", ""))
-        self.headers = [
-            (name.removeprefix("HTTP_").replace("_", "-"), value)
-            for name, value in environ.items()
-            if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
-        ]
-
-
-class Reply:
-    """What became of it, the same way."""
-
-    def __init__(self, entry: AccessEntry) -> None:
-        self.status_code = entry.status
-        try:
-            self.status = f"{entry.status} {HTTPStatus(entry.status).phrase}"
-        except ValueError:
-            self.status = str(entry.status)
-        self.sent = self.response_length = entry.n_bytes
-        self.headers = [(to_text(name), to_text(value)) for name, value in entry.fields or ()]
-
-
-def to_text(value: Any) -> str:
-    return value if isinstance(value, str) else bytes(value).decode("latin-1")
-
-
-def environ_of(scope: dict[str, Any]) -> dict[str, Any]:
-    """Of an ASGI scope what gunicorn's loggers look for in a WSGI environ."""
-    query = scope["query_string"].decode("latin-1")
-    path = scope["raw_path"].decode("latin-1")
-    environ = {
-        "REQUEST_METHOD": scope.get("method", "GET"),
-        "RAW_URI": f"{path}?{query}" if query else path,
-        "PATH_INFO": scope["path"],
-        "QUERY_STRING": query,
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "wsgi.url_scheme": scope["scheme"],
-    }
-    if scope["client"] is not None:
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = scope["client"][0], str(scope["client"][1])
-    for name, value in scope["headers"]:
-        key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
-        text = value.decode("latin-1")
-        environ[key] = f"{environ[key]},{text}" if key in environ else text
-    return environ
-
-
-def request_of(entry: AccessEntry) -> Request:
-    """The Request of pre_request if there was one, else one of what is known."""
-    source = entry.request
-    if source is None:  # the application never got it
-        path, _, query = (entry.target or b"").decode("latin-1").partition("?")
-        client, port = entry.client or ("", 0)
-        source = {
-            "REQUEST_METHOD": entry.method,
-            "RAW_URI": f"{path}?{query}" if query else path,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "SERVER_PROTOCOL": f"HTTP/{entry.version}",
-            "REMOTE_ADDR": client,
-            "REMOTE_PORT": str(port),
-        }
-    made = source.get(KEY)
-    if isinstance(made, Request):
-        return made
-    return Request(source if "REQUEST_METHOD" in source else environ_of(source))
-
-
-# -- the workers -------------------------------------------------------------------------------------------------
 
 
 class Worker(base.Worker):
@@ -275,7 +67,7 @@ class Worker(base.Worker):
 
     interface: Interface = "wsgi"
     alive: bool
-    engine: _core.Engine
+    engine: LoopEngine
     table: ConnectionTable
 
     @classmethod
@@ -289,7 +81,6 @@ class Worker(base.Worker):
 
     def init_process(self) -> None:
         """Called by the arbiter in the child: all of its life."""
-        self.is_hurried = False
         self.next_beat = 0.0
         self.beat_every = min(BEAT, self.timeout / 2) if self.timeout else BEAT
         try:
@@ -322,15 +113,15 @@ class Worker(base.Worker):
         try:
             while self.alive:
                 self.turn(waiting, self.beat_every)
-            for _ in self.departure():
-                self.turn(waiting, DRAIN_POLL)
+            for left in self.departure().walk():
+                self.turn(waiting, min(left, self.beat_every))
         finally:
             self.engine.close()
             application.stop()
 
     def turn(self, waiting: select.poll, seconds: float) -> None:
         """Do what there is to do, or wait for it that long at most."""
-        for fd, _ in waiting.poll(seconds * 1000):
+        for fd, _ in waiting.poll(math.ceil(seconds * 1000)):
             if fd == self.PIPE[0]:
                 os.read(fd, 4096)
             else:
@@ -354,28 +145,28 @@ class Worker(base.Worker):
         """The engine, with the policy in force, on the sockets that the arbiter made."""
         cfg, log = self.cfg, self.log
         self.policies = policy_for(cfg)
-        policy = self.policies.default
-        raise_descriptor_limit(policy.max_connections, log)
-        self.table = ConnectionTable(self.policies)
-        self.engine = _core.Engine(
+        self.table = table_for(self.policies, log)
+        self.engine = LoopEngine(
             self.table,
             application,
-            limits=self.policies.limits(),
-            max_buffer_bytes=policy.max_buffer_bytes,
             call_soon=call_soon,
-            on_race=RaceLog(policy, log),
             access_log=self.access_log(),
-            on_closed=logs.closed_log(logging.getLogger("gunicorn.error")),
-            on_notice=logs.notice_log(log),
+            on_notice=notice_log(log),
+            **driver_options(self.policies, logging.getLogger("gunicorn.error"), on_race=RaceLog(self.policies.default, log)),
         )
         # Peers without an address are trusted, as by gunicorn's own workers.
         self.engine.trust([*cfg.forwarded_allow_ips, "unix"], proxy_protocol=speaks_proxy(cfg))
         self.engine.set_classes(self.policies)
         tls = FixedTLS(ssl_context(cfg)) if cfg.is_ssl else None
-        for listener in self.sockets:
-            if listener.sock.family != socket.AF_UNIX:
-                set_inherited_options(listener.sock)
-            self.engine.listen(listener.sock, tls=tls)
+        # Of their own, by reuse_port, workers have queues that nobody serves after them.
+        has_own = self.sockets is not self.inherited
+        self.listeners = []
+        for one in self.sockets:
+            is_unix = one.sock.family == socket.AF_UNIX
+            if not is_unix:
+                set_inherited_options(one.sock)
+            self.listeners.append(Listener(one.sock, is_own=has_own and not is_unix))
+            self.engine.listen(one.sock, tls=tls)
 
     def count(self) -> None:
         """Leave after max_requests."""
@@ -392,35 +183,17 @@ class Worker(base.Worker):
             self.log.info("Parent changed, shutting down: %s", self)
             self.alive = False
 
-    def departure(self) -> Iterator[None]:
-        """Refuse nobody who got in, answer what can be answered. Yields for as long as there is something to wait for.
-
-        For drain_lame_duck nothing changes: that is for whoever watches the arbiter and sends clients elsewhere. While idle
-        connections have their grace, newcomers are still let in: in a worker that is alone nobody else would, until the
-        arbiter has started the next.
+    def departure(self) -> Departure:
+        """For drain_lame_duck nothing changes: that is for whoever watches the arbiter and sends clients elsewhere. While
+        idle connections have their grace, newcomers are still let in: in a worker that is alone nobody else would, until
+        the arbiter has started the next.
         """
-        policy, hurries = self.policies.default, self.cfg.reload
-        lame_duck = 0.0 if hurries else policy.drain_lame_duck
-        timeout = min(policy.drain_timeout, time_to_leave(self.cfg) - lame_duck)
-        grace, spread = (0.0, 0.0) if hurries else (policy.drain_grace, policy.drain_spread)
-        yield from self.waiting_until(time.monotonic() + lame_duck, for_the_last=False)
-        began = time.monotonic()
-        self.engine.drain(grace=grace, spread=spread, timeout=timeout)
-        yield from self.waiting_until(began + min(grace + spread, timeout))
-        if self.sockets is not self.inherited:  # by reuse_port: a queue of our own, which nobody serves after us
-            for listener in self.sockets:
-                refuse(listener.sock)
-            yield from self.waiting_until(time.monotonic() + LAST_CALL, for_the_last=False)
-        for listener in self.sockets:
-            self.engine.unlisten(listener.sock)
-            listener.close()
-        yield from self.waiting_until(began + timeout)
-
-    def waiting_until(self, deadline: float, for_the_last: bool = True) -> Iterator[None]:
-        while time.monotonic() < deadline and not self.is_hurried:
-            if for_the_last and len(self.table) == self.table.stats()["phases"]["linger"]:
-                return
-            yield
+        terms = Terms.of(self.policies.default)
+        if self.cfg.reload:
+            terms = terms.at_once()
+        terms = terms.within(time_to_leave(self.cfg))
+        admits_for = min(terms.grace + terms.spread, terms.timeout)
+        return Departure(self.engine, self.table, terms, self.listeners, admits_for=admits_for)
 
     # -- hooks and the access log --------------------------------------------------------------------------------
 
@@ -460,22 +233,6 @@ class Worker(base.Worker):
         return note
 
 
-def has_access_log(log: Any, cfg: Any) -> bool:
-    """Whether gunicorn's own logger writes one."""
-    try:
-        return bool(log.access_log_enabled)
-    except AttributeError:  # before 26: where access() returns, having nothing to do
-        is_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
-        return bool(cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or is_syslog)
-
-
-def refuse(sock: Any) -> None:
-    try:
-        _core.refuse_new_connections(sock.fileno())
-    except OSError:
-        pass  # a unix socket, or no right to: then a client may come between the last accept and the close
-
-
 class ASGIWorker(Worker):
     """Serves an ASGI 3 application, with its lifespan, on asyncio or uvloop as asgi_loop says."""
 
@@ -501,37 +258,32 @@ class ASGIWorker(Worker):
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
-        self.is_told = asyncio.Event()
+        self.is_told, self.must_end = asyncio.Event(), asyncio.Event()
         self.handle_signals(loop)
-        self.keep_beating(loop)
+        repeat(loop, self.beat_every, self.beat)
         lifespan = Lifespan(self.wsgi, setting_of(self.cfg, "asgi_lifespan", "auto"), self.log)
-        await lifespan.startup()
-        application = _core.AsgiApplication(
+        if not await lifespan.start(self.is_told):
+            return
+        application = made_application(
+            self.interface,
             self.hooked(self.wsgi),
             loop,
             self.log,
             state=lifespan.state,
             root_path=setting_of(self.cfg, "root_path", ""),
             scheme="https" if self.cfg.is_ssl else "http",
-            websocket=self.websockets(loop),
+            websockets=self.websocket_options(),
         )
-        why_not = await application.runner.probe()
-        if why_not is not None:
-            self.log.info("every request gets a Task of its own: %s", why_not)
+        await probe(application, self.log)
         self.open_engine(application, loop.call_soon)
-        loop.add_reader(self.engine.fileno(), self.step if self.max_requests < sys.maxsize else self.engine.step)
+        self.engine.start(loop, self.step if self.max_requests < sys.maxsize else None)
         try:
             await self.is_told.wait()
-            for _ in self.departure():
-                await asyncio.sleep(DRAIN_POLL)
+            await self.departure().leave(self.must_end)
         finally:
-            loop.remove_reader(self.engine.fileno())
             self.engine.close()
             application.runner.close()
-        shutdown = asyncio.ensure_future(lifespan.shutdown())
-        while not shutdown.done() and not self.is_hurried:
-            await asyncio.wait([shutdown], timeout=self.beat_every)
-        await asyncio.wait([shutdown], timeout=SHUTDOWN_AT_ONCE)
+        await lifespan.end(self.must_end)
 
     def step(self) -> None:
         self.engine.step()
@@ -539,11 +291,10 @@ class ASGIWorker(Worker):
         if not self.alive:
             self.is_told.set()
 
-    def keep_beating(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.beat()
+    def beat(self) -> None:
+        super().beat()
         if not self.alive:
             self.is_told.set()
-        loop.call_later(self.beat_every, self.keep_beating, loop)
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
@@ -560,8 +311,8 @@ class ASGIWorker(Worker):
         self.is_told.set()
 
     def leave_at_once(self) -> None:
-        if not self.is_hurried:
-            self.is_hurried = True
+        if not self.must_end.is_set():
+            self.must_end.set()
             self.cfg.worker_int(self)
         self.leave()
 
@@ -587,15 +338,9 @@ class ASGIWorker(Worker):
 
         return hooked_app
 
-    def websockets(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool] | None:
-        """What takes a request for a websocket; without the library it is answered as plain HTTP."""
-        try:
-            from kacore.server.websocket import WebSockets
-        except ImportError:
-            self.log.info("websockets are not served: install kacore[websockets] for them")
-            return None
+    def websocket_options(self) -> WebSocketOptions:
         most = setting_of(self.cfg, "websocket_max_message_size", None)
-        return WebSockets(loop, self.log, WebSocketOptions() if most is None else WebSocketOptions(max_size=most))
+        return WebSocketOptions() if most is None else WebSocketOptions(max_size=most)
 
 
 def failing(text: str) -> Callable[..., Any]:

@@ -22,15 +22,14 @@ import uvicorn.logging
 from uvicorn.protocols import utils
 
 from kacore import _core
-from kacore._core import ConnectionTable, Head
-from kacore.embed._hosts import Tried
-from kacore.policy import Policy, PolicyError, PolicySet
+from kacore._core import Head
+from kacore.embed._hosts import HostPackage
+from kacore.policy import Policy, PolicySet
 from kacore.policy.sources import Sources
-from kacore.server.listening import raise_descriptor_limit
+from kacore.server.assembly import driver_options, policy_set, table_for
+from kacore.server.departure import LAST_CALL, Terms
 from kacore.server.loading import UsageError
-from kacore.server.logs import closed_log
-from kacore.server.races import RaceLog
-from kacore.server.server import LAST_CALL, trusted_networks
+from kacore.server.proxies import trusted_networks
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Protocol", "configure"]
 
 OF_CONFIG = "asgi_version date_header encoded_headers forwarded_allow_ips is_ssl load loaded loaded_app proxy_headers"
-TRIED = Tried(
+PACKAGE = HostPackage(
     "uvicorn",
     oldest="0.30",
     newest="0.54",
@@ -48,8 +47,13 @@ TRIED = Tried(
         *(f"uvicorn.protocols.utils:get_{name}" for name in ("client_addr", "path_with_query_string", "remote_addr")),
         "uvicorn.logging:TRACE_LOG_LEVEL",
     ),
+    ineffective={
+        "handshake_timeout": "the TLS handshake is done before kacore hears of the connection",
+        "drain_lame_duck": "uvicorn stops accepting as soon as it is told to end",
+        "max_response_buffer": "applications are not WSGI",
+    },
 )
-TRIED.at_import(uvicorn.__version__)
+PACKAGE.at_import(uvicorn.__version__)
 
 # uvicorn's flag: its default there, and the field of the policy that it means.
 FLAGS = {
@@ -71,24 +75,6 @@ access_logger = logging.getLogger("uvicorn.access")
 configured: Policy | PolicySet | None = None
 
 
-# Fields that nobody but uvicorn could honour, and why it does not.
-ELSEWHERE = {
-    "handshake_timeout": "the TLS handshake is done before kacore hears of the connection",
-    "drain_lame_duck": "uvicorn stops accepting as soon as it is told to end",
-    "max_response_buffer": "applications are not WSGI",
-}
-
-
-def checked(policies: Policy | PolicySet) -> PolicySet:
-    """PolicyError for a field that would have no effect."""
-    policies = policies if isinstance(policies, PolicySet) else PolicySet(policies, [])
-    for said in (policy.changes() for policy in policies.policies):
-        for name, why in ELSEWHERE.items():
-            if name in said:
-                raise PolicyError(f"{name}={said[name]:g}: has no effect inside uvicorn: {why}", name)
-    return policies
-
-
 def configure(policy: Policy | PolicySet | None) -> None:
     """The policy of servers that are started from now on in this process; None: KACORE_* variables again.
 
@@ -97,7 +83,7 @@ def configure(policy: Policy | PolicySet | None) -> None:
     """
     global configured
     if policy is not None:
-        checked(policy)
+        PACKAGE.check_policy(policy)
     configured = policy
 
 
@@ -105,7 +91,9 @@ def from_environment() -> PolicySet:
     """PolicyError names a variable that is wrong."""
     sources = Sources()
     sources.add_environment(os.environ)
-    return checked(sources.policy_set())
+    policies = sources.policy_set()
+    PACKAGE.check_policy(policies)
+    return policies
 
 
 from_environment()  # at import: what is wrong is told when uvicorn starts, not when somebody connects
@@ -113,7 +101,7 @@ from_environment()  # at import: what is wrong is told when uvicorn starts, not 
 
 def policy_for(config: Config) -> PolicySet:
     """What is in force for a server of this configuration. PolicyError as above."""
-    policies = from_environment() if configured is None else checked(configured)
+    policies = from_environment() if configured is None else policy_set(configured)
     fields: dict[str, Any] = {}
     for flag, (default, field) in FLAGS.items():
         value = getattr(config, flag, default)
@@ -165,9 +153,7 @@ class Host(_core.Transports):
         if is_bare:
             loop = BareLoop(loop)
         policies = policy_for(config)
-        raise_descriptor_limit(policies.default.max_connections, logger)
         name = server_name_of(config)
-        is_fresh = getattr(config, "reset_contextvars", False)
         application = _core.HostedAsgiApplication(
             logged(config.loaded_app),
             loop,
@@ -177,21 +163,17 @@ class Host(_core.Transports):
             scheme="https" if config.is_ssl else "http",
             tasks=server_state.tasks,
             is_bare=is_bare,
-            is_fresh=is_fresh,
             upgrade=upgrade,
             scope={"asgi": {"version": config.asgi_version, "spec_version": "2.3"}},
         )
         self = super().__new__(
             cls,
-            ConnectionTable(policies),
+            table_for(policies, logger),
             application,
             loop,
-            limits=policies.limits(),
-            max_buffer_bytes=policies.default.max_buffer_bytes,
-            server_name=name.decode("latin-1"),
-            on_closed=closed_log(logger),
-            on_race=RaceLog(policies.default, logger),
+            # With --reset-contextvars not even what was set around the server is seen by a request.
             context=contextvars.Context() if getattr(config, "reset_contextvars", False) else None,
+            **driver_options(policies, logger, server_name=name.decode("latin-1")),
         )
         self.set_classes(policies)
         if config.proxy_headers:
@@ -201,7 +183,7 @@ class Host(_core.Transports):
         self.policy, self.given_loop = policies.default, given_loop
         self.is_traced = logger.isEnabledFor(uvicorn.logging.TRACE_LOG_LEVEL)
         self.probing = None
-        if not (is_bare or is_fresh):
+        if not is_bare:
             self.probing = loop.create_task(application.runner.probe())
         return self
 
@@ -216,19 +198,17 @@ class Host(_core.Transports):
     def leave_soon(self) -> None:
         """uvicorn shuts down: idle connections stay answerable for a moment, and every response says close."""
         if not self.table.is_draining:
-            policy = self.policy
-            self.drain(grace=policy.drain_grace, spread=policy.drain_spread, timeout=policy.drain_timeout)
-            self.settled()
+            Terms.of(self.policy).begin(self)
+            self.when_drained(self.last_gone)
 
-    def settled(self) -> None:
-        """A connection is over. In a server that ends, those that only wait for their clients' own ends go with the last:
-        uvicorn waits for all, and since Python 3.12 asyncio's servers do, too."""
-        if self.table.is_draining and len(self.table) == self.table.stats()["phases"]["linger"]:
-            self.given_loop.call_later(LAST_CALL, self.part)
+    def last_gone(self) -> None:
+        """In a server that ends, those that only wait for their clients' own ends go with the last: uvicorn waits for all,
+        and since Python 3.12 asyncio's servers do, too. But first they have a moment to read their answers."""
+        self.given_loop.call_later(LAST_CALL, self.part)
 
     def part(self) -> None:
-        """From clients that have had their answers, and a moment to read them."""
-        if len(self.table) == self.table.stats()["phases"]["linger"]:
+        """From clients that have had their answers."""
+        if self.table.is_drained:  # else somebody has come meanwhile
             for protocol in list(self.server_state.connections):
                 if isinstance(protocol, Protocol) and protocol.transport is not None:
                     getattr(protocol.transport, "abort", protocol.transport.close)()
@@ -267,6 +247,8 @@ class Protocol(_core.TransportProtocol, asyncio.BufferedProtocol):
         super().connection_made(transport)
         host = self.transports
         host.server_state.connections.add(self)
+        if host.table.is_draining:
+            host.when_drained(host.last_gone)
         if host.is_traced:
             host.trace(transport, "HTTP connection made")
 
@@ -285,12 +267,6 @@ class Protocol(_core.TransportProtocol, asyncio.BufferedProtocol):
             logger.warning("Invalid HTTP request received.")
         elif cause == "upgraded":
             host.server_state.connections.discard(self)
-        host.settled()
-        return 0
-
-    def lingers(self) -> int:
-        """It waits for the client's own end."""
-        self.transports.settled()
         return 0
 
     def shutdown(self) -> None:

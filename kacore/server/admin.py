@@ -14,19 +14,19 @@ name what is listened on. A browser always sends one; the health checks of a loa
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kacore.policy import Policy
-from kacore.server.listening import parse_address
+from kacore.server.listening import open_listeners, parse_address
 from kacore.server.loading import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from kacore.server.server import Server
 
     Fields = tuple[tuple[bytes, bytes], ...]
     Answer = tuple[int, Fields, bytes]  # status, fields, content
@@ -70,11 +70,60 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Subject(Protocol):
+    """The server that is told about."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def policy(self) -> Policy: ...
+    def stats(self) -> dict[str, Any]: ...
+    def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+
+
+class AdminServer:
+    """The admin listener of a server: another server in the same loop, for as long as the first one serves.
+
+    make_server: makes a Server. io: what moves its bytes, as of Server.
+    """
+
+    def __init__(
+        self, subject: Subject, where: str, hosts: Iterable[str], *, make_server: Callable[..., Any], io: str
+    ) -> None:
+        self.host, self.port = parse_admin(where)
+        self._handler = Admin(subject, self.host, hosts)
+        self._make_server, self._io = make_server, io
+        self._server: Any = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, *, is_shared: bool) -> None:
+        """Listen and serve. is_shared: other processes do, too. UsageError."""
+        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
+        self.port = listeners[0].port
+        sockets = [listener.sock for listener in listeners]
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
+            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        options: dict[str, Any] = {"policy": POLICY, "sockets": sockets, "server_name": "", "io": self._io}
+        self._server = self._make_server(self._handler, interface="asgi", lifespan="off", **options)
+        self._server.is_quiet = True
+        self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
+        await self._server.started()
+
+    async def stop(self) -> None:
+        """At once: nobody needs a drain here. More than once: no harm."""
+        if self._server is not None and self._serving is not None:
+            self._server.shutdown(now=True, hurry=True)
+            await self._serving
+            self._server = self._serving = None
+
+
 class Admin:
     """An ASGI application that answers about `server`. host: the address listened on. hosts: names that the Host field
     may have besides it."""
 
-    def __init__(self, server: Server, host: str, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, server: Subject, host: str, hosts: Iterable[str] = ()) -> None:
         self.server = server
         self.hosts = {host.lower(), *(name.lower() for name in hosts)}
         if is_loopback(host):
@@ -192,18 +241,58 @@ def is_address(name: str) -> bool:
 
 # -- Prometheus ---------------------------------------------------------------------------------------------------
 
-COUNTERS = (
-    ("accepted", "Connections accepted, with those that were turned away."),
-    ("requests", "Request heads read."),
-    ("reused", "Requests that were not the first of their connection."),
-    ("races", "Requests that crossed our close of an idle connection."),
+
+class Metric(NamedTuple):
+    """One line of what is exposed.
+
+    kind: "counter", "gauge" or "histogram". name: without `kacore_`. where: its keys in what figures() gives.
+    label: of one with a value for each key. unit: of a histogram, whose values are whole multiples of it.
+    """
+
+    kind: str
+    name: str
+    text: str
+    where: str
+    label: str = ""
+    unit: float = 1
+
+
+METRICS = (
+    Metric("gauge", "connections_open", "Open connections.", "open"),
+    Metric("counter", "accepted", "Connections accepted, with those that were turned away.", "accepted"),
+    Metric("counter", "requests", "Request heads read.", "requests"),
+    Metric("counter", "reused", "Requests that were not the first of their connection.", "reused"),
+    Metric("counter", "races", "Requests that crossed our close of an idle connection.", "races"),
+    Metric("counter", "connections_closed", "Connections ended, by cause.", "closed", label="cause"),
+    Metric("histogram", "idle_gap_seconds", "Idle time before a connection's reuse.", "idle_gap", unit=0.001),
+    Metric("histogram", "requests_per_connection", "Requests of a connection that ended.", "requests_per_connection"),
+    # An event loop's transports do not count these.
+    Metric("counter", "out_of_descriptors", "Times accept() had no descriptor left.", "engine out_of_descriptors"),
+    Metric("counter", "accept_errors", "Times accept() gave no connection but an error.", "engine accept_errors"),
 )
+# What only a server of one process can say.
+METRICS_OF_ONE = (
+    Metric("gauge", "connections", "Open connections by phase.", "phases", label="phase"),
+    Metric("gauge", "connections_max", "Most connections open at once.", "max"),
+    Metric("gauge", "ready", "Whether new connections are wanted.", "ready"),
+    Metric("gauge", "buffer_bytes", "Bytes that wait to be parsed or sent.", "engine buffer_bytes"),
+)
+
+
+def figures(server: Subject) -> dict[str, Any]:
+    """Of several workers any one answers, so what it tells are the counters of all; only for these there are sums."""
+    stats = server.stats()
+    if "workers" in stats:
+        total: dict[str, Any] = stats["workers"]["total"]
+        return total
+    n_open = sum(stats["phases"].values())
+    return stats | {"open": n_open, "max": server.policy.max_connections, "ready": float(server.is_ready)}
 
 
 class Exposition:
     """The formats of /metrics. ImportError without prometheus_client."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Subject) -> None:
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import choose_encoder
 
@@ -230,52 +319,34 @@ def metrics_answer(text: bytes, kind: str, is_gzip: bool) -> Answer:
 
 
 class Collector:
-    """What a registry asks for at each scrape: Server.stats() in the words of Prometheus.
+    """What a registry asks for at each scrape: Server.stats() in the words of Prometheus."""
 
-    Of several workers any one answers, so what it tells are the counters of all; only for these there are sums.
-    """
-
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Subject) -> None:
         self.server = server
 
     def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        found = figures(self.server)
+        for metric in METRICS if "phases" not in found else METRICS + METRICS_OF_ONE:
+            value: Any = found
+            for key in metric.where.split():
+                value = value.get(key) if value is not None else None
+            if value is not None:
+                yield family(metric, value)
 
-        stats = self.server.stats()
-        whole = stats["workers"]["total"] if "workers" in stats else stats
-        n_open = whole["open"] if "workers" in stats else sum(stats["phases"].values())
-        yield GaugeMetricFamily("kacore_connections_open", "Open connections.", n_open)
-        for name, text in COUNTERS:
-            yield CounterMetricFamily(f"kacore_{name}", text, whole[name])
-        closed = CounterMetricFamily("kacore_connections_closed", "Connections ended, by cause.", labels=["cause"])
-        for cause, n in whole["closed"].items():
-            closed.add_metric([cause], n)
-        yield closed
-        yield histogram("kacore_idle_gap_seconds", "Idle time before a connection's reuse.", whole["idle_gap"], 0.001)
-        ended = whole["requests_per_connection"]
-        yield histogram("kacore_requests_per_connection", "Requests of a connection that ended.", ended, 1)
-        if "out_of_descriptors" in whole.get("engine", ()):  # an event loop's transports count none
-            lacking = whole["engine"]["out_of_descriptors"]
-            yield CounterMetricFamily("kacore_out_of_descriptors", "Times accept() had no descriptor left.", lacking)
-            errors = whole["engine"]["accept_errors"]
-            yield CounterMetricFamily("kacore_accept_errors", "Times accept() gave no connection but an error.", errors)
-        if "workers" not in stats:
-            yield from self.of_one(stats)
 
-    def of_one(self, stats: dict[str, Any]) -> Iterator[Any]:
-        """What only a server of one process can say."""
-        from prometheus_client.core import GaugeMetricFamily
+def family(metric: Metric, value: Any) -> Any:
+    from prometheus_client import core
 
-        gauge = GaugeMetricFamily("kacore_connections", "Open connections by phase.", labels=["phase"])
-        for phase, n in stats["phases"].items():
-            gauge.add_metric([phase], n)
-        yield gauge
-        most = self.server.policy.max_connections
-        yield GaugeMetricFamily("kacore_connections_max", "Most connections open at once.", most)
-        yield GaugeMetricFamily("kacore_ready", "Whether new connections are wanted.", float(self.server.is_ready))
-        if "engine" in stats:
-            lent = stats["engine"]["buffer_bytes"]
-            yield GaugeMetricFamily("kacore_buffer_bytes", "Bytes that wait to be parsed or sent.", lent)
+    name = f"kacore_{metric.name}"
+    if metric.kind == "histogram":
+        return histogram(name, metric.text, value, metric.unit)
+    make = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
+    if not metric.label:
+        return make(name, metric.text, value)
+    made = make(name, metric.text, labels=[metric.label])
+    for key, n in value.items():
+        made.add_metric([key], n)
+    return made
 
 
 def histogram(name: str, text: str, counted: dict[str, Any], unit: float) -> Any:

@@ -16,6 +16,8 @@ Mode = Literal["auto", "on", "off"]
 Message = MutableMapping[str, Any]
 # Seconds for the application to return once it has said that its shutdown is complete.
 RETURN_WITHIN = 0.1
+# What its shutdown gets when we must end now.
+SHUTDOWN_AT_ONCE = 0.1
 
 
 class LifespanError(RuntimeError):
@@ -40,6 +42,32 @@ class Lifespan:
         self._answer: asyncio.Future[Message | None] | None = None  # None: it ended without one
         self._error: BaseException | None = None
         self._is_ours = False  # we cancelled it
+
+    async def start(self, is_over: asyncio.Event) -> bool:
+        """startup(), which is not waited for once is_over is set. Return: whether the application is up. LifespanError."""
+        startup = asyncio.ensure_future(self.startup())
+        told = asyncio.ensure_future(is_over.wait())
+        try:
+            await asyncio.wait([startup, told], return_when=asyncio.FIRST_COMPLETED)
+            if startup.done():
+                startup.result()
+                return True
+            self.logger.info("stopped before the application had started")
+            return False
+        finally:
+            told.cancel()
+            if startup.cancel():
+                await asyncio.wait([startup])
+
+    async def end(self, must_end: asyncio.Event) -> None:
+        """shutdown(), for which the application may take its time until must_end is set."""
+        shutdown = asyncio.ensure_future(self.shutdown())
+        told = asyncio.ensure_future(must_end.wait())
+        await asyncio.wait([shutdown, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if not shutdown.done():
+            await asyncio.wait([shutdown], timeout=SHUTDOWN_AT_ONCE)
+            shutdown.cancel()
 
     async def startup(self) -> None:
         """Raises LifespanError when the application failed to start, or must have the protocol and has not. Cancelled,
@@ -70,9 +98,9 @@ class Lifespan:
         if self.mode == "on" and has_failed:
             raise LifespanError(f"the application's start-up failed: {self._error!r}") from self._error
         if self.mode == "on":
-            raise LifespanError("the application has no lifespan, and lifespan=on demands one") from self._error
+            raise LifespanError("the application has no lifespan, and lifespan=on requires one") from self._error
         if has_failed:
-            self.logger.warning("the application failed in its lifespan and is served without one", exc_info=self._error)
+            self.logger.warning("the application's lifespan failed; serving it without one", exc_info=self._error)
 
     async def shutdown(self) -> None:
         """Never raises: what the application says is logged."""

@@ -47,10 +47,11 @@ class Listener:
         self._path = os.path.abspath(sock.getsockname()) if is_own and sock.family == socket.AF_UNIX else None
         self._inode = inode(self._path) if self._path else None
 
-    def refuse(self) -> None:
-        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. Idempotent."""
+    def refuse(self) -> bool:
+        """Let nobody new begin to connect, if it is ours; who has begun can still be accepted. Idempotent. Return: whether
+        it is ours and open."""
         if not self.is_own or self.sock.fileno() < 0:
-            return
+            return False
         if self._path is not None:
             if self._inode is not None and inode(self._path) == self._inode:  # not a successor's
                 os.unlink(self._path)
@@ -59,6 +60,7 @@ class Listener:
                 _core.refuse_new_connections(self.sock.fileno())
             except OSError:
                 pass  # then a client may come between the last accept and the close
+        return True
 
     def close(self) -> None:
         self.sock.close()
@@ -90,7 +92,7 @@ def parse_address(text: str) -> tuple[str, int] | str:
     """HOST:PORT, [HOST]:PORT, :PORT (all addresses) or unix:PATH -> (host, port) or the path. UsageError."""
     if text.startswith("unix:"):
         if len(text) == len("unix:"):
-            raise UsageError(f"bind {text!r}: there is no path")
+            raise UsageError(f"bind {text!r}: the path is missing")
         return text.removeprefix("unix:")
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()):
@@ -100,7 +102,7 @@ def parse_address(text: str) -> tuple[str, int] | str:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise UsageError(f"bind {text!r}: an IPv6 address stands in brackets, as in [::1]:8000")
+        raise UsageError(f"bind {text!r}: write an IPv6 address in brackets, as in [::1]:8000")
     return host, int(port)
 
 
@@ -158,7 +160,7 @@ def resolve(host: str, port: int) -> list[tuple[int, Any]]:
     except socket.gaierror as error:
         raise UsageError(f"host {host!r}: {error.strerror}") from None
     except UnicodeError:
-        raise UsageError(f"host {host!r}: is no name of a host") from None
+        raise UsageError(f"host {host!r}: is not a valid host name") from None
     return [(family, address) for family, _, _, _, address in dict.fromkeys(found)]
 
 
@@ -272,7 +274,7 @@ def is_abandoned(path: str) -> bool:
     if not os.path.exists(path):
         return False
     if not stat.S_ISSOCK(os.stat(path).st_mode):
-        raise UsageError(f"uds {path!r}: is there already and is no socket")
+        raise UsageError(f"uds {path!r}: already exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED

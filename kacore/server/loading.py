@@ -31,7 +31,7 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
         raise UsageError(f'{target!r} is not of the form "module:name"')
     where = os.path.abspath(app_dir)
     if not os.path.isdir(where):
-        raise UsageError(f"app_dir={app_dir!r}: is no directory")
+        raise UsageError(f"app_dir={app_dir!r}: is not a directory")
     if where not in sys.path:
         sys.path.insert(0, where)
     try:

@@ -54,12 +54,12 @@ def remove_left_over(path: str, pid: int) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"pid {path!r}: is there already and is no regular file")
+        raise UsageError(f"pid {path!r}: already exists and is not a regular file")
     text = content(path)
     if text.strip() and not text.strip().isdigit():
-        raise UsageError(f"pid {path!r}: is there already and holds no process id")
+        raise UsageError(f"pid {path!r}: already exists and does not contain a process id")
     if text.strip() and int(text) != pid and is_running(int(text)):
-        raise UsageError(f"pid {path!r}: is there already, and process {int(text)} runs")
+        raise UsageError(f"pid {path!r}: already exists, and process {int(text)} is running")
     os.unlink(path)
 
 

@@ -25,7 +25,7 @@ class Watcher:
         self._directories = [os.path.abspath(directory) for directory in directories]
         for directory in self._directories:
             if not os.path.isdir(directory):
-                raise UsageError(f"reload_dir={directory!r}: is no directory")
+                raise UsageError(f"reload_dir={directory!r}: is not a directory")
         self._seen = self._look()
 
     def changed(self) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any
 from kacore.policy import Policy, PolicyError, PolicySet
 from kacore.server import logs
 from kacore.server.loading import UsageError, load
-from kacore.server.server import Server, loop_factory
+from kacore.server.loops import loop_factory
+from kacore.server.server import Server
 
 # Of Server, what the parent of workers needs itself.
 LISTENING = ("host", "port", "uds", "bind", "fds", "backlog", "uds_mode", "reuse_port")
@@ -80,7 +81,7 @@ def run(
 
 def supervise(make: Callable[..., Server], where: dict[str, Any], options: dict[str, Any], **how: Any) -> int:
     """The exit status of the parent. A worker, who comes out of the same call, ends here."""
-    from kacore.server.workers import Supervisor
+    from kacore.server.supervisor import Supervisor
 
     if options.get("sockets") is not None:
         raise UsageError("sockets: workers share addresses (bind, host, port, uds) or descriptors (fds)")

@@ -13,10 +13,8 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kacore import _core
@@ -25,53 +23,21 @@ from kacore._version import __version__
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
 from kacore.server import logs, signals
+from kacore.server.assembly import chosen_io, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
+from kacore.server.departure import Departure, Terms
 from kacore.server.lifespan import Lifespan, LifespanError, Mode
-from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners
 from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface, load
-from kacore.server.races import HeaderlessLog, RaceLog, both
-from kacore.server.systemd import Notifier
+from kacore.server.loops import LOOPS, loop_factory
+from kacore.server.place import Alone, Place, Worker
+from kacore.server.proxies import trusted_networks
 from kacore.server.tls import TLS, FixedTLS
-from kacore.server.transports import TransportsServer
+from kacore.server.websocket_options import WebSocketOptions
 
 if TYPE_CHECKING:
-    from kacore.server.workers import Worker
-
-LOOPS = ("auto", "asyncio", "uvloop")
-# How often a drain looks whether the last connection is gone, in seconds.
-DRAIN_POLL = 0.01
-# For handshakes that are under way when nobody new is let in, in seconds: a round trip over a long way.
-LAST_CALL = 0.1
-# At the deadline of a drain the engine says 503 to whom it may, in seconds: a step of it, and the wait for its turn.
-LAST_WORD = 0.1
-# In a hurry, what drain_grace is at most: for requests that are under way on idle connections.
-HURRIED_GRACE = 0.2
-# What the application's shutdown gets when we must end now.
-SHUTDOWN_AT_ONCE = 0.1
-
-
-@dataclass(frozen=True)
-class WebSocketOptions:
-    """What a websocket may take.
-
-    max_size:      bytes of one message, uncompressed; a longer one closes with 1009.
-    ping_interval: seconds between pings; 0 = none, and a client that vanished is noticed when something is sent to it.
-    ping_timeout:  seconds until a client that has answered no ping is gone (1011); 0 = never.
-    per_message_deflate: compress messages when the client offers it (RFC 7692).
-    Raises UsageError for what cannot be.
-    """
-
-    max_size: int = 16 * 1024 * 1024
-    ping_interval: float = 20.0
-    ping_timeout: float = 20.0
-    per_message_deflate: bool = True
-
-    def __post_init__(self) -> None:
-        if self.max_size < 1:
-            raise UsageError(f"ws_max_size={self.max_size}: must be at least 1 byte")
-        for name in ("ping_interval", "ping_timeout"):
-            if not 0 <= getattr(self, name) <= 86400:
-                raise UsageError(f"ws_{name}={getattr(self, name)}: must be between 0 and 86400 seconds")
+    from kacore.server.admin import AdminServer
+    from kacore.server.drivers import LoopEngine, LoopTransports
 
 
 class Server:
@@ -176,8 +142,8 @@ class Server:
         self.trusted = trusted_networks(forwarded_allow_ips)
         if proxy_protocol and not self.trusted:
             raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
-        self.io = self._chosen_io(io)
-        self._admin = AdminServer(self, admin, admin_hosts) if admin is not None else None
+        self.io = chosen_io(io)
+        self._admin = self._made_admin(admin, admin_hosts) if admin is not None else None
         if worker is not None and self.admin_port == 0:
             raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
         self.app: Callable[..., Any] = load(app) if isinstance(app, str) else app
@@ -187,16 +153,15 @@ class Server:
         self.pathsend = pathsend
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
-        self.worker = worker
-        self.table = ConnectionTable(policy, counters=worker.counters if worker is not None else None)
-        self._policy: Policy | PolicySet = policy or Policy()
+        self.place: Place = worker if worker is not None else Alone()
+        self.table = ConnectionTable(policy, counters=self.place.counters)
+        self._policies = policy_set(policy)
         self._lifespan = lifespan
         self._given = list(sockets) if sockets is not None else None
         self._bind, self._fds = list(bind), list(fds)
-        self._listeners: list[Listener] = worker.listeners if worker is not None else []
-        self._notifier: Notifier | None = None
-        self._engine: Any = None
-        self._runner: Any = None  # of coroutines; None for WSGI
+        self._listeners: list[Listener] = self.place.listeners
+        self._driver: LoopEngine | LoopTransports | None = None
+        self._application: Any = None
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._is_hurried = False  # short grace for idle connections
@@ -206,21 +171,17 @@ class Server:
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
 
-    def _chosen_io(self, io: str) -> str:
-        if io not in ("auto", "epoll", "transports"):
-            raise UsageError(f"io={io!r}: must be auto, epoll or transports")
-        if io == "epoll" and not _core.has_epoll:
-            raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
-        if io == "epoll" or (io == "auto" and _core.has_epoll):
-            return "epoll"
-        return "transports"
+    def _made_admin(self, where: str, hosts: Iterable[str]) -> AdminServer:
+        from kacore.server.admin import AdminServer  # with what it needs: most servers have none
+
+        return AdminServer(self, where, hosts, make_server=Server, io=self.io)
 
     # -- asking ------------------------------------------------------------------------------------------
 
     @property
     def policy(self) -> Policy:
         """The Policy of the server as a whole: of a PolicySet its default."""
-        return self._policy if isinstance(self._policy, Policy) else self._policy.default
+        return self._policies.default
 
     @property
     def port(self) -> int:
@@ -253,25 +214,23 @@ class Server:
     @property
     def is_ready(self) -> bool:
         """Whether new clients are welcome: connections are accepted, and no end is in sight."""
-        return self._engine is not None and not self._is_ending
+        return self._driver is not None and not self._is_ending
 
     def stats(self) -> dict[str, Any]:
         """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
         requests finished at once, were adopted by a waiting task, or got a Task of their own; of a worker, those of all
         worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker."""
         stats: dict[str, Any] = self.table.stats()
-        if self._engine is not None:
-            stats["engine"] = self._engine.stats()
-            if self._runner is not None:
-                stats["tasks"] = self._runner.stats()
-        if self.worker is not None:
-            stats["workers"] = self.worker.stats()
-        return stats
+        if self._driver is not None:
+            stats["engine"] = self._driver.stats()
+            if self.interface != "wsgi":
+                stats["tasks"] = self._application.runner.stats()
+        return stats | self.place.stats()
 
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
         """At most `limit` of the open connections of this process: client, phase, class, requests. Cost: about 1 us for
         each place in use."""
-        return self._engine.connections(limit) if self._engine is not None else []
+        return self._driver.connections(limit) if self._driver is not None else []
 
     @property
     def admin_port(self) -> int | None:
@@ -291,19 +250,14 @@ class Server:
         From any thread; it is in force when this returns."""
         if not isinstance(policy, Policy | PolicySet):
             raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
-        self._calls.ask(lambda: self._set_policy(policy))
+        self._calls.ask(lambda: self._set_policies(policy_set(policy)))
 
-    def _set_policy(self, policy: Policy | PolicySet) -> None:
-        self.table.set_policy(policy)
-        self._policy = policy
-        if self._engine is not None:
-            self._engine.set_classes(policy)
-            self._engine.wake()  # something may be due earlier now
-
-    def _policy_with(self, **fields: Any) -> Policy | PolicySet:
-        if isinstance(self._policy, Policy):
-            return self._policy.replace(**fields)
-        return self._policy.replace_default(**fields)
+    def _set_policies(self, policies: PolicySet) -> None:
+        self.table.set_policy(policies)
+        self._policies = policies
+        if self._driver is not None:
+            self._driver.set_classes(policies)
+            self._driver.wake()  # something may be due earlier now
 
     def reload_certificates(self) -> None:
         """Read the certificates again, for connections made from now on; open ones stay as they are. What cannot be
@@ -311,9 +265,9 @@ class Server:
         if self.tls is not None:
             try:
                 self.tls.reload()
-                self.logger.info("the certificates were read again")
+                self.logger.info("certificates reloaded")
             except UsageError as error:
-                self.logger.error("the old certificates stay in use: %s", error)
+                self.logger.error("keeping the old certificates: %s", error)
 
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None:
         """Stop serving: `serve()` drains and returns. From any thread, and not waited for; a second call ends at once.
@@ -336,8 +290,7 @@ class Server:
         """Serve in a new event loop until SIGTERM or SIGINT. Raises UsageError, e.g. for a port in use."""
         self.bind()
         _core.return_large_blocks()
-        if self.worker is None:
-            self._notifier = Notifier()
+        self.place.take_process()
         with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
             runner.run(self.serve())
 
@@ -352,10 +305,7 @@ class Server:
 
     def close(self) -> None:
         """Give up the sockets of bind(), which the end of serving does, too. More than once: no harm."""
-        for listener in self._listeners:
-            if self.worker is None:
-                listener.refuse()
-            listener.close()
+        self.place.give_up(self._listeners)
 
     def _addresses(self) -> list[str]:
         if self.uds is not None:
@@ -366,332 +316,146 @@ class Server:
 
     def listen(self, listener: Listener) -> None:
         """Serve one of the listeners from now on."""
-        self._engine.listen(listener.sock, tls=self.tls)
+        if self._driver is not None:
+            self._driver.listen(listener.sock, tls=self.tls)
 
     def unlisten(self, listener: Listener) -> None:
         """Leave it to another process, which serves it already."""
-        if self._engine is not None and listener.sock.fileno() >= 0:
-            self._engine.unlisten(listener.sock, is_last=False)
+        if self._driver is not None and listener.sock.fileno() >= 0:
+            self._driver.unlisten(listener.sock, is_last=False)
 
     async def serve(self, *, handle_signals: bool = True) -> None:
         """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
 
         handle_signals: take those two over while serving, and those of docs/workers.md; only ever in the main thread.
         """
-        if self.worker is None:
-            raise_descriptor_limit(self.policy.max_connections, self.logger)
+        self.place.prepare(self.policy, self.logger)
         if self.io == "transports" and (most := most_connections()) < self.policy.max_connections:
-            self.set_policy(self._policy_with(max_connections=most))
+            self._set_policies(self._policies.replace_default(max_connections=most))
         loop = asyncio.get_running_loop()
         self._calls.begin(loop)
         lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
         handled = self._handle_signals(loop) if handle_signals else []
-        application = None
         try:
             if self._admin is not None:
-                await self._admin.start(is_shared=self.worker is not None or self._listening["reuse_port"])
-            if not await self._start_lifespan(lifespan):
+                await self._admin.start(is_shared=self.place.is_one_of_several or self._listening["reuse_port"])
+            if not await lifespan.start(self._stop):
                 return
             self.bind()
-            application = self._application(loop, lifespan)
-            if self.interface != "wsgi":
-                self._runner = await self._probed(application.runner)
-            self._engine = self._made_engine(loop, application)
-            for listener in self._listeners:
-                if self.worker is None or self.worker.watches(listener):
-                    self.listen(listener)
-            if self.io == "transports":
-                await self._engine.started()
-            else:
-                loop.add_reader(self._engine.fileno(), self._engine.step)
+            await self._start(loop, lifespan)
             self._announce(loop)
             self._started.set()
             await self._stop.wait()
-            if self._notifier is not None:
-                self._notifier.stopping()
-            await self._drain(loop)
+            self.place.ending()
+            await self._leave()
         except LifespanError as error:
             raise UsageError(str(error)) from None
         finally:
             self._started.set()
-            self._end(loop, application)
-            await self._end_lifespan(lifespan)
+            self._end()
+            await lifespan.end(self._must_end)
             if self._admin is not None:
                 await self._admin.stop()
             for number in handled:
                 loop.remove_signal_handler(number)
             self._calls.end()
 
-    def _made_engine(self, loop: asyncio.AbstractEventLoop, application: Any) -> Any:
-        """Who moves the bytes: the engine, or the loop's transports behind the same face."""
-        options: dict[str, Any] = {
-            "limits": self._policy.limits(),
-            "max_buffer_bytes": self.policy.max_buffer_bytes,
-            "server_name": self.server_name,
-            "access_log": logs.access_log(self.access_log),
-            "on_closed": both(
-                logs.closed_log(self.logger), HeaderlessLog(self.policy, self.logger) if self.proxy_protocol else None
-            ),
-            "on_race": RaceLog(self.policy, self.logger),
-        }
-        if self.io == "transports":
-            engine: Any = TransportsServer(self.table, application, loop, **options)
-        else:
-            engine = _core.Engine(
-                self.table,
-                application,
-                call_soon=loop.call_soon,
-                on_notice=logs.notice_log(self.logger),
-                **options,
-            )
-        engine.set_fields(self._field_lines, date=self.date_header)
-        engine.trust(self.trusted, proxy_protocol=self.proxy_protocol)
-        engine.set_classes(self._policy)
-        return engine
-
-    def _application(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> Any:
-        if self.interface == "asgi":
-            return _core.AsgiApplication(
-                self.app,
-                loop,
-                self.logger,
-                state=lifespan.state,
-                root_path=self.root_path,
-                scheme=self.scheme,
-                websocket=self._websocket(loop),
-                pathsend=self.pathsend,
-            )
-        if self.interface == "handler":
-            return _core.HandlerApplication(self.app, loop, self.logger, scheme=self.scheme)
-        return _core.WsgiApplication(
+    async def _start(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> None:
+        """Make what serves, and accept connections."""
+        self._application = made_application(
+            self.interface,
             self.app,
+            loop,
             self.logger,
-            self._wake,
-            threads=self.threads,
+            state=lifespan.state,
+            root_path=self.root_path,
             scheme=self.scheme,
-            multiprocess=self.worker is not None,
-            script_name=self.root_path,
+            websockets=self.websockets,
+            pathsend=self.pathsend,
+            waker=self._wake,
+            threads=self.threads,
+            multiprocess=self.place.is_one_of_several,
             max_response_buffer=self.policy.max_response_buffer,
         )
-
-    def _websocket(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
-        """What takes a request for a websocket. The library is imported for the first one, since that takes a quarter
-        of a server's start; where it is missing that is said once, and the request is plain HTTP."""
-        takes: Callable[..., bool] | None = None
-
-        def take(*request: Any) -> bool:
-            nonlocal takes
-            if takes is None:
-                takes = self._made_websockets(loop)
-            return takes(*request)
-
-        return take
-
-    def _made_websockets(self, loop: asyncio.AbstractEventLoop) -> Callable[..., bool]:
-        try:
-            from kacore.server.websocket import WebSockets
-        except ImportError:
-            self.logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
-            return lambda *_: False
-        return WebSockets(loop, self.logger, self.websockets)
-
-    async def _probed(self, runner: Any) -> Any:
-        """Requests run without a Task of their own where this interpreter and loop allow it."""
-        why_not = await runner.probe()
-        if why_not is not None:
-            self.logger.info("every request gets a Task of its own: %s", why_not)
-        return runner
+        if self.interface != "wsgi":
+            await probe(self._application, self.logger)
+        driver = made_driver(
+            self.io,
+            self.table,
+            self._application,
+            self._policies,
+            loop,
+            self.logger,
+            server_name=self.server_name,
+            access_log=logs.access_log(self.access_log),
+            proxy_protocol=self.proxy_protocol,
+        )
+        self._driver = driver
+        driver.set_fields(self._field_lines, date=self.date_header)
+        driver.trust(self.trusted, proxy_protocol=self.proxy_protocol)
+        for listener in self._listeners:
+            if self.place.watches(listener):
+                self.listen(listener)
+        driver.start(loop)
+        await driver.started()
 
     def _wake(self) -> None:
-        engine = self._engine
-        if engine is not None:
-            engine.wake()
+        driver = self._driver
+        if driver is not None:
+            driver.wake()
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
         if threading.current_thread() is not threading.main_thread():
             return []
-        others = signals.handle(loop, self.logger)
-        if self.worker is not None:
-            return [*self.worker.attach(self, loop), *others]
-        if not signals.is_caught(signal.SIGQUIT):
-            loop.add_signal_handler(signal.SIGQUIT, lambda: self.shutdown(now=True))
-            others.append(signal.SIGQUIT)
-        loop.add_signal_handler(signal.SIGTERM, self.shutdown)
-        loop.add_signal_handler(signal.SIGINT, lambda: self.shutdown(hurry=True))
-        # Without certificates there is nothing to read again, and a terminal that goes away must cost no request.
-        loop.add_signal_handler(signal.SIGHUP, self.shutdown if self.tls is None else self.reload_certificates)
-        return [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *others]
+        return [*signals.handle(loop, self.logger), *self.place.handle_signals(self, loop)]
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.is_quiet:
             return
-        if self.worker is None or self.worker.slot == 0:
-            policies = self._policy if isinstance(self._policy, PolicySet) else PolicySet(self._policy)
+        if self.place.warns():
             where = [listener.address.removeprefix("http://") for listener in self._listeners]
-            for text in [*voided(policies), *unheard(policies, where)]:
+            for text in [*voided(self._policies), *unheard(self._policies, where)]:
                 self.logger.warning("%s", text)
-        if self.worker is not None:
-            self.worker.serving(self, loop)
-            return
-        if self._notifier is not None:
-            self._notifier.ready()
-            if self._notifier.watchdog is not None:
-                repeat(loop, self._notifier.watchdog / 2, self._notifier.alive)
-        self.logger.info(
-            "kacore %s serves %s on %s (%s%s, pid %d, at most %d connections and %d MiB for them%s)",
-            __version__,
-            self.interface.upper() if self.interface != "handler" else "a handler",
-            ", ".join(self.addresses),
-            type(loop).__module__.partition(".")[0],
-            "" if self.io == "epoll" else "'s transports, without the memory and speed of the engine",
-            os.getpid(),
-            self.policy.max_connections,
-            -(-self.policy.worst_case_bytes(tls=self.tls is not None) // (1 << 20)),
-            f", admin on port {self.admin_port}" if self.admin_port is not None else "",
+        self.place.serving(self, loop)
+
+    def introduction(self) -> str:
+        """What the log says at the start."""
+        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        io = "" if self.io == "epoll" else "'s transports, without the memory and speed of the engine"
+        what = self.interface.upper() if self.interface != "handler" else "a handler"
+        mib = -(-self.policy.worst_case_bytes(tls=self.tls is not None) // (1 << 20))
+        admin = f", admin on port {self.admin_port}" if self.admin_port is not None else ""
+        return (
+            f"kacore {__version__} serves {what} on {', '.join(self.addresses)} ({loop}{io}, pid {os.getpid()}, "
+            f"at most {self.policy.max_connections} connections and {mib} MiB for them{admin})"
         )
 
-    async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse nobody who got in, answer what can be answered, then be gone.
-
-        With a successor in place its listeners are simply left to it. Else newcomers are kept from beginning to
-        connect, then those who had begun are let in, and only then the sockets are closed.
-        """
-        policy, engine = self.policy, self._engine
+    async def _leave(self) -> None:
         if self._admin is not None and self.has_successor:
             await self._admin.stop()  # who asks is to hear of those who stay
-        if not self._is_hurried and not self.has_successor:
-            await self._wait_for_room(policy.drain_lame_duck, is_idle=False)
-        grace, spread = policy.drain_grace, policy.drain_spread
+        terms = Terms.of(self.policy)
         if self._is_hurried:
-            grace, spread = min(grace, HURRIED_GRACE), 0.0
-        engine.drain(grace=grace, spread=spread, timeout=policy.drain_timeout)
-        deadline = loop.time() + policy.drain_timeout
-        if not self.has_successor:
-            for listener in self._listeners:
-                listener.refuse()
-            await self._wait_for_room(LAST_CALL, is_idle=False)
-        for listener in self._listeners:
-            engine.unlisten(listener.sock, is_last=not self.has_successor)
-            listener.close()
-        if self.worker is not None:
-            self.worker.closed()
-        await self._wait_for_room(deadline - loop.time() + LAST_WORD, is_idle=True)
+            terms = terms.hurried()
+        elif self.has_successor:
+            terms = terms.without_lame_duck()
+        departure = Departure(
+            self._driver,
+            self.table,
+            terms,
+            self._listeners,
+            has_successor=self.has_successor,
+            when_closed=self.place.closed,
+        )
+        await departure.leave(self._must_end)
 
-    async def _wait_for_room(self, seconds: float, *, is_idle: bool) -> None:
-        """Wait, but not when we must end now; is_idle: nor when no connection is left but those that linger."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while (left := deadline - loop.time()) > 0 and not self._must_end.is_set():
-            if is_idle and len(self.table) == self.table.stats()["phases"]["linger"]:
-                return
-            await asyncio.sleep(min(left, DRAIN_POLL))
-
-    def _end(self, loop: asyncio.AbstractEventLoop, application: Any) -> None:
-        if self._engine is not None:
-            if self.io == "epoll":
-                loop.remove_reader(self._engine.fileno())
-            self._engine.close()
-            self._engine = None
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-        elif application is not None:
-            application.stop()
+    def _end(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+        if self._application is not None:
+            if self.interface == "wsgi":
+                self._application.stop()
+            else:
+                self._application.runner.close()
+            self._application = None
         self.close()
-
-    async def _start_lifespan(self, lifespan: Lifespan) -> bool:
-        """Whether the application is up. Not when we are told to end before: a start-up is not waited for."""
-        startup = asyncio.ensure_future(lifespan.startup())
-        is_over = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait([startup, is_over], return_when=asyncio.FIRST_COMPLETED)
-            if startup.done():
-                startup.result()
-                return True
-            self.logger.info("told to end before the application had started")
-            return False
-        finally:
-            is_over.cancel()
-            if startup.cancel():
-                await asyncio.wait([startup])
-
-    async def _end_lifespan(self, lifespan: Lifespan) -> None:
-        """The application may take its time to shut down, until we are told to end now."""
-        shutdown = asyncio.ensure_future(lifespan.shutdown())
-        is_hurried = asyncio.ensure_future(self._must_end.wait())
-        await asyncio.wait([shutdown, is_hurried], return_when=asyncio.FIRST_COMPLETED)
-        is_hurried.cancel()
-        if not shutdown.done():
-            await asyncio.wait([shutdown], timeout=SHUTDOWN_AT_ONCE)
-            shutdown.cancel()
-
-
-class AdminServer:
-    """The admin listener of a server: another Server in the same loop, for as long as the first one serves."""
-
-    def __init__(self, server: Server, where: str, hosts: Iterable[str]) -> None:
-        from kacore.server import admin
-
-        self.host, self.port = admin.parse_admin(where)
-        self._handler = admin.Admin(server, self.host, hosts)
-        self._policy, self._send_buffer = admin.POLICY, admin.SEND_BUFFER
-        self._io = server.io
-        self._server: Server | None = None
-        self._serving: asyncio.Task[None] | None = None
-
-    async def start(self, *, is_shared: bool) -> None:
-        """Listen and serve. is_shared: other processes do, too. UsageError."""
-        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
-        self.port = listeners[0].port
-        sockets = [listener.sock for listener in listeners]
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)  # of its connections
-            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
-        options: dict[str, Any] = {"policy": self._policy, "sockets": sockets, "server_name": "", "io": self._io}
-        self._server = Server(self._handler, interface="asgi", lifespan="off", **options)
-        self._server.is_quiet = True
-        self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
-        await self._server.started()
-
-    async def stop(self) -> None:
-        """At once: nobody needs a drain here. More than once: no harm."""
-        if self._server is not None and self._serving is not None:
-            self._server.shutdown(now=True, hurry=True)
-            await self._serving
-            self._server = self._serving = None
-
-
-def repeat(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], object]) -> None:
-    """Call it now and every so many seconds, for as long as the loop runs."""
-    call()
-    loop.call_later(seconds, repeat, loop, seconds, call)
-
-
-def trusted_networks(given: str | Iterable[str]) -> list[str]:
-    """UsageError for what is no network."""
-    import ipaddress
-
-    words = given.split(",") if isinstance(given, str) else given
-    networks = [word.strip() for word in words if word.strip()]
-    for word in networks:
-        try:
-            if word not in ("*", "unix"):
-                ipaddress.ip_network(word)
-        except ValueError as error:
-            raise UsageError(f"forwarded_allow_ips={word!r}: {error}") from None
-    return networks
-
-
-def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """UsageError when uvloop is asked for and not installed."""
-    if name != "asyncio":
-        try:
-            import uvloop
-        except ImportError:
-            if name == "uvloop":
-                raise UsageError("loop=uvloop: uvloop is not installed (pip install kacore[uvloop])") from None
-        else:
-            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-            return factory
-    return asyncio.new_event_loop

@@ -52,14 +52,14 @@ def handle(loop: asyncio.AbstractEventLoop, logger: logging.Logger) -> list[sign
 def reopen(logger: logging.Logger) -> None:
     """SIGUSR1."""
     n = logs.reopen_files()
-    logger.info("SIGUSR1: %s", f"{n} log file{'s' * (n > 1)} opened again" if n else "no log file to open again")
+    logger.info("SIGUSR1: %s", f"reopened {n} log file{'s' * (n > 1)}" if n else "no log file to reopen")
 
 
 def ignore(number: int, told: set[int], logger: logging.Logger) -> None:
     """One line for each: a terminal sends SIGWINCH with every pixel."""
     if number not in told:
         told.add(number)
-        logger.info("%s is ignored", signal.Signals(number).name)
+        logger.info("ignoring %s", signal.Signals(number).name)
 
 
 # -- the first process of a container -----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from websockets.extensions import ServerExtensionFactory
 
     from kacore._core import Tunnel
-    from kacore.server.server import WebSocketOptions
+    from kacore.server.websocket_options import WebSocketOptions
 
 Message = MutableMapping[str, Any]
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # RFC 6455 5.2
@@ -357,11 +357,11 @@ class WebSocket:
             return
         if not failed and not task.cancelled() and not self.is_denied:
             if not self.tunnel.is_gone:
-                self.group.logger.warning("the application returned without an answer to a websocket: it is rejected")
+                self.group.logger.warning("the application returned without answering a websocket, which is rejected")
             self._reject()
             return
         if not failed and not self.tunnel.is_gone:
-            self.group.logger.error("the application returned without an answer to a websocket")
+            self.group.logger.error("the application returned without answering a websocket")
         self.is_over = True
         if self.is_denied and self.denial is None:
             self.tunnel.owner = None

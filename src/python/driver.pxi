@@ -13,6 +13,7 @@ cdef class Driver(Port):
     cdef ka_trust *trusted       # the driver's
     cdef object policies         # the PolicySet whose rules are asked
     cdef object on_race, on_closed, on_notice
+    cdef object on_drained       # called once, see when_drained(); None = nobody waits
     cdef object context          # the one it was made in, untouched by any request
     cdef list servers            # (host, port) or (path, None) of each listener
     cdef list tls                # TlsListener of listeners with TLS: the driver points to them
@@ -184,6 +185,20 @@ cdef class Driver(Port):
         return listener
 
     # -- telling ----------------------------------------------------------------------------------------
+
+    def when_drained(self, call not None):
+        """Have `call()` called once, in place of an earlier one: when nothing is open but connections that linger, which
+        delay no end. At once if that is so."""
+        self.on_drained = call
+        self.tell_drained()
+
+    cdef int tell_drained(self) except -1:
+        """At the end of whatever may have been the end of the last one."""
+        if self.on_drained is None or not ka_table_is_drained(self.table.table):
+            return 0
+        call, self.on_drained = self.on_drained, None
+        call()
+        return 0
 
     cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_talk_head_bytes(talk)

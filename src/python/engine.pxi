@@ -223,6 +223,7 @@ cdef class Engine(Driver):
             self.share_counters()
         try:
             self.application.leave()
+            self.tell_drained()
             self.raise_pending()
         finally:
             self.close_at_last()
@@ -269,6 +270,7 @@ cdef class Engine(Driver):
         try:
             ka_engine_attend(self.engine)
             self.application.leave()
+            self.tell_drained()
         finally:
             PyContext_Exit(context)
         return self.close_at_last()
@@ -304,7 +306,9 @@ cdef class Engine(Driver):
             ka_talk_done(talk)
             self.attend(False)
             raise os_error(got) if got <= -1000 else LocalError("the socket cannot be given away now")
-        return socket.socket(fileno=got)
+        given = socket.socket(fileno=got)
+        self.tell_drained()
+        return given
 
     cdef dict tls_of(self, ka_talk *talk):
         cdef ka_session *session = ka_engine_session(self.engine, talk.conn)

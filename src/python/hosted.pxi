@@ -46,31 +46,18 @@ class BareTask:
 cdef class HostRunner(Runner):
     """Runs requests where the host can see them.
 
-    tasks:    a set of the host's, which holds the tasks of suspended requests while they run; None = nowhere.
-    is_bare:  the loop makes tasks in a way of its own: by create_task() only.
-    is_fresh: every request has a Task of its own, and begins in an empty context: not even what was set around the
-              server is seen.
+    tasks:   a set of the host's, which holds the tasks of suspended requests while they run; None = nowhere.
+    is_bare: the loop makes tasks in a way of its own: by create_task() only.
     """
     cdef public object tasks
     cdef public bint is_bare
-    cdef public bint is_fresh
 
     cdef object start(self, object coroutine):
-        if self.is_fresh:
-            task = self.start_fresh(coroutine)
-        else:
-            task = Runner.start(self, coroutine)
+        task = Runner.start(self, coroutine)
         if task is not None and self.tasks is not None and not self.is_bare:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         return task
-
-    cdef object start_fresh(self, object coroutine):
-        from contextvars import Context
-        if self.is_bare:
-            return Context().run(self.start_task, coroutine)
-        self.n_tasks += 1
-        return Task(coroutine, loop=self.loop, context=Context())
 
     cdef object start_task(self, object coroutine):
         if not self.is_bare:
@@ -83,21 +70,19 @@ cdef class HostRunner(Runner):
 cdef class HostedAsgiApplication(AsgiApplication):
     """AsgiApplication for a host that has tasks and upgrades of its own.
 
-    tasks, is_bare, is_fresh: see HostRunner. scope: what every scope says besides, or instead.
+    tasks, is_bare: see HostRunner. scope: what every scope says besides, or instead.
     root_path: in front of path and of raw_path, too.
     upgrade: called with (protocol, Head) for a request that asks for an upgrade. Return: None to serve it as any other,
              or callable(transport, bytes), which gets the connection and the bytes that came behind that head.
     """
     cdef object upgrade
 
-    def __init__(self, app, loop, logger, *, tasks=None, is_bare=False, is_fresh=False, upgrade=None, scope=None,
-                 **options):
+    def __init__(self, app, loop, logger, *, tasks=None, is_bare=False, upgrade=None, scope=None, **options):
         cdef HostRunner runner
         AsgiApplication.__init__(self, app, loop, logger, **options)
         runner = HostRunner(loop)
         runner.tasks = tasks
         runner.is_bare = is_bare
-        runner.is_fresh = is_fresh
         self.runner = runner
         self.upgrade = upgrade
         self.raw_root = self.root_path.encode("ascii")

@@ -608,10 +608,6 @@ cdef class TransportProtocol:
         """It has left the table: for hosts that keep count. cause: a key of ConnectionTable.stats()["closed"]."""
         return 0
 
-    cpdef int lingers(self) except -1:
-        """We have sent FIN, and wait for the client's own only so that nothing it still sends makes a reset."""
-        return 0
-
     cdef int half_close(self, ka_cause cause) except -1:
         can_write_eof = getattr(self.transport, "can_write_eof", None)
         cdef ka_talk *talk = self.talk
@@ -634,7 +630,7 @@ cdef class TransportProtocol:
         self.steer_reading()
         if talk != NULL:
             ka_talk_free(talk)
-        return self.lingers()
+        return 0
 
     def _end_writing(self):
         if self.transport is not None and not self.transport.is_closing():

@@ -286,6 +286,7 @@ cdef class Transports(Driver):
                 self.take_turns()
         if not self.is_expiring:
             self.arm()
+        self.tell_drained()
         return self.passed()
 
     cpdef int passed(self) except -1:

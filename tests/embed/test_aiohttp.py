@@ -744,7 +744,7 @@ def test_rules_are_refused():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("field", sorted(adapter.ELSEWHERE))
+@pytest.mark.parametrize("field", sorted(adapter.PACKAGE.ineffective))
 def test_field_without_effect_is_refused(field):
     async def main():
         with pytest.raises(ValueError, match=f"^{field}=.*has no effect inside aiohttp"):
@@ -778,9 +778,9 @@ def test_importing_kacore_imports_no_host(python_environment):
 @pytest.mark.parametrize(
     ("spoiled", "status", "sentence"),
     [
-        ("aiohttp.__version__ = '3.9.5'", 1, "kacore.embed.aiohttp cannot be in aiohttp 3.9.5: 3.10 is the oldest"),
-        ("aiohttp.__version__ = '4.0.1'", 0, "UntriedHostWarning: kacore.embed.aiohttp is not tried yet with aiohttp 4.0.1"),
-        ("del aiohttp.streams.StreamReader._wait", 1, "aiohttp.streams:StreamReader._wait is missing in it"),
+        ("aiohttp.__version__ = '3.9.5'", 1, "does not work with aiohttp 3.9.5: the oldest version it supports is 3.10"),
+        ("aiohttp.__version__ = '4.0.1'", 0, "UntriedHostWarning: kacore.embed.aiohttp has not been tried with aiohttp 4.0"),
+        ("del aiohttp.streams.StreamReader._wait", 1, "aiohttp.streams:StreamReader._wait is missing there"),
     ],
 )
 def test_version_that_is_not_known_is_told_in_one_sentence(python_environment, spoiled, status, sentence):

@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 import kacore
-from kacore.server.server import loop_factory
+from kacore.server.loops import loop_factory
 
 PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
 

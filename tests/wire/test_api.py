@@ -101,7 +101,7 @@ def test_calls_of_many_threads_while_it_serves_and_ends(start, client):
 SIGNALLED = """
 import asyncio, signal, sys
 import kacore
-from kacore.server.server import loop_factory
+from kacore.server.loops import loop_factory
 
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -451,14 +451,14 @@ def test_lifespan_on_demands_the_protocol(launch, tmp_path):
     (tmp_path / "app.py").write_text(FAILURES)
     child = launch("-m", "kacore", "serve", "app:without", "--port", "0", "--lifespan", "on")
     assert child.wait() == 2
-    assert child.text == "kacore: the application has no lifespan, and lifespan=on demands one\n"
+    assert child.text == "kacore: the application has no lifespan, and lifespan=on requires one\n"
 
 
 def test_a_lifespan_that_breaks_is_told_and_with_on_ends_the_server(serve, launch, client, tmp_path):
     (tmp_path / "app.py").write_text(FAILURES)
     server = serve("app:raises")
     assert client(server).get().status == 204
-    assert server.text.count("the application failed in its lifespan and is served without one") == 1
+    assert server.text.count("the application's lifespan failed; serving it without one") == 1
     assert "RuntimeError: no queue" in server.text
     child = launch("-m", "kacore", "serve", "app:raises", "--port", "0", "--lifespan", "on")
     assert child.wait() == 2
@@ -472,5 +472,5 @@ def test_a_signal_ends_a_start_up_that_hangs(launch, tmp_path, number):
     child.process.send_signal(number)
     assert child.wait() == 0
     assert "cancelled" in child.text
-    assert "told to end before the application had started" in child.text
+    assert "stopped before the application had started" in child.text
     assert "Traceback" not in child.text

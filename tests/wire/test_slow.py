@@ -7,7 +7,7 @@ import pytest
 
 from kacore import Policy
 from kacore.embed.asyncio import Connections, KeepAliveProtocol
-from kacore.server import TLS, transports
+from kacore.server import TLS, drivers
 from tests.wire.conftest import Running, wait_until
 
 POST = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
@@ -133,13 +133,13 @@ def test_over_transports_a_request_that_came_after_the_loop_looked_saves_the_vic
     """It is in the kernel when a newcomer needs the place; the loop would read it in its next round."""
     late = []
 
-    class Meddling(transports.Connection):
+    class Meddling(drivers.Connection):
         def connection_made(self, transport):
             if late:
                 late.pop().send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
             super().connection_made(transport)
 
-    monkeypatch.setattr(transports, "Connection", Meddling)
+    monkeypatch.setattr(drivers, "Connection", Meddling)
     running = Running(lambda request: request.path.encode(), policy=Policy(max_connections=2), io="transports", loop=loop)
     try:
         first, second = client(running), client(running)

@@ -81,7 +81,7 @@ def test_a_second_start_leaves_the_first_ones_pid_file(serve, launch, app, tmp_p
         second = launch("-m", "kacore", "serve", "app:app", "--pid", "pid", "--port", port, *processes)
         assert second.wait() == 2
         assert (tmp_path / "pid").read_text() == f"{first.pid}\n"
-    assert second.text == f"kacore: pid 'pid': is there already, and process {first.pid} runs\n"
+    assert second.text == f"kacore: pid 'pid': already exists, and process {first.pid} is running\n"
     assert first.stop() == 0
     assert not (tmp_path / "pid").exists()
 
@@ -99,7 +99,7 @@ def test_a_socket_is_given_up_when_the_pid_file_cannot_be_had(launch, app, tmp_p
     (tmp_path / "pid").write_text("not a number")
     child = launch("-m", "kacore", "serve", "app:app", "--pid", "pid", "--uds", "s", *processes)
     assert child.wait() == 2
-    assert child.text == "kacore: pid 'pid': is there already and holds no process id\n"
+    assert child.text == "kacore: pid 'pid': already exists and does not contain a process id\n"
     assert (tmp_path / "pid").read_text() == "not a number"
     assert not (tmp_path / "s").exists()
 
@@ -137,7 +137,7 @@ def test_what_is_no_regular_file_is_refused_and_left_alone(launch, app, tmp_path
     before = identity(path)
     child = launch("-m", "kacore", "serve", "app:app", "--port", "0", "--pid", "pid")
     assert child.wait() == 2
-    assert child.text == "kacore: pid 'pid': is there already and is no regular file\n"
+    assert child.text == "kacore: pid 'pid': already exists and is not a regular file\n"
     assert identity(path) == before
     assert not target.exists() or target.read_text() == ""
 
@@ -246,7 +246,7 @@ def test_a_start_up_that_hangs_can_be_interrupted(launch, app, processes, number
 def test_a_start_up_that_holds_up_its_worker_can_be_interrupted(launch, app):
     child = launch("-m", "kacore", "serve", "app:blocks", "--port", "0", "--reload", ready="starts")
     assert child.stop(signal.SIGINT, timeout=15) == 0, child.text
-    assert "did not end in time and is killed" in child.text
+    assert "it did not exit in time" in child.text
 
 
 def test_an_import_that_hangs_can_be_interrupted(launch, tmp_path):

@@ -87,7 +87,7 @@ def test_killed_worker_is_replaced_and_nobody_hangs_meanwhile(run, io):
         ask(server)
     wait_until(lambda: len(pids(server) - {victim}) == 2)
     assert victim not in pids(server)
-    assert f"(pid {victim}) ended with status -9" in server.text
+    assert f"(pid {victim}) exited with status -9" in server.text
 
 
 def test_workers_that_die_at_once_are_restarted_ever_later_and_the_others_serve_their_clients(run):
@@ -130,7 +130,7 @@ def test_worker_whose_new_code_does_not_start_leaves_the_old_one_serving(run, tm
     old = pids(server)
     (tmp_path / "app.py").write_text("syntax error")
     server.send_signal(signal.SIGHUP)
-    server.wait_for("did not start: status 3; the old one goes on")
+    server.wait_for("did not start: status 3; the old one keeps serving")
     assert pids(server) == old
     (tmp_path / "app.py").write_text("def app(request): return b'new'")
     server.send_signal(signal.SIGHUP)
@@ -149,7 +149,7 @@ def test_reload_serves_an_edit_and_goes_on_with_the_old_code_while_the_new_one_i
     for text, wanted in (("def app(request): return b'one'", "one"), ("broken(", "one"), ("app = lambda r: b'2'", "2")):
         (tmp_path / "app.py").write_text(text)
         if "broken" in text:
-            server.wait_for("did not start: status 3; the old one goes on")
+            server.wait_for("did not start: status 3; the old one keeps serving")
         wait_until(lambda wanted=wanted: ask(server) == wanted)
     assert server.stop() == 0
 
@@ -191,7 +191,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"answered"})
 """)
-    short = "import sys; from kacore.server import workers; workers.KILL_STARTING = 0.01; from kacore.cli import main; "
+    short = "import sys; from kacore.server import supervisor; supervisor.KILL_STARTING = 0.01; from kacore.cli import main; "
     port = free_port()
     where = ("--port", str(port), "--workers", "1")
     server = launch("-c", f"{short} sys.exit(main())", "serve", "app:app", *where, ready="starts")
@@ -239,7 +239,7 @@ def test_any_worker_answers_for_all_and_no_counter_falls_with_a_restart(launch, 
     (tmp_path / "run.py").write_text("""
 import json, os, sys
 import kacore
-from kacore.server.workers import Supervisor
+from kacore.server.supervisor import Supervisor
 
 def make_server(worker):
     def app(request):

@@ -1,20 +1,20 @@
-"""Several processes that serve one application: `Supervisor` in the parent, `Worker` in each child.
+"""Several processes that serve one application: `Supervisor` in the parent, a Server with a `Worker` (place.py) in each
+child.
 
-The parent opens the listening sockets and keeps them, starts workers by fork and never imports the application, so
-that a new worker runs what the files say by then. A TCP address has a SO_REUSEPORT socket for each worker slot. Every
-worker inherits them all and watches its own slot's; while a slot has nobody, the parent has a neighbour watch it too.
-So no client is in a queue that nobody serves, and none in a queue is lost with a worker. Sockets that cannot be had
-once for each slot, unix or inherited, are watched by all workers, and a newcomer wakes all that have nothing to do.
+The parent opens the listening sockets and keeps them, forks the workers and never imports the application, so that a
+new worker always runs the current source. A TCP address has one SO_REUSEPORT socket per worker slot. Every worker
+inherits all of them and accepts from its own slot's; while a slot has no worker, the parent has a neighbour accept from
+it as well. So no client waits in a queue that nobody serves, and no queue is lost with a worker. Unix and inherited
+sockets cannot be had once per slot: all workers accept from them, and a new connection wakes every idle one.
 
-Parent and worker talk over a socket pair, a word or two a message. To the worker: "watch I" and "unwatch I" (a
-listener), "leave" (a successor serves: drain), "hurry" (the same, with 0.2 s of grace), "stop" (nobody comes after us),
-"interrupt" (the same, with 0.2 s of grace), "now", "reopen" (the log files). To the parent: "serving", "retire" (give me
-a successor), "closed" (my listeners), "beat". An end of file is the death of the other.
+Parent and worker talk over a socket pair, a word or two per message. To the worker: "watch I" and "unwatch I" (a
+listener), "leave" (a successor is serving: drain), "hurry" (the same, with 0.2 s of grace), "stop" (there is no
+successor), "interrupt" (the same, with 0.2 s of grace), "now", "reopen" (the log files). To the parent: "serving",
+"retire" (start my successor), "closed" (my listeners), "beat". End of file means that the other side is gone.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import mmap
 import os
@@ -24,137 +24,38 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from select import POLLIN, poll
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from kacore import _core
 from kacore._version import __version__
 from kacore.policy import Policy, PolicyError
 from kacore.server import signals
-from kacore.server.listening import BACKLOG, Listener, addresses, open_listeners, raise_descriptor_limit
+from kacore.server.listening import BACKLOG, addresses, open_listeners, raise_descriptor_limit
 from kacore.server.loading import UsageError
+from kacore.server.place import Worker
 from kacore.server.reload import LOOK_EVERY, Watcher
 from kacore.server.systemd import Notifier
 
-if TYPE_CHECKING:
-    from kacore.server.server import Server
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, *signals.IGNORED)
-# Exit statuses of workers, and of a parent whose first workers failed: as for any mistake of a user; as for a crash.
+# Exit statuses of workers, and of a parent whose first workers failed: for a mistake of the user, and for a crash.
 MISTAKE, CRASH = 2, 3
-# A worker that lived shorter is replaced later each time, in seconds.
+# Seconds. A worker that exits sooner counts as a failure; after several in a row the next one starts with a delay.
 SETTLED_AFTER = 10.0
 MIN_BACKOFF, MAX_BACKOFF = 0.25, 30.0
-# Beyond the drain's own timeout before a worker is killed, in seconds: for the application's shutdown.
+# Seconds past the drain's own timeout until a worker is killed: time for the application's shutdown.
 KILL_AFTER_DRAIN, KILL_AFTER_NOW = 10.0, 1.0
-# One that is told to end while it starts: it has no connection, and may stand still in the application.
+# The same for a worker that is stopped while it starts: it has no connections, and may be stuck in the application.
 KILL_STARTING = 2.0
-# How often a worker looks whether it has served its number of requests, in seconds.
-COUNT_EVERY = 0.1
-# Shared memory for counters, of which each process has one: there can be one that drains beside one that serves.
+# Seconds until a page of counters that is still in use is tried again.
+PAGE_RETRY = 0.1
+# Pages of shared memory, for the counters of one process each: one may be draining while its successor serves.
 PAGES_PER_SLOT = 2
 
 
-class Worker:
-    """In the child: its slot, what it inherited, and the way to the parent. Given to the Server as `worker`."""
+class Runs(Protocol):
+    """A server that serves until it is stopped."""
 
-    def __init__(self, supervisor: Supervisor, process: Process) -> None:
-        self.slot = process.slot
-        self.listeners = supervisor.listeners
-        self.counters = supervisor.page(process.page)
-        self._pages = supervisor.pages
-        self._n_slots = supervisor.n_workers
-        self._channel = process.child_end
-        self._beat = supervisor.beat
-        self._max_requests = supervisor.draw_max_requests()
-        self._server: Server | None = None
-        self._is_serving = False
-
-    def watches(self, listener: Listener) -> bool:
-        return listener.slot is None or listener.slot == self.slot
-
-    def stats(self) -> dict[str, Any]:
-        """The counters of all worker processes, also of those that are gone: `total`, and `slots`, one each.
-
-        Dicts as ConnectionTable.stats() has them, with `open` connections in place of the phases."""
-        per_slot = [self._pages(slot) for slot in range(self._n_slots)]
-        return {
-            "total": _core.sum_counters([page for pages in per_slot for page in pages]),
-            "slots": [_core.sum_counters(pages) for pages in per_slot],
-        }
-
-    # -- called by the server ------------------------------------------------------------------------------
-
-    def attach(self, server: Server, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
-        """Listen to the parent, who decides when we end, also while the application starts. Return: signals handled."""
-        self._server = server
-        loop.add_reader(self._channel.fileno(), self._listen, loop)
-        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        return [signal.SIGTERM]
-
-    def _on_sigterm(self) -> None:
-        """To a worker alone it asks for a successor first; the parent sends it to one that has not yet started."""
-        assert self._server is not None
-        if self._is_serving:
-            self._say("retire")
-        else:
-            self._server.shutdown(now=True)
-
-    def serving(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_serving = True
-        self._say("serving")
-        if self._max_requests:
-            self._count(loop, server.table.stats()["requests"] + self._max_requests)
-        if self._beat:
-            self._keep_beating(loop)
-
-    def closed(self) -> None:
-        self._say("closed")
-
-    # -- the two directions --------------------------------------------------------------------------------
-
-    def _say(self, word: str) -> None:
-        try:
-            self._channel.send(word.encode())
-        except OSError:
-            pass  # the parent is gone, which its end of file says too
-
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        assert self._server is not None
-        try:
-            message = self._channel.recv(64).decode()
-        except BlockingIOError:
-            return
-        except OSError:
-            message = ""
-        word, _, rest = message.partition(" ")
-        server = self._server
-        if not message:
-            loop.remove_reader(self._channel.fileno())
-            server.logger.error("the parent process is gone: worker %d drains and ends", os.getpid())
-            if not server.is_ending:
-                server.shutdown()
-        elif word == "watch":
-            server.listen(self.listeners[int(rest)])
-        elif word == "unwatch":
-            server.unlisten(self.listeners[int(rest)])
-        elif word == "reopen":
-            signals.reopen(server.logger)
-        elif word == "now":
-            server.shutdown(now=True)
-        elif not server.is_ending:  # leave, hurry, stop, interrupt; a second shutdown() would mean "now"
-            server.has_successor = word in ("leave", "hurry")
-            server.shutdown(hurry=word in ("hurry", "interrupt"))
-
-    def _count(self, loop: asyncio.AbstractEventLoop, last: int) -> None:
-        assert self._server is not None
-        if self._server.table.stats()["requests"] >= last:
-            self._say("retire")
-        else:
-            loop.call_later(COUNT_EVERY, self._count, loop, last)
-
-    def _keep_beating(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._say("beat")
-        loop.call_later(self._beat / 2, self._keep_beating, loop)
+    def run(self) -> None: ...
 
 
 class Process:
@@ -176,11 +77,11 @@ class Process:
         try:
             self.channel.send(message.encode())
         except OSError:
-            pass  # it is gone, or so stuck that it will be killed
+            pass  # it is gone, or so stuck that it will be killed anyway
 
 
 class Slot:
-    """In the parent: a place for one serving worker. n_failures: workers in a row that did not live long."""
+    """In the parent: a place for one serving worker. n_failures: workers in a row that exited too soon."""
 
     def __init__(self) -> None:
         self.serving: Process | None = None
@@ -191,7 +92,7 @@ class Slot:
 
 
 class Born(BaseException):
-    """Raised in the child right after fork, to leave all that the parent was doing."""
+    """Raised in the child right after the fork, to unwind whatever the parent was doing."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -202,15 +103,15 @@ class Supervisor:
 
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
     bind, fds, backlog, uds_mode, reuse_port: see open_listeners. scheme: "https" when the workers speak TLS.
-    policy:       as the parent knows it, for the drain's timeout and what is said at the start.
-    max_requests: a worker is replaced after so many requests, give or take a tenth: not all at once. 0: never.
-    reload_dirs:  replace the workers whenever a source below one of these changes, or a file named as reload_include.
-    Raises UsageError for addresses that cannot be had.
+    policy:       for the drain's timeout and the line at the start.
+    max_requests: replace a worker after this many requests, give or take a tenth so that not all go at once. 0: never.
+    reload_dirs:  replace the workers whenever a source file below these changes, or one that matches reload_include.
+    Raises UsageError for addresses that cannot be listened on.
     """
 
     def __init__(
         self,
-        make_server: Callable[[Worker], Server],
+        make_server: Callable[[Worker], Runs],
         *,
         n_workers: int,
         bind: Iterable[str],
@@ -333,7 +234,7 @@ class Supervisor:
         used = {process.page for process in self._processes}
         free = [page for page in range(number * PAGES_PER_SLOT, (number + 1) * PAGES_PER_SLOT) if page not in used]
         if not free:
-            slot.start_at = time.monotonic() + COUNT_EVERY  # one that drains has to end first
+            slot.start_at = time.monotonic() + PAGE_RETRY  # one that drains has to end first
             return
         slot.start_at = float("inf")
         process = Process(number, free[0])
@@ -358,7 +259,15 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for other in [*self._processes, process]:
             other.channel.close()
-        worker = Worker(self, process)
+        worker = Worker(
+            process.slot,
+            self.listeners,
+            self.page(process.page),
+            [self.pages(slot) for slot in range(self.n_workers)],
+            process.child_end,
+            beat=self.beat,
+            max_requests=self.draw_max_requests(),
+        )
         try:
             self.make_server(worker).run()
         except (UsageError, PolicyError, _core.LocalError) as error:
@@ -470,7 +379,7 @@ class Supervisor:
             slot.start_at = now
             return
         if self._stopping or not (was_starting or was_serving):
-            self.logger.debug("worker %d (pid %d) ended with status %d", process.slot, process.pid, status)
+            self.logger.debug("worker %d (pid %d) exited with status %d", process.slot, process.pid, status)
             return
         if was_starting and not self._was_ready and self._watcher is None:
             self.logger.error("worker %d (pid %d) did not start: status %d", process.slot, process.pid, status)
@@ -483,7 +392,7 @@ class Supervisor:
                 process.slot,
                 process.pid,
                 status,
-                "; the old one goes on" if slot.serving else "; waiting for a change",
+                "; the old one keeps serving" if slot.serving else "; waiting for a change",
             )
             self._rolling.clear()
             self.notifier.ready()
@@ -491,7 +400,7 @@ class Supervisor:
             slot.n_failures = 0 if was_serving and now - process.since > SETTLED_AFTER else slot.n_failures + 1
             wait = min(MAX_BACKOFF, MIN_BACKOFF * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
             self.logger.error(
-                "worker %d (pid %d) ended with status %d; the next one starts %s",
+                "worker %d (pid %d) exited with status %d; the next one starts %s",
                 process.slot,
                 process.pid,
                 status,
@@ -504,8 +413,8 @@ class Supervisor:
             is_silent = self.beat and process.state == "serving" and now - process.heard > 2 * self.beat
             if now < process.kill_at and not is_silent:
                 continue
-            why = "gives no sign of life" if is_silent else "did not end in time"
-            self.logger.error("worker %d (pid %d) %s and is killed", process.slot, process.pid, why)
+            why = "no sign of life" if is_silent else "it did not exit in time"
+            self.logger.error("killing worker %d (pid %d): %s", process.slot, process.pid, why)
             process.kill_at = process.heard = now + KILL_AFTER_NOW
             os.kill(process.pid, signal.SIGKILL)
 
@@ -544,7 +453,7 @@ class Supervisor:
         elif number in signals.IGNORED:
             signals.ignore(number, self._told, self.logger)
         elif number == signal.SIGHUP and not self._stopping:
-            self.logger.info("SIGHUP: the workers are replaced one after the other")
+            self.logger.info("SIGHUP: replacing the workers one by one")
             self._roll()
 
     def _roll(self) -> None:

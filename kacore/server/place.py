@@ -1,0 +1,231 @@
+"""The place of a serving process among others: on its own (`Alone`), or one of several workers (`Worker`).
+
+The place knows who has to be told that the server is up, which listeners are its own, who may stop it, and whose counters
+it shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from kacore import _core
+from kacore.policy import Policy
+from kacore.server import signals
+from kacore.server.listening import Listener, raise_descriptor_limit
+from kacore.server.loops import repeat
+from kacore.server.systemd import Notifier
+
+# How often a worker looks whether it has served its number of requests, in seconds.
+COUNT_EVERY = 0.1
+
+
+class Served(Protocol):
+    """What a place needs of the server."""
+
+    logger: logging.Logger
+    table: _core.ConnectionTable
+    tls: Any
+    has_successor: bool
+
+    @property
+    def is_ending(self) -> bool: ...
+    def introduction(self) -> str: ...
+    def listen(self, listener: Listener) -> None: ...
+    def unlisten(self, listener: Listener) -> None: ...
+    def reload_certificates(self) -> None: ...
+    def shutdown(self, *, now: bool = False, hurry: bool = False) -> None: ...
+
+
+class Alone:
+    """The only process: signals stop it, its service manager is told, and nobody accepts from its listeners after it."""
+
+    is_one_of_several = False
+    counters: mmap.mmap | None = None
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self._notifier: Notifier | None = None
+
+    def take_process(self) -> None:
+        """Serving is all that this process does, so tell its service manager about it."""
+        self._notifier = Notifier()
+
+    def prepare(self, policy: Policy, logger: logging.Logger) -> None:
+        """Before connections are accepted."""
+        raise_descriptor_limit(policy.max_connections, logger)
+
+    def warns(self) -> bool:
+        """Whether this process is the one to warn about the policy, which all have in common."""
+        return True
+
+    def watches(self, _: Listener) -> bool:
+        """Whether this process accepts from the listener from the start."""
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """What Server.stats() adds about other processes."""
+        return {}
+
+    def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
+        """Handle those that stop a server, and SIGHUP. Return: which ones."""
+        handled = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+        if not signals.is_caught(signal.SIGQUIT):
+            loop.add_signal_handler(signal.SIGQUIT, lambda: server.shutdown(now=True))
+            handled.append(signal.SIGQUIT)
+        loop.add_signal_handler(signal.SIGTERM, server.shutdown)
+        loop.add_signal_handler(signal.SIGINT, lambda: server.shutdown(hurry=True))
+        # Without certificates there is nothing to reload, and a terminal that hangs up must not cost a request.
+        loop.add_signal_handler(signal.SIGHUP, server.shutdown if server.tls is None else server.reload_certificates)
+        return handled
+
+    def serving(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
+        """Connections are accepted from now on."""
+        if self._notifier is not None:
+            self._notifier.ready()
+            if self._notifier.watchdog is not None:
+                repeat(loop, self._notifier.watchdog / 2, self._notifier.alive)
+        server.logger.info("%s", server.introduction())
+
+    def ending(self) -> None:
+        """The departure begins."""
+        if self._notifier is not None:
+            self._notifier.stopping()
+
+    def closed(self) -> None:
+        """The listeners are closed; connections may still be open."""
+
+    def give_up(self, listeners: Iterable[Listener]) -> None:
+        """Close them; those made here refuse new clients first."""
+        for listener in listeners:
+            listener.refuse()
+            listener.close()
+
+
+class Worker:
+    """A child of a supervisor: its slot, what it inherited, and the channel to the parent, which decides when it ends.
+
+    slot:         its number. listeners: the parent's, of all slots. counters: this process's page of shared memory.
+    pages:        those of every slot, including processes that are gone.
+    channel:      the socket to the parent; supervisor.py says what is sent on it.
+    beat:         the parent wants a sign of life every so many seconds; 0 = never.
+    max_requests: ask for a successor after this many; 0 = never.
+    """
+
+    is_one_of_several = True
+
+    def __init__(
+        self,
+        slot: int,
+        listeners: list[Listener],
+        counters: mmap.mmap,
+        pages: list[list[mmap.mmap]],
+        channel: socket.socket,
+        *,
+        beat: float = 0.0,
+        max_requests: int = 0,
+    ) -> None:
+        self.slot, self.listeners, self.counters = slot, listeners, counters
+        self._pages, self._channel, self._beat, self._max_requests = pages, channel, beat, max_requests
+        self._is_serving = False
+
+    def take_process(self) -> None:
+        """The parent tells the service manager."""
+
+    def prepare(self, policy: Policy, logger: logging.Logger) -> None:
+        """The parent has done it."""
+
+    def warns(self) -> bool:
+        """As of Alone."""
+        return self.slot == 0
+
+    def watches(self, listener: Listener) -> bool:
+        """As of Alone."""
+        return listener.slot is None or listener.slot == self.slot
+
+    def stats(self) -> dict[str, Any]:
+        """`workers`: the counters of all worker processes, also of those that are gone: `total`, and `slots`, one each.
+
+        Dicts as ConnectionTable.stats() has them, with `open` connections in place of the phases."""
+        total = _core.sum_counters([page for pages in self._pages for page in pages])
+        return {"workers": {"total": total, "slots": [_core.sum_counters(pages) for pages in self._pages]}}
+
+    def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
+        """Handle SIGTERM, and listen to the parent, even while the application starts."""
+        loop.add_reader(self._channel.fileno(), self._hear, server, loop)
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm, server)
+        return [signal.SIGTERM]
+
+    def serving(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
+        """As of Alone."""
+        self._is_serving = True
+        self._say("serving")
+        if self._max_requests:
+            self._count(server, loop, server.table.n_requests + self._max_requests)
+        if self._beat:
+            repeat(loop, self._beat / 2, lambda: self._say("beat"))
+
+    def ending(self) -> None:
+        """The parent knows."""
+
+    def closed(self) -> None:
+        """As of Alone."""
+        self._say("closed")
+
+    def give_up(self, listeners: Iterable[Listener]) -> None:
+        """Others go on accepting from them."""
+        for listener in listeners:
+            listener.close()
+
+    def _on_sigterm(self, server: Served) -> None:
+        """Sent to one worker by hand, it means "be replaced"; the parent sends it to workers that are still starting."""
+        if self._is_serving:
+            self._say("retire")
+        else:
+            server.shutdown(now=True)
+
+    def _say(self, word: str) -> None:
+        try:
+            self._channel.send(word.encode())
+        except OSError:
+            pass  # the parent is gone; the end of file will tell
+
+    def _hear(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            message = self._channel.recv(64).decode()
+        except BlockingIOError:
+            return
+        except OSError:
+            message = ""
+        word, _, rest = message.partition(" ")
+        if not message:
+            loop.remove_reader(self._channel.fileno())
+            server.logger.error("the parent process is gone: worker %d drains and exits", os.getpid())
+            if not server.is_ending:
+                server.shutdown()
+        elif word == "watch":
+            server.listen(self.listeners[int(rest)])
+        elif word == "unwatch":
+            server.unlisten(self.listeners[int(rest)])
+        elif word == "reopen":
+            signals.reopen(server.logger)
+        elif word == "now":
+            server.shutdown(now=True)
+        elif not server.is_ending:  # leave, hurry, stop, interrupt; a second shutdown() would mean "now"
+            server.has_successor = word in ("leave", "hurry")
+            server.shutdown(hurry=word in ("hurry", "interrupt"))
+
+    def _count(self, server: Served, loop: asyncio.AbstractEventLoop, last: int) -> None:
+        if server.table.n_requests >= last:
+            self._say("retire")
+        else:
+            loop.call_later(COUNT_EVERY, self._count, server, loop, last)
+
+
+Place = Alone | Worker
