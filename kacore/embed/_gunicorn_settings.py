@@ -133,7 +133,7 @@ def check_settings(cfg: Any, log: Any) -> None:
         if is_set(cfg, name):
             log.warning("%s has no effect in kacore's workers", name)
     if set(setting_of(cfg, "forwarder_headers", ())) - {SCRIPT_NAME, "PATH_INFO"}:
-        log.warning("forwarder_headers: kacore's workers heed %s only", SCRIPT_NAME)
+        log.warning("forwarder_headers: kacore's workers only honour %s", SCRIPT_NAME)
     try:
         policy = policy_for(cfg).default
     except PolicyError as error:

@@ -188,7 +188,7 @@ def tcp_listeners(host: str, port: int, n_slots: int, backlog: int, reuse_port: 
             if not listeners:
                 raise cannot_listen(*next(iter(absent.items())))
             for (name, _), why in absent.items():
-                logger.info("%s: not on %s: %s", host or f":{port}", name, reason(why))
+                logger.info("%s: not listening on %s: %s", host or f":{port}", name, reason(why))
             return listeners
     raise AssertionError("the last attempt returns or raises")
 
@@ -333,12 +333,12 @@ def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     except (OSError, ValueError) as error:  # a sandbox forbids it, or the system has another limit
-        logger.warning("the limit of descriptors stays at %d instead of %d: %s", soft, allowed, error)
+        logger.warning("the limit on file descriptors stays at %d instead of %d: %s", soft, allowed, error)
         allowed = soft
     if allowed < needed:
         logger.warning(
-            "max_connections=%d needs %d descriptors, and this process may have %d (ulimit -n): idle connections will "
-            "be closed for new ones before max_connections is reached",
+            "max_connections=%d needs %d file descriptors, but this process may open only %d (ulimit -n): idle connections "
+            "will be closed to admit new ones before max_connections is reached",
             n_connections,
             needed,
             allowed,

@@ -139,8 +139,8 @@ def notice_log(logger: logging.Logger) -> Callable[[str], None]:
     def log(what: str) -> None:
         if what == "descriptors":
             logger.warning(
-                "no descriptor is left for a new connection; idle ones are closed to make room, and newcomers wait"
-                " while there are none (raise the limit with `ulimit -n`, or lower max_connections)"
+                "out of file descriptors: idle connections are closed to admit new ones; when none are left, new ones"
+                " must wait (raise the limit with `ulimit -n`, or lower max_connections)"
             )
 
     return log
@@ -190,7 +190,7 @@ def configure(path: str) -> None:
                 settings = (json.load if path.endswith(".json") else tomllib.load)(file)
             logging.config.dictConfig({"disable_existing_loggers": False, **settings})
         elif path.endswith((".yaml", ".yml")):
-            raise UsageError(f"log_config={path!r}: YAML is not read; write it as .json or .toml")
+            raise UsageError(f"log_config={path!r}: YAML is not supported; use .json or .toml")
         else:
             logging.config.fileConfig(path, disable_existing_loggers=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, configparser.Error) as error:

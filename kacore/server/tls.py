@@ -50,7 +50,7 @@ class TLS:
         if client_certs is not None and client_certs not in CLIENT_CERTIFICATES:
             raise UsageError(f"client_certs={client_certs!r}: must be none, optional or required")
         if client_certs in ("optional", "required") and ca_certs is None:
-            raise UsageError(f"client_certs={client_certs!r}: ca_certs must say whom to trust")
+            raise UsageError(f"client_certs={client_certs!r}: requires ca_certs")
         self.certfile, self.keyfile, self.password, self.ca_certs = certfile, keyfile, password, ca_certs
         self.ciphers = ciphers
         self.client_certs = client_certs or ("none" if ca_certs is None else "required")
@@ -83,7 +83,7 @@ class TLS:
             try:
                 context.set_ciphers(self.ciphers)
             except ssl.SSLError:
-                raise UsageError(f"ciphers={self.ciphers!r}: OpenSSL finds no suite by that name") from None
+                raise UsageError(f"ciphers={self.ciphers!r}: OpenSSL knows no cipher suite of that name") from None
         try:
             # Without a password a locked key is an error, never a question at the terminal.
             context.load_cert_chain(certfile, keyfile, password=self.password or "")
@@ -165,14 +165,14 @@ def from_options(
     """From the command line. names: "HOST=CERTFILE" or "HOST=CERTFILE,KEYFILE". None: no TLS is asked for."""
     if certfile is None:
         if keyfile or ca_certs or names:
-            raise UsageError("--ssl-certfile is missing")
+            raise UsageError("--ssl-keyfile, --ssl-ca-certs and --ssl-sni require --ssl-certfile")
         return None
     by_name: dict[str, tuple[Path, Path | None]] = {}
     for text in names:
         host, _, files = text.partition("=")
         cert, _, key = files.partition(",")
         if not host or not cert:
-            raise UsageError(f"--ssl-sni {text!r}: is not of the form HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
+            raise UsageError(f"--ssl-sni {text!r}: must be HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
         by_name[host] = (cert, key or None)
     return TLS(
         certfile,

@@ -86,7 +86,7 @@ cdef int set_policies(ka_table *table, object policy) except -1:
     cdef unsigned n = 0, k
     for one in getattr(policy, "policies", (policy,)):
         if n == KA_N_CLASSES:
-            raise ValueError(f"a policy set of more than {KA_N_CLASSES} classes")
+            raise ValueError(f"a policy set may have at most {KA_N_CLASSES} classes")
         fill_policy(one, &filled[n])
         n += 1
     fill_capacity(default_of(policy), &capacity)

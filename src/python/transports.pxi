@@ -574,9 +574,9 @@ cdef class Transports(Driver):
         cdef TransportProtocol one = self.protocol_of(talk)
         sock = one.transport.get_extra_info("socket")
         if one.session != NULL or one.is_tls:
-            raise LocalError("over TLS the socket has other bytes than the stream: read and write the stream")
+            raise LocalError("over TLS the socket carries ciphertext: read and write the stream instead")
         if sock is None or talk.is_driven or talk.unsent:
-            raise LocalError("the socket cannot be given away now")
+            raise LocalError("the socket cannot be detached now")
         given = socket.socket(fileno=os.dup(sock.fileno()))  # the transport closes its own, which says nothing to the peer
         exchange.ended(talk)
         exchange.detach()

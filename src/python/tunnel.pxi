@@ -132,7 +132,7 @@ cdef class Stream(Tunnel):
             self.writer = self.loop.create_future()
             await self.writer
         if self.talk == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         rest = PyBytes_FromStringAndSize(self.talk.window, <Py_ssize_t>self.talk.window_len)
         return self.port.give_away(self), rest
 
@@ -183,7 +183,7 @@ cdef class Upgrade:
         cdef ka_talk *talk
         headers = list(self.headers)  # before the talk is looked at: it may be code of the application's
         if exchange.talk == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         status = self.status or (200 if exchange.talk.exchange.head_flags & KA_HEAD_IS_CONNECT else 101)
         if status == 101:
             headers.append((b"connection", b"upgrade"))

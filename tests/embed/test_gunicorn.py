@@ -337,7 +337,7 @@ def test_script_name_of_the_environment_is_taken_off_the_path(run):
         assert ask(server, path).text == repr(("/mount", rest))
     for path in ("/", "/mounted", "/other/mount"):
         assert ask(server, path).status == 500
-    server.wait_for("path '/mounted' is not below SCRIPT_NAME '/mount'")
+    server.wait_for("path '/mounted' is not under SCRIPT_NAME '/mount'")
     assert "Traceback" not in server.text
 
 
@@ -604,7 +604,7 @@ async def app(scope, receive, send):
     assert "shut down" in server.text
     failing = run("asgi", app=app.replace("startup.complete", "startup.failed"))
     assert failing.wait() == 3
-    assert "the application's start-up failed" in failing.text
+    assert "the application's startup failed" in failing.text
 
 
 def test_workers_drain_and_end_when_the_arbiter_is_killed(run):

@@ -681,11 +681,11 @@ int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char 
     uint8_t minor = talk->exchange.reply.minor, is_head = talk->exchange.reply.is_head,
             is_connect = talk->exchange.reply.is_connect;
     if (talk->exchange.reply.is_started || !talk->exchange.has_request || talk->exchange.has_response) {
-        talk->exchange.reply.why = "the response has begun already";
+        talk->exchange.reply.why = "the response has already begun";
         return KA_EINVAL;
     }
     if (status >= 100 && status < 200 && status != 101) {
-        talk->exchange.reply.why = "an interim status is no response (RFC 9110 15.2)";
+        talk->exchange.reply.why = "an interim status cannot be the final one (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     *at = reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
@@ -720,9 +720,9 @@ static int tunnel_begin(ka_talk *talk, char *at, int64_t now)
     int is_agreed = reply->status == 101 ? (talk->exchange.head_flags & KA_HEAD_UPGRADE) != 0
                                          : reply->is_connect && reply->status / 100 == 2;
     if (!is_agreed)
-        reply->why = "a tunnel begins with 101 to a request with Upgrade, or 2xx to CONNECT (RFC 9110 7.8, 9.3.6)";
+        reply->why = "a tunnel must begin with 101 to a request with Upgrade, or 2xx to CONNECT (RFC 9110 7.8, 9.3.6)";
     else if (!ka_body_is_over(&talk->exchange.body))
-        reply->why = "the request's content is to be read before the protocol is switched (RFC 9110 7.8)";
+        reply->why = "the request's content must be read before switching protocols (RFC 9110 7.8)";
     if (!is_agreed || !ka_body_is_over(&talk->exchange.body))
         return KA_EINVAL;
     int got = ka_conn_event(talk->service->table, talk->conn, KA_EV_TUNNELLED, now);
@@ -742,7 +742,7 @@ int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
     if (whole == KA_WHOLE_TUNNEL)
         return tunnel_begin(talk, at, now);
     if (talk->exchange.reply.status == 101) {
-        talk->exchange.reply.why = "101 is only for what becomes a tunnel (RFC 9110 15.2.2)";
+        talk->exchange.reply.why = "101 is only for a response that begins a tunnel (RFC 9110 15.2.2)";
         return KA_EINVAL;
     }
     int frame = ka_reply_choose_frame(&talk->exchange.reply, whole);
@@ -771,7 +771,7 @@ static int put_content(ka_talk *talk, const char *bytes, int fd, int64_t off, si
     int sends, error;
     ka_pool *pool = &talk->service->pool;
     if (!talk->exchange.has_request || talk->exchange.has_response) {
-        talk->exchange.reply.why = "the response is complete already";
+        talk->exchange.reply.why = "the response is already complete";
         error = KA_EINVAL;
     } else if (talk->exchange.is_tunnel) {
         before_len = after_len = 0;
@@ -859,7 +859,7 @@ void ka_talk_rest(ka_talk *talk)
 int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
 {
     if (talk->exchange.reply.is_started || talk->exchange.has_response) {
-        talk->exchange.reply.why = "an interim response comes before the final one (RFC 9110 15.2)";
+        talk->exchange.reply.why = "an interim response must come before the final one (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     int error = put_copy(talk, bytes, len);

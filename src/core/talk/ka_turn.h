@@ -54,7 +54,7 @@ static inline ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void 
     ka_table *table = talk->service->table;
     if (ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, now, &cause) == KA_ESLOW &&
-        ka_talk_refuse(talk, 408, "the content arrives too slowly", cause, now) < 0) {
+        ka_talk_refuse(talk, 408, "the content is arriving too slowly", cause, now) < 0) {
         moves->end(port, peer, talk, cause);
         return KA_TURN_ENDED;
     }
@@ -216,7 +216,7 @@ static inline void ka_turn_check(const ka_talk *talk)
 #ifdef KA_DEBUG
     const char *broken = ka_talk_check(talk);
     if (broken)
-        fprintf(stderr, "a talk is broken: %s\n", broken);
+        fprintf(stderr, "the invariants of a talk do not hold: %s\n", broken);
     ka_assert(broken == NULL);
 #else
     (void)talk;
@@ -311,7 +311,7 @@ static inline int ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
         return 0;
     const char *why = action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
-                    : cause == KA_CAUSE_DRAIN    ? "the server stops"
+                    : cause == KA_CAUSE_DRAIN    ? "the server is shutting down"
                                                  : "the application took too long to answer";
     return ka_talk_refuse(talk, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, now) == KA_OK;
 }
@@ -322,8 +322,8 @@ static inline int ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
 {
     if (talk == NULL)
         return 0;
-    if (phase == KA_BODY &&
-        ka_talk_refuse(talk, 408, "the content arrives too slowly for a full server", KA_CAUSE_EVICTED, now) == KA_OK)
+    if (phase == KA_BODY && ka_talk_refuse(talk, 408, "the content is arriving too slowly while the server is full",
+                                           KA_CAUSE_EVICTED, now) == KA_OK)
         return 1;
     talk->cause = KA_CAUSE_EVICTED; /* by it the application is told why */
     return 0;
