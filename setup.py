@@ -89,7 +89,7 @@ extension = Extension(
     "kacore._core",
     sources=["src/python/_core.pyx", *sources],
     depends=["setup.py", *(str(path) for path in sorted(SRC.rglob("*.*")))],
-    include_dirs=[str(room) for room in rooms],
+    include_dirs=[str(CORE), str(EPOLL)],  # ka.pxd names ka_engine.h, and Cython includes it, in either build
     define_macros=macros,
     extra_compile_args=compile_args,
     extra_link_args=link_args,

@@ -19,11 +19,6 @@ static ka_handle conn;
 static int64_t now = 100 * SECOND;
 static long n_pieces = 1;
 
-static void attend(void *port, ka_talk *talk)
-{
-    (void)port;
-    (void)talk;
-}
 static void lost(void *exchange) { (void)exchange; }
 static void release(void *owner) { (void)owner; }
 
@@ -72,6 +67,7 @@ int main(int argc, char **argv)
 {
     static char bytes[1 << 20];
     static ka_counters counters;
+    const ka_application app = {.on_lost = lost, .release = release};
     if (argc < 3 || ka_simd_select(argv[1]) != KA_OK)
         return 4;
     FILE *file = fopen(argv[2], "rb");
@@ -82,11 +78,9 @@ int main(int argc, char **argv)
     if (argc > 3)
         n_pieces = atol(argv[3]);
     expect(ka_table_new(&table, &ka_capacity_default, 1, &counters) == KA_OK);
-    expect(ka_service_init(&service, table, &ka_limits_default, 1 << 20, release) == KA_OK);
+    expect(ka_service_init(&service, table, &ka_limits_default, 1 << 20, &app) == KA_OK);
     expect(ka_reply_common_set_server(&service.common, "kacore", 6) == KA_OK);
     ka_reply_common_set_date(&service.common, 784111777);
-    service.attend = attend;
-    service.lost = lost;
     expect(ka_conn_open(table, now, 0, NULL, 0, &conn) == KA_OK);
     turn("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 27); /* the first one, and what it fills, is not counted */
     for (size_t i = 0; i < n;) {

@@ -21,12 +21,12 @@ from kacore._core import (
     parse_parts,
 )
 from kacore._version import __version__
+from kacore.errors import UsageError
 from kacore.policy import Policy, PolicyError, PolicySet, Rule, strip_connection_fields
 
 if TYPE_CHECKING:
     from kacore.server import TLS as TLS
     from kacore.server import Server as Server
-    from kacore.server import UsageError as UsageError
     from kacore.server import run as run
     from kacore.server import serving as serving
 
@@ -75,7 +75,7 @@ def get_include() -> str:
 
 def __getattr__(name: str) -> Any:
     """Server is imported when it is asked for: who embeds the parser or the table need not load asyncio."""
-    if name in ("TLS", "Server", "UsageError", "run", "serving"):
+    if name in ("TLS", "Server", "run", "serving"):
         from kacore import server
 
         return getattr(server, name)

@@ -266,7 +266,6 @@ static void serve(int listener)
     }
 }
 
-static void nobody(void *port, ka_talk *talk) { (void)port, (void)talk; }
 static void nothing(void *owner) { (void)owner; }
 
 int main(int argc, char **argv)
@@ -275,6 +274,7 @@ int main(int argc, char **argv)
     socklen_t len = sizeof at;
     ka_capacity capacity = ka_capacity_default;
     ka_policy policy = ka_policy_default;
+    const ka_application app = {.on_lost = nothing, .release = nothing};
     int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     at.sin_port = htons((uint16_t)atoi(argc > 1 ? argv[1] : "8000"));
     capacity.max_connections = argc > 2 ? (uint32_t)atoi(argv[2]) : PLACES;
@@ -288,10 +288,8 @@ int main(int argc, char **argv)
     /* A server on the open net takes the seed, which keys the hash of client addresses, from getentropy(). */
     if (capacity.max_connections > PLACES || ka_table_new(&table, &capacity, (uint64_t)time(NULL), &counters) < 0 ||
         ka_table_set_policy(table, 0, &policy) < 0 ||
-        ka_service_init(&service, table, &ka_limits_default, 1 << 20, nothing) < 0)
+        ka_service_init(&service, table, &ka_limits_default, 1 << 20, &app) < 0)
         return 1;
-    service.attend = nobody; /* our application answers at once, inside the turn */
-    service.lost = nothing;
     look_at_clocks();
     signal(SIGTERM, stop);
     printf("http://127.0.0.1:%d\n", ntohs(at.sin_port));

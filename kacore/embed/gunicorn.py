@@ -33,6 +33,7 @@ from gunicorn.workers import base
 
 from kacore import _core
 from kacore._core import AccessEntry, ConnectionTable, LocalError
+from kacore.config.options import ServerOptions
 from kacore.embed._gunicorn_records import KEY, Reply, Request, environ_of, has_access_log, request_of
 from kacore.embed._gunicorn_settings import (
     SCRIPT_NAME,
@@ -43,18 +44,18 @@ from kacore.embed._gunicorn_settings import (
     speaks_proxy,
     time_to_leave,
 )
+from kacore.errors import UsageError
 from kacore.policy import PolicyError
 from kacore.server.assembly import driver_options, made_application, probe, table_for
 from kacore.server.departure import Departure, Terms
 from kacore.server.drivers import LoopEngine
 from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import Listener, set_inherited_options
-from kacore.server.loading import Interface, UsageError, detect_interface
+from kacore.server.loading import Interface, detect_interface
 from kacore.server.logs import notice_log
 from kacore.server.loops import loop_factory, repeat
 from kacore.server.races import RaceLog
 from kacore.server.tls import FixedTLS
-from kacore.server.websocket_options import WebSocketOptions
 
 __all__ = ["ASGIWorker", "Worker"]
 
@@ -176,7 +177,7 @@ class Worker(base.Worker):
             self.alive = False
 
     def beat(self) -> None:
-        """A sign of life to the arbiter, and a look whether there is one."""
+        """Report to the arbiter, and check that it still exists."""
         self.next_beat = time.monotonic() + self.beat_every
         self.notify()
         if os.getppid() != self.ppid and self.alive:
@@ -211,7 +212,7 @@ class Worker(base.Worker):
         return hooked_app
 
     def access_log(self) -> Callable[[AccessEntry], None] | None:
-        """What the engine calls after each request; None when nobody wants to know."""
+        """What the engine calls after each request; None if nothing needs it."""
         post_request = self.cfg.post_request if is_set(self.cfg, "post_request") else None
         # Loggers of another class may count where this one has nothing to write: statsd does.
         is_logged = type(self.log).access is not Logger.access or has_access_log(self.log, self.cfg)
@@ -338,9 +339,9 @@ class ASGIWorker(Worker):
 
         return hooked_app
 
-    def websocket_options(self) -> WebSocketOptions:
+    def websocket_options(self) -> ServerOptions:
         most = setting_of(self.cfg, "websocket_max_message_size", None)
-        return WebSocketOptions() if most is None else WebSocketOptions(max_size=most)
+        return ServerOptions() if most is None else ServerOptions(ws_max_size=most)
 
 
 def failing(text: str) -> Callable[..., Any]:

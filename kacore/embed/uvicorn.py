@@ -23,13 +23,12 @@ from uvicorn.protocols import utils
 
 from kacore import _core
 from kacore._core import Head
+from kacore.config.options import network
 from kacore.embed._hosts import HostPackage
 from kacore.policy import Policy, PolicySet
 from kacore.policy.sources import Sources
 from kacore.server.assembly import driver_options, policy_set, table_for
 from kacore.server.departure import LAST_CALL, Terms
-from kacore.server.loading import UsageError
-from kacore.server.proxies import trusted_networks
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -316,8 +315,8 @@ def proxies_of(config: Config) -> list[str]:
     networks = []
     for word in words:
         try:
-            networks += trusted_networks([word])
-        except UsageError:
+            networks.append(network(word))
+        except ValueError:
             pass
     return networks
 
@@ -342,7 +341,7 @@ def lines_of(config: Config, has_name: bool) -> bytes:
 
 
 def logged(app: Any) -> Any:
-    """The application with uvicorn's access log, or as it is when nobody reads it."""
+    """The application with uvicorn's access log, or unchanged if that is off."""
     if not (access_logger.hasHandlers() and access_logger.isEnabledFor(logging.INFO)):
         return app
 

@@ -4,7 +4,7 @@
 environment, command line) are imported when they are used.
 """
 
-from kacore.policy.fields import PolicyError
+from kacore.errors import PolicyError
 from kacore.policy.headers import strip_connection_fields
 from kacore.policy.policy import Policy
 from kacore.policy.readers import read_apache, read_nginx

@@ -6,9 +6,12 @@ other server's configuration; those make a Policy and stand beside this file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from kacore.policy.fields import REQUEST, WORKER, PolicyError, Record, field, show
+from kacore.config.fields import Field, Record, field, show
+from kacore.errors import ConfigError, PolicyError
+from kacore.policy.fields import REQUEST, WORKER, PolicyField
 from kacore.policy.headers import persistence_fields
 
 if TYPE_CHECKING:
@@ -40,6 +43,10 @@ class Policy(Record):
     `replace(...)` makes a changed one, `as_dict()` gives all values, `changes()` those that are not defaults.
     """
 
+    __field__: ClassVar[type[Field]] = PolicyField
+    __error__: ClassVar[type[ConfigError]] = PolicyError
+    __fields__: ClassVar[Mapping[str, PolicyField]]
+
     # -- keeping -----------------------------------------------------------------------------------------
 
     keep_alive: bool = field(
@@ -58,8 +65,9 @@ class Policy(Record):
         default=75.0,
         is_open=True,
         scope=REQUEST,
-        doc="How long a kept connection may stay idle before it is closed. Counted from the moment the"
-        " response is with the kernel.",
+        is_common=True,
+        doc="How long a kept connection may stay idle. Counted from the moment the response is with the kernel; then it is"
+        " closed.",
         reason="Long is safe: when the worker is full the least useful idle connection makes room at once."
         " Longer than the 60 s that common load balancers keep theirs, so that they close first and no"
         " request crosses our close.",
@@ -209,8 +217,9 @@ class Policy(Record):
         default=0.0,
         zero="no limit",
         scope=REQUEST,
-        doc="Longest time the application may take until its response is complete. Then it is cancelled, and"
-        " 503 is answered if no byte of a response has left.",
+        is_common=True,
+        doc="Time for the application's whole response. Then it is cancelled, and 503 is answered if no byte of a response"
+        " has left.",
         reason="Off: only the application's author knows how long is too long.",
         apache="ProxyTimeout",
         nginx="proxy_read_timeout",
@@ -261,6 +270,7 @@ class Policy(Record):
         low=1,
         high=16_777_216,
         scope=WORKER,
+        is_common=True,
         doc="Connections open at once in a worker. When all are taken, room is made: see the order of eviction below.",
         reason="The descriptor limit is the wall, and a server raises the soft one as far as it needs; 64 stay free for"
         " files, logs and the application. Fixed when the policy is made.",
@@ -486,6 +496,7 @@ class Policy(Record):
         high=(1 << 63) - 1,
         zero="no limit",
         scope=REQUEST,
+        is_common=True,
         doc="Content of one request. Then 413.",
         reason="Bodies are streamed, so size alone harms nobody; a limit still ends what has no end. Apache's figure.",
         apache="LimitRequestBody",
@@ -499,6 +510,7 @@ class Policy(Record):
         "s",
         default=0.0,
         scope=WORKER,
+        aliases=("--lame-duck",),
         doc="After SIGTERM, how long the worker says it is not ready while it still accepts.",
         reason="For load balancers that ask; without one it is time lost.",
         haproxy="grace",
@@ -527,8 +539,9 @@ class Policy(Record):
         "s",
         default=25.0,
         scope=WORKER,
-        zero="at once",
-        doc="When the drain ends, whatever is still open; it also cuts grace and spread short.",
+        zero="it ends at once",
+        is_common=True,
+        doc="How long a drain may take. Then it ends, whatever is still open; this also cuts grace and spread short.",
         reason="Process managers kill after 30 s (Kubernetes) or later; the application's shutdown comes after the drain.",
         apache="GracefulShutdownTimeout",
         nginx="worker_shutdown_timeout",
@@ -537,17 +550,18 @@ class Policy(Record):
 
     # -- combinations ---------------------------------------------------------------------------------------
 
-    def _check_together(self) -> None:
+    def clashes(self) -> Iterator[ConfigError]:
+        """As of Record."""
         if self.pressure_start > self.pressure_full:
-            raise clash(self, "pressure_start", "pressure_full", "must not be above it")
+            yield clash(self, "pressure_start", "pressure_full", "must not be above it")
         if self.max_connections_per_client > self.max_connections:
-            raise clash(self, "max_connections_per_client", "max_connections", "could never be reached")
+            yield clash(self, "max_connections_per_client", "max_connections", "could never be reached")
         if self.max_head_bytes > self.max_buffer_bytes // 2:
-            raise clash(self, "max_head_bytes", "max_buffer_bytes", "a head may take half of it at most")
+            yield clash(self, "max_head_bytes", "max_buffer_bytes", "a head may take half of it at most")
         if self.min_request_body_rate and not self.request_body_timeout:
-            raise clash(self, "min_request_body_rate", "request_body_timeout", RATE_NEEDS_GAP)
+            yield clash(self, "min_request_body_rate", "request_body_timeout", RATE_NEEDS_GAP)
         if self.min_send_rate and not self.send_timeout:
-            raise clash(self, "min_send_rate", "send_timeout", RATE_NEEDS_GAP)
+            yield clash(self, "min_send_rate", "send_timeout", RATE_NEEDS_GAP)
 
     # -- what it says, and where it comes from --------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kacore.policy.fields import show
+from kacore.config.fields import show
 from kacore.policy.policy import Policy
 from kacore.policy.rules import PolicySet
 

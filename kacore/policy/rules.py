@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kacore.policy.fields import REQUEST, WORKER, PolicyError, Value, unknown
+from kacore.config.fields import Value, unknown
+from kacore.errors import PolicyError
+from kacore.policy.fields import REQUEST, WORKER
 from kacore.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Rule:
         if what is None:
             raise TypeError(unknown(field, Policy.__fields__))
         try:
-            checked = what.check(value)
+            checked: Value = what.check(value)
         except PolicyError as error:
             raise PolicyError(f"rule {self.name!r}: {error}", field) from None
         refusal = self.may_not_set(field)

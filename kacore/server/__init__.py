@@ -4,7 +4,8 @@ Server owns the listening sockets, the table, the engine and the loop's side of 
 signals, draining). It moves no byte and decides nothing about a connection: the engine and the policy do.
 """
 
-from kacore.server.loading import UsageError, detect_interface, load
+from kacore.errors import UsageError
+from kacore.server.loading import detect_interface, load
 from kacore.server.running import run, serving
 from kacore.server.server import Server
 from kacore.server.tls import TLS

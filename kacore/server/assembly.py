@@ -13,13 +13,14 @@ from typing import Any
 
 from kacore import _core
 from kacore._core import ConnectionTable
+from kacore.config.options import ServerOptions
+from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.server.drivers import LoopEngine, LoopTransports
 from kacore.server.listening import raise_descriptor_limit
-from kacore.server.loading import Interface, UsageError
+from kacore.server.loading import Interface
 from kacore.server.logs import closed_log, notice_log
 from kacore.server.races import HeaderlessLog, RaceLog, both
-from kacore.server.websocket_options import WebSocketOptions
 
 
 def policy_set(given: Policy | PolicySet | None) -> PolicySet:
@@ -38,8 +39,6 @@ def table_for(policies: PolicySet, logger: logging.Logger) -> ConnectionTable:
 
 def chosen_io(io: str) -> str:
     """ "epoll" or "transports". UsageError."""
-    if io not in ("auto", "epoll", "transports"):
-        raise UsageError(f"io={io!r}: must be auto, epoll or transports")
     if io == "epoll" and not _core.has_epoll:
         raise UsageError(f"io=epoll: this build of kacore for {sys.platform} has no epoll")
     return "epoll" if io != "transports" and _core.has_epoll else "transports"
@@ -80,6 +79,14 @@ def made_driver(
     return driver
 
 
+def field_lines_of(options: ServerOptions) -> bytes:
+    """The fields of every response. UsageError."""
+    try:
+        return _core.field_lines(options.headers)
+    except ValueError as error:
+        raise UsageError(f"headers: {error}") from None
+
+
 # -- the application ------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +99,7 @@ def made_application(
     state: dict[str, Any],
     root_path: str,
     scheme: str,
-    websockets: WebSocketOptions,
+    websockets: ServerOptions,
     pathsend: bool = False,
     **of_wsgi: Any,
 ) -> Any:
@@ -114,7 +121,7 @@ def made_application(
 
 
 def websockets_on_demand(
-    loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: WebSocketOptions
+    loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: ServerOptions
 ) -> Callable[..., bool]:
     """What takes a request for a websocket. The library is imported with the first one, since that would be a quarter of
     the time it takes to start. If it is missing, that is logged once and such requests are served as plain HTTP."""
@@ -130,7 +137,7 @@ def websockets_on_demand(
 
 
 def made_websockets(
-    loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: WebSocketOptions
+    loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: ServerOptions
 ) -> Callable[..., bool]:
     try:
         from kacore.server.websocket import WebSockets

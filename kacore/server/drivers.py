@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kacore import _core
-from kacore.server.listening import BACKLOG
+from kacore.config.options import BACKLOG
 
 
 class LoopEngine(_core.Engine):

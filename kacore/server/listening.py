@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from kacore import _core
-from kacore.server.loading import UsageError
+from kacore.config.options import BACKLOG, ServerOptions
+from kacore.errors import UsageError
 
-BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 # Descriptors besides those of connections: standard streams, epoll sets, the loop's, files of the application.
 DESCRIPTORS_ELSE = 64
 # What bind() and socket() say of an address, or a family, that this machine has not.
@@ -84,7 +84,7 @@ def address_of(sock: socket.socket) -> str:
 
 
 def addresses(listeners: Iterable[Listener], scheme: str) -> list[str]:
-    """As they are told to people: each once, http and https apart."""
+    """As they are shown to people: each once, http and https separately."""
     return [text.replace("http://", f"{scheme}://", 1) for text in dict.fromkeys(one.address for one in listeners)]
 
 
@@ -122,10 +122,6 @@ def open_listeners(
     backlog:    connections that may wait to be accepted. uds_mode: permissions of unix sockets; None: by the umask.
     reuse_port: other processes of this user may listen on the same TCP addresses, if they say so, too.
     """
-    if not 1 <= backlog <= 1 << 20:
-        raise UsageError(f"backlog={backlog}: must be between 1 and {1 << 20}")
-    if uds_mode is not None and not 0 <= uds_mode <= 0o777:
-        raise UsageError(f"uds_mode={uds_mode:o}: must be between 0 and 777 (octal)")
     fds = list(dict.fromkeys(fds))
     check_inherited(fds)  # before a socket of ours can get the number of one that is missing
     listeners: list[Listener] = []
@@ -142,6 +138,18 @@ def open_listeners(
             listener.close()
         raise
     return listeners
+
+
+def open_listeners_of(options: ServerOptions, n_slots: int = 0) -> list[Listener]:
+    """Where the options say."""
+    return open_listeners(
+        options.addresses(),
+        options.fds,
+        n_slots,
+        backlog=options.backlog,
+        uds_mode=options.uds_mode,
+        reuse_port=options.reuse_port,
+    )
 
 
 def resolve(host: str, port: int) -> list[tuple[int, Any]]:
@@ -247,7 +255,7 @@ def set_inherited_options(sock: socket.socket) -> None:
 
 
 def unix_socket(path: str, backlog: int, mode: int | None) -> socket.socket:
-    """A socket file that nobody listens on any more is replaced; one in use, or another kind of file, is not."""
+    """A socket file that no process listens on is replaced; one in use, or another kind of file, is not."""
     n_bytes = len(os.fsencode(path))
     if n_bytes > MAX_UNIX_PATH or "\0" in path:
         raise UsageError(f"uds {path!r}: must be at most {MAX_UNIX_PATH} bytes without NUL, and has {n_bytes}")
@@ -269,7 +277,7 @@ def unix_socket(path: str, backlog: int, mode: int | None) -> socket.socket:
 
 
 def is_abandoned(path: str) -> bool:
-    """Whether a socket file is there and nobody listens on it. UsageError for another kind of file. Does not wait for
+    """Whether a socket file exists and no process listens on it. UsageError for another kind of file. Does not wait for
     a holder that accepts nobody: its full queue is an answer, too."""
     if not os.path.exists(path):
         return False

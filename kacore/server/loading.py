@@ -12,12 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
+from kacore.errors import UsageError
+
 Interface = Literal["asgi", "wsgi", "handler"]
-INTERFACES: tuple[Interface, ...] = ("asgi", "wsgi", "handler")
-
-
-class UsageError(ValueError):
-    """What the user asked for cannot be done. The message is one line, meant for the user."""
 
 
 def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
@@ -26,9 +23,7 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
     app_dir: put first on the import path. factory: call what was found, without arguments, and serve what it returns.
     Raises UsageError for what is not there; an error inside the module goes on as it is.
     """
-    module_name, _, path = target.partition(":")
-    if not module_name or (":" in target and not path):
-        raise UsageError(f'{target!r} is not of the form "module:name"')
+    module_name, path = checked_target(target), target.partition(":")[2]
     where = os.path.abspath(app_dir)
     if not os.path.isdir(where):
         raise UsageError(f"app_dir={app_dir!r}: is not a directory")
@@ -56,6 +51,25 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
     if not callable(app):
         raise UsageError(f"{target!r} is of type {type(app).__name__}, which is not callable, so not an application")
     return app
+
+
+def find_file(target: str, app_dir: str) -> None:
+    """Whether the first module that "module:name" names is there, without running anything of it. UsageError."""
+    from importlib.machinery import PathFinder
+
+    module_name = checked_target(target)
+    where = os.path.abspath(app_dir)
+    first = module_name.partition(".")[0]
+    if not first or (first not in sys.modules and PathFinder.find_spec(first, [where, *sys.path]) is None):
+        raise UsageError(f"no module {first or module_name!r} (looked for {target!r} in {where} first){hint(target)}")
+
+
+def checked_target(target: str) -> str:
+    """The module of "module:name"."""
+    module_name, colon, path = target.partition(":")
+    if not module_name or (colon and not path):
+        raise UsageError(f'{target!r} is not of the form "module:name"')
+    return module_name
 
 
 def hint(target: str) -> str:

@@ -1,4 +1,4 @@
-"""What a server says: the loggers kacore.error and kacore.access, and how they look when nobody has set up logging.
+"""What a server says: the loggers kacore.error and kacore.access, and their format when the program has not set up logging.
 
 Everything goes through the standard `logging` module. What a client wrote is escaped before it reaches a record, so
 that no line can pass for another and nothing reaches a terminal that steers it.
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-ACCESS_FORMATS = ("off", "common", "combined", "json")
 AccessLog = Callable[[Any], None]
 
 # What could end a quoted word or a line, or steer a terminal; bytes above ASCII too, whose encoding nobody knows.
@@ -33,7 +32,7 @@ def escaped(sent: bytes | None) -> str:
 
 
 def address_text(client: tuple[str, int] | None) -> str:
-    """ "192.0.2.1:4711", "[2001:db8::1]:4711"; "unix" for who has none."""
+    """ "192.0.2.1:4711", "[2001:db8::1]:4711"; "unix" if there is none."""
     if client is None:
         return "unix"
     host, port = client
@@ -182,7 +181,7 @@ def configure(path: str) -> None:
     import logging.config
     import tomllib
 
-    from kacore.server.loading import UsageError
+    from kacore.errors import UsageError
 
     try:
         if path.endswith((".json", ".toml")):
@@ -250,7 +249,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self.write_line(self.format(record))
 
     def flush(self) -> None:
-        """Write what waits. As of every handler, an error of it is told on stderr and hurts nobody."""
+        """Write what waits. As in every handler, an error is reported on stderr and goes no further."""
         self.acquire()
         lines, self._lines = self._lines, []
         try:
@@ -263,10 +262,11 @@ class LineHandler(logging.StreamHandler[TextIO]):
             self.release()
 
 
-def set_up(level: int) -> None:
-    """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare."""
+def set_up(level: int | str) -> None:
+    """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare. level: of the
+    logging module, or its name in small letters."""
     errors = logging.getLogger("kacore")
-    errors.setLevel(level)
+    errors.setLevel(level.upper() if isinstance(level, str) else level)
     access = logging.getLogger("kacore.access")
     access.setLevel(logging.INFO)
     if not errors.hasHandlers():

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kacore.server.loading import UsageError
-
-LOOPS = ("auto", "asyncio", "uvloop")
+from kacore.errors import UsageError
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """For asyncio.Runner. name: one of LOOPS. UsageError when uvloop is asked for and not installed."""
+    """For asyncio.Runner. name: asyncio, uvloop or auto. UsageError when uvloop is asked for and not installed."""
     if name != "asyncio":
         try:
             import uvloop

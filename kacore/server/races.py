@@ -1,4 +1,4 @@
-"""What goes wrong between us and a whole network of clients: told once for each, with what to change.
+"""What goes wrong between the server and a whole network of clients: logged once per network, with what to change.
 
 A request that crossed our close of an idle connection was written before our FIN could be seen, and is lost; a proxy turns
 it into a 502. The cure is always that the client gives up idle connections before we do.

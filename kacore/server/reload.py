@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from kacore.server.loading import UsageError
+from kacore.errors import UsageError
 
 # Seconds between two looks.
 LOOK_EVERY = 0.25

@@ -8,102 +8,82 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from kacore.policy import Policy, PolicyError, PolicySet
+from kacore.config.fields import keywords_of
+from kacore.config.options import RunOptions, ServerOptions
+from kacore.errors import ConfigError, UsageError
+from kacore.policy import Policy, PolicySet
 from kacore.server import logs
-from kacore.server.loading import UsageError, load
+from kacore.server.loading import load
 from kacore.server.loops import loop_factory
+from kacore.server.options import RunKeywords, ServerKeywords
+from kacore.server.pidfile import pid_file
 from kacore.server.server import Server
 
-# Of Server, what the parent of workers needs itself.
-LISTENING = ("host", "port", "uds", "bind", "fds", "backlog", "uds_mode", "reuse_port")
-LEVELS = ("debug", "info", "warning", "error")
 
-
-def run(
-    app: str | Callable[..., Any],
-    *,
-    workers: int | None = None,
-    reload: bool = False,
-    reload_dirs: Iterable[str] = (),
-    reload_include: Iterable[str] = (),
-    max_requests_per_worker: int = 0,
-    app_dir: str = ".",
-    factory: bool = False,
-    log_level: str | None = "info",
-    log_config: str | None = None,
-    **options: Any,
-) -> None:
+@keywords_of(RunKeywords)
+def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
     """Serve until SIGTERM or SIGINT, as `kacore serve` does.
 
-    app:        the application, or where it is, "module:name", looked for in app_dir first. factory: it is to be called
-                without arguments, and makes the application.
-    workers:    so many processes, under a parent that replaces them; they import the application themselves, so that it
-                must be named. max_requests_per_worker: one is replaced after so many.
-    reload:     replace the workers when a source below one of reload_dirs (app_dir unless told) changes, or a file like
-                one of reload_include.
-    log_level:  what goes to stderr; None: the program has set up logging. log_config: a file for the logging module.
-    options:    of Server.
+    app: the application, or where it is, "module:name", looked for in app_dir first. Workers import it themselves, so that
+    it must be named for them. log_level: None when the program has set up logging.
+
     Raises UsageError for what cannot be served, SystemExit when workers ended for a reason other than being told to.
     """
-    if log_level is not None and log_level not in LEVELS:
-        raise UsageError(f"log_level={log_level!r}: must be one of {', '.join(LEVELS)}")
-    has_parent = workers is not None or reload or bool(max_requests_per_worker)
-    if has_parent and not isinstance(app, str):
+    if options.has_parent and not isinstance(app, str):
         raise UsageError(f'workers and reload need the application as "module:name", not {app!r}: each worker imports it')
-    if log_config is not None:
-        logs.configure(log_config)
-    elif log_level is not None:
-        logs.set_up(getattr(logging, log_level.upper()))
+    if options.has_parent and options.sockets is not None:
+        raise UsageError("sockets: workers share addresses (bind, host, port, uds) or descriptors (fds)")
+    if options.log_config is not None:
+        logs.configure(options.log_config)
+    elif options.log_level is not None:
+        logs.set_up(options.log_level)
+    policy = options.policy or Policy()
 
-    def make(**more: Any) -> Server:
-        found = load(app, app_dir=app_dir, factory=factory) if isinstance(app, str) else app() if factory else app
-        return Server(found, **options, **more)
+    def make(**given: Any) -> Server:
+        if isinstance(app, str):
+            found = load(app, app_dir=options.app_dir, factory=options.factory)
+        else:
+            found = app() if options.factory else app
+        keywords = {**options.server_options(), "tls": options.tls, "sockets": options.sockets}
+        return Server(found, policy=policy, **{**keywords, **given})
 
-    if not has_parent:
-        make().run()
-        return
-    where = {name: options.pop(name) for name in LISTENING if name in options}
-    status = supervise(
-        make,
-        where,
-        options,
-        n_workers=1 if workers is None else workers,
-        max_requests=max_requests_per_worker,
-        reload_dirs=(list(reload_dirs) or [app_dir]) if reload else [],
-        reload_include=reload_include,
-    )
-    if status:
+    how: dict[str, Any] = {
+        "scheme": "http" if options.tls is None else "https",
+        "policy": policy.default if isinstance(policy, PolicySet) else policy,
+    }
+    if not options.has_parent:
+        serve(options, make, **how)
+    elif status := without_return(lambda: serve(options, make, **how)):
         sys.exit(status)
 
 
-def supervise(make: Callable[..., Server], where: dict[str, Any], options: dict[str, Any], **how: Any) -> int:
-    """The exit status of the parent. A worker, who comes out of the same call, ends here."""
+def serve(options: RunOptions, make: Callable[..., Server], *, scheme: str, policy: Policy) -> int:
+    """One process, or a parent with workers. make: called with `worker` in each worker. policy: the default. Return: the
+    exit status, in the parent as in each worker."""
+    if not options.has_parent:
+        server = make()
+        server.bind()
+        with contextlib.closing(server), pid_file(options.pid):
+            server.run()
+        return 0
     from kacore.server.supervisor import Supervisor
 
-    if options.get("sockets") is not None:
-        raise UsageError("sockets: workers share addresses (bind, host, port, uds) or descriptors (fds)")
-    host, port, uds = where.pop("host", "127.0.0.1"), where.pop("port", 8000), where.pop("uds", None)
-    bind = list(where.pop("bind", ()))
-    if uds is not None:
-        bind.append(f"unix:{uds}")
-    elif not bind and not where.get("fds"):
-        bind.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    policy = options.get("policy") or Policy()
+    supervisor = Supervisor(lambda worker: make(worker=worker), options, scheme=scheme, policy=policy)
+    with contextlib.closing(supervisor), pid_file(options.pid):
+        return supervisor.run()
+
+
+def without_return(call: Callable[[], int]) -> int:
+    """The exit status of the parent. A worker, who comes out of the same call, ends here: what follows in the program is
+    the parent's."""
     parent = os.getpid()
     status = 1
     try:
-        status = Supervisor(
-            lambda worker: make(worker=worker),
-            bind=bind,
-            scheme="http" if options.get("tls") is None else "https",
-            policy=policy.default if isinstance(policy, PolicySet) else policy,
-            **where,
-            **how,
-        ).run()
-    except (UsageError, PolicyError) as error:
+        status = call()
+    except ConfigError as error:
         if os.getpid() == parent:
             raise
         print(f"kacore: {error}", file=sys.stderr)
@@ -126,16 +106,20 @@ def supervise(make: Callable[..., Server], where: dict[str, Any], options: dict[
 
 
 @contextlib.contextmanager
-def serving(app: str | Callable[..., Any], *, port: int = 0, **options: Any) -> Iterator[Server]:
+@keywords_of(ServerKeywords)
+def serving(app: str | Callable[..., Any], options: ServerKeywords) -> Iterator[Server]:
     """A server in a thread of its own, for tests and notebooks:
 
         with kacore.serving(app) as server:
             httpx.get(server.url)
 
-    It accepts connections when the block begins, and has drained when it is left. port: 0 = a free one, see Server.port.
-    options: of Server. Raises what kept it from serving: UsageError, or what the application raised.
+    It accepts connections when the block begins, and has drained when it is left. Where nothing says where to listen it is
+    a free port, see Server.port. Raises what kept it from serving: UsageError, or what the application raised.
     """
-    server = Server(app, port=port, **options)
+    given = options.as_dict()
+    if options.sockets is None and options.addresses() == ServerOptions().addresses():
+        given["port"] = 0
+    server = Server(app, **given)
     thread = ServingThread(server)
     thread.start()
     thread.ready.wait()
@@ -161,7 +145,7 @@ class ServingThread(threading.Thread):
     def run(self) -> None:
         """As of Thread."""
         try:
-            with asyncio.Runner(loop_factory=loop_factory(self.server.loop)) as runner:
+            with asyncio.Runner(loop_factory=loop_factory(self.server.options.loop)) as runner:
                 runner.run(self._serve())
         except BaseException as error:
             self.failure = error

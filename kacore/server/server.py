@@ -11,29 +11,29 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kacore import _core
 from kacore._core import ConnectionTable
 from kacore._version import __version__
+from kacore.config.fields import method_keywords_of
+from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
 from kacore.server import logs, signals
-from kacore.server.assembly import chosen_io, made_application, made_driver, policy_set, probe
+from kacore.server.assembly import chosen_io, field_lines_of, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
 from kacore.server.departure import Departure, Terms
-from kacore.server.lifespan import Lifespan, LifespanError, Mode
-from kacore.server.listening import BACKLOG, Listener, addresses, most_connections, open_listeners
-from kacore.server.loading import INTERFACES, Interface, UsageError, detect_interface, load
-from kacore.server.loops import LOOPS, loop_factory
-from kacore.server.place import Alone, Place, Worker
-from kacore.server.proxies import trusted_networks
-from kacore.server.tls import TLS, FixedTLS
-from kacore.server.websocket_options import WebSocketOptions
+from kacore.server.lifespan import Lifespan, LifespanError
+from kacore.server.listening import Listener, addresses, most_connections, open_listeners_of
+from kacore.server.loading import Interface, detect_interface, load
+from kacore.server.loops import loop_factory
+from kacore.server.options import ServerKeywords
+from kacore.server.place import Alone, Place
+from kacore.server.tls import FixedTLS
 
 if TYPE_CHECKING:
     from kacore.server.admin import AdminServer
@@ -43,122 +43,31 @@ if TYPE_CHECKING:
 class Server:
     """Serves one application until it is told to stop.
 
-    app:       ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async; or
-               where it is, "module:name".
-    policy:    Policy or PolicySet; what connections may take. Default: Policy().
-    host:      address to listen on; "" = all of IPv4 and IPv6. port: 0 = a free one, see `port` once started.
-    uds:       path of a unix socket, in place of host and port. sockets: listening sockets, in place of both.
-    backlog:   connections that may wait to be accepted, as far as the kernel allows (net.core.somaxconn).
-    uds_mode:  permissions of unix sockets, as 0o660; None: by the umask.
-    reuse_port: another server of this user may listen on the same port (SO_REUSEPORT), if it says so, too.
-    bind:      any number of "HOST:PORT", "[HOST]:PORT" and "unix:PATH", in place of host and port; fds: descriptors
-               of sockets that listen already, to go with it. Such sockets, and `sockets`, may be other processes' too.
-    interface: "asgi", "wsgi", "handler", or "auto": told apart by the arguments that app takes.
-    loop:      "asyncio", "uvloop" or "auto" (uvloop when it is installed); only for run().
-    threads:   WSGI only: at most so many requests in the application at once; 0 = in the loop's own thread.
-    lifespan:  ASGI only: "auto", "on" or "off".
-    root_path: what a proxy in front strips from paths: ASGI root_path, WSGI SCRIPT_NAME.
-    server_name: value of the Server field; "" = none. date_header: whether responses have Date.
-    headers:   more fields of every response, pairs of str; those of the application are sent besides them.
-    tls:       TLS, or a ready ssl.SSLContext: speak TLS on every socket; see reload_certificates().
-    worker:    the process's place among others, for a server that a Supervisor started.
-    access_log: "off", "common", "combined" or "json", on the logger kacore.access.
-    forwarded_allow_ips: trusted proxies, whose X-Forwarded-For and X-Forwarded-Proto count and who are no clients:
-               networks ("10.0.0.0/8"), "unix" (unix sockets), "*" (everybody); a str is split at commas.
-    proxy_protocol: connections of these proxies begin with a PROXY header, version 1 or 2.
-    admin:     "HOST:PORT", or "PORT" on loopback: /healthz, /readyz, /metrics, /connections; see docs/operations.md.
-    admin_hosts: names that the Host field of requests there may have, besides addresses and what is listened on.
-    ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate: of websockets, see WebSocketOptions.
-    pathsend:  ASGI only: offer http.response.pathsend; middleware that does not know it breaks responses that use it.
-    io:        "epoll" (the engine, on Linux), "transports" (the loop's own), or "auto": the first that there is.
+    app: ASGI 3 or WSGI application, or a handler: `def handler(request) -> bytes | str | Response`, also async; or where it
+    is, "module:name". Keywords: the options of kacore/config/options.py, and policy, tls and sockets; `help(kacore.Server)`
+    and docs/options.md say what each is.
+
     Raises UsageError (a ValueError) for arguments that cannot be served. shutdown(), set_policy() and
     reload_certificates() may be called from any thread, and from a signal handler; the rest is for the loop's thread.
     """
 
-    def __init__(
-        self,
-        app: Callable[..., Any] | str,
-        *,
-        policy: Policy | PolicySet | None = None,
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        uds: str | None = None,
-        bind: Iterable[str] = (),
-        fds: Iterable[int] = (),
-        sockets: Iterable[socket.socket] | None = None,
-        interface: Interface | Literal["auto"] = "auto",
-        loop: str = "auto",
-        threads: int = 4,
-        lifespan: Mode = "auto",
-        root_path: str = "",
-        server_name: str = "kacore",
-        date_header: bool = True,
-        headers: Iterable[tuple[str, str]] = (),
-        backlog: int = BACKLOG,
-        uds_mode: int | None = None,
-        reuse_port: bool = False,
-        tls: TLS | ssl.SSLContext | None = None,
-        worker: Worker | None = None,
-        access_log: str = "off",
-        forwarded_allow_ips: str | Iterable[str] = (),
-        proxy_protocol: bool = False,
-        admin: str | None = None,
-        admin_hosts: Iterable[str] = (),
-        ws_max_size: int = WebSocketOptions.max_size,
-        ws_ping_interval: float = WebSocketOptions.ping_interval,
-        ws_ping_timeout: float = WebSocketOptions.ping_timeout,
-        ws_per_message_deflate: bool = WebSocketOptions.per_message_deflate,
-        pathsend: bool = False,
-        io: str = "auto",
-    ) -> None:
-        if interface != "auto" and interface not in INTERFACES:
-            raise UsageError(f"interface={interface!r}: must be auto, asgi, wsgi or handler")
-        if loop not in LOOPS:
-            raise UsageError(f"loop={loop!r}: must be auto, asyncio or uvloop")
-        if not isinstance(policy, Policy | PolicySet | None):
-            raise UsageError(f"policy={policy!r}: must be a kacore.Policy or kacore.PolicySet")
-        if not isinstance(tls, TLS | ssl.SSLContext | None):
-            raise UsageError(f"tls={tls!r}: must be a kacore.TLS or an ssl.SSLContext")
-        if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise UsageError(f"port={port!r}: must be between 0 and 65535")
-        if not isinstance(threads, int) or not 0 <= threads <= 1024:
-            raise UsageError(f"threads={threads!r}: must be between 0 and 1024")
-        if not server_name.isascii() or not server_name.isprintable() or len(server_name) > 117:
-            raise UsageError(f"server_name={server_name!r}: must be at most 117 printable ASCII characters")
-        if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
-            raise UsageError(f"root_path={root_path!r}: must begin with / and not end with one")
-        if lifespan not in ("auto", "on", "off"):
-            raise UsageError(f"lifespan={lifespan!r}: must be auto, on or off")
-        if access_log not in logs.ACCESS_FORMATS:
-            raise UsageError(f"access_log={access_log!r}: must be one of {', '.join(logs.ACCESS_FORMATS)}")
-        self.websockets = WebSocketOptions(ws_max_size, ws_ping_interval, ws_ping_timeout, ws_per_message_deflate)
-        self.date_header = date_header
-        try:
-            self._field_lines = _core.field_lines(headers)
-        except ValueError as error:
-            raise UsageError(f"headers: {error}") from None
-        self._listening: dict[str, Any] = {"backlog": backlog, "uds_mode": uds_mode, "reuse_port": reuse_port}
-        self.access_log, self.proxy_protocol = access_log, proxy_protocol
-        self.trusted = trusted_networks(forwarded_allow_ips)
-        if proxy_protocol and not self.trusted:
-            raise UsageError("proxy_protocol needs forwarded_allow_ips: who may say where a connection comes from")
-        self.io = chosen_io(io)
-        self._admin = self._made_admin(admin, admin_hosts) if admin is not None else None
+    @method_keywords_of(ServerKeywords)
+    def __init__(self, app: Callable[..., Any] | str, options: ServerKeywords) -> None:
+        """See Server."""
+        self.options = options
+        tls, worker = options.tls, options.worker
+        self._field_lines = field_lines_of(options)
+        self.io = chosen_io(options.io)
+        self._admin = self._made_admin(options.admin, options.admin_hosts) if options.admin is not None else None
         if worker is not None and self.admin_port == 0:
-            raise UsageError(f"admin={admin!r}: several workers share one port, which must be named")
+            raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
         self.app: Callable[..., Any] = load(app) if isinstance(app, str) else app
-        self.interface: Interface = detect_interface(self.app) if interface == "auto" else interface
-        self.host, self._port, self.uds = host, port, uds
-        self.loop, self.threads, self.root_path, self.server_name = loop, threads, root_path, server_name
-        self.pathsend = pathsend
+        self.interface: Interface = detect_interface(self.app) if options.interface == "auto" else options.interface
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
         self.place: Place = worker if worker is not None else Alone()
-        self.table = ConnectionTable(policy, counters=self.place.counters)
-        self._policies = policy_set(policy)
-        self._lifespan = lifespan
-        self._given = list(sockets) if sockets is not None else None
-        self._bind, self._fds = list(bind), list(fds)
+        self.table = ConnectionTable(options.policy, counters=self.place.counters)
+        self._policies = policy_set(options.policy)
         self._listeners: list[Listener] = self.place.listeners
         self._driver: LoopEngine | LoopTransports | None = None
         self._application: Any = None
@@ -186,7 +95,7 @@ class Server:
     @property
     def port(self) -> int:
         """The port that is listened on; with port=0 known once the sockets are bound."""
-        return next((listener.port for listener in self._listeners if listener.port), self._port)
+        return next((listener.port for listener in self._listeners if listener.port), self.options.port or 0)
 
     @property
     def addresses(self) -> list[str]:
@@ -291,28 +200,21 @@ class Server:
         self.bind()
         _core.return_large_blocks()
         self.place.take_process()
-        with asyncio.Runner(loop_factory=loop_factory(self.loop)) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(self.options.loop)) as runner:
             runner.run(self.serve())
 
     def bind(self) -> None:
         """Make the listening sockets, if that was not done yet. UsageError when an address cannot be had."""
         if self._listeners:
             return
-        if self._given is not None:
-            self._listeners = [Listener(sock, is_own=False) for sock in self._given]
+        if self.options.sockets is not None:
+            self._listeners = [Listener(sock, is_own=False) for sock in self.options.sockets]
         else:
-            self._listeners = open_listeners(self._addresses(), self._fds, **self._listening)
+            self._listeners = open_listeners_of(self.options)
 
     def close(self) -> None:
         """Give up the sockets of bind(), which the end of serving does, too. More than once: no harm."""
         self.place.give_up(self._listeners)
-
-    def _addresses(self) -> list[str]:
-        if self.uds is not None:
-            return [*self._bind, f"unix:{self.uds}"]
-        if self._bind or self._fds:
-            return self._bind
-        return [f"[{self.host}]:{self._port}" if ":" in self.host else f"{self.host}:{self._port}"]
 
     def listen(self, listener: Listener) -> None:
         """Serve one of the listeners from now on."""
@@ -334,11 +236,11 @@ class Server:
             self._set_policies(self._policies.replace_default(max_connections=most))
         loop = asyncio.get_running_loop()
         self._calls.begin(loop)
-        lifespan = Lifespan(self.app, self._lifespan if self.interface == "asgi" else "off", self.logger)
+        lifespan = Lifespan(self.app, self.options.lifespan if self.interface == "asgi" else "off", self.logger)
         handled = self._handle_signals(loop) if handle_signals else []
         try:
             if self._admin is not None:
-                await self._admin.start(is_shared=self.place.is_one_of_several or self._listening["reuse_port"])
+                await self._admin.start(is_shared=self.place.is_one_of_several or self.options.reuse_port)
             if not await lifespan.start(self._stop):
                 return
             self.bind()
@@ -368,12 +270,12 @@ class Server:
             loop,
             self.logger,
             state=lifespan.state,
-            root_path=self.root_path,
+            root_path=self.options.root_path,
             scheme=self.scheme,
-            websockets=self.websockets,
-            pathsend=self.pathsend,
+            websockets=self.options,
+            pathsend=self.options.pathsend,
             waker=self._wake,
-            threads=self.threads,
+            threads=self.options.threads,
             multiprocess=self.place.is_one_of_several,
             max_response_buffer=self.policy.max_response_buffer,
         )
@@ -386,13 +288,13 @@ class Server:
             self._policies,
             loop,
             self.logger,
-            server_name=self.server_name,
-            access_log=logs.access_log(self.access_log),
-            proxy_protocol=self.proxy_protocol,
+            server_name=self.options.server_name,
+            access_log=logs.access_log(self.options.access_log),
+            proxy_protocol=self.options.proxy_protocol,
         )
         self._driver = driver
-        driver.set_fields(self._field_lines, date=self.date_header)
-        driver.trust(self.trusted, proxy_protocol=self.proxy_protocol)
+        driver.set_fields(self._field_lines, date=self.options.date_header)
+        driver.trust(list(self.options.forwarded_allow_ips), proxy_protocol=self.options.proxy_protocol)
         for listener in self._listeners:
             if self.place.watches(listener):
                 self.listen(listener)

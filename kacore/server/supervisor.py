@@ -22,16 +22,17 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from select import POLLIN, poll
 from typing import Protocol
 
 from kacore import _core
 from kacore._version import __version__
-from kacore.policy import Policy, PolicyError
+from kacore.config.options import RunOptions
+from kacore.errors import PolicyError, UsageError
+from kacore.policy import Policy
 from kacore.server import signals
-from kacore.server.listening import BACKLOG, addresses, open_listeners, raise_descriptor_limit
-from kacore.server.loading import UsageError
+from kacore.server.listening import addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.place import Worker
 from kacore.server.reload import LOOK_EVERY, Watcher
 from kacore.server.systemd import Notifier
@@ -102,46 +103,26 @@ class Supervisor:
     """The parent of `n_workers` workers, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
 
     make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
-    bind, fds, backlog, uds_mode, reuse_port: see open_listeners. scheme: "https" when the workers speak TLS.
-    policy:       for the drain's timeout and the line at the start.
-    max_requests: replace a worker after this many requests, give or take a tenth so that not all go at once. 0: never.
-    reload_dirs:  replace the workers whenever a source file below these changes, or one that matches reload_include.
+    options:      where to listen, how many workers, when to replace them: after max_requests_per_worker, give or take a
+                  tenth so that not all go at once; or whenever a source file changes.
+    scheme:       "https" when the workers speak TLS. policy: for the drain's timeout and the line at the start.
     Raises UsageError for addresses that cannot be listened on.
     """
 
     def __init__(
-        self,
-        make_server: Callable[[Worker], Runs],
-        *,
-        n_workers: int,
-        bind: Iterable[str],
-        fds: Iterable[int] = (),
-        backlog: int = BACKLOG,
-        uds_mode: int | None = None,
-        reuse_port: bool = False,
-        scheme: str = "http",
-        policy: Policy,
-        max_requests: int = 0,
-        reload_dirs: Iterable[str] = (),
-        reload_include: Iterable[str] = (),
+        self, make_server: Callable[[Worker], Runs], options: RunOptions, *, scheme: str = "http", policy: Policy
     ) -> None:
-        if not 1 <= n_workers <= 512:
-            raise UsageError(f"workers={n_workers}: must be between 1 and 512")
-        if max_requests < 0:
-            raise UsageError(f"max_requests_per_worker={max_requests}: must not be negative")
         self._pid = os.getpid()
-        self.make_server, self.n_workers, self.policy = make_server, n_workers, policy
-        self.max_requests = max_requests
+        self.make_server, self.n_workers, self.policy = make_server, options.n_workers, policy
+        self.max_requests = options.max_requests_per_worker
         self.scheme = scheme
         self.logger = logging.getLogger("kacore.error")
-        self.listeners = open_listeners(
-            bind, fds, n_slots=n_workers, backlog=backlog, uds_mode=uds_mode, reuse_port=reuse_port
-        )
+        self.listeners = open_listeners_of(options, n_slots=self.n_workers)
         self.notifier = Notifier()
         self.beat = (self.notifier.watchdog or 0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
-        self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * n_workers)]
-        self._slots = [Slot() for _ in range(n_workers)]
+        self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * self.n_workers)]
+        self._slots = [Slot() for _ in range(self.n_workers)]
         self._processes: list[Process] = []
         self._rolling: list[int] = []  # slots whose workers are still to be replaced
         self._is_reloading = False  # replace in a hurry: somebody waits for the result of an edit
@@ -149,7 +130,7 @@ class Supervisor:
         self._was_ready = False
         self._stopping = ""  # the word the workers were told
         self._status = 0
-        self._watcher = Watcher(reload_dirs, reload_include) if reload_dirs else None
+        self._watcher = Watcher(options.watched_dirs, options.reload_include) if options.reload else None
         self._next_look = self._next_ping = 0.0
         self._told: set[int] = set()  # signals that are ignored, and that was said
 
@@ -413,7 +394,7 @@ class Supervisor:
             is_silent = self.beat and process.state == "serving" and now - process.heard > 2 * self.beat
             if now < process.kill_at and not is_silent:
                 continue
-            why = "no sign of life" if is_silent else "it did not exit in time"
+            why = "its event loop does not respond" if is_silent else "it did not exit in time"
             self.logger.error("killing worker %d (pid %d): %s", process.slot, process.pid, why)
             process.kill_at = process.heard = now + KILL_AFTER_NOW
             os.kill(process.pid, signal.SIGKILL)

@@ -9,10 +9,13 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kacore._tls_extension import describe
-from kacore.server.loading import UsageError
+from kacore.errors import UsageError
+
+if TYPE_CHECKING:
+    from kacore.config.options import ServeOptions
 
 ClientCertificates = Literal["none", "optional", "required"]
 CLIENT_CERTIFICATES: dict[str, ssl.VerifyMode] = {
@@ -24,13 +27,13 @@ Path = str | os.PathLike[str]
 
 
 class TLS:
-    """What a server needs to speak TLS.
+    """The TLS settings of a server.
 
-    certfile:     PEM file with the certificate and those that lead from it to a root.
-    keyfile:      PEM file with its private key; default: in certfile. password: of the key, if it has one.
-    ca_certs:     PEM file with the roots that client certificates are checked against.
+    certfile:     PEM file with the certificate and the intermediate ones up to a root.
+    keyfile:      PEM file with its private key; default: in certfile. password: passphrase of the private key, if it has one.
+    ca_certs:     PEM file with the roots that client certificates are verified against.
     client_certs: "none", "optional" or "required"; default: "required" with ca_certs, else "none".
-    ciphers:      suites of TLS 1.2, as OpenSSL writes them (`openssl ciphers`); default: the library's.
+    ciphers:      cipher suites of TLS 1.2, in OpenSSL's syntax (`openssl ciphers`); default: the library's.
     names:        by server name (SNI, any case, "*.example.org" for one label), (certfile, keyfile or None) of its own.
                   A client that names none of them gets certfile.
     Raises UsageError for files that cannot be read or do not fit together.
@@ -58,8 +61,8 @@ class TLS:
         self.context = self._make()
 
     def reload(self) -> None:
-        """Read the files again; connections made from now on get what they say. UsageError, and nothing changed,
-        when they cannot be used."""
+        """Read the files again; new connections use what they contain. UsageError, and nothing changes, if they
+        cannot be used."""
         self.context = self._make()
 
     def _make(self) -> ssl.SSLContext:
@@ -119,10 +122,10 @@ class FixedTLS:
         self.context = context
 
     def reload(self) -> None:
-        """Nothing: whoever made the context loads certificates into it."""
+        """Nothing to do: the owner of the context loads certificates into it."""
 
     def describe(self, tls: ssl.SSLObject) -> dict[str, Any]:
-        """As TLS.describe; the server's certificate only whoever made the context knows."""
+        """As TLS.describe, but without the server's certificate, which the context does not reveal."""
         return describe(tls)
 
 
@@ -153,33 +156,16 @@ def chooser(contexts: Mapping[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, 
     return choose
 
 
-def from_options(
-    certfile: str | None,
-    keyfile: str | None,
-    password: str | None,
-    ca_certs: str | None,
-    client_certs: ClientCertificates | None,
-    ciphers: str | None,
-    names: list[str],
-) -> TLS | None:
-    """From the command line. names: "HOST=CERTFILE" or "HOST=CERTFILE,KEYFILE". None: no TLS is asked for."""
-    if certfile is None:
-        if keyfile or ca_certs or names:
-            raise UsageError("--ssl-keyfile, --ssl-ca-certs and --ssl-sni require --ssl-certfile")
+def from_options(options: ServeOptions) -> TLS | None:
+    """From the ssl_ options of the command. None: no TLS is asked for. UsageError."""
+    if options.ssl_certfile is None:
         return None
-    by_name: dict[str, tuple[Path, Path | None]] = {}
-    for text in names:
-        host, _, files = text.partition("=")
-        cert, _, key = files.partition(",")
-        if not host or not cert:
-            raise UsageError(f"--ssl-sni {text!r}: must be HOST=CERTFILE or HOST=CERTFILE,KEYFILE")
-        by_name[host] = (cert, key or None)
     return TLS(
-        certfile,
-        keyfile,
-        password=password,
-        ca_certs=ca_certs,
-        client_certs=client_certs,
-        ciphers=ciphers,
-        names=by_name,
+        options.ssl_certfile,
+        options.ssl_keyfile,
+        password=options.ssl_keyfile_password,
+        ca_certs=options.ssl_ca_certs,
+        client_certs=options.ssl_client_certs,
+        ciphers=options.ssl_ciphers,
+        names=dict(options.ssl_sni),
     )

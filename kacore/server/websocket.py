@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from websockets.extensions import ServerExtensionFactory
 
     from kacore._core import Tunnel
-    from kacore.server.websocket_options import WebSocketOptions
+    from kacore.config.options import ServerOptions
 
 Message = MutableMapping[str, Any]
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # RFC 6455 5.2
@@ -56,9 +56,9 @@ QUIET.setLevel(logging.WARNING)
 
 
 class WebSockets:
-    """All websockets of one server. options: WebSocketOptions."""
+    """All websockets of one server. options: ServerOptions."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: WebSocketOptions) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, logger: logging.Logger, options: ServerOptions) -> None:
         self.loop, self.logger, self.options = loop, logger, options
         self.open: set[WebSocket] = set()
         self.behind: deque[WebSocket] = deque()  # who has more to be read than its share of a round
@@ -71,7 +71,7 @@ class WebSockets:
         return True
 
     def extensions(self) -> list[ServerExtensionFactory]:
-        if not self.options.per_message_deflate:
+        if not self.options.ws_per_message_deflate:
             return []
         settings = {"memLevel": 5}
         return [
@@ -80,8 +80,8 @@ class WebSockets:
 
     def add(self, websocket: WebSocket) -> None:
         self.open.add(websocket)
-        if self._timer is None and self.options.ping_interval:
-            self._timer = self.loop.call_later(self.options.ping_interval, self._ping)
+        if self._timer is None and self.options.ws_ping_interval:
+            self._timer = self.loop.call_later(self.options.ws_ping_interval, self._ping)
 
     # -- rounds ------------------------------------------------------------------------------------------
 
@@ -114,16 +114,16 @@ class WebSockets:
         self._timer = None
         payload = os.urandom(4)  # only who reads it can answer
         pinged = [websocket for websocket in self.open if websocket.ping(payload)]
-        if self.options.ping_timeout and pinged:
-            self.loop.call_later(self.options.ping_timeout, self._judge, payload, pinged)
+        if self.options.ws_ping_timeout and pinged:
+            self.loop.call_later(self.options.ws_ping_timeout, self._judge, payload, pinged)
         if self.open:
-            self._timer = self.loop.call_later(self.options.ping_interval, self._ping)
+            self._timer = self.loop.call_later(self.options.ws_ping_interval, self._ping)
 
     def _judge(self, payload: bytes, pinged: list[WebSocket]) -> None:
         """The time to answer this ping is over."""
         waited_for = [websocket for websocket in pinged if websocket.is_excused(payload)]
         if waited_for:
-            self.loop.call_later(self.options.ping_timeout, self._judge, payload, waited_for)
+            self.loop.call_later(self.options.ws_ping_timeout, self._judge, payload, waited_for)
 
 
 class Handshake(ServerProtocol):
@@ -289,7 +289,7 @@ class WebSocket:
         agreed = self.agreed
         self.frames = FrameReader(
             self.tunnel,
-            self.group.options.max_size,
+            self.group.options.ws_max_size,
             window_bits=agreed.remote_max_window_bits if agreed else 0,
             keeps_context=not (agreed and agreed.remote_no_context_takeover),
         )
@@ -357,11 +357,11 @@ class WebSocket:
             return
         if not failed and not task.cancelled() and not self.is_denied:
             if not self.tunnel.is_gone:
-                self.group.logger.warning("the application returned without answering a websocket, which is rejected")
+                self.group.logger.warning("the application returned without an answer to a websocket: it is rejected")
             self._reject()
             return
         if not failed and not self.tunnel.is_gone:
-            self.group.logger.error("the application returned without answering a websocket")
+            self.group.logger.error("the application returned without an answer to a websocket")
         self.is_over = True
         if self.is_denied and self.denial is None:
             self.tunnel.owner = None

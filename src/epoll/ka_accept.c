@@ -1,7 +1,6 @@
-/* ka_accept.c: who gets in: accepting, making room, turning away, whom a proxy may speak for. The other half of
- * ka_engine.c. */
+/* ka_accept.c: see ka_accept.h. */
 #define _GNU_SOURCE /* accept4 */
-#include "ka_engine_parts.h"
+#include "ka_accept.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -14,9 +13,8 @@
 #include <unistd.h>
 
 enum {
-    ACCEPTS = 64,      /* a listener and step */
-    LAST_ROUNDS = 256, /* of them, to empty a queue for good: no backlog is longer */
-    VICTIMS = 8        /* asked, before a newcomer is turned away */
+    ACCEPTS = 64,     /* a listener and step */
+    LAST_ROUNDS = 256 /* of them, to empty a queue for good: no backlog is longer */
 };
 
 static const int64_t NOTICE_NS = (int64_t)10 * 1000000000;
@@ -34,7 +32,7 @@ static void listener_pause(ka_engine *e, uint32_t i)
         e->has_paused = 1;
     }
     if (e->has_paused && e->retry_ns == INT64_MAX)
-        e->retry_ns = e->now + KA_RETRY_NS;
+        e->retry_ns = e->d.now + KA_RETRY_NS;
 }
 
 void ka_listeners_resume(ka_engine *e)
@@ -48,100 +46,29 @@ void ka_listeners_resume(ka_engine *e)
             e->listeners[i].is_paused = 0;
         } else {
             e->has_paused = 1;
-            e->retry_ns = e->now + KA_RETRY_NS;
+            e->retry_ns = e->d.now + KA_RETRY_NS;
         }
     }
-}
-
-/* --- whom to believe --- */
-
-int ka_sock_introduce(ka_engine *e, ka_handle h, ka_sock *s)
-{
-    ka_proxy_source said;
-    ssize_t n;
-    /* Looked at, not taken: an incomplete one stays with the kernel and costs no buffer, and what comes behind it (a
-     * TLS handshake, a request) is read as if nothing had been there. */
-    do
-        n = recv(s->fd, e->scratch, KA_PROXY_MAX, MSG_PEEK);
-    while (n < 0 && errno == EINTR);
-    e->counters.receives++;
-    if (n < 0 && errno == EAGAIN) {
-        s->can_read = 0;
-        return KA_PARTIAL;
-    }
-    if (n <= 0)
-        return n < 0 ? KA_EPEER : KA_ESTALE;
-    int got = ka_proxy_parse(e->scratch, (size_t)n, &said);
-    if (got == KA_PARTIAL && !s->saw_fin) {
-        s->can_read = 0;
-        return KA_PARTIAL;
-    }
-    if (got < 0) {
-        (void)!recv(s->fd, e->scratch, KA_SCRATCH, 0); /* unread, it would turn the close into a reset */
-        return KA_EPEER;
-    }
-    if (recv(s->fd, e->scratch, (size_t)got, 0) != got)
-        return KA_EPEER;
-    s->awaits_proxy = 0;
-    ka_peer peer = {.port = s->port, .is_trusted = s->is_trusted};
-    memcpy(peer.addr, s->addr, sizeof peer.addr);
-    got = ka_trust_named(&e->trust, e->table, h, &said, &peer);
-    memcpy(s->addr, peer.addr, sizeof peer.addr);
-    s->port = peer.port;
-    s->is_trusted = peer.is_trusted != 0;
-    return got;
 }
 
 /* --- making room, turning away --- */
-
-/* Close the least useful connection. Return whether there is room now. */
-static int make_room(ka_engine *e, int for_descriptor)
-{
-    for (int i = 0; i < VICTIMS && !e->is_nested; i++) { /* who looks like a victim may be in its turn */
-        ka_handle h = ka_table_victim(e->table, e->now);
-        ka_sock *s = h ? ka_sock_of(e, h) : NULL;
-        if (s == NULL)
-            return 0;
-        uint32_t n_asked = ka_conn_requests(e->table, h);
-        ka_sock_look(e, h, s);
-        if (ka_table_victim(e->table, e->now) == h && ka_conn_requests(e->table, h) == n_asked) {
-            ka_sock_evict(e, h, s);
-            return 1;
-        }
-        if (!for_descriptor && !ka_table_is_full(e->table))
-            return 1;
-    }
-    return 0;
-}
-
-/* Say why, as far as that is possible without keeping anything: no place is left to linger in. Before a handshake
- * there is no word for it. */
-void ka_say_no(ka_engine *e, int fd, unsigned listener)
-{
-    char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
-    size_t n = ka_turn_no(e->table, text);
-    if (e->listeners[listener].filter == NULL)
-        (void)!send(fd, text, n, MSG_NOSIGNAL);
-    (void)shutdown(fd, SHUT_WR);
-    /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
-    (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
-}
 
 static void turn_away(ka_engine *e, int fd, unsigned listener, ka_cause cause)
 {
     ka_say_no(e, fd, listener);
     close(fd);
-    ka_table_refused(e->table, cause);
+    ka_table_refused(e->d.service.table, cause);
 }
 
-static int rejects_when_full(const ka_engine *e) { return ka_table_capacity(e->table)->rejects_when_full; }
+static int rejects_when_full(const ka_engine *e) { return ka_table_capacity(e->d.service.table)->rejects_when_full; }
 
 static void notice_shortage(ka_engine *e)
 {
+    const ka_application *app = &e->d.service.app;
     e->counters.out_of_descriptors++;
-    if (e->calls.on_notice && e->now >= e->notice_ns) {
-        e->notice_ns = e->now + NOTICE_NS;
-        e->calls.on_notice(e->calls.ctx, KA_NOTICE_DESCRIPTORS);
+    if (app->on_notice && e->d.now >= e->notice_ns) {
+        e->notice_ns = e->d.now + NOTICE_NS;
+        app->on_notice(app->ctx, KA_NOTICE_DESCRIPTORS);
     }
 }
 
@@ -151,7 +78,7 @@ static void notice_shortage(ka_engine *e)
 static int out_of_descriptors(ka_engine *e, uint32_t i)
 {
     notice_shortage(e);
-    if (make_room(e, 1))
+    if (ka_driver_make_room(&e->d, 1))
         return 1;
     if (rejects_when_full(e) && e->spare_fd >= 0) {
         close(e->spare_fd);
@@ -193,13 +120,15 @@ static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
     if (ka_likely(epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0))
         return;
     notice_shortage(e);
-    for (int i = 0; i < VICTIMS && ka_table_victim(e->table, e->now) != h && make_room(e, 1) && ka_sock_of(e, h); i++)
+    for (int i = 0; i < KA_VICTIMS && ka_table_victim(e->d.service.table, e->d.now) != h &&
+                    ka_driver_make_room(&e->d, 1) && ka_sock_of(e, h);
+         i++)
         if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) == 0)
             return;
     if (ka_sock_of(e, h)) {
-        if (ka_conn_requests(e->table, h) == 0)
+        if (ka_conn_requests(e->d.service.table, h) == 0)
             ka_say_no(e, s->fd, s->listener); /* as a victim looked at, it could have been answered already */
-        ka_sock_end(e, h, s, KA_CAUSE_REJECTED);
+        ka_driver_end(&e->d, h, s, KA_CAUSE_REJECTED);
     }
 }
 
@@ -207,29 +136,31 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
 {
     static const ka_client nobody;
     ka_listener *listener = &e->listeners[i];
-    int is_trusted = ka_trusts(&e->trust, client->family, client->addr),
+    const ka_service *service = &e->d.service;
+    int is_trusted = ka_trusts(&e->d.trust, client->family, client->addr),
         has_client = listener->knows_clients && !is_trusted;
-    unsigned policy_class = e->asks_class ? e->calls.class_of_client(e->calls.ctx, i, client) : listener->policy_class;
+    unsigned policy_class = service->asks_clients ? service->app.class_of_client(service->app.ctx, i, client)
+                                                  : listener->policy_class;
     ka_handle h;
-    int got = ka_conn_open(e->table, e->now, policy_class, has_client ? client : &nobody, listener->filter != NULL, &h);
+    int got = ka_driver_open(&e->d, policy_class, has_client ? client : &nobody, listener->filter != NULL, &h);
     if (got < 0) {
-        if (got == KA_ECLIENT) {
-            turn_away(e, fd, i, KA_CAUSE_CLIENT_LIMIT);
+        if (got == KA_EFULL || got == KA_ECLIENT) {
+            turn_away(e, fd, i, got == KA_EFULL ? KA_CAUSE_REJECTED : KA_CAUSE_CLIENT_LIMIT);
             return;
         }
         close(fd);
-        ka_table_refused(e->table, KA_CAUSE_BUFFER_LIMIT);
+        ka_table_refused(e->d.service.table, KA_CAUSE_BUFFER_LIMIT);
         return;
     }
     ka_sock *s = ka_sock_make(e, h);
     if (s == NULL) {
         close(fd);
-        (void)ka_conn_close(e->table, h, KA_CAUSE_BUFFER_LIMIT);
+        (void)ka_conn_close(e->d.service.table, h, KA_CAUSE_BUFFER_LIMIT);
         return;
     }
     *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
     s->is_trusted = is_trusted != 0;
-    s->awaits_proxy = is_trusted && e->trust.expects_proxy;
+    s->awaits_proxy = is_trusted && e->d.trust.expects_proxy;
     ka_addr_pack(s->addr, client->family, client->addr);
     watch_sock(e, h, s);
 }
@@ -241,7 +172,7 @@ static int has_place(ka_engine *e, uint32_t i)
     struct pollfd backlog = {.fd = e->listeners[i].fd, .events = POLLIN};
     if (poll(&backlog, 1, 0) <= 0)
         return 0; /* nobody has to go for nobody */
-    if (make_room(e, 0))
+    if (ka_driver_make_room(&e->d, 0))
         return 1;
     listener_pause(e, i);
     return 0;
@@ -256,7 +187,7 @@ int ka_accept_some(ka_engine *e, uint32_t i)
         uint16_t port;
         socklen_t len = sizeof from;
         from.ss_family = AF_UNSPEC;
-        if (ka_unlikely(ka_table_is_full(e->table)) && !rejects_when_full(e) && !has_place(e, i))
+        if (ka_unlikely(ka_table_is_full(e->d.service.table)) && !rejects_when_full(e) && !has_place(e, i))
             return 0;
         int fd = accept4(e->listeners[i].fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
@@ -265,9 +196,9 @@ int ka_accept_some(ka_engine *e, uint32_t i)
             e->counters.accept_errors++;
             if (errno == EMFILE || errno == ENFILE) {
                 /* A descriptor that was freed may be gone again to somebody else in this process. */
-                if (++n_failures > VICTIMS)
+                if (++n_failures > KA_VICTIMS)
                     listener_pause(e, i);
-                if (n_failures > VICTIMS || !out_of_descriptors(e, i))
+                if (n_failures > KA_VICTIMS || !out_of_descriptors(e, i))
                     return 0;
             } else if (errno == ENOBUFS || errno == ENOMEM) { /* it would fail again, and at once */
                 listener_pause(e, i);
@@ -278,10 +209,7 @@ int ka_accept_some(ka_engine *e, uint32_t i)
         n_failures = 0;
         e->counters.accepts++;
         client_from(&from, &client, &port);
-        if (ka_table_is_full(e->table) && !make_room(e, 0))
-            turn_away(e, fd, i, KA_CAUSE_REJECTED);
-        else
-            take_in(e, i, fd, &client, port);
+        take_in(e, i, fd, &client, port);
     }
     return !e->listeners[i].is_off;
 }
@@ -311,19 +239,19 @@ int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, int knows_clie
     return (int)i;
 }
 
-static void stop_one(ka_engine *e, uint32_t i, int is_last)
+void ka_listener_stop(ka_engine *e, uint32_t i, int is_last)
 {
     ka_listener *listener = &e->listeners[i];
     if (listener->is_off)
         return;
     if (is_last) {
-        uint8_t was_nested = e->is_nested;
-        e->is_nested |= e->n_inside > 1;
-        if (!e->is_nested)
-            e->now = ka_clock();
+        uint8_t kept_all = e->d.keeps_all;
+        e->d.keeps_all |= e->n_inside > 1; /* who looks like a victim may be in its turn */
+        if (!e->d.keeps_all)
+            e->d.now = ka_clock();
         for (int n = 0; n < LAST_ROUNDS && ka_accept_some(e, i); n++)
             ;
-        e->is_nested = was_nested;
+        e->d.keeps_all = kept_all;
     }
     /* Explicitly: the socket may be open in other processes, and then its end here does not take it out of the set. */
     if (!listener->is_paused)
@@ -337,23 +265,6 @@ static void stop_one(ka_engine *e, uint32_t i, int is_last)
         e->retry_ns = INT64_MAX;
 }
 
-void ka_engine_unlisten(ka_engine *e, int fd, int is_last)
-{
-    ka_engine_enter(e);
-    for (uint32_t i = 0; i < e->n_listeners; i++)
-        if (e->listeners[i].fd == fd)
-            stop_one(e, i, is_last);
-    ka_engine_leave(e);
-}
-
-void ka_engine_stop_listening(ka_engine *e)
-{
-    ka_engine_enter(e);
-    for (uint32_t i = 0; i < e->n_listeners; i++)
-        stop_one(e, i, 1);
-    ka_engine_leave(e);
-}
-
 int ka_listener_refuse(int fd)
 {
     /* The filter sees the TCP header: at 13 the flags. SYN without ACK is the beginning of a handshake. */
@@ -364,22 +275,4 @@ int ka_listener_refuse(int fd)
     };
     const struct sock_fprog program = {.len = sizeof drop_syn / sizeof drop_syn[0], .filter = drop_syn};
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0 ? ka_os_error() : 0;
-}
-
-/* --- who is it --- */
-
-int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener)
-{
-    ka_sock *s = ka_sock_of(e, conn);
-    if (s == NULL)
-        return KA_ESTALE;
-    *port = s->port;
-    *listener = s->listener;
-    return (int)ka_addr_unpack(s->addr, addr);
-}
-
-int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
-{
-    ka_sock *s = ka_sock_of(e, conn);
-    return s ? s->is_trusted : 0;
 }

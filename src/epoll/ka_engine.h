@@ -14,12 +14,7 @@
 
 typedef struct ka_engine ka_engine;
 
-/* What an operator should know; at most once in ten seconds each. */
-typedef enum {
-    KA_NOTICE_DESCRIPTORS /* no descriptor was left for a new connection */
-} ka_notice;
-
-/* The application's side, called in the thread of the engine: from ka_engine_step, and from whatever else below ends a
+/* The application is called in the thread of the engine: from ka_engine_step, and from whatever else below ends a
  * connection, accepts one or gives one a turn. From within, everything of this header may be called, but that:
  *  - ka_engine_step does nothing and returns KA_EINVAL; ka_engine_attend leaves it to whoever is on it;
  *  - ka_engine_close, ka_engine_close_all and ka_engine_free are carried out when the outermost call is left;
@@ -27,23 +22,6 @@ typedef enum {
  *  - ka_engine_give_away refuses a connection that is in its turn, or is ending.
  * All may read, respond and give up requests other than the one that is being lost or refused. A filter's calls and
  * `release` are the same. docs/embedding-c.md has a table. */
-typedef struct {
-    void *ctx;
-    void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
-    void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
-    void (*on_lost)(void *exchange); /* see ka_service.lost */
-    void (*on_wake)(void *ctx);      /* ka_engine_wake was called */
-    /* NULL: not wanted. The connection can still be asked about (phase, requests, peer), and nothing can be done to it. */
-    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
-    void (*on_notice)(void *ctx, ka_notice what); /* NULL: not wanted */
-    void (*on_refused)(void *ctx, ka_talk *talk); /* NULL: not wanted; see ka_service.refused */
-    void (*on_race)(void *ctx, ka_handle conn,
-                    ka_cause cause); /* a request crossed our close of it; NULL: not wanted */
-    void (*release)(void *owner);    /* see ka_pool */
-    /* Asked only while ka_engine_ask_classes says so. */
-    unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
-    unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
-} ka_calls;
 
 enum {
     KA_MAX_LISTENERS = 64
@@ -51,12 +29,12 @@ enum {
 
 /* Return 0, KA_ENOMEM, or -errno - 1000 of the call that failed. The table is the caller's and outlives the engine. */
 int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                  const ka_calls *calls);
+                  const ka_application *app);
 void ka_engine_free(ka_engine *e); /* closes everything that is open, listeners excepted: they are the caller's */
 int ka_engine_is_inside(const ka_engine *e); /* whether something of the engine's is going on, which called us */
 
 int ka_engine_fileno(const ka_engine *e);
-ka_service *ka_engine_service(ka_engine *e);
+ka_driver *ka_engine_driver(ka_engine *e);
 
 /* Pass the bytes of this listener's connections through a filter, with a handshake before the first request. `ctx` is
  * the argument of its `open` and outlives the engine. 0, KA_EINVAL (no such listener), KA_ENOMEM. */
@@ -80,12 +58,8 @@ int ka_listener_refuse(int fd);
  * load, but in a kernel before Linux 4.14, where it is a system call. Never 0. */
 uint64_t ka_process(void);
 
-/* Trusted proxies: nobody at first, ka_trust_set to change. Their connections count for no client, and their word about
- * the client is taken: ka_engine_is_trusted. One that is to begin with a PROXY header and does not is closed. */
-ka_trust *ka_engine_trust(ka_engine *e);
-
-/* Whether a new connection's class, and a request's, is to be asked for. Else it is the listener's. At first: no. */
-void ka_engine_ask_classes(ka_engine *e, int of_clients, int of_requests);
+/* Trusted proxies, ka_driver.trust: nobody at first, ka_trust_set to change. Their connections count for no client, and their
+ * word about the client is taken: ka_engine_is_trusted. One that is to begin with a PROXY header and does not is closed. */
 
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
  * Return: number of events seen, -errno - 1000, or KA_EINVAL from within. */

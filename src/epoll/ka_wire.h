@@ -21,7 +21,6 @@ typedef struct {
     uint8_t can_read : 1; /* readiness was announced and not used up: edge-triggered events come once */
     uint8_t can_write : 1;
     uint8_t saw_fin : 1; /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
-    uint8_t cause : 5;   /* ka_cause of a connection in LINGER */
     uint8_t listener : 6;
     uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
     uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
@@ -30,7 +29,6 @@ typedef struct {
     uint8_t addr[16];         /* of the client; IPv4 as ::ffff:a.b.c.d; unix socket: see ka_addr_pack */
 } ka_sock;
 _Static_assert(sizeof(ka_sock) == 32, "an idle connection's memory is a promise");
-_Static_assert((int)KA_N_CAUSES <= 32, "a cause fits its five bits");
 
 /* Receive up to `room` bytes. scratch: KA_SCRATCH bytes that may be overwritten; `to` may be in it.
  * Return: n > 0; 0 at FIN (and the filter's word for it); KA_PARTIAL when nothing is there, or, with s->can_read still

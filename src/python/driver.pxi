@@ -9,8 +9,7 @@ cdef extern from "arpa/inet.h" nogil:
 
 cdef class Driver(Port):
     cdef readonly ConnectionTable table
-    cdef ka_service *serves      # the driver's
-    cdef ka_trust *trusted       # the driver's
+    cdef ka_driver *d            # the engine's, or ours: what all drivers do alike
     cdef object policies         # the PolicySet whose rules are asked
     cdef object on_race, on_closed, on_notice
     cdef object on_drained       # called once, see when_drained(); None = nobody waits
@@ -43,9 +42,24 @@ cdef class Driver(Port):
         """Whether it is a trusted proxy."""
         return False
 
-    cdef int ask_classes(self, bint of_clients, bint of_requests) except -1:
-        """Whether new connections, and requests, are to be asked about."""
-        return 0
+    cdef void tell(self, ka_application *app, object access_log, object on_closed, object on_race) noexcept:
+        """What the C core is to call: what is common to all drivers. None: not wanted."""
+        memset(app, 0, sizeof(app[0]))
+        app.ctx = <void *>self
+        app.on_request = driver_on_request
+        app.on_news = port_on_news
+        app.on_lost = port_on_lost
+        app.release = release_object
+        app.class_of_request = driver_class_of_request
+        self.access_log = access_log
+        self.on_closed = on_closed
+        self.on_race = on_race
+        if access_log is not None:
+            app.on_refused = driver_on_refused
+        if on_closed is not None:
+            app.on_closed = driver_on_closed
+        if on_race is not None:
+            app.on_race = driver_on_race
 
     # -- rules ------------------------------------------------------------------------------------------
 
@@ -54,7 +68,8 @@ cdef class Driver(Port):
         not asked. None, or a Policy: everything is class 0."""
         self.check_open()
         self.policies = policies
-        self.ask_classes(getattr(policies, "has_accept_rules", False), getattr(policies, "has_request_rules", False))
+        self.d.service.asks_clients = bool(getattr(policies, "has_accept_rules", False))
+        self.d.service.asks_requests = bool(getattr(policies, "has_request_rules", False))
 
     cdef unsigned class_of_client(self, object listener, const ka_client *client) noexcept:
         """listener: (host, port) or (path, None)."""
@@ -108,7 +123,7 @@ cdef class Driver(Port):
             c[n].bits = bits
             memcpy(c[n].addr, PyBytes_AS_STRING(packed), <size_t>PyBytes_GET_SIZE(packed))
             n += 1
-        got = ka_trust_set(self.trusted, c, n, proxy_protocol)
+        got = ka_trust_set(&self.d.trust, c, n, proxy_protocol)
         free(c)
         if got == KA_ENOMEM:
             raise MemoryError("no memory for networks")
@@ -132,7 +147,7 @@ cdef class Driver(Port):
                 if family == 0:
                     break
                 client = (host, port)
-                if not ka_trusts(self.trusted, family, addr):
+                if not ka_trusts(&self.d.trust, family, addr):
                     break
         scheme = forwarded_value(buf, head, fields, b"x-forwarded-proto", 17)
         if scheme is not None:
@@ -210,13 +225,13 @@ cdef class Driver(Port):
         return access_entry(client, buf, head, fields, self.now())
 
     cdef int set_common(self, bytes lines, bint date) except -1:
-        if ka_service_set_fields(self.serves, lines, <uint32_t>len(lines), date) < 0:
+        if ka_service_set_fields(&self.d.service, lines, <uint32_t>len(lines), date) < 0:
             raise MemoryError("no memory for fields")
         return 0
 
     cdef int set_server(self, str server_name) except -1:
         cdef bytes name = server_name.encode("latin-1")
-        if ka_reply_common_set_server(&self.serves.common, name, len(name)) < 0:
+        if ka_reply_common_set_server(&self.d.service.common, name, len(name)) < 0:
             raise ValueError(f"server_name={server_name!r}: at most 117 bytes without CR, LF, NUL")
         return 0
 
@@ -254,6 +269,10 @@ cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const
                 exchange.ended(talk)
             except BaseException as error:
                 driver.failed(error)
+
+
+cdef unsigned driver_class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+    return (<Driver>ctx).class_of_request(talk, head, fields)
 
 
 cdef void driver_on_refused(void *ctx, ka_talk *talk) noexcept:

@@ -21,10 +21,6 @@ cdef unsigned engine_class_of_client(void *ctx, unsigned listener, const ka_clie
     return (<Engine>ctx).class_of_client((<Engine>ctx).servers[listener], client)
 
 
-cdef unsigned engine_class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    return (<Engine>ctx).class_of_request(talk, head, fields)
-
-
 cdef void engine_on_wake(void *ctx) noexcept:
     cdef Engine engine = <Engine>ctx
     try:
@@ -76,38 +72,20 @@ cdef class Engine(Driver):
     def __cinit__(self, ConnectionTable table not None, Application application not None, *, Limits limits=None,
                   size_t max_buffer_bytes=64 << 20, call_soon=None, server_name="kacore", access_log=None,
                   on_closed=None, on_notice=None, on_race=None):
-        cdef ka_calls calls
+        cdef ka_application app
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         cdef int got
-        calls.ctx = <void *>self
-        calls.on_request = driver_on_request
-        calls.on_news = port_on_news
-        calls.on_lost = port_on_lost
-        calls.on_wake = engine_on_wake
-        calls.on_closed = NULL
-        calls.on_race = NULL
-        if on_race is not None:
-            calls.on_race = driver_on_race
-        calls.on_notice = NULL
-        calls.on_refused = NULL
-        if on_closed is not None:
-            calls.on_closed = driver_on_closed
+        self.tell(&app, access_log, on_closed, on_race)
+        app.on_wake = engine_on_wake
+        app.class_of_client = engine_class_of_client
         if on_notice is not None:
-            calls.on_notice = engine_on_notice
-        if access_log is not None:
-            calls.on_refused = driver_on_refused
-        calls.release = release_object
-        calls.class_of_client = engine_class_of_client
-        calls.class_of_request = engine_class_of_request
-        self.access_log = access_log
-        self.on_closed = on_closed
+            app.on_notice = engine_on_notice
         self.on_notice = on_notice
         self.table = table
         self.application = application
         self.call_soon = call_soon
         self.attend_later = self.attend_now
         self.process = ka_process()
-        self.on_race = on_race
         self.sockets = []
         self.peers = <peer_entry *>malloc(PEERS * sizeof(peer_entry))
         if self.peers == NULL:
@@ -116,12 +94,11 @@ cdef class Engine(Driver):
         if table.has_shared:
             self.shared = <shared_counters *>table.counters
             self.shared_before = self.shared.engine
-        got = ka_engine_new(&self.engine, table.table, c, max_buffer_bytes, &calls)
+        got = ka_engine_new(&self.engine, table.table, c, max_buffer_bytes, &app)
         if got < 0:
             raise os_error(got)
-        self.serves = ka_engine_service(self.engine)
-        self.budget = &self.serves.pool
-        self.trusted = ka_engine_trust(self.engine)
+        self.d = ka_engine_driver(self.engine)
+        self.budget = &self.d.service.pool
         self.set_server(server_name)
 
     def __dealloc__(self):
@@ -148,10 +125,6 @@ cdef class Engine(Driver):
         lines: what field_lines() made. date: whether responses have Date. MemoryError."""
         self.check_open()
         self.set_common(lines, date)
-
-    cdef int ask_classes(self, bint of_clients, bint of_requests) except -1:
-        ka_engine_ask_classes(self.engine, of_clients, of_requests)
-        return 0
 
     cdef int peer(self, ka_handle conn, uint8_t *addr, uint16_t *port) except -1:
         cdef unsigned listener
@@ -357,7 +330,7 @@ cdef class Engine(Driver):
         cdef ka_service *service
         self.check_open()
         c = ka_engine_stats(self.engine)
-        service = ka_engine_service(self.engine)
+        service = &self.d.service
         return {
             **{ENGINE_NAMES[k]: (<const uint64_t *>c)[k] for k in range(ENGINE_NUMBERS)},
             "buffer_bytes": ka_pool_used(&service.pool), "buffers_refused": service.pool.refused,

@@ -258,7 +258,6 @@ cdef extern from "table/ka_conn.h" nogil:
     int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_client *client, int is_tls, ka_handle *out)
     int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
     int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_cause *cause)
-    bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
     int ka_conn_set_class(ka_table *t, ka_handle h, unsigned policy_class)
     int ka_conn_phase(const ka_table *t, ka_handle h)
@@ -267,6 +266,7 @@ cdef extern from "table/ka_conn.h" nogil:
     int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close,
                        int64_t now, ka_verdict *out)
     int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
+    bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
 
 
@@ -345,18 +345,47 @@ cdef extern from "talk/ka_talk.h" nogil:
         KA_READ_BEHIND
         KA_WHOLE_TUNNEL
 
+    ctypedef enum ka_news:
+        KA_NEWS_BODY
+        KA_NEWS_LOW
+        KA_NEWS_DRAIN
+        KA_NEWS_EOF
+
+    ctypedef enum ka_notice:
+        KA_NOTICE_DESCRIPTORS
+
+    ctypedef struct ka_application:
+        void *ctx
+        void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+        void (*on_news)(void *ctx, ka_talk *talk, ka_news news) noexcept
+        void (*on_lost)(void *exchange) noexcept
+        void (*release)(void *owner) noexcept
+        void (*on_refused)(void *ctx, ka_talk *talk) noexcept
+        void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*on_race)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
+        unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+        void (*on_wake)(void *ctx) noexcept
+        void (*on_notice)(void *ctx, ka_notice what) noexcept
+
+    enum:
+        KA_NOTED
+        KA_LATER
+
+    ctypedef struct ka_talk_list:
+        uint32_t n
+
     ctypedef struct ka_service:
         ka_table *table
+        ka_application app
         ka_pool pool
         ka_reply_common common
         ka_limits limits
         ka_field *fields
+        ka_talk_list *lists
         uint32_t n_talks
-        void *port
-        void (*attend)(void *port, ka_talk *talk) noexcept
-        void (*lost)(void *exchange) noexcept
-        void (*classify)(void *port, ka_talk *talk, const ka_head *head) noexcept
-        void (*refused)(void *port, ka_talk *talk) noexcept
+        uint8_t asks_clients
+        uint8_t asks_requests
 
     ctypedef struct ka_talk:
         ka_service *service
@@ -375,9 +404,6 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint8_t is_cut
         int32_t outq
 
-    int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                        ka_release release)
-    void ka_service_free(ka_service *service)
     ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
     void ka_talk_free(ka_talk *talk)
     void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len)
@@ -439,64 +465,6 @@ cdef extern from "talk/ka_filter.h" nogil:
     int ka_filter_encrypt(ka_session *session, const ka_talk *talk)
 
 
-cdef extern from "talk/ka_turn.h" nogil:
-    ctypedef enum ka_news:
-        KA_NEWS_BODY
-        KA_NEWS_LOW
-        KA_NEWS_DRAIN
-        KA_NEWS_EOF
-
-    ctypedef enum ka_turned:
-        KA_TURN_ON
-        KA_TURN_PAUSE
-        KA_TURN_ENDED
-
-    ctypedef struct ka_moves:
-        void (*on_request)(void *port, ka_talk *talk, const ka_head *head) noexcept
-        void (*on_news)(void *port, ka_talk *talk, ka_news news) noexcept
-        ka_turned (*read)(void *port, void *peer, ka_talk *talk) noexcept
-        ka_cause (*flush)(void *port, void *peer, ka_talk *talk) noexcept
-        void (*look_for_fin)(void *port, void *peer, ka_talk *talk) noexcept
-        bint (*can_read)(void *port, void *peer) noexcept
-        bint (*has_unread)(void *port, void *peer, ka_talk *talk) noexcept
-        bint (*can_send)(void *port, void *peer) noexcept
-        void (*half_close)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
-        void (*end)(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept
-        void (*again)(void *port, void *peer, ka_talk *talk) noexcept
-        void (*settled)(void *port, void *peer, ka_talk *talk) noexcept
-        void (*end_of)(void *port, ka_handle conn, ka_cause cause) noexcept
-
-    ka_turned ka_turn_arrived(const ka_moves *moves, void *port, void *peer, ka_talk *talk, size_t nbytes, int64_t now)
-    ka_cause ka_turn_broken(int phase)
-    bint ka_turn_is_cut_short(const ka_talk *talk)
-    void ka_turn_fin(const ka_moves *moves, void *port, ka_talk *talk)
-    void ka_turn_eof(const ka_moves *moves, void *port, ka_talk *talk)
-    ka_cause ka_turn_left(const ka_moves *moves, void *port, ka_talk *talk, size_t nbytes, int64_t now)
-    void ka_turn(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
-    void ka_turn_push(const ka_moves *moves, void *port, void *peer, ka_talk *talk)
-    void ka_turn_attend(const ka_moves *moves, void *port, void *peer, ka_talk *talk, int64_t now)
-    bint ka_turn_answers_late(ka_talk *talk, ka_action action, ka_cause cause, int64_t now)
-    bint ka_turn_evicts(ka_talk *talk, int phase, int64_t now)
-    ka_cause ka_turn_queued(ka_talk *talk, int queued, int64_t now)
-    void ka_turn_shed(const ka_moves *moves, void *port, ka_service *service, ka_handle asking, size_t nbytes,
-                      unsigned most)
-    void ka_turn_relieve(const ka_moves *moves, void *port, ka_service *service)
-    enum:
-        KA_NO_MAX
-        KA_SHEDS
-    size_t ka_turn_no(const ka_table *table, char *text)
-
-
-cdef extern from "http/ka_proxy.h" nogil:
-    enum:
-        KA_PROXY_MAX
-
-    ctypedef struct ka_proxy_source:
-        pass
-
-    int ka_proxy_parse(const char *bytes, size_t len, ka_proxy_source *out)
-
-
 cdef extern from "table/ka_trust.h" nogil:
     ctypedef struct ka_network:
         uint8_t family
@@ -516,39 +484,103 @@ cdef extern from "table/ka_trust.h" nogil:
     bint ka_trusts(const ka_trust *trust, unsigned family, const uint8_t *addr)
     void ka_addr_pack(uint8_t *to, unsigned family, const uint8_t *addr)
     unsigned ka_addr_unpack(const uint8_t *packed, uint8_t *addr)
-    int ka_trust_named(const ka_trust *trust, ka_table *table, ka_handle h, const ka_proxy_source *said, ka_peer *peer)
-    ka_cause ka_trust_cause(int got)
+
+
+cdef extern from "talk/ka_driver.h" nogil:
+    enum:
+        KA_NO_MAX
+        KA_TURN_OUTPUT
+        KA_READ_COST
+
+    ctypedef enum ka_how:
+        KA_CLOSE
+        KA_CLOSE_CUT
+        KA_CLOSE_RESET
+
+    ctypedef struct ka_moves:
+        ptrdiff_t (*receive)(ka_driver *d, void *peer, ka_talk *talk) noexcept
+        ka_cause (*flush)(ka_driver *d, void *peer, ka_talk *talk) noexcept
+        bint (*saw_fin)(ka_driver *d, void *peer, ka_talk *talk) noexcept
+        bint (*can_read)(ka_driver *d, void *peer) noexcept
+        bint (*can_send)(ka_driver *d, void *peer) noexcept
+        bint (*has_unread)(ka_driver *d, void *peer, ka_talk *talk) noexcept
+        void *(*peer_of)(ka_driver *d, ka_handle conn) noexcept
+        ka_talk **(*talk_of)(void *peer) noexcept
+        void (*turn)(ka_driver *d, ka_handle conn, void *peer) noexcept
+        void (*attend)(ka_driver *d, ka_handle conn, void *peer) noexcept
+        void (*again)(ka_driver *d, ka_handle conn, void *peer) noexcept
+        void (*look)(ka_driver *d, ka_handle conn, void *peer, int phase) noexcept
+        int (*queued)(ka_driver *d, void *peer) noexcept
+        void (*shut)(ka_driver *d, ka_handle conn, void *peer) noexcept
+        int (*send_fin)(ka_driver *d, ka_handle conn, void *peer) noexcept
+        void (*linger)(ka_driver *d, ka_handle conn, void *peer) noexcept
+        void (*close)(ka_driver *d, ka_handle conn, void *peer, ka_cause cause, ka_how how) noexcept
+        void (*say_no)(ka_driver *d, void *peer) noexcept
+        void (*wake)(ka_driver *d) noexcept
+        int (*set_timer)(ka_driver *d, int64_t at) noexcept
+
+    ctypedef struct ka_driver:
+        ka_service service
+        ka_trust trust
+        void *owner
+        int64_t now
+        int64_t armed_ns
+        size_t turn_bytes
+        uint8_t keeps_all
+
+    int ka_driver_init(ka_driver *d, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
+                       const ka_application *app, const ka_moves *moves)
+    void ka_driver_free(ka_driver *d)
+    void ka_driver_arm(ka_driver *d, int64_t at)
+    void ka_driver_expire(ka_driver *d)
+    void ka_driver_attend(ka_driver *d)
+    void ka_driver_again(ka_driver *d, ka_handle conn, void *peer, ka_talk *talk)
+    void ka_driver_take_turns(ka_driver *d, uint32_t n)
+    int ka_driver_open(ka_driver *d, unsigned policy_class, const ka_client *client, bint is_tls, ka_handle *conn)
+    void ka_driver_relieve(ka_driver *d)
+    char *ka_driver_room_behind(ka_driver *d, ka_talk *talk, size_t want, size_t *room)
+    size_t ka_driver_no(const ka_driver *d, char *text)
+    int ka_driver_introduce(ka_driver *d, ka_handle conn, const char *bytes, size_t len, ka_peer *who)
+    void ka_driver_turn_away(ka_driver *d, ka_handle conn, void *peer, int got)
+    void ka_driver_close(ka_driver *d, ka_handle conn, ka_cause cause)
+    void ka_driver_close_all(ka_driver *d, ka_cause cause)
+    void ka_driver_half_close(ka_driver *d, ka_handle conn, void *peer, ka_cause cause)
+    bint ka_driver_discarded(ka_driver *d, ka_handle conn, void *peer, size_t nbytes, size_t least)
+    void ka_driver_drain(ka_driver *d, int64_t grace_ns, int64_t spread_ns, int64_t deadline_ns)
+
+
+cdef extern from "talk/ka_turn.h" nogil:
+    ctypedef enum ka_turned:
+        KA_TURN_ON
+        KA_TURN_PAUSE
+        KA_TURN_ENDED
+
+    ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk, size_t nbytes)
+    ka_cause ka_turn_broken(int phase)
+    bint ka_turn_is_cut_short(const ka_talk *talk)
+    void ka_turn_fin(ka_driver *d, ka_talk *talk)
+    void ka_turn_eof(ka_driver *d, ka_talk *talk)
+    ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
+    bint ka_turn_has_talk(const ka_moves *moves, ka_driver *d, ka_handle conn, void *peer)
+    char *ka_turn_room(ka_driver *d, ka_talk *talk, char *scratch, size_t *room)
+    void ka_turn_took(ka_talk *talk, const char *scratch, const char *to, size_t nbytes)
+    void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
+    void ka_turn_push(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
+    void ka_turn_attend(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 
 
 cdef extern from "ka_engine.h" nogil:
     ctypedef struct ka_engine:
         pass
 
-    ctypedef enum ka_notice:
-        KA_NOTICE_DESCRIPTORS
-
-    ctypedef struct ka_calls:
-        void *ctx
-        void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
-        void (*on_news)(void *ctx, ka_talk *talk, ka_news news) noexcept
-        void (*on_lost)(void *exchange) noexcept
-        void (*on_wake)(void *ctx) noexcept
-        void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
-        void (*on_race)(void *ctx, ka_handle conn, ka_cause cause) noexcept
-        void (*on_notice)(void *ctx, ka_notice what) noexcept
-        void (*on_refused)(void *ctx, ka_talk *talk) noexcept
-        void (*release)(void *owner) noexcept
-        unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
-        unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
-
     ctypedef struct ka_engine_counters:
         pass
 
     int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                      const ka_calls *calls)
+                      const ka_application *app)
     void ka_engine_free(ka_engine *e)
     int ka_engine_fileno(const ka_engine *e)
-    ka_service *ka_engine_service(ka_engine *e)
+    ka_driver *ka_engine_driver(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, bint knows_clients)
     int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
@@ -570,7 +602,5 @@ cdef extern from "ka_engine.h" nogil:
     bint ka_engine_is_inside(const ka_engine *e)
     int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t *addr, uint16_t *port, unsigned *listener)
     int ka_engine_is_trusted(ka_engine *e, ka_handle conn)
-    ka_trust *ka_engine_trust(ka_engine *e)
-    void ka_engine_ask_classes(ka_engine *e, bint of_clients, bint of_requests)
     int ka_engine_fd(ka_engine *e, ka_handle conn)
     const ka_engine_counters *ka_engine_stats(const ka_engine *e)

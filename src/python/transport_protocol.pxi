@@ -27,13 +27,8 @@ cdef extern from "<sys/ioctl.h>" nogil:
 
 cdef enum:
     WRITE_AT_ONCE = 256 * 1024
-    TRANSPORT_OUTPUT = 1 << 20  # of one turn: the kernel copies it, which takes a third of a millisecond
-    TRANSPORT_EXPIRIES = 64   # a round of the loop
-    TRANSPORT_TURN = 64 * 1024  # bytes of input that come out of a filter in one turn
     UNPLACED_ROOM = 4096      # read at most of one that has no place yet: loops may read once before they are paused
     PROBE_SECONDS = 5
-    TRANSPORT_VICTIMS = 8     # asked, before a newcomer is let wait
-    READ_COST = 1024          # of a read through a filter: a record may hold a single byte
 
 
 cdef class TransportProtocol:
@@ -58,12 +53,10 @@ cdef class TransportProtocol:
     cdef ka_peer who
     cdef int listener
     cdef uint8_t policy_class
-    cdef ka_cause cause                # of one that lingers
     cdef bint is_write_paused, is_read_paused, is_lingering
     cdef bint is_unwatched             # among Transports.unwatched
     cdef bint saw_fin                  # the filter was told of FIN
     cdef bint has_more                 # the filter may have more to give without being fed
-    cdef size_t turn_bytes             # that it gave in this turn
     cdef bint is_plain                 # the loop's own, straight from its socket to data_received()
     cdef bint is_tls                   # by the loop
     cdef bint has_filter               # TLS by the listener's filter
@@ -147,6 +140,8 @@ cdef class TransportProtocol:
                 self.end(KA_CAUSE_CLIENT if self.early is None else KA_CAUSE_BAD_REQUEST)
             elif self.has_filter and not self.is_lingering:
                 self.feed(NULL, 0)
+            elif self.is_lingering:
+                ka_driver_discarded(self.transports.d, self.conn, <void *>self, 0, 0)
             else:
                 self.fin()
         finally:
@@ -158,7 +153,7 @@ cdef class TransportProtocol:
         if self.conn:
             self.transports.enter()
             try:
-                self.end(ka_turn_broken(ka_conn_phase(self.transports.table.table, self.conn)))
+                self.broke()
             finally:
                 self.transports.leave()
         self.is_waiting = False
@@ -186,10 +181,7 @@ cdef class TransportProtocol:
     cdef int read_ahead(self) except -1:
         """What the kernel has for us, taken as the loop would in its next round: who has asked is not idle. Only where
         nothing but the loop stands between the socket and us."""
-        cdef int phase = ka_conn_phase(self.transports.table.table, self.conn)
         cdef Py_ssize_t n
-        if phase != KA_NEW and phase != KA_IDLE and phase != KA_HEAD and phase != KA_BODY:
-            return 0
         if not self.is_plain or self.is_read_paused or self.transport.is_closing():
             return 0
         if asked_of_socket(self.transport, FIONREAD) == 0:
@@ -211,23 +203,9 @@ cdef class TransportProtocol:
             return 0
         return self.feed(raw, n) if self.has_filter else self.take(raw, n)
 
-    cdef bint has_talk(self) except -1:
+    cdef bint has_talk(self) noexcept:
         """Its talk is there, or has just been made. False: there was no memory for one, and it has ended."""
-        if self.talk == NULL:
-            self.talk = ka_talk_new(&self.transports.service, self.conn)
-            if self.talk == NULL:
-                self.end(KA_CAUSE_BUFFER_LIMIT)
-                return False
-        return True
-
-    cdef char *room_behind(self, size_t want, size_t *room) except? NULL:
-        """Room behind bytes that wait, where others may have to go for it; NULL: there is none."""
-        cdef char *to = ka_talk_room(self.talk, want, room)
-        if to == NULL:
-            ka_turn_shed(&transport_moves, <void *>self.transports, &self.transports.service, self.conn,
-                         self.talk.window_len + want, KA_SHEDS)
-            to = ka_talk_room(self.talk, want, room)
-        return to
+        return ka_turn_has_talk(&transport_moves, self.transports.d, self.conn, <void *>self)
 
     cdef int take(self, const char *bytes_in, size_t n) except -1:
         """Bytes of the conversation, which stay where they are until this returns."""
@@ -239,22 +217,21 @@ cdef class TransportProtocol:
             ka_talk_park(self.talk)  # gives back a buffer that is used up
             ka_talk_arrived(self.talk, bytes_in, n)
         else:
-            to = self.room_behind(n, &room)
+            to = ka_driver_room_behind(self.transports.d, self.talk, n, &room)
             if to == NULL:
                 self.end(KA_CAUSE_BUFFER_LIMIT)
                 return 0
             memcpy(to, bytes_in, n)
             ka_talk_filled(self.talk, n)
-        if ka_turn_arrived(&transport_moves, <void *>self.transports, <void *>self, self.talk, n,
-                           self.transports.moment) == KA_TURN_ON:
+        if ka_turn_arrived(self.transports.d, <void *>self, self.talk, n) == KA_TURN_ON:
             self.turn()  # what is left of the bytes has been copied when it is over
         return 0
 
     cdef int fin(self) except -1:
         """The client will send nothing more."""
-        if self.is_lingering or self.talk == NULL:
+        if self.talk == NULL:
             return self.end(KA_CAUSE_CLIENT)
-        ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
+        ka_turn_eof(self.transports.d, self.talk)
         self.turn()
         return self.watch_for_end()
 
@@ -270,47 +247,37 @@ cdef class TransportProtocol:
     cdef int discard(self, size_t n) except -1:
         """What a lingering client still sends. The answer to a close_notify is no request that crossed our close: at most
         an alert, RFC 8446 6.1."""
-        cdef ka_table *table = self.transports.table.table
-        cdef ka_cause ignored
-        if n > (<size_t>KA_TLS_ALERT_MAX if self.has_filter else 0) and ka_conn_crossed(table, self.conn):
-            if self.transports.on_race is not None:
-                driver_on_race(<void *>self.transports, self.conn, self.cause)
-        if ka_conn_progress(table, self.conn, n, self.transports.moment, &ignored) == KA_ESLOW:
-            self.end(self.cause)
-        elif n >= KA_READ_AHEAD and not self.is_read_paused:  # a loop may go on reading while there is something
+        cdef size_t least = <size_t>KA_TLS_ALERT_MAX if self.has_filter else 0
+        if not ka_driver_discarded(self.transports.d, self.conn, <void *>self, n, least):
+            return 0
+        if n >= KA_READ_AHEAD and not self.is_read_paused:  # a loop may go on reading while there is something
             self.is_read_paused = True
             self.transport.pause_reading()
-            self.transports.again.append(self)
+            self.again()
         return 0
 
     cdef bytes introduce(self, bytes data):
         """Take a PROXY header. Return what came behind it; b"" also when it is not whole, or was none."""
-        cdef ka_proxy_source said
-        cdef Transports transports = self.transports
-        cdef int got, nbytes
+        cdef ka_driver *d = self.transports.d
+        cdef int got
         if self.early is not None:
             data = self.early + data
             self.early = None
-        nbytes = ka_proxy_parse(PyBytes_AS_STRING(data), <size_t>min(len(data), KA_PROXY_MAX), &said)
-        if nbytes == KA_PARTIAL:
+        got = ka_driver_introduce(d, self.conn, PyBytes_AS_STRING(data), <size_t>len(data), &self.who)
+        if got == KA_PARTIAL:
             self.early = data
             return b""
-        got = nbytes
-        if nbytes >= 0:
-            self.awaits_proxy = False
-            self.client = None
-            got = ka_trust_named(transports.trusted, transports.table.table, self.conn, &said, &self.who)
-        if got >= 0:
-            return data[nbytes:]
-        if got == KA_ECLIENT:
-            self.say_no()
-        self.end(ka_trust_cause(got))
-        return b""
+        if got < 0:
+            ka_driver_turn_away(d, self.conn, <void *>self, got)
+            return b""
+        self.awaits_proxy = False
+        self.client = None
+        return data[got:]
 
     cdef int say_no(self) except -1:
-        """Before a handshake there is no word for it."""
+        """503, where that can be said: not before a handshake."""
         cdef char text[KA_NO_MAX]
-        cdef size_t n = ka_turn_no(self.transports.table.table, text)
+        cdef size_t n = ka_driver_no(self.transports.d, text)
         if not self.has_filter:
             self.transport.write(PyBytes_FromStringAndSize(text, <Py_ssize_t>n))
         return 0
@@ -357,80 +324,41 @@ cdef class TransportProtocol:
         if self.saw_fin:
             self.end(KA_CAUSE_CLIENT)
         elif got != KA_OK and got != KA_PARTIAL:
-            self.half_close(KA_CAUSE_ERROR)  # so that the alert, which says why, is not eaten by RST
+            # So that the alert, which says why, is not eaten by RST.
+            ka_driver_half_close(self.transports.d, self.conn, <void *>self, KA_CAUSE_ERROR)
         else:
             if got == KA_OK:
-                ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.moment)
+                ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.own.now)
                 if not self.has_more:
+                    self.has_more = True  # the first request may have come with the last of the handshake
                     return True
             if self.has_more:
-                self.transports.again.append(self)
+                self.again()
             self.steer_reading()
         return False
 
     cdef ptrdiff_t take_through(self) except? -1:
-        """The next that the filter has, up to what is wanted, into the window. Return: as ka_wire_receive, and KA_ENOMEM."""
-        cdef ka_talk *talk = self.talk
-        cdef size_t room = KA_READ_MAX, appetite = ka_talk_appetite(talk)
-        cdef char *to = self.transports.scratch
+        """The next that the filter has, up to what is wanted, into the window. Return: as ka_moves.receive."""
+        cdef ka_driver *d = self.transports.d
+        cdef char *scratch = self.transports.scratch
+        cdef size_t room = KA_READ_MAX
+        cdef char *to = ka_turn_room(d, self.talk, scratch, &room)
         cdef ptrdiff_t n
-        if talk.window_len == 0:
-            ka_talk_park(talk)  # gives back a buffer that is used up
-        else:
-            to = self.room_behind(min(appetite, <size_t>KA_READ_BEHIND), &room)
-            if to == NULL:
-                return KA_ENOMEM
-        n = self.session.filter.read(self.session, to, min(room, appetite))
-        self.has_more = self.session.has_more or (n > 0 and not self.session.is_empty)
-        self.turn_bytes += READ_COST
+        if to == NULL:
+            return KA_ENOMEM
+        n = self.session.filter.read(self.session, to, room)
+        # Behind the last bytes FIN is still to be asked for.
+        self.has_more = self.session.has_more or (n > 0 and (self.saw_fin or not self.session.is_empty))
+        d.turn_bytes += KA_READ_COST
         self.say_of_session()
-        if n == KA_ESTALE:
-            return KA_EPEER if ka_turn_is_cut_short(talk) else 0
         if n > 0:
-            self.turn_bytes += <size_t>n
-            if to == self.transports.scratch:
-                ka_talk_arrived(talk, to, <size_t>n)
-            else:
-                ka_talk_filled(talk, <size_t>n)
+            d.turn_bytes += <size_t>n
+            ka_turn_took(self.talk, scratch, to, <size_t>n)
+        elif n == KA_ESTALE:
+            return KA_EPEER if ka_turn_is_cut_short(self.talk) else 0
+        elif n == KA_EPEER and self.session.is_abusive:
+            return KA_EINVAL
         return n
-
-    cdef ka_turned read_through(self) except *:
-        """The move `read` where there is a filter."""
-        cdef ptrdiff_t n
-        cdef ka_cause cause = KA_CAUSE_ERROR
-        if self.turn_bytes >= TRANSPORT_TURN:
-            self.transports.again.append(self)
-            return KA_TURN_PAUSE
-        n = self.take_through()
-        if n == KA_PARTIAL:
-            if self.has_more:  # what came held no content so far, and there is more of it
-                self.transports.again.append(self)
-            return KA_TURN_PAUSE
-        if n == 0:
-            ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
-            return KA_TURN_ON
-        if n < 0:
-            if n == KA_ENOMEM:
-                cause = KA_CAUSE_BUFFER_LIMIT
-            elif self.session.is_abusive:
-                cause = KA_CAUSE_BAD_REQUEST
-            self.end(cause)
-            return KA_TURN_ENDED
-        return ka_turn_arrived(&transport_moves, <void *>self.transports, <void *>self, self.talk, <size_t>n,
-                               self.transports.moment)
-
-    cdef int look_for_fin_through(self) except -1:
-        """FIN has come, perhaps behind requests: a head's worth of them is taken in, and the application told."""
-        cdef ptrdiff_t n = 1
-        while n > 0 and ka_talk_appetite(self.talk) and self.turn_bytes < TRANSPORT_TURN:
-            n = self.take_through()
-        if n == 0:
-            ka_turn_eof(&transport_moves, <void *>self.transports, self.talk)
-        else:
-            if self.has_more and n != KA_EPEER and ka_talk_appetite(self.talk):
-                self.transports.again.append(self)  # a turn's worth of small records
-            ka_turn_fin(&transport_moves, <void *>self.transports, self.talk)
-        return 0
 
     cdef int say_of_session(self) except -1:
         """What the filter itself has to say: handshake, tickets, alerts."""
@@ -443,7 +371,7 @@ cdef class TransportProtocol:
         cdef ka_session *session = self.session
         if session == NULL:
             return 0
-        if self.talk == NULL or not (self.talk.is_cut or self.talk.unsent):
+        if self.transport is not None and (self.talk == NULL or not (self.talk.is_cut or self.talk.unsent)):
             session.filter.shut(session)
             self.say_of_session()
         self.session = NULL
@@ -453,14 +381,19 @@ cdef class TransportProtocol:
 
     # -- turns -------------------------------------------------------------------------------------------
 
+    cdef int again(self) except -1:
+        """To have another turn soon, after the others'."""
+        ka_driver_again(self.transports.d, self.conn, <void *>self, self.talk)
+        return 0
+
     cdef int turn(self) except -1:
         """Everything that can be done now. The connection may be gone afterwards."""
         if self.conn and self.is_lingering:
             return self.steer_reading()
         if self.conn == 0 or self.talk == NULL:
             return 0
-        self.turn_bytes = 0
-        ka_turn(&transport_moves, <void *>self.transports, <void *>self, self.talk, self.transports.moment)
+        self.transports.own.turn_bytes = 0
+        ka_turn(&transport_moves, self.transports.d, <void *>self, self.talk)
         if self.taker is not None:
             self.hand_over()
         elif self.conn:
@@ -488,9 +421,9 @@ cdef class TransportProtocol:
     cdef int looked_at(self, bint is_broken) except -1:
         """What the kernel says of one that the loop does not read: FIN has come, or it is over."""
         if is_broken:
-            return self.end(ka_turn_broken(ka_conn_phase(self.transports.table.table, self.conn)))
+            return self.broke()
         if self.talk != NULL and not self.talk.sees_fin:
-            ka_turn_fin(&transport_moves, <void *>self.transports, self.talk)
+            ka_turn_fin(self.transports.d, self.talk)
             probe(self.transport)
         return 0
 
@@ -506,8 +439,8 @@ cdef class TransportProtocol:
         cdef ka_cause cause
         cdef size_t n, left, total = 0
         while talk.unsent > self.handed and not self.is_write_paused:
-            if total >= TRANSPORT_OUTPUT:  # a client that takes as fast as we give is not alone
-                self.transports.again.append(self)
+            if total >= KA_TURN_OUTPUT:  # a client that takes as fast as we give is not alone
+                self.again()
                 break
             if self.transport.is_closing():
                 return <int>KA_CAUSE_ERROR  # the loop met an error, and tells of it later
@@ -531,7 +464,7 @@ cdef class TransportProtocol:
                 talk.outq = queue_of(self.transport)
             if n:
                 ka_talk_sent(talk, n)
-                cause = ka_turn_left(&transport_moves, <void *>self.transports, talk, n, self.transports.moment)
+                cause = ka_turn_left(self.transports.d, talk, n)
                 if cause != KA_CAUSE_NONE:
                     return <int>cause
         return <int>KA_CAUSE_NONE
@@ -545,7 +478,7 @@ cdef class TransportProtocol:
         n = self.handed - left
         self.handed = left
         ka_talk_sent(self.talk, n)
-        cause = ka_turn_left(&transport_moves, <void *>self.transports, self.talk, n, self.transports.moment)
+        cause = ka_turn_left(self.transports.d, self.talk, n)
         if cause == KA_CAUSE_NONE:
             return True
         self.end(cause)
@@ -553,83 +486,51 @@ cdef class TransportProtocol:
 
     # -- ends --------------------------------------------------------------------------------------------
 
-    cdef int evict(self) except -1:
-        """Its place is needed."""
-        if ka_turn_evicts(self.talk, ka_conn_phase(self.transports.table.table, self.conn), self.transports.moment):
-            self.turn()
-        self.cause = KA_CAUSE_EVICTED
-        return self.end(KA_CAUSE_EVICTED)
-
     cdef int end(self, ka_cause cause) except -1:
-        """The one way out of the table, and the transport's end. Right in every phase, and twice."""
-        cdef ka_talk *talk = self.talk
-        cdef bint is_unsent = talk != NULL and talk.unsent > 0
-        cdef bint lies = talk != NULL and ka_talk_needs_reset(talk)
-        if self.transport is not None:
-            self.shut_session()
-        if not self.forget(cause):
-            return 0
-        if self.transport is not None:
-            if lies:
-                make_reset(self.transport)
-            leave = getattr(self.transport, "abort", None) if is_unsent or lies else None
-            if leave is None and not self.transport.is_closing():
-                leave = self.transport.close
-            if leave is not None and self.is_resuming:
-                self.transports.call_soon(leave)
-            elif leave is not None:
-                leave()
-        if talk != NULL:
-            ka_talk_free(talk)  # last: it tells the application
+        """Out of the table, and the transport's end. Right in every phase, and twice."""
+        if self.conn:
+            ka_driver_close(self.transports.d, self.conn, cause)
         return 0
 
-    cdef bint forget(self, ka_cause cause) except -1:
-        """Leave the table. The talk is the caller's to free then. False: it had left already."""
-        cdef ka_handle conn = self.conn
-        if conn == 0:
-            return False
-        if self.is_lingering:
-            cause = self.cause
-        if self.transports.on_closed is not None:
-            driver_on_closed(<void *>self.transports, conn, cause)
+    cdef int broke(self) except -1:
+        """The connection is gone altogether."""
+        return self.end(ka_turn_broken(ka_conn_phase(self.transports.table.table, self.conn)))
+
+    cdef int close(self, ka_cause cause, ka_how how) except -1:
+        """The table knows it no longer."""
+        self.transports.by_slot[<uint32_t>self.conn] = NULL
         self.conn = 0
-        self.talk = NULL
         self.watch_no_longer()
-        if self.session != NULL:
-            self.session.filter.close(self.session)
-            self.session = NULL
-        ka_conn_close(self.transports.table.table, conn, cause)
-        self.transports.by_slot[<uint32_t>conn] = NULL
         self.closed(CAUSES[<int>cause])
-        Py_DECREF(self)  # the hold of by_slot; the caller has its own
-        return True
+        if self.transport is None:
+            return 0
+        if how == KA_CLOSE_RESET:
+            make_reset(self.transport)
+        leave = getattr(self.transport, "abort", None) if how != KA_CLOSE else None
+        if leave is None and not self.transport.is_closing():
+            leave = self.transport.close
+        if leave is not None and self.is_resuming:
+            self.transports.call_soon(leave)
+        elif leave is not None:
+            leave()
+        return 0
 
     cpdef int closed(self, str cause) except -1:
         """It has left the table: for hosts that keep count. cause: a key of ConnectionTable.stats()["closed"]."""
         return 0
 
-    cdef int half_close(self, ka_cause cause) except -1:
+    cdef int send_fin(self) except -2:
+        """-1: it cannot be, or not any more."""
         can_write_eof = getattr(self.transport, "can_write_eof", None)
-        cdef ka_talk *talk = self.talk
         if can_write_eof is None or self.transport.is_closing() or not can_write_eof():
-            return self.end(cause)
-        self.shut_session()  # what lingers is thrown away as it comes
+            return -1
         try:
             if self.is_resuming:
                 self.transports.call_soon(self._end_writing)
             else:
                 self.transport.write_eof()
         except OSError:  # the client is gone already, and the loop has not told yet
-            return self.end(cause)
-        if ka_conn_event(self.transports.table.table, self.conn, KA_EV_LINGERING, self.transports.moment) < 0:
-            return self.end(cause)
-        ka_conn_will_end(self.transports.table.table, self.conn, cause)
-        self.is_lingering = True
-        self.cause = cause
-        self.talk = NULL
-        self.steer_reading()
-        if talk != NULL:
-            ka_talk_free(talk)
+            return -1
         return 0
 
     def _end_writing(self):
@@ -654,12 +555,12 @@ cdef class TransportProtocol:
             piece = next_piece_of(talk.out)
             self.transport.write(piece)
             ka_talk_sent(talk, <size_t>len(piece))
-        self.forget(KA_CAUSE_UPGRADED)
-        ka_talk_free(talk)
+        transport, self.transport = self.transport, None
+        self.end(KA_CAUSE_UPGRADED)
         if self.is_read_paused:
             self.is_read_paused = False
-            self.transport.resume_reading()
-        taker(self.transport, rest)
+            transport.resume_reading()
+        taker(transport, rest)
         return 0
 
 
@@ -730,111 +631,169 @@ cdef object next_piece_of(ka_buf *buf):
     return PyBytes_FromStringAndSize(buf.ptr + buf.start, min(n, WRITE_AT_ONCE))
 
 
-# -- the moves of ka_turn.h ------------------------------------------------------------------------------
+# -- the moves of ka_driver.h ----------------------------------------------------------------------------
 
-cdef void move_on_request(void *port, ka_talk *talk, const ka_head *head) noexcept:
-    driver_on_request(port, talk, head, talk.service.fields)
-
-
-cdef ka_turned move_read(void *port, void *peer, ka_talk *talk) noexcept:
-    if (<TransportProtocol>peer).session == NULL:
-        return KA_TURN_PAUSE  # it comes when it comes
+cdef ptrdiff_t transport_receive(ka_driver *d, void *peer, ka_talk *talk) noexcept:
     try:
-        return (<TransportProtocol>peer).read_through()
+        return (<TransportProtocol>peer).take_through()
     except BaseException as error:
-        (<Transports>port).failed(error)
-        move_end(port, peer, talk, KA_CAUSE_ERROR)
-        return KA_TURN_ENDED
+        (<Transports>d.owner).failed(error)
+        return KA_EPEER
 
 
-cdef ka_cause move_flush(void *port, void *peer, ka_talk *talk) noexcept:
+cdef ka_cause transport_flush(ka_driver *d, void *peer, ka_talk *talk) noexcept:
     if talk.unsent == 0:
         return KA_CAUSE_NONE
     try:
         return <ka_cause>(<TransportProtocol>peer).send_some()
     except BaseException as error:
-        (<Transports>port).failed(error)
+        (<Transports>d.owner).failed(error)
         return KA_CAUSE_ERROR
 
 
-cdef void move_look_for_fin(void *port, void *peer, ka_talk *talk) noexcept:
-    cdef TransportProtocol one = <TransportProtocol>peer
-    if one.session == NULL or not one.saw_fin or not ka_talk_body_is_over(talk):
-        return  # the loop tells
-    try:
-        one.look_for_fin_through()
-    except BaseException as error:
-        (<Transports>port).failed(error)
+cdef bint transport_saw_fin(ka_driver *d, void *peer, ka_talk *talk) noexcept:
+    return (<TransportProtocol>peer).session != NULL and (<TransportProtocol>peer).saw_fin  # else the loop tells
 
 
-cdef bint move_can_read(void *port, void *peer) noexcept:
-    return (<TransportProtocol>peer).is_read_paused or (<TransportProtocol>peer).has_more
+cdef bint transport_can_read(ka_driver *d, void *peer) noexcept:
+    return (<TransportProtocol>peer).has_more  # what comes straight from the loop comes when it comes
 
 
-cdef bint move_has_unread(void *port, void *peer, ka_talk *talk) noexcept:
+cdef bint transport_can_send(ka_driver *d, void *peer) noexcept:
+    return not (<TransportProtocol>peer).is_write_paused
+
+
+cdef bint transport_has_unread(ka_driver *d, void *peer, ka_talk *talk) noexcept:
     # With a filter always: the client's own last word is on its way.
     return (<TransportProtocol>peer).is_read_paused or (<TransportProtocol>peer).session != NULL
 
 
-cdef bint move_can_send(void *port, void *peer) noexcept:
-    return not (<TransportProtocol>peer).is_write_paused
+cdef void *transport_peer_of(ka_driver *d, ka_handle conn) noexcept:
+    return (<Transports>d.owner).by_slot[<uint32_t>conn]
 
 
-cdef void move_half_close(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept:
+cdef ka_talk **transport_talk_of(void *peer) noexcept:
+    return &(<TransportProtocol>peer).talk
+
+
+cdef void transport_turn(ka_driver *d, ka_handle conn, void *peer) noexcept:
+    cdef TransportProtocol one = <TransportProtocol>peer
     try:
-        (<TransportProtocol>peer).half_close(cause)
+        one.go_on()
     except BaseException as error:
-        (<Transports>port).failed(error)
+        (<Transports>d.owner).failed(error)
 
 
-cdef void move_end(void *port, void *peer, ka_talk *talk, ka_cause cause) noexcept:
+cdef void transport_attend(ka_driver *d, ka_handle conn, void *peer) noexcept:
+    cdef TransportProtocol one = <TransportProtocol>peer
+    d.turn_bytes = 0
+    ka_turn_attend(&transport_moves, d, peer, one.talk)
     try:
-        (<TransportProtocol>peer).end(cause)
+        if one.conn and one.transport is not None:
+            one.steer_reading()
     except BaseException as error:
-        (<Transports>port).failed(error)
+        (<Transports>d.owner).failed(error)
 
 
-cdef void move_end_of(void *port, ka_handle conn, ka_cause cause) noexcept:
-    cdef TransportProtocol one = <TransportProtocol>(<Transports>port).by_slot[<uint32_t>conn]
-    if one.talk != NULL and one.talk.is_driven:
-        return
+cdef void transport_again(ka_driver *d, ka_handle conn, void *peer) noexcept:
+    (<Transports>d.owner).stalled.append(<TransportProtocol>peer)
+    transport_wake(d)
+
+
+cdef void transport_look(ka_driver *d, ka_handle conn, void *peer, int phase) noexcept:
+    cdef TransportProtocol one = <TransportProtocol>peer
     try:
-        one.end(cause)
+        if phase != KA_WRITE:
+            one.read_ahead()
+        elif one.handed:
+            one.account(one.transport.get_write_buffer_size())
     except BaseException as error:
-        (<Transports>port).failed(error)
+        (<Transports>d.owner).failed(error)
 
 
-cdef void move_again(void *port, void *peer, ka_talk *talk) noexcept:
-    (<Transports>port).again.append(<TransportProtocol>peer)
+cdef int transport_queued(ka_driver *d, void *peer) noexcept:
+    try:
+        return queue_of((<TransportProtocol>peer).transport)
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
+        return -1
 
 
-cdef void move_settled(void *port, void *peer, ka_talk *talk) noexcept:
-    (<TransportProtocol>peer).talk = NULL
+cdef void transport_shut(ka_driver *d, ka_handle conn, void *peer) noexcept:
+    try:
+        (<TransportProtocol>peer).shut_session()
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
 
 
-cdef void move_note(void *port, ka_talk *talk) noexcept:
-    cdef Transports transports = <Transports>port
-    if not talk.is_noted:
-        talk.is_noted = True
-        transports.noted.append(<TransportProtocol>transports.by_slot[<uint32_t>talk.conn])
+cdef int transport_send_fin(ka_driver *d, ka_handle conn, void *peer) noexcept:
+    try:
+        return (<TransportProtocol>peer).send_fin()
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
+        return -1
 
 
-cdef void transport_classify(void *port, ka_talk *talk, const ka_head *head) noexcept:
-    cdef Transports transports = <Transports>port
-    ka_conn_set_class(transports.table.table, talk.conn, transports.class_of_request(talk, head, talk.service.fields))
+cdef void transport_linger(ka_driver *d, ka_handle conn, void *peer) noexcept:
+    cdef TransportProtocol one = <TransportProtocol>peer
+    one.is_lingering = True
+    try:
+        one.steer_reading()
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
+
+
+cdef void transport_close(ka_driver *d, ka_handle conn, void *peer, ka_cause cause, ka_how how) noexcept:
+    cdef TransportProtocol one = <TransportProtocol>peer
+    try:
+        one.close(cause, how)
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
+    Py_DECREF(one)  # the hold of by_slot
+
+
+cdef void transport_say_no(ka_driver *d, void *peer) noexcept:
+    try:
+        (<TransportProtocol>peer).say_no()
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
+
+
+cdef void transport_wake(ka_driver *d) noexcept:
+    cdef Transports transports = <Transports>d.owner
+    try:
+        if transports.n_entered == 0 and transports.call_soon is not None:
+            transports.come_again()
+    except BaseException as error:
+        transports.failed(error)
+
+
+cdef int transport_set_timer(ka_driver *d, int64_t at) noexcept:
+    try:
+        return (<Transports>d.owner).set_timer(at)
+    except BaseException as error:
+        (<Transports>d.owner).failed(error)
+        return -1
 
 
 cdef ka_moves transport_moves
-transport_moves.on_request = move_on_request
-transport_moves.on_news = port_on_news
-transport_moves.read = move_read
-transport_moves.flush = move_flush
-transport_moves.look_for_fin = move_look_for_fin
-transport_moves.can_read = move_can_read
-transport_moves.has_unread = move_has_unread
-transport_moves.can_send = move_can_send
-transport_moves.half_close = move_half_close
-transport_moves.end = move_end
-transport_moves.again = move_again
-transport_moves.settled = move_settled
-transport_moves.end_of = move_end_of
+transport_moves.receive = transport_receive
+transport_moves.flush = transport_flush
+transport_moves.saw_fin = transport_saw_fin
+transport_moves.can_read = transport_can_read
+transport_moves.can_send = transport_can_send
+transport_moves.has_unread = transport_has_unread
+transport_moves.peer_of = transport_peer_of
+transport_moves.talk_of = transport_talk_of
+transport_moves.turn = transport_turn
+transport_moves.attend = transport_attend
+transport_moves.again = transport_again
+transport_moves.look = transport_look
+transport_moves.queued = transport_queued
+transport_moves.shut = transport_shut
+transport_moves.send_fin = transport_send_fin
+transport_moves.linger = transport_linger
+transport_moves.close = transport_close
+transport_moves.say_no = transport_say_no
+transport_moves.wake = transport_wake
+transport_moves.set_timer = transport_set_timer

@@ -45,8 +45,7 @@ cdef class Transports(Driver):
     context:     contextvars.Context of which each request gets a copy. None: that of whoever makes this object.
     Give each connection a TransportProtocol(transports). Belongs to the loop's thread; wake() may be called from others.
     """
-    cdef ka_service service
-    cdef ka_trust proxies
+    cdef ka_driver own               # d points to it
     cdef char *scratch               # KA_READ_MAX bytes, for what comes
     cdef object scratch_view, ahead_view  # all of it; as much of it as is read of one that has nothing pending
     cdef set unwatched               # of TransportProtocol: who is not read, or has sent FIN: the loop sees no end of theirs
@@ -57,23 +56,22 @@ cdef class Transports(Driver):
     cdef object on_timer, on_round
     cdef PyObject **by_slot          # TransportProtocol by slot, a hold on each; NULL = none
     cdef uint32_t n_slots
-    cdef list noted                  # whose talks want attention after the application's call
-    cdef list again                  # who has more to do than one turn allows
+    cdef list stalled                # who has more to do, and no talk to be listed by
     cdef object waiting              # deque of who has no place yet
-    cdef int64_t moment, armed_ns    # ns; armed_ns: what the timer is set to, INT64_MAX = off
     cdef int64_t date_s
     cdef int n_entered
     cdef uint64_t n_passes
-    cdef bint is_round_coming, trusts_timer, is_expiring, asks_class, is_closing
+    cdef bint is_round_coming, trusts_timer, is_expiring, is_closing
 
     def __cinit__(self, ConnectionTable table not None, Application application not None, loop, *, Limits limits=None,
                   size_t max_buffer_bytes=64 << 20, server_name="kacore", access_log=None, on_closed=None, on_race=None,
                   context=None):
+        cdef ka_application app
         cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
         if context is not None:
             self.context = context
-        self.serves = &self.service
-        self.trusted = &self.proxies
+        self.d = &self.own
+        self.own.owner = <void *>self
         self.table = table
         self.application = application
         self.loop = loop
@@ -82,45 +80,36 @@ cdef class Transports(Driver):
         self.call_soon = getattr(loop, "call_soon", None)
         self.on_timer = self._timer_fired
         self.on_round = self._next_round
-        self.noted = []
-        self.again = []
+        self.stalled = []
         self.unwatched = set()
         scratch = bytearray(KA_READ_MAX)
         self.scratch = PyByteArray_AS_STRING(scratch)  # the views keep it
         self.scratch_view = memoryview(scratch)
         self.ahead_view = self.scratch_view[:KA_READ_AHEAD]
         self.waiting = deque()
-        self.armed_ns = INT64_MAX
-        if ka_service_init(&self.service, table.table, c, max_buffer_bytes, release_object) < 0:
+        self.tell(&app, access_log, on_closed, on_race)
+        if ka_driver_init(self.d, table.table, c, max_buffer_bytes, &app, &transport_moves) < 0:
             raise MemoryError("no memory for the transports")
-        self.budget = &self.service.pool
-        self.service.port = <void *>self
-        self.service.attend = move_note
-        self.service.lost = port_on_lost
-        self.service.refused = driver_on_refused
-        self.access_log = access_log
-        self.on_closed = on_closed
-        self.on_race = on_race
+        self.budget = &self.own.service.pool
         self.set_server(server_name)
         self.look_at_clock()
 
     def __dealloc__(self):
         # Every connection holds this object, so none is left.
         free(self.by_slot)
-        ka_trust_free(&self.proxies)
-        if self.service.fields != NULL:
-            ka_service_free(&self.service)
+        if self.own.service.fields != NULL:
+            ka_driver_free(&self.own)
 
     # -- time --------------------------------------------------------------------------------------------
 
     cdef int look_at_clock(self) except -1:
         cdef double seconds = self.clock()
         cdef int64_t s
-        self.moment = max(self.moment, <int64_t>(seconds * 1e9))
+        self.own.now = max(self.own.now, <int64_t>(seconds * 1e9))
         s = unix_time(NULL)
         if s != self.date_s:
             self.date_s = s
-            ka_reply_common_set_date(&self.service.common, s)
+            ka_reply_common_set_date(&self.own.service.common, s)
         return 0
 
     cdef int64_t now(self) noexcept:
@@ -129,40 +118,41 @@ cdef class Transports(Driver):
                 self.look_at_clock()
             except Exception:
                 pass  # a clock that fails stands still
-        return self.moment
+        return self.own.now
 
     cdef int64_t now_exactly(self) noexcept:
         try:
-            return max(self.moment, <int64_t>(<double>self.clock() * 1e9))
+            return max(self.own.now, <int64_t>(<double>self.clock() * 1e9))
         except Exception:
-            return self.moment
+            return self.own.now
 
     cdef int arm(self) except -1:
-        """Set the timer only when something is due earlier than it will fire."""
-        cdef int64_t due = ka_table_next_due(self.table.table)
+        """Set the timer for what is due next, where that is earlier than it will fire."""
+        cdef int64_t due = INT64_MAX
         if self.waiting:
-            due = min(due, self.moment + WAITING_RETRY_NS)
+            due = self.own.now + WAITING_RETRY_NS
         if self.unwatched:
-            due = min(due, max(self.look_ns, self.moment))
-        if due >= self.armed_ns:
-            return 0
+            due = min(due, max(self.look_ns, self.own.now))
+        ka_driver_arm(self.d, due)
+        return 0
+
+    cdef int set_timer(self, int64_t at) except -1:
         if self.timer is not None:
             self.timer.cancel()
-        self.armed_ns = due
-        self.timer = self.loop.call_later(max(0.0, <double>(due - self.moment) / 1e9), self.on_timer)
+        self.timer = self.loop.call_later(max(0.0, <double>(at - self.own.now) / 1e9), self.on_timer)
         return 0
 
     def _timer_fired(self):
         """The one timer. "Nothing has come" is no evidence before the loop has polled once more: let it."""
-        cdef int64_t due = self.armed_ns
+        cdef int64_t due = self.own.armed_ns
         self.timer = None
-        self.armed_ns = INT64_MAX
+        self.own.armed_ns = INT64_MAX
         if self.call_soon is not None:
             self.is_expiring = True
             self.call_soon(self.call_soon, self._expire)
         else:
             if self.trusts_timer:
-                self.moment = max(self.moment, due)
+                self.own.now = max(self.own.now, due)
             self._expire()
 
     def _expire(self):
@@ -175,31 +165,8 @@ cdef class Transports(Driver):
             self.leave()
 
     cdef int expire(self) except -1:
-        cdef TransportProtocol one
-        cdef ka_handle conn
-        cdef ka_cause cause
-        cdef ka_action action
-        cdef int n = 0
-        self.attend_noted()  # what has been answered before we came to look at the time
-        while n < TRANSPORT_EXPIRIES:
-            action = ka_table_due(self.table.table, self.moment, &conn, &cause)
-            if action == KA_DO_NOTHING:
-                break
-            n += 1
-            one = <TransportProtocol>self.by_slot[<uint32_t>conn]
-            self.look(one)
-            action = ka_table_due(self.table.table, self.moment, &conn, &cause)
-            if action == KA_DO_NOTHING or one.conn != conn:
-                continue
-            if ka_turn_answers_late(one.talk, action, cause, self.moment):
-                self.attend_noted()
-            elif action == KA_DO_HALF_CLOSE:
-                one.half_close(cause)
-            else:
-                if one.talk != NULL:
-                    one.talk.cause = <uint8_t>cause  # by it the application is told why
-                one.end(cause)
-        if self.unwatched and self.moment >= self.look_ns:
+        ka_driver_expire(self.d)
+        if self.unwatched and self.own.now >= self.look_ns:
             self.look_at_unwatched()
         return 0
 
@@ -209,7 +176,7 @@ cdef class Transports(Driver):
         cdef TransportProtocol one
         cdef pollfd *fds
         cdef unsigned long i = 0
-        self.look_ns = self.moment + LOOK_NS
+        self.look_ns = self.own.now + LOOK_NS
         found = [(one, sock.fileno()) for one in self.unwatched
                  if (sock := one.transport.get_extra_info("socket")) is not None and sock.fileno() >= 0]
         fds = <pollfd *>malloc((len(found) + 1) * sizeof(pollfd))
@@ -229,18 +196,6 @@ cdef class Transports(Driver):
         finally:
             free(fds)
         return 0
-
-    cdef bint has_progress(self, TransportProtocol one) except -1:
-        """Look once more at what left, before a verdict. Return whether the connection still stands."""
-        cdef ka_cause cause
-        if not one.account(one.transport.get_write_buffer_size()):
-            return False
-        if one.talk == NULL or not one.handed:
-            return True
-        cause = ka_turn_queued(one.talk, queue_of(one.transport), self.moment)
-        if cause != KA_CAUSE_NONE:
-            one.end(cause)
-        return one.conn != 0
 
     # -- passes ------------------------------------------------------------------------------------------
 
@@ -270,16 +225,14 @@ cdef class Transports(Driver):
         return self.raise_pending()
 
     cdef int finish(self) except -1:
-        if self.noted:
-            self.attend_noted()
-        ka_turn_relieve(&transport_moves, <void *>self, &self.service)
+        ka_driver_attend(self.d)
+        ka_driver_relieve(self.d)
         if self.waiting:
             self.admit_waiting()
-            if self.noted:
-                self.attend_noted()
+            ka_driver_attend(self.d)
         self.application.leave()
         self.n_passes += 1
-        if self.again:
+        if self.stalled or self.own.service.lists[KA_LATER].n:
             if self.call_soon is not None:
                 self.come_again()
             else:
@@ -293,29 +246,16 @@ cdef class Transports(Driver):
         """A pass is over: for hosts that keep count."""
         return 0
 
-    cdef int attend_noted(self) except -1:
-        cdef TransportProtocol one
-        cdef Py_ssize_t i = 0
-        while i < len(self.noted):  # it may grow meanwhile
-            one = self.noted[i]
-            i += 1
-            if one.conn and one.talk != NULL and one.talk.is_noted:
-                one.turn_bytes = 0
-                ka_turn_attend(&transport_moves, <void *>self, <void *>one, one.talk, self.moment)
-                if one.conn and one.transport is not None:
-                    one.steer_reading()
-        self.noted.clear()
-        return 0
-
     cdef int take_turns(self) except -1:
-        cdef list ready = self.again
+        cdef list ready = self.stalled
         cdef TransportProtocol one
-        self.again = []
+        cdef uint32_t n = self.own.service.lists[KA_LATER].n
+        self.stalled = []
         for item in ready:
             one = item
             one.go_on()
-        if self.noted:
-            self.attend_noted()
+        ka_driver_take_turns(self.d, n)
+        ka_driver_attend(self.d)
         return 0
 
     cdef int come_again(self) except -1:
@@ -345,7 +285,7 @@ cdef class Transports(Driver):
         cdef TransportProtocol one = self.protocol_of(talk)
         context = self.enter_context()  # in which the loop calls when the kernel takes more
         try:
-            ka_turn_push(&transport_moves, <void *>self, <void *>one, talk)
+            ka_turn_push(&transport_moves, self.d, <void *>one, talk)
         finally:
             PyContext_Exit(context)
         return 0
@@ -395,6 +335,7 @@ cdef class Transports(Driver):
     cdef int admit(self, TransportProtocol one) except -1:
         """A connection was made: into the table, for which another may have to go, or it waits."""
         self.enter()
+        self.own.keeps_all = self.n_entered > 1  # who looks like a victim may be in its turn
         try:
             self.look_who(one)
             if self.waiting or not self.place(one):
@@ -440,8 +381,8 @@ cdef class Transports(Driver):
             one.who.port = name[1] if isinstance(name, tuple) and len(name) > 1 else 0
         elif not isinstance(one.transport.get_extra_info("sockname"), (str, bytes)):
             return 0  # no unix socket, but somebody who is gone already
-        one.who.is_trusted = ka_trusts(&self.proxies, client.family, client.addr)
-        one.awaits_proxy = one.who.is_trusted and self.proxies.expects_proxy
+        one.who.is_trusted = ka_trusts(&self.own.trust, client.family, client.addr)
+        one.awaits_proxy = one.who.is_trusted and self.own.trust.expects_proxy
         return 0
 
     cdef bint place(self, TransportProtocol one) except -1:
@@ -451,11 +392,14 @@ cdef class Transports(Driver):
         cdef unsigned policy_class = one.policy_class
         cdef int got
         client.family = <uint8_t>ka_addr_unpack(one.who.addr, client.addr)
-        if self.asks_class:
+        if self.own.service.asks_clients:
             policy_class = self.class_of_client(self.listener_of(one), &client)
         if one.who.is_trusted:
             client.family = 0
-        got = self.open(policy_class, &client, one.has_filter, &conn)
+        got = ka_driver_open(self.d, policy_class, &client, one.has_filter, &conn)
+        if got == KA_OK and not self.has_room(<uint32_t>conn):
+            ka_conn_close(self.table.table, conn, KA_CAUSE_BUFFER_LIMIT)
+            got = KA_ENOMEM
         if got == KA_EFULL:
             return False
         if got == KA_OK:
@@ -475,43 +419,6 @@ cdef class Transports(Driver):
         else:
             # When the loop has polled once more, and read what came: unread, it would make a reset of the close.
             self.call_soon(self.call_soon, one.transport.close)
-        return 0
-
-    cdef int open(self, unsigned policy_class, const ka_client *client, bint is_tls, ka_handle *conn) except? 1:
-        cdef int got = ka_conn_open(self.table.table, self.moment, policy_class, client, is_tls, conn)
-        if got == KA_EFULL and self.make_room():
-            got = ka_conn_open(self.table.table, self.moment, policy_class, client, is_tls, conn)
-        if got == KA_OK and not self.has_room(<uint32_t>conn[0]):
-            ka_conn_close(self.table.table, conn[0], KA_CAUSE_BUFFER_LIMIT)
-            return KA_ENOMEM
-        return got
-
-    cdef bint make_room(self) except -1:
-        """Close the least useful connection. Return whether there is room now."""
-        cdef ka_table *table = self.table.table
-        cdef TransportProtocol one
-        cdef ka_handle victim
-        cdef uint32_t n_asked
-        for _ in range(TRANSPORT_VICTIMS):
-            victim = ka_table_victim(table, self.moment)
-            if victim == 0:
-                return False
-            one = <TransportProtocol>self.by_slot[<uint32_t>victim]
-            n_asked = ka_conn_requests(table, victim)
-            self.look(one)
-            if ka_table_victim(table, self.moment) == victim and ka_conn_requests(table, victim) == n_asked:
-                one.evict()
-                return not ka_table_is_full(table)
-            if not ka_table_is_full(table):
-                return True
-        return False
-
-    cdef int look(self, TransportProtocol one) except -1:
-        """Before a verdict: look once more at what came and what left. Afterwards it may be gone."""
-        if one.handed:
-            self.has_progress(one)
-        else:
-            one.read_ahead()
         return 0
 
     cdef bint has_room(self, uint32_t slot) noexcept:
@@ -550,13 +457,6 @@ cdef class Transports(Driver):
 
     cdef bint is_trusted(self, ka_handle conn) noexcept:
         return (<TransportProtocol>self.by_slot[<uint32_t>conn]).who.is_trusted
-
-    cdef int ask_classes(self, bint of_clients, bint of_requests) except -1:
-        self.asks_class = of_clients
-        self.service.classify = NULL
-        if of_requests:
-            self.service.classify = transport_classify
-        return 0
 
     cdef dict tls_of(self, ka_talk *talk):
         cdef TransportProtocol one = self.protocol_of(talk)
@@ -602,22 +502,13 @@ cdef class Transports(Driver):
 
     def drain(self, *, grace=2.0, spread=1.0, timeout=30.0):
         """As Engine.drain()."""
-        cdef TransportProtocol one
-        cdef uint32_t slot
         self.enter()
-        ka_table_drain(self.table.table, self.moment, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9),
-                       <int64_t>(timeout * 1e9))
-        for slot in range(self.n_slots):
-            if self.by_slot[slot] != NULL:
-                one = <TransportProtocol>self.by_slot[slot]
-                if one.talk != NULL and ka_exchange_is_tunnel(&one.talk.exchange) and one.talk.exchange.owner != NULL:
-                    port_on_news(<void *>self, one.talk, KA_NEWS_DRAIN)
+        ka_driver_drain(self.d, <int64_t>(grace * 1e9), <int64_t>(spread * 1e9), <int64_t>(timeout * 1e9))
         self.leave()
 
     def close(self):
         """Close every connection, and the timer. Idempotent. From within whatever this calls: when that is over."""
         cdef TransportProtocol one
-        cdef uint32_t slot
         if self.n_entered:
             self.is_closing = True
             return
@@ -627,20 +518,17 @@ cdef class Transports(Driver):
             if one.is_waiting:
                 one.is_waiting = False
                 one.transport.close()
-        for slot in range(self.n_slots):
-            if self.by_slot[slot] != NULL:
-                one = <TransportProtocol>self.by_slot[slot]  # held: it may be all that holds it
-                one.end(KA_CAUSE_DRAIN)
+        ka_driver_close_all(self.d, KA_CAUSE_DRAIN)
         self.leave()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-            self.armed_ns = INT64_MAX
+            self.own.armed_ns = INT64_MAX
 
     def stats(self):
         """dict: passes made; newcomers that wait for a place; bytes of buffers in use, how often one was refused, and
         conversations with something pending."""
         return {
-            "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": ka_pool_used(&self.service.pool),
-            "buffers_refused": self.service.pool.refused, "talks": self.service.n_talks,
+            "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": ka_pool_used(&self.own.service.pool),
+            "buffers_refused": self.own.service.pool.refused, "talks": self.own.service.n_talks,
         }

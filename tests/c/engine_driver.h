@@ -313,18 +313,18 @@ static ka_capacity small_capacity(uint32_t n)
 static void server_open(server *s, const ka_capacity *capacity, const ka_policy *policy, size_t max_buffer_bytes)
 {
     static int n_servers;
-    ka_calls calls = {.ctx = s,
-                      .on_request = on_request,
-                      .on_news = on_news,
-                      .on_lost = on_lost,
-                      .on_wake = on_wake,
-                      .on_notice = on_notice,
-                      .on_closed = on_closed,
-                      .on_race = on_race,
-                      .on_refused = on_refused,
-                      .class_of_client = class_of_client,
-                      .class_of_request = class_of_request,
-                      .release = release};
+    ka_application app = {.ctx = s,
+                          .on_request = on_request,
+                          .on_news = on_news,
+                          .on_lost = on_lost,
+                          .on_wake = on_wake,
+                          .on_notice = on_notice,
+                          .on_closed = on_closed,
+                          .on_race = on_race,
+                          .on_refused = on_refused,
+                          .class_of_client = class_of_client,
+                          .class_of_request = class_of_request,
+                          .release = release};
     char name[] = "/tmp/kacore-engine-XXXXXX";
     *s = (server){.random = faults.state};
     for (int i = 0; i < N_EXCHANGES; i++)
@@ -345,7 +345,7 @@ static void server_open(server *s, const ka_capacity *capacity, const ka_policy 
         abort();
     if (policy && ka_table_set_policy(s->table, 0, policy) < 0)
         abort();
-    if (ka_engine_new(&s->engine, s->table, &ka_limits_default, max_buffer_bytes, &calls) < 0)
+    if (ka_engine_new(&s->engine, s->table, &ka_limits_default, max_buffer_bytes, &app) < 0)
         abort();
     if (ka_engine_listen(s->engine, s->fd, 0, 0) < 0)
         abort();
@@ -354,7 +354,7 @@ static void server_open(server *s, const ka_capacity *capacity, const ka_policy 
 /* The books: nobody is there, and nothing of those who were. */
 static void server_close(server *s)
 {
-    const ka_service *service = ka_engine_service(s->engine);
+    const ka_service *service = &ka_engine_driver(s->engine)->service;
     uint64_t n_closed = 0;
     for (int i = 0; i < KA_N_CAUSES; i++)
         n_closed += s->counters.closed[i];

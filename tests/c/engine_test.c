@@ -243,7 +243,7 @@ static void what_is_sent_ahead_leaves_room_for_others(const char *first, size_t 
     no_faults(1);
     server_open(&s, &ka_capacity_default, NULL, budget);
     hoard(&s, hoarders, N_HOARDERS, first);
-    const ka_pool *pool = &ka_engine_service(s.engine)->pool;
+    const ka_pool *pool = &ka_engine_driver(s.engine)->service.pool;
     CHECK(ka_pool_used(pool) <= budget - budget / 8, "%zu of %zu bytes are used", ka_pool_used(pool), budget);
     if (!client_connect(&c, &s))
         abort();
@@ -261,8 +261,8 @@ static void what_is_sent_ahead_is_a_heads_worth_and_the_rest_stays_in_the_kernel
     no_faults(1);
     server_open(&s, &ka_capacity_default, NULL, 1 << 20);
     hoard(&s, hoarders, 4, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n");
-    CHECK(ka_pool_used(&ka_engine_service(s.engine)->pool) <= 4 * KA_READ_AHEAD, "%zu bytes of four",
-          ka_pool_used(&ka_engine_service(s.engine)->pool));
+    CHECK(ka_pool_used(&ka_engine_driver(s.engine)->service.pool) <= 4 * KA_READ_AHEAD, "%zu bytes of four",
+          ka_pool_used(&ka_engine_driver(s.engine)->service.pool));
     client c = {.fd = -1};
     for (int i = 0; i < 4; i++)
         client_leave(&hoarders[i]);

@@ -19,6 +19,12 @@ enum {
 static const char *the_call, *the_deed;
 static int n_done, is_freed;
 
+static void ask_classes(server *s, uint8_t asks)
+{
+    ka_service *service = &ka_engine_driver(s->engine)->service;
+    service->asks_clients = service->asks_requests = asks;
+}
+
 static void do_it(void *ctx, const char *where, ka_handle conn)
 {
     server *s = ctx;
@@ -61,7 +67,7 @@ static void do_it(void *ctx, const char *where, ka_handle conn)
                 give_up(x);
         }
     } else {
-        ka_engine_ask_classes(s->engine, 0, 0);
+        ask_classes(s, 0);
     }
 }
 
@@ -98,7 +104,7 @@ static void scene(void)
     inside = do_it;
     ka_capacity capacity = small_capacity(6);
     server_open(&s, &capacity, NULL, 1 << 20);
-    ka_engine_ask_classes(s.engine, 1, 1);
+    ask_classes(&s, 1);
     say(&clients[0], &s, "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* to be idle */
     say(&clients[1], &s, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* never answered */
     say(&clients[2], &s, "GET /g1 HTTP/1.1\r\nHost: a\r\n\r\nGET /a1 HTTP/1.1\r\nHost: a\r\n\r\nGET /b");

@@ -130,7 +130,7 @@ static void a_slow_request_is_not_overtaken(void)
     wire_text(w, GET GET);
     EXPECT(w->n_requests == 1 && w->n_sent == 0 && wire_phase(w) == KA_BUSY);
     w->now += 1000 * S;
-    EXPECT(wire_answer(w, 200, "", "first", 5) == KA_OK && w->n_attend > 0);
+    EXPECT(wire_answer(w, 200, "", "first", 5) == KA_OK && w->talk->is_noted);
     wire_turn(w);
     EXPECT(w->n_requests == 2 && wire_count(w, "first") == 1);
     EXPECT(wire_answer(w, 200, "", "second", 6) == KA_OK);
@@ -694,50 +694,54 @@ static void nothing_is_refused_behind_the_last_response(void)
 
 static void bytes_that_arrive_are_no_progress_in_sending(void)
 {
-    static const ka_moves no_moves;
     wire *w = wire_open(wire_says_ok, never);
     w->is_blocked = 1;
     wire_text(w, GET "GET");
     EXPECT(wire_phase(w) == KA_WRITE);
     int64_t due = ka_table_next_due(w->table);
-    w->now += 10 * S;
-    EXPECT(ka_turn_arrived(&no_moves, w, w, w->talk, 1, w->now) == KA_TURN_ON && ka_table_next_due(w->table) == due);
-    EXPECT(ka_turn_left(&no_moves, w, w->talk, 10000, w->now) == KA_CAUSE_NONE &&
-           ka_table_next_due(w->table) == due + 10 * S);
+    w->d.now = w->now += 10 * S;
+    EXPECT(ka_turn_arrived(&w->d, w, w->talk, 1) == KA_TURN_ON && ka_table_next_due(w->table) == due);
+    EXPECT(ka_turn_left(&w->d, w->talk, 10000) == KA_CAUSE_NONE && ka_table_next_due(w->table) == due + 10 * S);
     wire_close(w);
 }
 
-static void reads_when_it_may_go_on(void *port, ka_talk *talk, ka_news news)
+static void reads_when_it_may_go_on(void *ctx, ka_talk *talk, ka_news news)
 {
-    wire *w = port;
+    wire *w = ctx;
     char to[10];
     if (news == KA_NEWS_LOW)
         EXPECT(ka_talk_read(talk, to, sizeof to, w->now) == KA_PARTIAL);
     else
         w->n_body += (int)ka_talk_read(talk, to, sizeof to, w->now);
 }
-static ka_turned reads_all(void *port, void *peer, ka_talk *talk)
+static ptrdiff_t reads_all(ka_driver *d, void *peer, ka_talk *talk)
 {
-    (void)peer;
+    (void)d;
     (void)talk;
-    return wire_receive(port) ? KA_TURN_ON : KA_TURN_PAUSE;
+    return wire_receive(peer) ? 1 : KA_PARTIAL;
 }
-static ka_cause sends_all(void *port, void *peer, ka_talk *talk)
+static ka_cause sends_all(ka_driver *d, void *peer, ka_talk *talk)
 {
     size_t n = talk->unsent;
     (void)peer;
     ka_talk_sent(talk, n);
-    return ka_turn_left(&(ka_moves){.on_news = reads_when_it_may_go_on}, port, talk, n, ((wire *)port)->now);
+    return ka_turn_left(d, talk, n);
 }
-static void nothing_to_look_for(void *port, void *peer, ka_talk *talk)
+static int sees_no_fin(ka_driver *d, void *peer, ka_talk *talk)
 {
-    (void)port;
+    (void)d;
     (void)peer;
     (void)talk;
+    return 0;
 }
-static int never_more(void *port, void *peer)
+static int while_there_is_something(ka_driver *d, void *peer)
 {
-    (void)port;
+    (void)d;
+    return ((wire *)peer)->n_kernel != 0;
+}
+static int never_more(ka_driver *d, void *peer)
+{
+    (void)d;
     (void)peer;
     return 0;
 }
@@ -745,22 +749,48 @@ static int never_more(void *port, void *peer)
 static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(void)
 {
     static const ka_moves moves = {
-        .on_news = reads_when_it_may_go_on,
-        .read = reads_all,
+        .receive = reads_all,
         .flush = sends_all,
-        .look_for_fin = nothing_to_look_for,
+        .saw_fin = sees_no_fin,
+        .can_read = while_there_is_something,
         .can_send = never_more,
     };
     wire *w = wire_open(keeps_it, never);
     char *at;
+    w->service.app.on_news = reads_when_it_may_go_on;
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
     EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
     EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
     w->talk->exchange.is_held = 1;
     w->kernel = "four"; /* its event came while nobody wanted it */
     w->n_kernel = 4;
-    ka_turn(&moves, w, w, w->talk, w->now);
+    w->d.now = w->now;
+    ka_turn(&moves, &w->d, w, w->talk);
     EXPECT(w->n_body == 4 && w->n_kernel == 0 && wire_phase(w) == KA_BUSY);
+    wire_close(w);
+}
+
+static void talks_are_listed_once_in_their_order_and_leave_a_list_as_they_end(void)
+{
+    wire *w = wire_open(wire_says_ok, never);
+    ka_talk *talks[4];
+    for (int i = 0; i < 4; i++) {
+        talks[i] = ka_talk_new(&w->service, w->conn);
+        ka_talk_put(talks[i], KA_NOTED);
+        ka_talk_put(talks[i], KA_LATER);
+        ka_talk_put(talks[i], KA_NOTED);
+    }
+    ka_talk_take(talks[0], KA_NOTED);
+    ka_talk_put(talks[0], KA_NOTED);
+    ka_talk_free(talks[2]);
+    ka_talk *in_order[] = {talks[1], talks[3], talks[0]};
+    EXPECT(w->service.lists[KA_NOTED].n == 3 && w->service.lists[KA_LATER].n == 3);
+    for (int i = 0; i < 3; i++) {
+        EXPECT(w->service.lists[KA_NOTED].first == in_order[i]);
+        ka_talk_free(in_order[i]);
+    }
+    for (int k = 0; k < KA_N_LISTS; k++)
+        EXPECT(w->service.lists[k].n == 0 && w->service.lists[k].first == NULL && w->service.lists[k].last == NULL);
     wire_close(w);
 }
 
@@ -772,8 +802,8 @@ static void a_fault_that_is_read_between_turns_ends_a_response_that_has_begun(vo
     EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
     EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
     wire_turn(w);
-    int n_before = w->n_attend;
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER && w->n_attend > n_before);
+    ka_talk_take(w->talk, KA_NOTED);
+    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER && w->talk->is_noted);
     wire_turn(w);
     EXPECT(w->end && w->n_lost == 1);
     wire_close(w);
@@ -858,6 +888,7 @@ int main(void)
     nothing_is_refused_behind_the_last_response();
     bytes_that_arrive_are_no_progress_in_sending();
     content_that_is_asked_for_while_sending_is_read_in_the_same_turn();
+    talks_are_listed_once_in_their_order_and_leave_a_list_as_they_end();
     a_fault_that_is_read_between_turns_ends_a_response_that_has_begun();
     the_end_of_a_tunnel_can_be_read_twice();
     an_owner_that_is_released_may_write_again();

@@ -590,7 +590,7 @@ def test_version_of_uvicorn_that_is_too_old_is_refused_in_one_sentence(launch):
 def test_version_of_uvicorn_that_is_newer_is_warned_of_and_tried(launch):
     child = launch("-c", "import uvicorn; uvicorn.__version__ = '9.9.9'\nimport kacore.embed.uvicorn\nprint('goes on')")
     assert child.wait() == 0
-    assert "UntriedHostWarning: kacore.embed.uvicorn has not been tried with uvicorn 9.9.9" in child.text
+    assert "UntestedHostWarning: kacore.embed.uvicorn has not been tested with uvicorn 9.9.9" in child.text
     assert "goes on" in child.text
 
 

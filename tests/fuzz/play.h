@@ -19,8 +19,6 @@ enum {
     REQUESTS = 40,  /* that the application answers in kind; after these it refuses */
     FILE_FD = 1000, /* of the one file there is: the pattern */
     SCRATCH = 64 * 1024,
-    TURN_BYTES = 64 * 1024,
-    EXPIRIES = 64,
     ROUNDS = 2000 /* of the end of a play: more, and something goes round in circles */
 };
 
@@ -55,25 +53,22 @@ struct conn {
         size_t len, at;
         unsigned times;
     } sendings[SENDINGS]; /* what the client sent and nobody read, a ring */
-    uint8_t can_read, can_write, saw_fin, has_fin, is_reset, sent_fin, is_ready, comes_again, is_read_paused, told_fin;
-    uint8_t cause; /* of one that lingers */
+    uint8_t can_read, can_write, saw_fin, has_fin, is_reset, sent_fin, is_ready, is_read_paused, told_fin;
+    uint8_t phase, lies; /* as it ends: where it was, and whether what was sent would pass for all */
     answers got;
 };
 
 struct world {
-    ka_service service;
+    ka_driver d;
     ka_counters counters;
     ka_table *table;
-    int64_t now;
     const uint8_t *play, *end;
-    size_t turn_bytes;
-    uint32_t n_requests, n_noted, n_turns, n_texts;
+    uint32_t n_requests, n_turns, n_texts;
     int n_holds, n_apps;
     uint8_t pushes;    /* the loop reads, as over transports */
     uint8_t is_ending; /* the play is over: answer everything */
     uint8_t reenters;  /* the application acts in release and lost, too */
     uint8_t is_inside;
-    ka_handle noted[256];
     conn conns[CONNS];
 };
 
@@ -178,7 +173,7 @@ static void let_go(app *a)
 {
     world *w = a->w;
     a->c->app = NULL;
-    ka_pool_let_go(&w->service.pool, a->n_collected);
+    ka_pool_let_go(&w->d.service.pool, a->n_collected);
     w->n_apps--;
     free(a);
 }
@@ -229,8 +224,8 @@ static void collect(app *a)
 {
     static const size_t sizes[] = {1, 7, 100, 9000};
     static char to[9000];
-    ptrdiff_t n = ka_talk_read(a->talk, to, choose(a->w, sizes, 4), a->w->now);
-    if (n > 0 && ka_pool_hold(&a->w->service.pool, KA_USE_INPUT, (size_t)n) == KA_OK)
+    ptrdiff_t n = ka_talk_read(a->talk, to, choose(a->w, sizes, 4), a->w->d.now);
+    if (n > 0 && ka_pool_hold(&a->w->d.service.pool, KA_USE_INPUT, (size_t)n) == KA_OK)
         a->n_collected += (size_t)n;
 }
 
@@ -246,7 +241,7 @@ static void refuse(app *a)
 {
     ka_talk *talk = a->talk;
     asked *q = asked_at(&a->c->got, a->n);
-    int64_t now = a->w->now;
+    int64_t now = a->w->d.now;
     q->is_given_up = 1;
     detach(a);
     if (ka_talk_refuse(talk, 500, "the application failed", KA_CAUSE_APPLICATION, now) < 0)
@@ -277,7 +272,7 @@ static int begin(app *a, unsigned status, int64_t whole, size_t declares, unsign
     if (error == KA_OK && declares != SIZE_MAX)
         error = ka_reply_field(&talk->exchange.reply, &at, "content-length", 14, digits, put_number(digits, declares));
     if (error == KA_OK)
-        error = ka_talk_head_end(talk, at, whole, a->w->now);
+        error = ka_talk_head_end(talk, at, whole, a->w->d.now);
     if (error == KA_OK) {
         a->is_begun = 1;
         a->declared = whole >= 0 ? (size_t)whole : declares;
@@ -407,7 +402,7 @@ static void act(app *a)
     case 10:
         if (a->talk->unsent) { /* until all is sent, as for a socket that is to be given away */
             a->talk->exchange.is_held = a->talk->exchange.awaits_empty = 1;
-            a->w->service.attend(a->w, a->talk);
+            ka_talk_put(a->talk, KA_NOTED);
         }
         break;
     default: break; /* later */
@@ -422,9 +417,10 @@ static conn *conn_of(world *w, ka_handle h)
     die("a handle names no connection");
 }
 
-static void classify(void *port, ka_talk *talk, const ka_head *head)
+static unsigned class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
 {
-    conn *c = conn_of(port, talk->conn);
+    conn *c = conn_of(ctx, talk->conn);
+    (void)fields;
     MUST(c->got.n_asked - c->got.n_answered < ASKED - 1, "too many requests are unanswered");
     *asked_at(&c->got, c->got.n_asked++) = (asked){
         .is_head = (head->flags & KA_HEAD_IS_HEAD) != 0,
@@ -432,11 +428,13 @@ static void classify(void *port, ka_talk *talk, const ka_head *head)
         .expects = (head->flags & KA_HEAD_EXPECTS_CONTINUE) != 0,
         .minor = head->minor,
     };
+    return 0;
 }
 
-static void on_request(void *port, ka_talk *talk, const ka_head *head)
+static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
 {
-    world *w = port;
+    world *w = ctx;
+    (void)fields;
     conn *c = conn_of(w, talk->conn);
     const char *bytes = ka_talk_head_bytes(talk);
     MUST(c->app == NULL && talk->exchange.owner == NULL, "a request while another is with the application");
@@ -458,9 +456,9 @@ static void on_request(void *port, ka_talk *talk, const ka_head *head)
             act(a);
 }
 
-static void on_news(void *port, ka_talk *talk, ka_news news)
+static void on_news(void *ctx, ka_talk *talk, ka_news news)
 {
-    world *w = port;
+    world *w = ctx;
     conn *c = conn_of(w, talk->conn);
     MUST(ka_exchange_is_open(&talk->exchange), "news of nothing");
     if (c->app == NULL)

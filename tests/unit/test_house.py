@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src"
 
 # A room of the C core may include itself and those before it.
-C_ROOMS = ("core", "core/http", "core/table", "core/talk", "epoll")
+C_ROOMS = ("core", "core/http", "core/h2", "core/table", "core/talk", "epoll")
 
 # The same for Python: at import, and in a function. `kacore` is kacore/__init__.py, the names that users import.
 PYTHON_ROOMS = (
@@ -29,6 +29,7 @@ LAZY = {("kacore", "kacore.server")}
 # Known and not yet mended, each with its reason. One that is no longer needed fails the test.
 C_EXCEPTIONS: dict[tuple[str, str], str] = {}
 PYTHON_EXCEPTIONS: dict[tuple[str, str], str] = {}
+PYTHON_CIRCLES = {("kacore.cli", "kacore.cli.serve"): "serve takes told() from the file that imports it to run it"}
 
 
 def circles(edges):
@@ -152,7 +153,7 @@ def test_python_imports_form_no_circle(when):
         name: {m for m, at_import in imports if (at_import or when == "ever") and (name, m) not in LAZY}
         for name, imports in IMPORTS.items()
     }
-    assert circles(edges) == []
+    assert circles(edges) == [circle for circle in PYTHON_CIRCLES if when == "ever"]
 
 
 def test_the_compiled_module_imports_nothing_that_stands_on_it():
@@ -176,10 +177,10 @@ SOURCES = [
 ]
 DEFINITIONS = re.compile(
     r"^[a-z].*?\b(\w+)\("  # a function of C, a call at the left edge
-    r"|^} (\w+);|\b(KA_\w+)"
+    r"|^(?:}|typedef struct \w+) (\w+);|\b(KA_\w+)"
     r"|\b(?:def|class) (\w+)|\bcdef [\w *]*?(\w+)\("
     r"|\(\*(\w+)\)\("  # a pointer to a function
-    r"|^ *(\w+)(?:: [^=]*)? =",
+    r"|^ *(\w+)(?:: [^=\n]*)? =",
     re.MULTILINE,
 )
 DEFINED = {path.stem for path in SOURCES} | {
@@ -204,7 +205,7 @@ def exists(name):
         return any(path.suffix == name for path in SOURCES)
     if name.endswith("/"):
         return any((ROOT / room / name).is_dir() for room in ("", "src/core"))
-    return any(any((ROOT / room).rglob(name)) for room in ("src", "kacore")) or any(ROOT.glob(name))
+    return any(any((ROOT / room).rglob(name)) for room in ("src", "kacore", "tests")) or any(ROOT.glob(name))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

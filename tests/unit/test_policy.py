@@ -90,7 +90,7 @@ def test_a_boolean_is_not_a_number(name):
 
 @pytest.mark.parametrize("name", [name for name, what in FIELDS.items() if what.kind is int])
 def test_a_count_is_whole(name):
-    with pytest.raises(PolicyError, match="must be a whole number"):
+    with pytest.raises(PolicyError, match="must be an integer"):
         Policy(**{name: 100.0})
 
 

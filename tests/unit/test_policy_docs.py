@@ -3,15 +3,15 @@
 `python tests/unit/test_policy_docs.py` writes the rows of the fields into the page again.
 """
 
-import argparse
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from kacore.policy import Policy, PolicySet, command
-from kacore.policy.fields import CONNECTION, REQUEST, WORKER, show
+from kacore.cli.parser import make_parser
+from kacore.policy import Policy, PolicySet
+from kacore.policy.fields import CONNECTION, REQUEST, WORKER
 from kacore.policy.readers import apache, nginx, toml
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
@@ -28,18 +28,12 @@ def fields_section(text):
 
 def row(what):
     """The line of the table for one field."""
-    default = "on" if what.default is True else what.shown_default()
+    default = what.shown_default()
     unit = "" if what.unit in ("", "fraction") else f" {what.unit}"
-    if what.kind is bool:
-        allowed = "on, off"
-    elif what.choices:
-        allowed = ", ".join(what.choices)
-    else:
-        allowed = f"{'above ' if what.is_open else ''}{show(what.low)} to {show(what.high)}"
     zero = f"; 0: {what.zero}" if what.zero else ""
     peers = {"Apache": what.apache, "nginx": what.nginx, "HAProxy": what.haproxy}
     known = "<br>".join(f"{server}: {name}" for server, name in peers.items() if name)
-    cells = [f"`{what.name}`", default + unit, allowed + zero, RULES[what.scope], what.doc, what.reason, known or "-"]
+    cells = [f"`{what.name}`", default + unit, what.allowed() + zero, RULES[what.scope], what.doc, what.reason, known or "-"]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -81,13 +75,12 @@ def test_the_toml_example_is_a_policy(page):
 
 
 def test_the_commands_are_commands(page):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    parser = make_parser()
     lines = [line for block in code(page, "sh") for line in block.splitlines() if "kacore policy" in line]
     assert len(lines) >= 3
     for line in lines:
         words = shlex.split(line.partition(">")[0].partition("#")[0])
-        parser.parse_args(words[words.index("policy") + 1 :])
+        parser.parse_args(words[1:])
 
 
 if __name__ == "__main__":

@@ -75,12 +75,12 @@ def test_directives_outside_of_http():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("keepalive_timeout soon;", "'soon' is no time"),
+        ("keepalive_timeout soon;", "'soon' is not a time"),
         ("keepalive_timeout;", "too few arguments"),
-        ("keepalive_requests -1;", "'-1' is no whole number"),
+        ("keepalive_requests -1;", "'-1' is not an integer"),
         ("keepalive_time 0;", "no time at all"),
         ("keepalive_disable opera;", "must be none, msie6 or safari"),
-        ("client_max_body_size 1x;", "'1x' is no size"),
+        ("client_max_body_size 1x;", "'1x' is not a size"),
         ("send_timeout 0;", "no time at all"),
         ("lingering_close off;", "always on"),
         ("lingering_timeout 5m;", "linger_timeout=300.0: must be"),
@@ -282,7 +282,7 @@ def test_times_are_read_as_nginx_does(text, expected):
 
 @pytest.mark.parametrize("text", ["", "s", "1x", "-1", "1.5"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(ValueError, match="no time"):
+    with pytest.raises(ValueError, match="not a time"):
         seconds(text)
 
 

@@ -381,3 +381,41 @@ def test_a_drain_ends_at_its_deadline(serve, app, client):
     server.wait_for("waits")
     assert server.stop() == 0
     assert b"200 OK" not in c.rest()
+
+
+# --- where values come from ---------------------------------------------------------------------------------------
+
+
+GREETS = """
+import os
+GREETING = os.environ["GREETING"]
+
+def app(request):
+    return GREETING.encode()
+"""
+
+
+def test_an_env_file_has_options_and_what_the_application_looks_for_when_it_is_imported(serve, tmp_path, client):
+    (tmp_path / "greets.py").write_text(GREETS)
+    (tmp_path / "env").write_text("GREETING=hello\nKACORE_SERVER_NAME=named\n")
+    (tmp_path / "kacore.toml").write_text("[serve]\napp = 'greets:app'\nserver_name = 'other'\nheaders = ['X-A: b']\n")
+    response = client(serve("--env-file", "env")).get()
+    assert (response.body, response.get("server"), response.get("x-a")) == (b"hello", "named", "b")
+
+
+def test_a_new_worker_reads_all_files_anew(serve, tmp_path, client):
+    (tmp_path / "greets.py").write_text(GREETS)
+    (tmp_path / "env").write_text("GREETING=old\n")
+    (tmp_path / "kacore.toml").write_text("[serve]\nserver_name = 'old'\n")
+    server = serve("greets:app", "--workers", "1", "--env-file", "env")
+
+    def says():
+        response = client(server).get()
+        return response.body, response.get("server")
+
+    assert says() == (b"old", "old")
+    (tmp_path / "env").write_text("GREETING=new\n")
+    (tmp_path / "kacore.toml").write_text("[serve]\nserver_name = 'new'\n")
+    server.send_signal(signal.SIGHUP)
+    wait_until(lambda: says() == (b"new", "new"), "the new worker serves")
+    assert server.stop() == 0

@@ -44,6 +44,19 @@ def test_a_request_in_the_kernel_saves_the_victim(start, client):
     assert idle[1].is_closed()
 
 
+def test_what_came_of_a_victim_is_read_before_its_place_is_taken(over, client):
+    running, connect = over(ok, policy=Policy(max_connections=3))
+    idle = [connect() for _ in range(3)]
+    for c in idle:
+        c.get()
+    with running.held():
+        client(running)
+        idle[0].send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert idle[0].response().status == 200
+    assert idle[1].is_closed()
+    assert running.closed("evicted") == 1
+
+
 def test_a_burst_of_newcomers_is_served(start, client):
     running = start(ok, policy=Policy(max_connections=50))
     clients = [client(running) for _ in range(400)]

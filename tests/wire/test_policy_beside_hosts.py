@@ -126,7 +126,7 @@ def test_variables_are_those_of_apache(apache, tmp_path):
     told = checked(program, tmp_path, f"{own}{EVENT}Listen 127.0.0.1:1\n{text}\n", **environ)
     # What is put in is put into every directive: what kacore makes of a time is what Apache says as its error.
     report = read(text.replace("Error $", "KeepAliveTimeout $"), environ=environ).report
-    assert report[-1].why == f"{told.stderr.strip().splitlines()[-1]!r} is no time"
+    assert report[-1].why == f"{told.stderr.strip().splitlines()[-1]!r} is not a time"
 
 
 SERVERS = """

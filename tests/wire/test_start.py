@@ -213,7 +213,7 @@ def test_an_error_without_a_file_name_is_told_without_one(monkeypatch, capsys):
 
     no_memory = OSError(errno.ENOMEM, "Cannot allocate memory")
     for error, told in ((OSError("no number"), "no number"), (no_memory, "Cannot allocate memory")):
-        monkeypatch.setattr(cli, "serve", raising(error))
+        monkeypatch.setattr("kacore.cli.serve.run", raising(error))
         monkeypatch.setattr("kacore.server.logs.set_up", lambda _: None)
         assert cli.main(["serve", "app:app"]) == 2
         assert capsys.readouterr().err == f"kacore: {told}\n"

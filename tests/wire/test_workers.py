@@ -239,6 +239,7 @@ def test_any_worker_answers_for_all_and_no_counter_falls_with_a_restart(launch, 
     (tmp_path / "run.py").write_text("""
 import json, os, sys
 import kacore
+from kacore.config.options import RunOptions
 from kacore.server.supervisor import Supervisor
 
 def make_server(worker):
@@ -251,7 +252,7 @@ def make_server(worker):
     return server
 
 import logging; logging.basicConfig(level="INFO")
-sys.exit(Supervisor(make_server, n_workers=2, bind=["127.0.0.1:0"], policy=kacore.Policy()).run())
+sys.exit(Supervisor(make_server, RunOptions(workers=2, bind=["127.0.0.1:0"]), policy=kacore.Policy()).run())
 """)
     server = launch("run.py", ready=r"http://[^\s/]+:\d+")
     server.url = server.wait_for(r"http://[^\s/]+:[1-9][0-9]*")[0]

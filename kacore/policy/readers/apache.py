@@ -116,7 +116,7 @@ def seconds(text: str) -> float:
     letters is not looked at there. ValueError for anything else."""
     match = re.fullmatch(r"([0-9]{1,18})(|s|ms|mi|h)(?:(?<=[a-z]).*)?", text)
     if not match:
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     return int(match[1]) * UNITS[match[2]]
 
 
@@ -417,7 +417,7 @@ def request_read_timeout(reader: Reader, found: Directive, scope: Scope) -> None
     for word in found.args:
         match = STAGE.fullmatch(word)
         if not match:
-            raise ValueError(f"{word!r} is no stage=time[-max][,MinRate=rate]")
+            raise ValueError(f"{word!r} must be stage=time[-max][,MinRate=rate]")
         stage, start = match[1].lower(), float(match[2])
         longest, rate = float(match[3] or start), int(match[4] or 0)
         if stage == "handshake":

@@ -92,14 +92,14 @@ def seconds(text: str) -> float:
     """A time as nginx writes it: "75", "75s", "1h30m", "500ms". ValueError for anything else."""
     parts = re.findall(r"(\d+)(ms|[yMwdhms]?)\s*", text)
     if not parts or not re.fullmatch(r"(\d+(ms|[yMwdhms]?)\s*)+", text):
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     return sum(int(number) * TIME_UNITS[unit] for number, unit in parts)
 
 
 def size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,15})([kmg]?)", text.lower())
     if not match:
-        raise ValueError(f"{text!r} is no size")
+        raise ValueError(f"{text!r} is not a size")
     return int(match[1]) * SIZE_UNITS[match[2]]
 
 

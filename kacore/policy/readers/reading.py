@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from kacore.policy.fields import REQUEST, WORKER, PolicyError, Value, show
+from kacore.config.fields import Value, show
+from kacore.errors import PolicyError
+from kacore.policy.fields import REQUEST, WORKER
 from kacore.policy.policy import Policy
 from kacore.policy.rules import PolicySet, Rule, host_pattern, listener_key
 
@@ -454,7 +456,7 @@ class Malformed(PolicyError):
 
 def whole(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(f"{text!r} is no whole number")
+        raise ValueError(f"{text!r} is not an integer")
     return int(text)
 
 

@@ -17,12 +17,15 @@ stands, since that is all the order a TOML table has.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
-from kacore.policy.fields import PolicyError, Value, unknown
+from kacore.config.fields import Value, unknown
+from kacore.errors import PolicyError
 from kacore.policy.policy import Policy
 from kacore.policy.rules import KEYS, Rule
+
+T = TypeVar("T")
 
 KINDS = {"site": "host", "listener": "listener", "client": "client", "user_agent": "user_agent"}
 
@@ -32,6 +35,16 @@ def read(text: str, file: str = "kacore.toml", tables: Collection[str] = ()) -> 
 
     Raises PolicyError, naming the file and the table, for malformed TOML, an unknown name and a wrong value.
     """
+    errors: list[Exception] = []
+    content = parse(text, file, ["policy", *tables])
+    found = interpret(content.get("policy", {}), file, errors)
+    for error in errors:
+        raise error
+    return found
+
+
+def parse(text: str, file: str, tables: Collection[str]) -> dict[str, Any]:
+    """The whole file. PolicyError for malformed TOML, and for a table that is none of these."""
     import tomllib
 
     try:
@@ -39,37 +52,61 @@ def read(text: str, file: str = "kacore.toml", tables: Collection[str] = ()) -> 
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"{file}: {error}") from None
     for name in content:
-        if name != "policy" and name not in tables:
-            raise PolicyError(f"{file}: {unknown(name, ['policy', *tables])}")
-    policy = table(content.get("policy", {}), f"{file} [policy]")
+        if name not in tables:
+            raise PolicyError(f"{file}: {unknown(name, tables)}")
+    return content
+
+
+def interpret(content: object, file: str, errors: list[Exception]) -> tuple[dict[str, Value], list[Rule]]:
+    """[policy]: the fields it sets, and the rules. Mistakes are appended to `errors`."""
     changes: dict[str, Value] = {}
     rules: list[Rule] = []
-    for name, value in policy.items():
+
+    def checked(call: Callable[..., T], *arguments: Any, otherwise: T) -> T:
+        try:
+            return call(*arguments)
+        except PolicyError as error:
+            errors.append(error)
+            return otherwise
+
+    empty: dict[str, Any] = {}
+    for name, value in checked(table, content, f"{file} [policy]", otherwise=empty).items():
         if name in KINDS:
-            for key, inner in table(value, f"{file} [policy.{name}]").items():
+            where = f"{file} [policy.{name}]"
+            for key, inner in checked(table, value, where, otherwise=empty).items():
                 where = f'{file} [policy.{name}."{key}"]'
-                rules.append(rule({KINDS[name]: key}, table(inner, where), where))
+                rules += checked(rules_of, {KINDS[name]: key}, inner, where, otherwise=[])
         elif name == "rule":
             if not isinstance(value, list):
-                raise PolicyError(f"{file}: a rule is a table of its own: [[policy.rule]]")
+                errors.append(PolicyError(f"{file}: a rule is a table of its own: [[policy.rule]]"))
+                continue
             for number, inner in enumerate(value, 1):
-                where = f"{file} [[policy.rule]] {number}"
-                rest = table(inner, where)
-                keys = {key: rest.pop(key) for key in KEYS if key in rest}
-                rules.append(rule(keys, rest, where))
+                rules += checked(rules_of, {}, inner, f"{file} [[policy.rule]] {number}", otherwise=[])
         else:
-            changes[name] = field(name, value, f"{file} [policy]", [*KINDS, "rule"])
+            changes |= checked(fields_of, {name: value}, f"{file} [policy]", [*KINDS, "rule"], otherwise=empty)
     return changes, rules
+
+
+def rules_of(keys: dict[str, Any], value: object, where: str) -> list[Rule]:
+    """The one rule that a table is."""
+    rest = table(value, where)
+    if not keys:
+        keys = {key: rest.pop(key) for key in KEYS if key in rest}
+    return [rule(keys, rest, where)]
+
+
+def fields_of(content: dict[str, Any], where: str, others: Collection[str] = ()) -> dict[str, Value]:
+    return {name: field(name, value, where, others) for name, value in content.items()}
 
 
 def table(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PolicyError(f"{where}: must be a table, not {value!r}")
-    return value
+    return dict(value)
 
 
 def rule(keys: dict[str, Any], content: dict[str, Any], where: str) -> Rule:
-    changes: dict[str, Any] = {name: field(name, value, where) for name, value in content.items()}
+    changes: dict[str, Any] = fields_of(content, where)
     try:
         return Rule(name=where, **keys, **changes)
     except (PolicyError, TypeError) as error:  # TypeError: a key that is neither a string nor a list
@@ -82,7 +119,8 @@ def field(name: str, value: object, where: str, others: Collection[str] = ()) ->
     if what is None:
         raise PolicyError(f"{where}: {unknown(name, [*Policy.__fields__, *others])}")
     try:
-        return what.parse(value) if isinstance(value, str) and what.unit == "bytes" else what.check(value)
+        found: Value = what.read(value)
+        return found
     except PolicyError as error:
         raise PolicyError(f"{where}: {error}", name) from None
 

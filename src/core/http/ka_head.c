@@ -786,6 +786,10 @@ const char *ka_simd_at(unsigned i)
 
 /* ---- entry ---- */
 
+int ka_authority_is_good(const char *p, const char *end, int *has_port) { return is_authority(p, end, has_port); }
+
+const char *ka_path_bad_escape(const char *p, const char *end) { return bad_escape(p, end); }
+
 int ka_fields_parse(const char *buf, size_t len, size_t start, const ka_limits *limits, ka_field *fields,
                     uint32_t *n_fields, uint32_t *nbytes, ka_fault *fault)
 {

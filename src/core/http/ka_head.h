@@ -148,6 +148,12 @@ int ka_simd_select(const char *name);
 const char *ka_simd_name(void);
 const char *ka_simd_at(unsigned i); /* names of the ways this machine has, plainest first; NULL behind the last */
 
+/* Parts of the grammar, for heads that come otherwise. RFC 3986 3.2: is it a host with an optional port? *has_port: whether
+ * there are digits of one. */
+int ka_authority_is_good(const char *p, const char *end, int *has_port);
+/* The first escape of a path that is malformed, or is %00; NULL when there is none. */
+const char *ka_path_bad_escape(const char *p, const char *end);
+
 /* Fill *fault; always returns KA_EPEER. */
 int ka_fault_set(ka_fault *fault, ka_fault_code code, uint64_t offset, uint64_t limit);
 

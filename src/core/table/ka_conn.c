@@ -317,6 +317,12 @@ int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
     return KA_OK;
 }
 
+ka_cause ka_conn_ending(const ka_table *t, ka_handle h)
+{
+    uint32_t i = ka_store_find(&t->store, h);
+    return i ? (ka_cause)(ka_store_mark(&t->store, i)->ending & KA_ENDING_MASK) : KA_CAUSE_NONE;
+}
+
 /* ---- while it lasts ---- */
 
 ALONE int restart_in_ring(ka_store *s, uint32_t i)

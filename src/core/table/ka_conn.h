@@ -77,5 +77,6 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause);
 
 /* Remember why it will end, for when its LINGER is over. ka_conn_decide and ka_table_due do so themselves. 0, KA_ESTALE. */
 int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause);
+ka_cause ka_conn_ending(const ka_table *t, ka_handle h); /* what was remembered; KA_CAUSE_NONE: nothing */
 
 #endif

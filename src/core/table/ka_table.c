@@ -161,6 +161,8 @@ ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
     return ka_store_handle(s, slot);
 }
 
+uint32_t ka_table_slots(const ka_table *t) { return t->store.n_used; }
+
 uint32_t ka_table_open_count(const ka_table *t) { return t->store.n_open; }
 int ka_table_is_drained(const ka_table *t) { return t->store.n_open == t->store.n_in[KA_LINGER]; }
 int ka_table_is_full(const ka_table *t) { return t->store.n_open >= t->capacity.max_connections; }

@@ -100,6 +100,7 @@ int ka_table_is_draining(const ka_table *t);
 void ka_table_refused(ka_table *t, ka_cause cause);
 
 ka_handle ka_table_handle(const ka_table *t, uint32_t slot); /* of the connection in this slot, 0 if none */
+uint32_t ka_table_slots(const ka_table *t);                  /* above all slots that were ever used */
 uint32_t ka_table_open_count(const ka_table *t);
 uint32_t ka_table_phase_count(const ka_table *t, ka_phase phase);
 int ka_table_is_full(const ka_table *t);

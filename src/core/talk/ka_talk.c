@@ -12,12 +12,13 @@ enum {
 /* --- the service and its talks --- */
 
 int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                    void (*release)(void *owner))
+                    const ka_application *app)
 {
     memset(service, 0, sizeof *service);
     service->table = table;
+    service->app = *app;
     service->limits = *limits;
-    ka_pool_init(&service->pool, max_buffer_bytes, release);
+    ka_pool_init(&service->pool, max_buffer_bytes, app->release);
     service->fields = malloc(limits->max_headers * sizeof *service->fields);
     return service->fields ? KA_OK : KA_ENOMEM;
 }
@@ -68,10 +69,39 @@ ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
     return talk;
 }
 
+static uint8_t *is_on(ka_talk *talk, ka_list list) { return list == KA_NOTED ? &talk->is_noted : &talk->is_later; }
+
+__attribute__((noinline)) void ka_talk_put(ka_talk *talk, ka_list list)
+{
+    ka_service *service = talk->service;
+    ka_talk *last = service->lists[list].last;
+    if (*is_on(talk, list))
+        return;
+    *is_on(talk, list) = 1;
+    talk->listed[list].next = NULL;
+    talk->listed[list].prev = last;
+    *(last ? &last->listed[list].next : &service->lists[list].first) = talk;
+    service->lists[list].last = talk;
+    service->lists[list].n++;
+}
+
+__attribute__((noinline)) void ka_talk_take(ka_talk *talk, ka_list list)
+{
+    ka_service *service = talk->service;
+    ka_talk *next = talk->listed[list].next, *prev = talk->listed[list].prev;
+    if (!*is_on(talk, list))
+        return;
+    *is_on(talk, list) = 0;
+    *(prev ? &prev->listed[list].next : &service->lists[list].first) = next;
+    *(next ? &next->listed[list].prev : &service->lists[list].last) = prev;
+    service->lists[list].n--;
+}
+
+/* It is to have a turn, but after this call, which may come from deep inside the application. */
 static void attend(ka_talk *talk)
 {
     if (!talk->is_driven)
-        talk->service->attend(talk->service->port, talk);
+        ka_talk_put(talk, KA_NOTED);
 }
 
 static void lose_exchange(ka_talk *talk)
@@ -80,7 +110,7 @@ static void lose_exchange(ka_talk *talk)
     talk->exchange.owner = NULL;
     talk->exchange.has_request = talk->exchange.has_response = talk->exchange.wants_body = talk->exchange.is_held = 0;
     if (exchange)
-        talk->service->lost(exchange);
+        talk->service->app.on_lost(exchange);
 }
 
 /* --- whose bytes wait --- */
@@ -134,6 +164,10 @@ void ka_talk_free(ka_talk *talk)
 {
     ka_service *service = talk->service;
     lose_exchange(talk);
+    if (ka_unlikely(talk->is_noted | talk->is_later)) {
+        ka_talk_take(talk, KA_NOTED);
+        ka_talk_take(talk, KA_LATER);
+    }
     set_in(talk, NULL);
     ka_buf *out = talk->out;
     service->n_talks--;
@@ -506,8 +540,11 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
             talk->exchange.has_request = 1;
             /* The head's offsets stay good: consume moves the window past it, the bytes stay where they are. */
             consume(talk, head->nbytes);
-            if (ka_unlikely(service->classify != NULL))
-                service->classify(service->port, talk, head);
+            if (ka_unlikely(service->asks_requests)) {
+                const ka_application *app = &service->app;
+                unsigned policy_class = app->class_of_request(app->ctx, talk, head, service->fields);
+                (void)ka_conn_set_class(service->table, talk->conn, policy_class);
+            }
             policy = ka_conn_policy(service->table, talk->conn);
             talk->exchange.max_body = policy && policy->max_body_bytes ? policy->max_body_bytes : INT64_MAX;
             if (head->content_length > talk->exchange.max_body) {
@@ -901,8 +938,9 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
     talk->cause = (uint8_t)cause;
     talk->needs_linger = 1;
     talk->exchange.has_response = 1;
-    if (talk->service->refused && talk->exchange.owner == NULL && cause != KA_CAUSE_APPLICATION)
-        talk->service->refused(talk->service->port, talk);
+    const ka_application *app = &talk->service->app;
+    if (app->on_refused && talk->exchange.owner == NULL && cause != KA_CAUSE_APPLICATION)
+        app->on_refused(app->ctx, talk);
     attend(talk);
     return KA_OK;
 }

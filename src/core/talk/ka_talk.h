@@ -39,27 +39,65 @@ enum {
     KA_DRAIN_MAX = 64 * 1024   /* an unread body of this size at most is thrown away, to keep the connection */
 };
 
+/* What happened to a request that the application has. */
+typedef enum {
+    KA_NEWS_BODY,  /* content (or its end, or its failure) can be read */
+    KA_NEWS_LOW,   /* unsent output is low again: a held application may go on */
+    KA_NEWS_DRAIN, /* the server is about to stop: a tunnel has until the drain's deadline to end well */
+    KA_NEWS_EOF    /* the client sent FIN: no further request, and no more content */
+} ka_news;
+
+/* What an operator should know; at most once in ten seconds each. */
+typedef enum {
+    KA_NOTICE_DESCRIPTORS /* no descriptor was left for a new connection */
+} ka_notice;
+
+/* What whoever moves the bytes calls the application for, all in its thread. docs/embedding-c.md has a table of what may be
+ * called from within each; no talk is freed, and no connection ends, from within any. NULL where that is said: not wanted. */
+typedef struct {
+    void *ctx;
+    void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
+    void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
+    void (*on_lost)(void *exchange); /* the exchange ended and not by the application's doing: drop the hold on it */
+    void (*release)(void *owner);    /* see ka_pool */
+    void (*on_refused)(void *ctx,
+                       ka_talk *talk); /* NULL; answered here, and no application has seen it: reply.status */
+    /* NULL. The connection can still be asked about (phase, requests, peer). */
+    void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
+    void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* NULL; a request crossed our close of it */
+    /* Which class is it of? Asked only while the service says so. */
+    unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
+    unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
+    /* Of the engine alone. */
+    void (*on_wake)(void *ctx);                   /* ka_engine_wake was called */
+    void (*on_notice)(void *ctx, ka_notice what); /* NULL */
+} ka_application;
+
+/* The lists a talk may be on, each for whoever gives it turns. */
+typedef enum {
+    KA_NOTED, /* something changed between its turns: output is pending, content is wanted, the exchange is over */
+    KA_LATER, /* it had its turn and has more to do: after the others' */
+    KA_N_LISTS
+} ka_list;
+
+typedef struct {
+    ka_talk *first, *last;
+    uint32_t n;
+} ka_talk_list;
+
 /* What all conversations of one server share. */
 typedef struct {
     ka_table *table;
+    ka_application app;
     ka_pool pool;
     ka_reply_common common;
     ka_limits limits;
     ka_field *fields;    /* room for limits.max_headers, owned; valid between ka_talk_next and the next call of it */
     ka_talk *free_talks; /* owned; at most KA_TALKS_KEEP */
     ka_talk *parked[KA_BUF_SIZES + 1]; /* with bytes that wait, by their buffer's class: rings, oldest first */
+    ka_talk_list lists[KA_N_LISTS];    /* in the order they came */
     uint32_t n_free_talks, n_talks;
-    /* Whoever moves the bytes. What may be called from within each of these, and from `release`, docs/embedding-c.md has in
-     * a table; no talk is freed from within any. `attend`: output is pending, content is wanted or the exchange is over; give the talk a
-     * turn, but after this call, which may come from deep inside the application. `lost`: the exchange ended and not by
-     * the application's doing; drop the hold on it. */
-    void *port;
-    void (*attend)(void *port, ka_talk *talk);
-    void (*lost)(void *exchange);
-    /* NULL, or called for each head before it is judged: may move the connection to another class. */
-    void (*classify)(void *port, ka_talk *talk, const ka_head *head);
-    /* NULL, or called when a request is answered here that no application has seen: reply.status says how. */
-    void (*refused)(void *port, ka_talk *talk);
+    uint8_t asks_clients, asks_requests; /* whether the application is asked for the class of each */
 } ka_service;
 
 struct ka_talk {
@@ -71,11 +109,14 @@ struct ka_talk {
     size_t window_len;
     ka_buf *out, *out_last; /* owned: bytes to be sent */
     size_t unsent;          /* bytes in `out` */
-    ka_exchange exchange;   /* the one whose turn it is; none before its head is here, see ka_exchange_is_open */
-    int32_t outq;           /* the kernel's send queue when last asked, for progress in WRITE */
-    uint32_t n_pushed;      /* bytes that left by ka_turn_push since the last turn began */
-    uint32_t checked; /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
-    uint8_t cause;    /* ka_cause the connection will end by, once is_last */
+    struct {
+        ka_talk *next, *prev;
+    } listed[KA_N_LISTS];
+    ka_exchange exchange; /* the one whose turn it is; none before its head is here, see ka_exchange_is_open */
+    int32_t outq;         /* the kernel's send queue when last asked, for progress in WRITE */
+    uint32_t n_pushed;    /* bytes that left by ka_turn_push since the last turn began */
+    uint32_t checked;     /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
+    uint8_t cause;        /* ka_cause the connection will end by, once is_last */
     /* The facts. */
     uint8_t is_last;       /* no request is taken after this one */
     uint8_t is_eof;        /* the peer sent FIN: no byte will come */
@@ -85,8 +126,8 @@ struct ka_talk {
     uint8_t ends_by_close; /* only the end of the connection tells where the response ends (HTTP/1.0) */
     uint8_t needs_linger;  /* input is unread or expected when we close */
     uint8_t is_driven;     /* the driver is inside its turn for this talk */
-    uint8_t is_noted;      /* the driver's: on the list of those to attend to */
-    uint8_t is_later;      /* the driver's: on the list of those whose turn comes later */
+    uint8_t is_noted;      /* on the list KA_NOTED */
+    uint8_t is_later;      /* on the list KA_LATER */
     uint8_t broken;        /* the ka_cause to end for, which a push has found: the turn does it */
     uint8_t may_switch;    /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
 };
@@ -106,9 +147,9 @@ typedef enum {
     KA_TALK_CLOSE
 } ka_talk_step;
 
-/* limits: copied. release: drops one hold on the owner of a referred buffer. 0 or KA_ENOMEM. */
+/* limits, app: copied. 0 or KA_ENOMEM. */
 int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limits, size_t max_buffer_bytes,
-                    void (*release)(void *owner));
+                    const ka_application *app);
 void ka_service_free(ka_service *service);
 /* Fields of every response besides the application's: whole lines, copied. sends_date: 0 = no Date. 0 or KA_ENOMEM. */
 int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, int sends_date);
@@ -117,6 +158,8 @@ ka_talk *ka_talk_new(ka_service *service, ka_handle conn); /* NULL: out of memor
 void ka_talk_free(ka_talk *talk);                          /* gives everything back */
 
 /* --- the driver's side --- */
+void ka_talk_put(ka_talk *talk, ka_list list);                      /* at its end; if it is there, nothing */
+void ka_talk_take(ka_talk *talk, ka_list list);                     /* off it; if it is not there, nothing */
 void ka_talk_arrived(ka_talk *talk, const char *bytes, size_t len); /* the window was empty */
 void ka_talk_eof(ka_talk *talk);
 ka_talk_step ka_talk_next(ka_talk *talk, int64_t now, ka_head *head);
@@ -151,7 +194,7 @@ int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause ca
 
 /* --- the application's side --- */
 
-/* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the driver told;
+/* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the talk noted;
  * KA_EPEER: talk->exchange.fault; KA_ESTALE: the client is gone. */
 ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now);
 size_t ka_talk_readable(const ka_talk *talk);  /* upper bound of what ka_talk_read would give now */

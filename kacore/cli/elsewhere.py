@@ -3,75 +3,79 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection
 
-ONE_KIND = "there is one kind of worker, see --interface and --loop"
-# of gunicorn, uvicorn, granian and hypercorn: option -> ours, or a sentence.
+# Of gunicorn, uvicorn, granian and hypercorn: option -> the one that does the same here, or a sentence.
 OPTIONS = {
-    "--access-logfile": "--access-log",
-    "--access-logformat": "--access-log",
-    "--access-log-fmt": "--access-log",
+    "--access-logfile": "--access-log writes it to stdout, --log-config anywhere",
+    "--access-logformat": "--access-log has common, combined and json",
     "--blocking-threads": "--threads",
     "--ca-certs": "--ssl-ca-certs",
-    "--cert-reqs": "--ssl-client-certs",
+    "--cert-reqs": "--ssl-client-certs is none, optional or required",
     "--certfile": "--ssl-certfile",
-    "--chdir": "--app-dir",
+    "--chdir": "--app-dir is where the application is imported from; the directory stays that where it is started",
     "--ciphers": "--ssl-ciphers",
     "--daemon": "a service manager runs it in the background, see docs/workers.md",
-    "--env": "set variables where it is started",
-    "--env-file": "set variables where it is started",
+    "--env": "--env-file has variables for the application",
     "--graceful-timeout": "--drain-timeout",
     "--h11-max-incomplete-event-size": "--max-head-bytes",
     "--http": "there is one implementation of HTTP/1.1",
     "--keyfile": "--ssl-keyfile",
-    "--limit-concurrency": "--max-connections",
+    "--limit-concurrency": "--max-connections with --when-full reject",
     "--limit-max-requests": "--max-requests-per-worker",
-    "--limit-max-requests-jitter": "--max-requests-per-worker is varied by a tenth",
     "--limit-request-field_size": "--max-header-bytes",
     "--limit-request-fields": "--max-headers",
     "--limit-request-line": "--max-target-bytes",
     "--max-requests": "--max-requests-per-worker",
     "--max-requests-jitter": "--max-requests-per-worker is varied by a tenth",
     "--no-access-log": "the access log is off unless --access-log asks for it",
-    "--no-proxy-headers": "proxies are not believed unless --forwarded-allow-ips names them",
     "--no-sendfile": "files are always sent by the kernel",
-    "--no-use-colors": "set NO_COLOR=1",
     "--pidfile": "--pid",
     "--preload": "each worker imports the application itself, so that a reload reads it anew",
-    "--proxy-allow-from": "--forwarded-allow-ips",
-    "--proxy-headers": "--forwarded-allow-ips",
+    "--proxy-allow-from": "--forwarded-allow-ips names those who send --proxy-protocol, too",
+    "--proxy-headers": "--forwarded-allow-ips names the proxies that are believed; nobody else is",
     "--pythonpath": "--app-dir",
-    "--reuse-port": "--workers",
-    "--ssl-cert-reqs": "--ssl-client-certs",
     "--ssl-certificate": "--ssl-certfile",
     "--ssl-version": "TLS 1.2 and newer are spoken",
-    "--timeout": "--handler-timeout",
+    "--timeout": "--handler-timeout is for a response; the process is looked after by systemd's WatchdogSec",
     "--timeout-graceful-shutdown": "--drain-timeout",
     "--timeout-keep-alive": "--keep-alive-timeout",
-    "--umask": "--uds-mode",
+    "--umask": "--uds-mode is for the socket; the umask is that where it is started",
     "--url-path-prefix": "--root-path",
-    "--use-colors": "levels are in colour on a terminal",
+    "--use-colors": "levels are in colour on a terminal, unless NO_COLOR=1",
     "--websocket-max-message-size": "--ws-max-size",
     "--websockets": "install kacore[websockets]",
-    "--worker-class": ONE_KIND,
+    "--worker-class": "there is one kind of worker, see --interface and --loop",
     "--worker-connections": "--max-connections",
-    "--ws": "install kacore[websockets]",
-    "-D": "a service manager runs it in the background, see docs/workers.md",
-    "-c": "--config",
-    "-e": "set variables where it is started",
-    "-k": ONE_KIND,
-    "-p": "--pid",
-    "-t": "--handler-timeout",
+}
+# Other names of the same.
+ALIASES = {
+    "--access-log-fmt": "--access-logformat",
+    "--limit-max-requests-jitter": "--max-requests-jitter",
+    "--no-proxy-headers": "--proxy-headers",
+    "--no-use-colors": "--use-colors",
+    "--ssl-cert-reqs": "--cert-reqs",
+    "--ws": "--websockets",
+    "-D": "--daemon",
+    "-e": "--env",
+    "-k": "--worker-class",
+    "-p": "--pidfile",
+    "-t": "--timeout",
 }
 
 
-def explain(words: list[str], ours: Iterable[str]) -> str:
+def explain(words: list[str], ours: Collection[str]) -> str:
     """The message for command-line words that mean nothing here. ours: the options that there are."""
     option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if option is None:
         return f"{words[0]!r} belongs to no option"
-    known = OPTIONS.get(option)
-    if known is None:
+    known = OPTIONS.get(ALIASES.get(option, option))
+    if known is None or not set(flags_in(known)) <= set(ours):
         near = difflib.get_close_matches(option, ours, n=1)
         return f"there is no option {option}" + (f"; did you mean {near[0]}?" if near else "")
     return f"there is no option {option}: {known}" if " " in known else f"there is no option {option}: it is {known} here"
+
+
+def flags_in(sentence: str) -> list[str]:
+    return re.findall(r"--[a-z][a-z-]*", sentence)

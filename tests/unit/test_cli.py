@@ -1,0 +1,198 @@
+"""The `kacore` command: help, words of other servers, `kacore config`, `--check-config`."""
+
+import argparse
+import json
+import re
+
+import pytest
+
+from kacore import cli
+from kacore.cli import elsewhere
+from kacore.cli.parser import make_parser
+from kacore.config.options import ServeOptions
+from kacore.policy import Policy
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs `kacore` in an empty directory. Return: exit status, stdout, stderr."""
+    import os
+
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("KACORE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*argv):
+        try:
+            status = cli.main(argv)
+        except SystemExit as end:
+            status = end.code
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def parser_of(command):
+    (commands,) = [action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return commands.choices[command]
+
+
+# -- help -----------------------------------------------------------------------------------------------------
+
+
+def test_help_of_serve_is_one_screen(run):
+    status, out, _ = run("serve", "--help")
+    lines = out.splitlines()
+    assert status == 0
+    assert len(lines) <= 51
+    assert max(map(len, lines)) <= 100
+    assert "--port PORT                   port to listen on; 0 = a free one (default: 8000)" in out
+    assert "--keep-alive-timeout SECONDS  how long a kept connection may stay idle (default: 75 s)" in out
+
+
+@pytest.mark.parametrize("command", ["serve", "config"])
+def test_help_all_has_every_option_and_says_what_0_means(run, command):
+    status, out, _ = run(command, "--help-all")
+    assert status == 0
+    words = " ".join(out.split())
+    for what in [*ServeOptions.__fields__.values(), *Policy.__fields__.values()]:
+        shown = f"--[no-]{what.flag[2:]}" if what.kind is bool else f"{what.flag} "
+        assert shown in words
+        assert not what.zero or f"0 = {what.zero}" in words or f"0, {what.zero}" in words
+
+
+def test_every_option_has_the_flag_that_is_declared():
+    known = set(parser_of("serve").flags())
+    for what in [*ServeOptions.__fields__.values(), *Policy.__fields__.values()]:
+        if what.name != "app":
+            assert {what.flag, *what.aliases} <= known
+
+
+@pytest.mark.parametrize("command", ["policy", "demo"])
+def test_other_commands_have_help_too(run, command):
+    assert run(command, "--help")[0] == 0
+
+
+# -- words of other servers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", [*elsewhere.OPTIONS, *elsewhere.ALIASES])
+def test_suggestions_name_options_that_exist_and_only_for_words_that_are_none(option):
+    known = parser_of("serve").flags()
+    assert option not in known
+    sentence = elsewhere.OPTIONS[elsewhere.ALIASES.get(option, option)]
+    named = elsewhere.flags_in(sentence)
+    assert set(named) <= set(known)
+    assert " " in sentence or sentence in known
+    assert sentence in elsewhere.explain([option], known)
+
+
+def test_no_suggestion_is_made_twice():
+    sentences = [sentence for sentence in elsewhere.OPTIONS.values() if " " in sentence]
+    assert len(sentences) == len(set(sentences))
+    assert not set(elsewhere.OPTIONS) & set(elsewhere.ALIASES)
+    assert set(elsewhere.ALIASES.values()) <= set(elsewhere.OPTIONS)
+
+
+def test_a_command_that_has_no_such_option_suggests_none():
+    assert "--keep-alive-timeout" in elsewhere.explain(["--timeout-keep-alive"], parser_of("serve").flags())
+    assert "--keep-alive-timeout" not in elsewhere.explain(["--timeout-keep-alive"], parser_of("demo").flags())
+
+
+# -- kacore config --------------------------------------------------------------------------------------------
+
+
+def test_config_has_every_value_with_its_source(run, tmp_path, monkeypatch):
+    (tmp_path / "kacore.toml").write_text("[serve]\nworkers = 2\nuds_mode = '660'\n[policy]\nretry_after = 9\n")
+    monkeypatch.setenv("KACORE_LOG_LEVEL", "debug")
+    status, out, _ = run("config", "--port", "80", "--header", "X-A: b", "shop:app")
+    assert status == 0
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "  " in line}
+    assert {*ServeOptions.__fields__, *Policy.__fields__} <= set(rows)
+    assert rows["port"] == ["80", "--port"]
+    assert rows["workers"] == ["2", "kacore.toml", "[serve]"]
+    assert rows["uds_mode"] == ["660", "kacore.toml", "[serve]"]
+    assert rows["log_level"] == ["debug", "KACORE_LOG_LEVEL"]
+    assert rows["headers"] == ["X-A:", "b", "--header"]
+    assert rows["retry_after"] == ["9", "s", "kacore.toml", "[policy]"]
+    assert "Listens on 127.0.0.1:80.\n" in out
+
+
+def test_what_config_prints_as_toml_makes_the_same_configuration(run, tmp_path):
+    given = ["--header", "X-A: b", "--uds-mode", "600", "--fd", "7", "--no-date-header", "--ssl-certfile", "c",
+             "--ssl-sni", "a=b,c", "--retry-after", "3", "--forwarded-allow-ips", "10.0.0.1,unix", "shop:app"]  # fmt: skip
+    _, out, _ = run("config", *given, "--format", "toml")
+    (tmp_path / "kacore.toml").write_text(out)
+    _, expected, _ = run("config", *given, "--config", "/dev/null", "--format", "json")
+    _, found, _ = run("config", "--format", "json")
+    expected, found = json.loads(expected), json.loads(found)
+    for table in ("serve", "policy"):
+        values = [{name: said["value"] for name, said in one[table].items() if name != "config"} for one in (expected, found)]
+        assert values[0] == values[1]
+    assert found["serve"]["app"] == {"value": "shop:app", "unit": "", "from": "kacore.toml [serve]"}
+
+
+@pytest.mark.parametrize("form", ["table", "toml", "json"])
+def test_a_passphrase_is_printed_nowhere(run, form):
+    status, out, err = run("config", "--ssl-certfile", "c", "--ssl-keyfile-password", "sesame", "--format", form)
+    assert status == 0
+    assert "sesame" not in out + err
+
+
+def test_policy_is_the_part_that_is_the_policy(run, monkeypatch):
+    monkeypatch.setenv("KACORE_PORT", "nonsense")  # not its affair
+    status, out, _ = run("policy", "--format", "json")
+    assert status == 0
+    assert "serve" not in json.loads(out)
+    assert run("config")[0] == 2
+
+
+# -- kacore serve --check-config -----------------------------------------------------------------------------
+
+
+def test_check_config_tells_all_that_is_wrong(run, tmp_path, monkeypatch):
+    (tmp_path / "kacore.toml").write_text("[serve]\nprot = 1\nthreads = -1\n[policy]\nmax_headers = 0\nkeepalive = 1\n")
+    monkeypatch.setenv("KACORE_BACKLOG", "many")
+    status, out, err = run(
+        "serve", "nowhere_at_all:app", "--port", "70000", "--bind", "x", "--ssl-certfile", "missing.pem",
+        "--admin", "y", "--pressure-start", "0.9", "--pressure-full", "0.8",
+    )  # fmt: skip
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    status, out, err = run(
+        "serve", "--check-config", "nowhere_at_all:app", "--port", "70000", "--bind", "x", "--ssl-certfile", "missing.pem",
+        "--admin", "y", "--pressure-start", "0.9", "--pressure-full", "0.8",
+    )  # fmt: skip
+    assert (status, out) == (2, "")
+    expected = [
+        "[serve]: unknown name 'prot'",
+        "[serve]: threads=-1",
+        "KACORE_BACKLOG: backlog='many'",
+        "--port: port=70000",
+        "[policy]: max_headers=0",
+        "[policy]: unknown name 'keepalive'",
+        "pressure_start=0.9 does not go with pressure_full=0.8",
+        "no module 'nowhere_at_all'",
+        "bind 'x'",
+        "admin|bind 'y'",
+        "missing.pem: No such file",
+    ]
+    lines = err.splitlines()
+    for words in expected:
+        assert any(re.search(words.replace("[", r"\[").replace("'admin|", "'"), line) for line in lines), (words, err)
+    assert all(line.startswith("kacore: ") for line in lines)
+    assert len(lines) == len(expected)
+
+
+def test_check_config_of_what_is_well_runs_nothing_of_the_application(run, tmp_path):
+    (tmp_path / "shop.py").write_text("raise SystemExit('it was run')\n")
+    status, out, err = run("serve", "--check-config", "shop:app", "--port", "0", "--workers", "2", "--admin", "9000")
+    assert (status, out, err) == (0, "kacore: the configuration has no mistakes\n", "")
+
+
+def test_an_application_may_be_named_in_the_file_and_must_be_named_somewhere(run, tmp_path):
+    (tmp_path / "shop.py").write_text("")
+    assert run("serve", "--check-config")[2] == "kacore: the application is missing: kacore serve MODULE:NAME\n"
+    assert run("serve")[0] == 2
+    (tmp_path / "kacore.toml").write_text("[serve]\napp = 'shop:app'\n")
+    assert run("serve", "--check-config")[0] == 0
