@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # The directory is named beside its files: its own time changes when one is added or deleted. One variant of the
 # extension stands in place at a time, and the stamp names the switches it was built with. They go to the build
-# only: to kacore itself, KACORE_NAME in the environment is a field of the policy.
+# only: to kacore itself, KACORE_NAME in the environment is an option.
 SOURCES := setup.py pyproject.toml $(wildcard src src/* src/*/* src/*/*/*)
 KACORE_OPTIMIZE ?= 1
 unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE KACORE_OPTIMIZE
@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel fresh bench-deadlines bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel fresh bench-deadlines bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -233,6 +233,9 @@ fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clan
 
 bench-instructions: build  ## compare instruction counts of parser and conversation with those kept (needs valgrind)
 	$(BIN)/python benches/bench_instructions.py
+
+bench-hpack: $(VENV)/.for-build  ## HPACK beside libnghttp2's, and in bytes (needs libnghttp2-dev)
+	$(BIN)/python benches/bench_hpack.py $(ARGS)
 
 bench-parse: .venv-bench/.peers  ## the parser beside its peers, in .venv-bench (needs libh2o-dev for picohttpparser)
 	.venv-bench/bin/pip install --quiet 'setuptools>=77' wheel 'Cython>=3.3,<3.4' httptools gunicorn_h1c aiohttp h11

@@ -73,14 +73,16 @@ def count(binary, way, pieces, n_counted, *more):
     out = BUILD / "callgrind.out"
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--toggle-collect=measured"]
     subprocess.run([*command, binary, way, data, *more], check=True, capture_output=True, timeout=120)
-    total, ours = 0, False
+    total, ours, is_callers = 0, False, False
     # "fl=", "fi=", "fe=" name the file of the cost lines behind; the line behind "calls=" is not its own.
     text = out.read_text()
     files = dict(re.findall(r"^c?f[lie]=(\(\d+\)) (.+)$", text, re.MULTILINE))
     lines = iter(text.splitlines())
     for line in lines:
-        if found := re.match(r"f[lie]=(\(\d+\))", line):
-            ours = re.search(r"/ka_\w+\.[ch]$|intrin\.h$|arm_neon\.h$", files[found[1]]) is not None
+        if found := re.match(r"f([lie])=(\(\d+\))", line):
+            # "fl" is the function's own file: what the program here does to call one is not the core's.
+            is_callers = files[found[2]].endswith(f"{binary.name}.c") if found[1] == "l" else is_callers
+            ours = not is_callers and re.search(r"/ka_\w+\.[ch]$|intrin\.h$|arm_neon\.h$", files[found[2]]) is not None
         elif line.startswith("calls="):
             next(lines)
         elif ours and re.match(r"[+*\d-]", line):

@@ -32,15 +32,15 @@ static void answer(ka_talk *talk)
 {
     static const char type[] = "text/plain", length[] = "13", content[] = "Hello, world!";
     char taken[2048], *at;
-    while (!ka_talk_body_is_over(talk))
-        expect(ka_talk_read(talk, taken, sizeof taken, now) >= 0);
-    expect(ka_talk_head_begin(talk, 200, 64, &at) == KA_OK);
-    expect(ka_reply_field(&talk->exchange.reply, &at, "content-type", 12, type, sizeof type - 1) == KA_OK);
+    while (!ka_exchange_body_is_over(&talk->exchange))
+        expect(ka_exchange_read(&talk->exchange, taken, sizeof taken, now) >= 0);
+    expect(ka_exchange_head_begin(&talk->exchange, 200, 64, &at) == KA_OK);
+    expect(ka_exchange_field(&talk->exchange, &at, "content-type", 12, type, sizeof type - 1) == KA_OK);
     if (n_pieces == 1)
-        expect(ka_reply_field(&talk->exchange.reply, &at, "content-length", 14, length, sizeof length - 1) == KA_OK);
-    expect(ka_talk_head_end(talk, at, n_pieces == 1 ? 13 : KA_WHOLE_UNKNOWN, now) == KA_OK);
+        expect(ka_exchange_field(&talk->exchange, &at, "content-length", 14, length, sizeof length - 1) == KA_OK);
+    expect(ka_exchange_head_end(&talk->exchange, at, n_pieces == 1 ? 13 : KA_WHOLE_UNKNOWN, now) == KA_OK);
     for (long i = n_pieces; i > 0; i--)
-        expect(ka_talk_content(talk, content, sizeof content - 1, i > 1, NULL) == KA_OK);
+        expect(ka_exchange_content(&talk->exchange, content, sizeof content - 1, i > 1, NULL) == KA_OK);
 }
 
 static inline void turn(const char *bytes, size_t len)

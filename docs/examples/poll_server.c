@@ -54,17 +54,17 @@ static void look_at_clocks(void)
 
 /* --- the application --- */
 
-static void answer(ka_talk *talk, const ka_head *head)
+static void answer(ka_exchange *x, const ka_head *head)
 {
-    const char *target = ka_talk_head_bytes(talk) + head->target.off;
+    const char *target = ka_exchange_head_bytes(x) + head->target.off;
     int is_known = head->target.len == 1 && *target == '/';
     const char *text = is_known ? "hello\n" : "no such page\n";
     char *at;
-    if (ka_talk_head_begin(talk, is_known ? 200 : 404, 64, &at) < 0 ||
-        ka_reply_field(&talk->exchange.reply, &at, "content-type", 12, "text/plain", 10) < 0 ||
-        ka_talk_head_end(talk, at, (int64_t)strlen(text), now) < 0 ||
-        ka_talk_content(talk, text, strlen(text), 0, NULL) < 0)
-        ka_talk_refuse(talk, 500, "no answer could be made", KA_CAUSE_APPLICATION, now);
+    if (ka_exchange_head_begin(x, is_known ? 200 : 404, 64, &at) < 0 ||
+        ka_exchange_field(x, &at, "content-type", 12, "text/plain", 10) < 0 ||
+        ka_exchange_head_end(x, at, (int64_t)strlen(text), now) < 0 ||
+        ka_exchange_content(x, text, strlen(text), 0, NULL) < 0)
+        ka_exchange_refuse(x, 500, "no answer could be made", KA_CAUSE_APPLICATION, now);
 }
 
 /* --- one connection --- */
@@ -112,7 +112,7 @@ static int receive(peer *p)
     else
         ka_talk_filled(talk, (size_t)n);
     if (ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW)
-        return ka_talk_refuse(talk, 408, "the content is arriving too slowly", cause, now) < 0 ? -1 : 1;
+        return ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, now) < 0 ? -1 : 1;
     return 1;
 }
 
@@ -145,13 +145,13 @@ static void turn(peer *p)
     for (int n_reads = 0; got > 0;) {
         ka_talk_step step = ka_talk_next(talk, now, &head);
         if (step == KA_TALK_REQUEST) {
-            answer(talk, &head);
+            answer(&talk->exchange, &head);
         } else if (step == KA_TALK_READ) {
-            got = n_reads++ < 4 && !talk->is_eof ? receive(p) : 0;
+            got = n_reads++ < 4 && !ka_talk_is_eof(talk) ? receive(p) : 0;
         } else if (step == KA_TALK_LINGER || step == KA_TALK_CLOSE) {
             if (flush(p) == 0 && talk->unsent)
                 break; /* the rest when it can be written */
-            if (talk->unsent || (step == KA_TALK_CLOSE && talk->is_eof))
+            if (talk->unsent || (step == KA_TALK_CLOSE && ka_talk_is_eof(talk)))
                 end(p, (ka_cause)talk->cause);
             else
                 half_close(p, (ka_cause)talk->cause);
@@ -228,7 +228,8 @@ static void expire(void)
         peer *p = find(conn);
         if (todo == KA_DO_HALF_CLOSE)
             half_close(p, cause);
-        else if (todo == KA_DO_ANSWER_408 && p->talk && !ka_talk_refuse(p->talk, 408, "too late", cause, now))
+        else if (todo == KA_DO_ANSWER_408 && p->talk &&
+                 !ka_exchange_refuse(&p->talk->exchange, 408, "too late", cause, now))
             turn(p);
         else
             end(p, cause);

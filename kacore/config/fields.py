@@ -420,13 +420,13 @@ def method_keywords_of(
 
 def with_face_of(call: Any, function: Any, record: Any) -> Any:
     """What help() and editors show: the function's own name and text, then the options."""
-    from inspect import signature
+    from inspect import Parameter, signature
 
     for name in ("__module__", "__name__", "__qualname__"):
         setattr(call, name, getattr(function, name))
     sentences = [f"    {name}: {what.doc}" for name, what in record.__fields__.items()]
     call.__doc__ = f"{function.__doc__}\n\n    Options:\n" + "\n".join(sentences)
     own = signature(function)
-    first = list(own.parameters.values())[:-1]
+    first = [one.replace(kind=Parameter.POSITIONAL_ONLY) for one in own.parameters.values()][:-1]
     call.__signature__ = own.replace(parameters=[*first, *record.__signature__.parameters.values()])
     return call

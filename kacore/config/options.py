@@ -45,7 +45,7 @@ EVERY_LINE = "\n"  # between values that may hold commas
 
 def permissions(given: object) -> int:
     """660 as text, 0o660 as a number."""
-    value = int(given, 8) if isinstance(given, str) and not given.strip("01234567") else given
+    value = int(given, 8) if isinstance(given, str) and given and not given.strip("01234567") else given
     if type(value) is not int or not 0 <= value <= MAX_PERMISSIONS:
         raise TypeError
     return value

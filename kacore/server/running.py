@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kacore.config.fields import keywords_of
-from kacore.config.options import RunOptions, ServerOptions
+from kacore.config.options import RunOptions
 from kacore.errors import ConfigError, UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.server import logs
@@ -117,7 +117,8 @@ def serving(app: str | Callable[..., Any], options: ServerKeywords) -> Iterator[
     a free port, see Server.port. Raises what kept it from serving: UsageError, or what the application raised.
     """
     given = options.as_dict()
-    if options.sockets is None and options.addresses() == ServerOptions().addresses():
+    is_elsewhere = options.bind or options.uds is not None or options.fds or options.sockets is not None
+    if options.port is None and not is_elsewhere:
         given["port"] = 0
     server = Server(app, **given)
     thread = ServingThread(server)

@@ -33,10 +33,8 @@ static void enter(ka_engine *e) { e->n_inside++; }
 /* For later. */
 static void doom(ka_engine *e, ka_handle h, ka_sock *s, ka_cause cause)
 {
-    if (s->talk && !s->talk->is_last) { /* then it hands over no further request */
-        s->talk->is_last = 1;
-        s->talk->cause = (uint8_t)cause;
-    }
+    if (s->talk)
+        ka_talk_end_with(s->talk, cause); /* then it hands over no further request */
     if (e->n_doomed == e->doomed_cap) {
         uint32_t cap = e->doomed_cap ? 2 * e->doomed_cap : 16;
         ka_doomed *doomed = realloc(e->doomed, cap * sizeof *doomed);

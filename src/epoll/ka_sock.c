@@ -138,7 +138,7 @@ static int saw_fin(ka_driver *d, void *peer, ka_talk *talk)
 {
     const ka_sock *s = peer;
     (void)d;
-    if (ka_unlikely(s->saw_fin) && !talk->sees_fin)
+    if (ka_unlikely(s->saw_fin) && !ka_talk_sees_fin(talk))
         ka_wire_probe(s->fd);
     return s->saw_fin;
 }
@@ -216,7 +216,7 @@ static void shut(ka_driver *d, ka_handle h, void *peer)
     ka_session *session = ka_session_of(e, h);
     if (session == NULL)
         return;
-    if (!(s->talk && (s->talk->is_cut || s->talk->unsent)))
+    if (!(s->talk && (ka_talk_is_cut(s->talk) || s->talk->unsent)))
         ka_wire_shut(s, session);
     e->sessions[ka_slot_of(h)] = NULL;
     session->filter->close(session);

@@ -1,5 +1,5 @@
 # ASGI 3, http scope: https://asgi.readthedocs.io/en/latest/specs/www.html (spec_version 2.3).
-# Knows a talk and its port, never an engine or a socket.
+# Knows an exchange and its port, never an engine or a socket.
 #
 # When is a client gone? A reset, or output that cannot be sent, says so: receive() gives http.disconnect, and what is sent
 # from then on goes nowhere, in silence. FIN alone says only that no further request comes: who closes the whole socket
@@ -132,11 +132,11 @@ cdef class AsgiExchange(Exchange):
 
     cdef object next_message(self):
         """An event dict, or None when one must be waited for."""
-        if self.talk == NULL or self.is_done:
+        if self.core == NULL or self.is_done:
             return DISCONNECT.copy()
         if self.is_asked:
-            return self.disconnect() if self.talk.sees_fin and self.is_quiet() else None
-        if ka_talk_body_is_over(self.talk):
+            return self.disconnect() if ka_exchange_sees_fin(self.core) and self.is_quiet() else None
+        if ka_exchange_body_is_over(self.core):
             self.is_asked = True
             return NO_CONTENT.copy()
         try:
@@ -155,7 +155,7 @@ cdef class AsgiExchange(Exchange):
     cdef bint is_quiet(self) noexcept:
         """Whether a client that sent FIN has been given nothing for so long that it counts as gone."""
         cdef int64_t now = self.port.now()
-        if self.quiet_ns == 0 or self.talk.unsent:
+        if self.quiet_ns == 0 or ka_exchange_unsent(self.core):
             self.quiet_ns = now
         return now - self.quiet_ns >= FIN_QUIET_NS
 
@@ -206,7 +206,7 @@ cdef class AsgiExchange(Exchange):
         return self.send_later() if not self.is_done and self.is_held() else SENT
 
     cdef int send_body(self, object body, bint more) except -1:
-        if self.talk == NULL:
+        if self.core == NULL:
             raise LocalError("the response is already complete")
         if not self.is_begun:
             raise LocalError("http.response.body was sent before http.response.start")
@@ -258,9 +258,9 @@ cdef class AsgiExchange(Exchange):
     cdef int send_hints(self, object links) except -1:
         if self.is_begun:
             raise LocalError("http.response.early_hint must come before http.response.start")
-        if self.talk != NULL and self.talk.exchange.reply.minor == 0:
+        if self.core != NULL and ka_exchange_is_http_1_0(self.core):
             return 0  # RFC 9110 15.2: nothing interim to HTTP/1.0; the extension was not offered
-        self.write_interim(b"HTTP/1.1 103 Early Hints\r\n", [(b"link", link) for link in links])
+        self.write_interim(103, [(b"link", link) for link in links])
         return self.push()
 
     async def send_later(self):
@@ -300,9 +300,9 @@ cdef class AsgiExchange(Exchange):
         elif self.is_told:  # it did as it was told
             self.abandon()
         elif is_cancelled:
-            if self.talk != NULL:  # else the server itself cancelled it, and said why
+            if self.core != NULL:  # else the server itself cancelled it, and said why
                 self.give_up("was cancelled", None)
-        elif not self.is_done and self.talk != NULL:
+        elif not self.is_done and self.core != NULL:
             self.give_up("returned without completing its response", None)
         self.scope = None
         return 0
@@ -313,7 +313,7 @@ cdef class AsgiExchange(Exchange):
         return f"{self.scope.get('method')} {path.decode('ascii', 'backslashreplace') if isinstance(path, bytes) else path}"
 
     cdef int give_up(self, str what, object error) except -1:
-        if error is not None or self.talk != NULL:
+        if error is not None or self.core != NULL:
             self.app.logger.error("the application %s on %s", what, self.named(), exc_info=error)
         self.is_done = True
         return self.refuse(500, b"Internal Server Error")
@@ -449,14 +449,14 @@ cdef class AsgiApplication(Application):
         self.extensions = {**self.extensions_1_0, "http.response.early_hint": {}}
         self.extensions_tls = {**self.extensions, "tls": None}
 
-    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
-        cdef dict scope = self.scope_of(exchange, port, talk, head, fields)
-        if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, talk, head, fields, scope):
+        cdef dict scope = self.scope_of(exchange, port, core, head, fields)
+        if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, core, head, fields, scope):
             return 0
         exchange.app = self
         exchange.scope = scope
-        exchange.attach(port, talk)
+        exchange.attach(port, core)
         if exchange.entry is not None:
             exchange.entry.request = scope
         try:
@@ -471,11 +471,12 @@ cdef class AsgiApplication(Application):
         exchange.task.add_done_callback(exchange.finished)
         return 0
 
-    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields):
-        cdef const char *buf = ka_talk_head_bytes(talk)
+    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head,
+                       const ka_field *fields):
+        cdef const char *buf = ka_exchange_head_bytes(core)
         cdef dict scope
         cdef str path = path_of(buf, head, False)
-        server = port.server_of(talk)
+        server = port.server_of(core)
         if server is not self.server:
             self.template["server"] = self.server = server
         scope = self.template.copy()
@@ -490,11 +491,11 @@ cdef class AsgiApplication(Application):
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
         exchange.takes_trailers = takes_trailers_of(buf, head, fields)
-        scope["extensions"] = self.extensions_of(port, talk, exchange.takes_trailers)
+        scope["extensions"] = self.extensions_of(port, core, exchange.takes_trailers)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
-        scope["client"] = port.client_of(talk)
+        scope["client"] = port.client_of(core)
         if port.has_proxies:
-            origin = port.origin_of(talk, head, fields)
+            origin = port.origin_of(core, head, fields)
             if origin is not None:
                 scope["client"] = origin[0]
                 scope["scheme"] = origin[1] or scope["scheme"]
@@ -502,31 +503,31 @@ cdef class AsgiApplication(Application):
             scope["state"] = self.state.copy()
         return scope
 
-    cdef dict extensions_of(self, Port port, ka_talk *talk, bint takes_trailers):
+    cdef dict extensions_of(self, Port port, ka_exchange *core, bint takes_trailers):
         """A dict of the request's own: middleware adds to it."""
-        cdef dict tls = port.tls_of(talk) if port.has_tls else None
+        cdef dict tls = port.tls_of(core) if port.has_tls else None
         cdef dict extensions
-        if tls is not None and talk.exchange.reply.minor:
+        if tls is not None and not ka_exchange_is_http_1_0(core):
             extensions = self.extensions_tls.copy()
         else:
-            extensions = (self.extensions if talk.exchange.reply.minor else self.extensions_1_0).copy()
+            extensions = (self.extensions_1_0 if ka_exchange_is_http_1_0(core) else self.extensions).copy()
         if tls is not None:
             extensions["tls"] = tls
         if takes_trailers:
             extensions["http.response.trailers"] = {}
         return extensions
 
-    cdef bint open_websocket(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields,
+    cdef bint open_websocket(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields,
                              dict scope) except -1:
         """Hand the request to `websocket`, if it is one for it. Else it is answered as HTTP, RFC 9110 7.8."""
         cdef Tunnel tunnel
-        if self.websocket is None or not ka_talk_body_is_over(talk) or scope["method"] != "GET":
+        if self.websocket is None or not ka_exchange_body_is_over(core) or scope["method"] != "GET":
             return False
-        offer = forwarded_value(ka_talk_head_bytes(talk), head, fields, b"upgrade", 7)
+        offer = forwarded_value(ka_exchange_head_bytes(core), head, fields, b"upgrade", 7)
         if offer is None or offer.lower() != "websocket":
             return False
         tunnel = Tunnel.__new__(Tunnel)
-        tunnel.attach(port, talk)
+        tunnel.attach(port, core)
         asked = scope.copy()
         del asked["method"]
         asked["type"] = "websocket"

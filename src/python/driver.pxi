@@ -83,7 +83,7 @@ cdef class Driver(Port):
             return 0
 
     cdef unsigned class_of_request(self, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef const char *buf = ka_exchange_head_bytes(&talk.exchange)
         cdef int now = ka_conn_class(talk.service.table, talk.conn)
         cdef uint32_t i
         cdef bytes agent = None
@@ -131,13 +131,13 @@ cdef class Driver(Port):
             raise ValueError("a network prefix is longer than its address")
         self.has_proxies = n > 0 and fields
 
-    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
-        cdef const char *buf = ka_talk_head_bytes(talk)
+    cdef tuple origin_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_exchange_head_bytes(core)
         cdef uint8_t addr[16]
         cdef unsigned family
-        if not self.is_trusted(talk.conn):
+        if not self.is_trusted(ka_exchange_conn(core)):
             return None
-        client = self.client_of(talk)
+        client = self.client_of(core)
         chain = forwarded_value(buf, head, fields, b"x-forwarded-for", 15)
         if chain is not None:
             # Each proxy appends whom it saw: from the right, the first one that is no proxy of ours is the client.
@@ -215,11 +215,11 @@ cdef class Driver(Port):
         call()
         return 0
 
-    cdef AccessEntry entry_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
-        cdef const char *buf = ka_talk_head_bytes(talk)
-        client = self.client_of(talk)
+    cdef AccessEntry entry_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):
+        cdef const char *buf = ka_exchange_head_bytes(core)
+        client = self.client_of(core)
         if head != NULL and self.has_proxies:
-            origin = self.origin_of(talk, head, fields)
+            origin = self.origin_of(core, head, fields)
             if origin is not None:
                 client = origin[0]
         return access_entry(client, buf, head, fields, self.now())
@@ -249,24 +249,25 @@ cdef object listener_name(object where):
 cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
     cdef Driver driver = <Driver>ctx
     cdef Exchange exchange = None
+    cdef ka_exchange *core = &talk.exchange
     cdef ka_handle conn = talk.conn
     cdef int phase
     try:
         if driver.access_log is not None:
-            driver.entry = driver.entry_of(talk, head, fields)
-        driver.application.request(driver, talk, head, fields)
+            driver.entry = driver.entry_of(core, head, fields)
+        driver.application.request(driver, core, head, fields)
     except BaseException as error:
         driver.failed(error)
         phase = ka_conn_phase(driver.table.table, conn)
         if phase < 0 or phase == KA_LINGER:
             return  # the application has ended the connection, and the talk is gone
-        if talk.exchange.owner != NULL:
-            exchange = <Exchange>talk.exchange.owner
+        if core.owner != NULL:
+            exchange = <Exchange>core.owner
             exchange.detach()
-        ka_talk_refuse(talk, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, driver.now())
+        ka_exchange_refuse(core, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, driver.now())
         if exchange is not None:
             try:
-                exchange.ended(talk)
+                exchange.ended(core)
             except BaseException as error:
                 driver.failed(error)
 
@@ -279,7 +280,7 @@ cdef void driver_on_refused(void *ctx, ka_talk *talk) noexcept:
     cdef Driver driver = <Driver>ctx
     try:
         if driver.access_log is not None:
-            driver.note_end(driver.entry_of(talk, NULL, NULL), talk)
+            driver.note_end(driver.entry_of(&talk.exchange, NULL, NULL), &talk.exchange)
     except BaseException as error:
         driver.failed(error)
 

@@ -225,10 +225,10 @@ cdef class Engine(Driver):
             return 0
         return self.attend_noted()
 
-    cdef int push(self, ka_talk *talk) except -1:
+    cdef int push(self, ka_exchange *core) except -1:
         if self.engine == NULL:
             return 0
-        ka_engine_push(self.engine, talk)
+        ka_engine_push(self.engine, core.talk)
         return 0
 
     def attend_now(self):
@@ -254,46 +254,47 @@ cdef class Engine(Driver):
     cdef int64_t now_exactly(self) noexcept:
         return ka_engine_read_clock()
 
-    cdef object client_of(self, ka_talk *talk):
-        cdef peer_entry *entry = &self.peers[<uint32_t>talk.conn & (PEERS - 1)]
-        if entry.conn != talk.conn:
-            client = self.address_of(talk.conn)
+    cdef object client_of(self, ka_exchange *core):
+        cdef ka_handle conn = ka_exchange_conn(core)
+        cdef peer_entry *entry = &self.peers[<uint32_t>conn & (PEERS - 1)]
+        if entry.conn != conn:
+            client = self.address_of(conn)
             Py_INCREF(client)
             if entry.client != NULL:
                 Py_DECREF(<object>entry.client)
             entry.client = <PyObject *>client
-            entry.conn = talk.conn
+            entry.conn = conn
         return <object>entry.client
 
     cdef object give_away(self, Exchange exchange):
         import socket
-        cdef ka_talk *talk = exchange.talk
-        cdef ka_handle conn = talk.conn
+        cdef ka_exchange *core = exchange.core
+        cdef ka_handle conn = ka_exchange_conn(core)
         cdef int got
         if ka_engine_session(self.engine, conn) != NULL:
             raise LocalError("over TLS the socket carries ciphertext: read and write the stream instead")
-        exchange.ended(talk)
+        exchange.ended(core)
         exchange.detach()
         got = ka_engine_give_away(self.engine, conn)
         if got < 0:
-            ka_talk_done(talk)
+            ka_exchange_done(core, KA_CAUSE_APPLICATION)
             self.attend(False)
             raise os_error(got) if got <= -1000 else LocalError("the socket cannot be detached now")
         given = socket.socket(fileno=got)
         self.tell_drained()
         return given
 
-    cdef dict tls_of(self, ka_talk *talk):
-        cdef ka_session *session = ka_engine_session(self.engine, talk.conn)
+    cdef dict tls_of(self, ka_exchange *core):
+        cdef ka_session *session = ka_engine_session(self.engine, ka_exchange_conn(core))
         return tls_description(session).copy() if session != NULL else None
 
-    cdef object server_of(self, ka_talk *talk):
+    cdef object server_of(self, ka_exchange *core):
         cdef uint8_t addr[16]
         cdef uint16_t port
         cdef unsigned listener
         if len(self.servers) == 1:
             return self.servers[0]
-        if ka_engine_peer(self.engine, talk.conn, addr, &port, &listener) < 0:
+        if ka_engine_peer(self.engine, ka_exchange_conn(core), addr, &port, &listener) < 0:
             return None
         return self.servers[listener]
 

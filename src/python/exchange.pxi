@@ -1,8 +1,8 @@
-# One request as the application's side sees it: an Exchange over a ka_talk, and the Port that moves its bytes.
+# One request as the application's side sees it: an Exchange over a ka_exchange, and the Port that moves its bytes.
 # Knows neither engine nor event loop, and no application interface; those stand above and beside it.
 #
-# Life: the driver hands over a talk (`attach` takes one hold on the Exchange for it). The Exchange lets go when it
-# has written the last byte (`detach`), or the talk drops it when the client is gone (`lost`). After either, `talk`
+# Life: the driver hands over a ka_exchange (`attach` takes one hold on the Exchange for it). The Exchange lets go when it
+# has written the last byte (`detach`), or the core drops it when the client is gone (`lost`). After either, `core`
 # is NULL and every call says so.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_CheckExact
@@ -59,7 +59,7 @@ cdef class Port:
         """Give the talks that were noted a turn: now, or at the end of this round of the host's loop."""
         raise NotImplementedError
 
-    cdef int push(self, ka_talk *talk) except -1:
+    cdef int push(self, ka_exchange *core) except -1:
         """Send what is pending of this one now, whatever else goes on. Nothing ends, and no news is given."""
         raise NotImplementedError
 
@@ -70,20 +70,20 @@ cdef class Port:
         """Not the time that a whole step goes by, in which an application may have run."""
         return self.now()
 
-    cdef object client_of(self, ka_talk *talk):
+    cdef object client_of(self, ka_exchange *core):
         """(host, port) of the client, or None."""
         return None
 
-    cdef tuple origin_of(self, ka_talk *talk, const ka_head *head, const ka_field *fields):
+    cdef tuple origin_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):
         """What a trusted proxy said of this request: ((host, port) of the client, "http", "https" or None). None from
         everybody else. Ask only if `has_proxies`."""
         return None
 
-    cdef int note_end(self, AccessEntry entry, ka_talk *talk) except -1:
+    cdef int note_end(self, AccessEntry entry, ka_exchange *core) except -1:
         """A request is over: have it logged."""
-        cdef uint16_t status = talk.exchange.reply.status if talk.exchange.reply.is_started or talk.exchange.reply.is_over else 0
-        entry.status = status if status else 499
-        entry.n_bytes = 0 if talk.exchange.reply.is_head else talk.exchange.reply.n_content
+        cdef unsigned status = ka_exchange_status(core)
+        entry.status = <uint16_t>(status if status else 499)
+        entry.n_bytes = ka_exchange_n_content(core)
         entry.took_ns = self.now_exactly() - entry.begun_ns
         if self.access_log is not None:
             try:
@@ -96,11 +96,11 @@ cdef class Port:
         """The socket of a tunnel whose output is sent, the caller's from here on; the exchange is over."""
         raise LocalError("the socket belongs to the event loop: read and write the stream instead")
 
-    cdef dict tls_of(self, ka_talk *talk):
+    cdef dict tls_of(self, ka_exchange *core):
         """What ASGI's extension "tls" says of the connection, or None. Ask only if `has_tls`."""
         return None
 
-    cdef object server_of(self, ka_talk *talk):
+    cdef object server_of(self, ka_exchange *core):
         """(host, port) or (path, None) of the listener."""
         return None
 
@@ -143,24 +143,24 @@ cdef Holding holding_of(Port port):
 
 cdef class Exchange:
     """One request and its response. Subclasses are what an application interface makes of them."""
-    cdef ka_talk *talk      # borrowed; NULL once the response is over or the client is gone
+    cdef ka_exchange *core      # borrowed; NULL once the response is over or the client is gone
     cdef Port port
     cdef AccessEntry entry  # None unless there is an access log
 
-    cdef int attach(self, Port port, ka_talk *talk) except -1:
+    cdef int attach(self, Port port, ka_exchange *core) except -1:
         self.port = port
         if port.entry is not None:
             self.entry = port.entry
             port.entry = None
-        self.talk = talk
-        talk.exchange.owner = <void *>self
+        self.core = core
+        core.owner = <void *>self
         Py_INCREF(self)
         return 0
 
     cdef int detach(self) except -1:
-        if self.talk != NULL:
-            self.talk.exchange.owner = NULL
-            self.talk = NULL
+        if self.core != NULL:
+            self.core.owner = NULL
+            self.core = NULL
             Py_DECREF(self)
         return 0
 
@@ -176,12 +176,12 @@ cdef class Exchange:
         """handler_timeout: the answer was given in the application's place; stop its work where that can be done."""
         return 0
 
-    cdef inline int ended(self, ka_talk *talk) except -1:
+    cdef inline int ended(self, ka_exchange *core) except -1:
         """The response is complete, or as complete as it will be."""
         if self.entry is not None:
             entry = self.entry
             self.entry = None
-            self.port.note_end(entry, talk)
+            self.port.note_end(entry, core)
         return 0
 
     # -- request content ------------------------------------------------------------------------------
@@ -192,15 +192,15 @@ cdef class Exchange:
         cdef Py_ssize_t size
         cdef ptrdiff_t n
         cdef PyObject *piece
-        if self.talk == NULL:
+        if self.core == NULL:
             raise ClientGone("the client has disconnected")
-        if ka_talk_body_is_over(self.talk):
+        if ka_exchange_body_is_over(self.core):
             return b""
-        size = <Py_ssize_t>ka_talk_readable(self.talk)
+        size = <Py_ssize_t>ka_exchange_readable(self.core)
         if size == 0:
             size = 1  # what is here is framing at most, perhaps the end
         content = PyBytes_FromStringAndSize(NULL, size)
-        n = ka_talk_read(self.talk, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
+        n = ka_exchange_read(self.core, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
         if n == KA_PARTIAL:
             self.port.attend(True)
             return None
@@ -217,7 +217,7 @@ cdef class Exchange:
 
     cdef bint is_read(self) noexcept:
         """Nothing of the request's content is left to read."""
-        return self.talk == NULL or ka_talk_body_is_over(self.talk)
+        return self.core == NULL or ka_exchange_body_is_over(self.core)
 
     # -- response ---------------------------------------------------------------------------------------
 
@@ -227,46 +227,46 @@ cdef class Exchange:
         cdef char *at
         cdef Py_ssize_t i, n, size
         cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
-        cdef ka_talk *talk
-        # Code of the application's may run up to here, and the connection end in it: its talk is looked at afterwards.
+        cdef ka_exchange *core
+        # Code of the application's may run up to here, and the connection end in it: `core` is looked at afterwards.
         fast = PySequence_Fast(headers, "headers are pairs of bytes")
         size = bytes_in(fast)
         if size < 0:
             fast = plain_headers(fast)
             size = bytes_in(fast)
-        talk = self.talk
-        if talk == NULL:
+        core = self.core
+        if core == NULL:
             raise ClientGone("the client has disconnected")
         if self.entry is not None:
             self.entry.fields = headers
         n = PySequence_Fast_GET_SIZE(fast)
         if reason is not None:
             size += PyBytes_GET_SIZE(reason)
-        self.check(ka_talk_head_begin(talk, status, <size_t>(size + 4 * n), &at))
+        self.check(ka_exchange_head_begin(core, status, <size_t>(size + 4 * n), &at))
         if reason is not None:
-            self.check(ka_reply_reword(&talk.exchange.reply, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
+            self.check(ka_exchange_reword(core, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
         for i in range(n):
             if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
                 break  # never: bytes_in has seen them all
-            self.check(ka_reply_field(&talk.exchange.reply, &at, name.at, name.n, value.at, value.n))
-        self.check(ka_talk_head_end(talk, at, whole, self.port.now()))
+            self.check(ka_exchange_field(core, &at, name.at, name.n, value.at, value.n))
+        self.check(ka_exchange_head_end(core, at, whole, self.port.now()))
         return 0
 
     cdef int write(self, bytes content, bint more) except -1:
         """One piece of content: bytes. The last one (`more` false) ends the exchange."""
         cdef int got
-        cdef ka_talk *talk = self.talk
-        if talk == NULL:
+        cdef ka_exchange *core = self.core
+        if core == NULL:
             raise ClientGone("the client has disconnected")
         if not more:
             self.detach()  # before the content: its turn may end the connection
         if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
             Py_INCREF(content)
-            got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
-                                  <void *>content)
+            got = ka_exchange_content(core, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more,
+                                      <void *>content)
         else:
-            got = ka_talk_content(talk, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
-        return self.written(talk, got, more)
+            got = ka_exchange_content(core, PyBytes_AS_STRING(content), <size_t>PyBytes_GET_SIZE(content), more, NULL)
+        return self.written(core, got, more)
 
     cdef int write_file(self, OpenFile content) except -1:
         """The same for a file, as the last piece: sent by the kernel."""
@@ -274,119 +274,117 @@ cdef class Exchange:
 
     cdef int write_part(self, OpenFile content, int64_t offset, int64_t n, bint more) except -1:
         """The same for `n` bytes of a file from `offset` on."""
-        cdef ka_talk *talk = self.talk
-        if talk == NULL:
+        cdef ka_exchange *core = self.core
+        if core == NULL:
             raise ClientGone("the client has disconnected")
         if not more:
             self.detach()
         Py_INCREF(content)
-        return self.written(talk, ka_talk_file(talk, content.fd, offset, <size_t>n, more, <void *>content), more)
+        return self.written(core, ka_exchange_file(core, content.fd, offset, <size_t>n, more, <void *>content), more)
 
     cdef int write_trailers(self, object headers) except -1:
         """End the response with trailer fields. Where they cannot be sent it ends without; LocalError for a field that
         may be none, and then nothing is sent."""
         lines = self.lines_of(plain_headers(headers), True)
-        cdef ka_talk *talk = self.talk
+        cdef ka_exchange *core = self.core
         self.detach()
-        return self.written(talk, ka_talk_trailers(talk, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)), False)
+        cdef size_t n = <size_t>PyBytes_GET_SIZE(lines)
+        return self.written(core, ka_exchange_trailers(core, PyBytes_AS_STRING(lines), n), False)
 
-    cdef int write_interim(self, bytes status_line, object headers) except -1:
+    cdef int write_interim(self, unsigned status, object headers) except -1:
         """A response before the response, as 103 (Early Hints)."""
-        whole = status_line + self.lines_of(plain_headers(headers), False) + b"\r\n"
-        self.check(ka_talk_interim(self.talk, PyBytes_AS_STRING(whole), <size_t>PyBytes_GET_SIZE(whole)))
+        lines = self.lines_of(plain_headers(headers), False)
+        self.check(ka_exchange_interim(self.core, status, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)))
         self.port.attend(True)
         return 0
 
     cdef bytes lines_of(self, list plain, bint are_trailers):
         """plain: what plain_headers gave. ClientGone, LocalError."""
         cdef char *at
-        if self.talk == NULL:
+        if self.core == NULL:
             raise ClientGone("the client has disconnected")
         room = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
         at = PyBytes_AS_STRING(room)
         for name, value in plain:
             if are_trailers and ka_trailer_is_forbidden(name, <size_t>len(name)):
                 raise LocalError(f"{name.decode('latin-1')} cannot be a trailer (RFC 9110 6.5.1)")
-            self.check(ka_reply_line(&self.talk.exchange.reply, &at, name, <size_t>len(name), value, <size_t>len(value)))
+            self.check(ka_exchange_line(self.core, &at, name, <size_t>len(name), value, <size_t>len(value)))
         return room
 
-    cdef int written(self, ka_talk *talk, int got, bint more) except -1:
+    cdef int written(self, ka_exchange *core, int got, bint more) except -1:
         if got < 0:
-            why = self.reason(talk, got)
+            why = self.reason(core, got)
             self.detach()
-            self.ended(talk)
+            self.ended(core)
             self.port.attend(False)
             raise why
         if not more:
-            self.ended(talk)
+            self.ended(core)
         self.port.attend(more)
         return 0
 
     cdef int push(self) except -1:
         """Offer what was written to the kernel now, before control goes back to the application's code: it may take its
         time over the next piece. Before is_held(), if that is asked."""
-        if self.talk != NULL:
-            self.port.push(self.talk)
+        if self.core != NULL:
+            self.port.push(self.core)
         return 0
 
     cdef bint is_held(self) noexcept:
         """The client takes more slowly than the application writes, or the others are to have their turn: wait for
         KA_NEWS_LOW."""
-        return self.talk != NULL and ka_talk_holds(self.talk)
+        return self.core != NULL and ka_exchange_holds(self.core)
 
     cdef int yield_turn(self) except -1:
         """There is more to write: let the others have their turn, and wait for KA_NEWS_LOW."""
-        if self.talk != NULL:
-            ka_talk_rest(self.talk)
+        if self.core != NULL:
+            ka_exchange_rest(self.core)
             self.port.attend(True)
         return 0
 
     cdef int break_off(self) except -1:
         """Break off: what the client has looks incomplete."""
-        cdef ka_talk *talk = self.talk
-        if talk != NULL:
+        cdef ka_exchange *core = self.core
+        if core != NULL:
             self.detach()
-            ka_talk_done(talk)
-            self.ended(talk)
+            ka_exchange_done(core, KA_CAUSE_APPLICATION)
+            self.ended(core)
             self.port.attend(False)
         return 0
 
     cdef int refuse(self, unsigned status, const char *text) except -1:
         """Answer in the application's place and close; or cut off a response that has begun."""
-        cdef ka_talk *talk = self.talk
-        if talk == NULL:
+        cdef ka_exchange *core = self.core
+        if core == NULL:
             return 0
         self.detach()
-        if ka_talk_refuse(talk, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
-            ka_talk_done(talk)
-        self.ended(talk)
+        if ka_exchange_refuse(core, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
+            ka_exchange_done(core, KA_CAUSE_APPLICATION)
+        self.ended(core)
         self.port.attend(False)
         return 0
 
     cdef int abandon(self) except -1:
         """The client is gone as far as the application is concerned: end without an answer, or in the middle of it."""
-        cdef ka_talk *talk = self.talk
-        if talk == NULL:
+        cdef ka_exchange *core = self.core
+        if core == NULL:
             return 0
         self.detach()
-        if not talk.is_last:
-            talk.is_last = 1
-            talk.cause = KA_CAUSE_CLIENT
-        ka_talk_done(talk)
-        self.ended(talk)
+        ka_exchange_done(core, KA_CAUSE_CLIENT)
+        self.ended(core)
         self.port.attend(False)
         return 0
 
-    cdef object reason(self, ka_talk *talk, int code):
+    cdef object reason(self, ka_exchange *core, int code):
         if code == KA_ENOMEM:
             return MemoryError("no buffer for the response: max_buffer_bytes is reached")
-        if code == KA_EINVAL and talk.exchange.reply.why != NULL:
-            return LocalError((<bytes>talk.exchange.reply.why).decode())
+        if code == KA_EINVAL and ka_exchange_why(core) != NULL:
+            return LocalError((<bytes>ka_exchange_why(core)).decode())
         return ClientGone("the client has disconnected")
 
     cdef int check(self, int code) except -1:
         if code < 0:
-            raise self.reason(self.talk, code)
+            raise self.reason(self.core, code)
         return 0
 
 
@@ -489,7 +487,7 @@ cdef class Application:
             pass
         return 0
 
-    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         raise NotImplementedError
 
     cdef int leave(self) except -1:
@@ -546,12 +544,12 @@ cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
 cdef void port_on_lost(void *owner) noexcept:
     cdef Exchange exchange = <Exchange>owner
     cdef Port port = exchange.port
-    cdef ka_talk *talk = exchange.talk
-    cdef bint is_late = talk.cause == KA_CAUSE_HANDLER_TIMEOUT
-    exchange.talk = NULL
+    cdef ka_exchange *core = exchange.core
+    cdef bint is_late = ka_exchange_cause(core) == KA_CAUSE_HANDLER_TIMEOUT
+    exchange.core = NULL
     # Each for itself: whoever waits for `lost` would wait for ever.
     try:
-        exchange.ended(talk)
+        exchange.ended(core)
     except BaseException as error:
         port.failed(error)
     if is_late:

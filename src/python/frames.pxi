@@ -105,7 +105,9 @@ cdef class FrameReader:
 
     def next(self):
         """bytes: a message, or the payload of a control frame; `opcode` says which. None: `state` says why."""
-        cdef ka_talk *talk
+        cdef ka_exchange *core
+        cdef const char *at = NULL
+        cdef size_t n = 0  # bytes that are here
         cdef int64_t now = self.tunnel.port.now()
         cdef int got
         if self.code:
@@ -114,7 +116,9 @@ cdef class FrameReader:
             self.moment = now
             self.spent = 0
         while True:
-            talk = self.tunnel.talk
+            core = self.tunnel.core
+            if core != NULL:
+                at = ka_exchange_peek(core, &n)
             if self.spent >= FRAME_STEP:
                 self.state = FRAMES_SPENT
                 return None
@@ -124,18 +128,18 @@ cdef class FrameReader:
                 got = self.end_frame()
                 if got == KA_OK:
                     return self.event()
-            elif talk == NULL or (talk.window_len == 0 and talk.is_eof):
+            elif core == NULL or (n == 0 and ka_exchange_is_eof(core)):
                 self.state = FRAMES_END
                 return None
-            elif talk.window_len == 0:
-                ka_talk_read(talk, self.control, 0, now)
+            elif n == 0:
+                ka_exchange_read(core, self.control, 0, now)
                 self.tunnel.port.attend(True)
                 self.state = FRAMES_WAIT
                 return None
             elif self.frame.is_open:
-                got = self.read_payload(talk, now)
+                got = self.read_payload(core, n, now)
             else:
-                got = self.begin_frame(talk, now)
+                got = self.begin_frame(core, at, n, now)
             if got == KA_EPEER:
                 self.drop()
                 self.state = FRAMES_FAILED
@@ -148,13 +152,13 @@ cdef class FrameReader:
 
     # -- frames ------------------------------------------------------------------------------------------
 
-    cdef int begin_frame(self, ka_talk *talk, int64_t now) except -99:
+    cdef int begin_frame(self, ka_exchange *core, const char *at, size_t n, int64_t now) except -99:
         cdef char head[16]
         cdef size_t used = 0
         cdef const char *why = NULL
-        cdef int got = ka_ws_read_head(&self.frame, talk.window, talk.window_len, &used, &why)
+        cdef int got = ka_ws_read_head(&self.frame, at, n, &used, &why)
         if used:
-            ka_talk_read(talk, head, used, now)
+            ka_exchange_read(core, head, used, now)
             self.n_bytes += used
         if got == KA_EPEER:
             return self.fail(1002, (<bytes>why).decode())
@@ -186,9 +190,9 @@ cdef class FrameReader:
             self.inflater = zlib.decompressobj(wbits=-self.window_bits)
         return KA_OK
 
-    cdef int read_payload(self, ka_talk *talk, int64_t now) except -99:
-        cdef size_t n = min(self.frame.left, talk.window_len)
+    cdef int read_payload(self, ka_exchange *core, size_t n, int64_t now) except -99:
         cdef char *to
+        n = min(self.frame.left, n)
         if self.frame.opcode > KA_WS_BINARY:
             to = self.control + self.n_control
             self.n_control += <uint8_t>n
@@ -201,7 +205,7 @@ cdef class FrameReader:
             if self.grow(n, self.frame.is_fin and n == self.frame.left) < 0:
                 return KA_EPEER
             to = PyBytes_AS_STRING(<object>self.message) + self.n
-        ka_talk_read(talk, to, n, now)
+        ka_exchange_read(core, to, n, now)
         ka_ws_unmask(&self.frame, to, n)
         self.n_bytes += n
         self.spent += <int64_t>n * COST_BYTE

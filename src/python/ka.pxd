@@ -321,29 +321,64 @@ cdef extern from "talk/ka_buf.h" nogil:
 
 
 cdef extern from "talk/ka_exchange.h" nogil:
-    ctypedef struct ka_exchange:
-        void *owner
-        ka_body body
-        ka_reply reply
-        uint16_t head_flags
-        uint8_t is_held
-        uint8_t awaits_empty
-
-    bint ka_exchange_is_open(const ka_exchange *x)
-    bint ka_exchange_is_over(const ka_exchange *x)
-    bint ka_exchange_is_answering(const ka_exchange *x)
-    bint ka_exchange_is_tunnel(const ka_exchange *x)
-
-
-cdef extern from "talk/ka_talk.h" nogil:
     enum:
         KA_OUT_HIGH
         KA_OUT_LOW
         KA_COPY_MAX
+        KA_WHOLE_UNKNOWN
+        KA_WHOLE_TUNNEL
+
+    ctypedef struct ka_talk
+
+    ctypedef struct ka_exchange:
+        ka_talk *talk
+        void *owner
+        uint16_t head_flags
+
+    bint ka_exchange_is_open(const ka_exchange *x)
+    bint ka_exchange_is_over(const ka_exchange *x)
+    bint ka_exchange_is_tunnel(const ka_exchange *x)
+    bint ka_exchange_is_started(const ka_exchange *x)
+    bint ka_exchange_is_http_1_0(const ka_exchange *x)
+    unsigned ka_exchange_status(const ka_exchange *x)
+    int64_t ka_exchange_n_content(const ka_exchange *x)
+    const char *ka_exchange_why(const ka_exchange *x)
+    ka_handle ka_exchange_conn(const ka_exchange *x)
+    ka_cause ka_exchange_cause(const ka_exchange *x)
+    bint ka_exchange_sees_fin(const ka_exchange *x)
+    bint ka_exchange_is_draining(const ka_exchange *x)
+    size_t ka_exchange_unsent(const ka_exchange *x)
+    const char *ka_exchange_head_bytes(const ka_exchange *x)
+
+    ptrdiff_t ka_exchange_read(ka_exchange *x, char *to, size_t cap, int64_t now)
+    size_t ka_exchange_readable(const ka_exchange *x)
+    bint ka_exchange_body_is_over(const ka_exchange *x)
+    bint ka_exchange_is_eof(const ka_exchange *x)
+    const char *ka_exchange_peek(const ka_exchange *x, size_t *n)
+    int ka_exchange_head_begin(ka_exchange *x, unsigned status, size_t field_bytes, char **at)
+    int ka_exchange_reword(ka_exchange *x, char **at, const char *reason, size_t n)
+    int ka_exchange_field(ka_exchange *x, char **at, const char *name, size_t name_len, const char *value,
+                          size_t value_len)
+    int ka_exchange_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now)
+    int ka_exchange_content(ka_exchange *x, const char *bytes, size_t n, bint more, void *owner)
+    int ka_exchange_file(ka_exchange *x, int fd, int64_t off, size_t n, bint more, void *owner)
+    int ka_exchange_line(ka_exchange *x, char **at, const char *name, size_t name_len, const char *value,
+                         size_t value_len)
+    int ka_exchange_trailers(ka_exchange *x, const char *lines, size_t n)
+    int ka_exchange_interim(ka_exchange *x, unsigned status, const char *lines, size_t n)
+    bint ka_exchange_holds(ka_exchange *x)
+    bint ka_exchange_awaits_low(ka_exchange *x)
+    bint ka_exchange_awaits_empty(ka_exchange *x)
+    void ka_exchange_rest(ka_exchange *x)
+    void ka_exchange_done(ka_exchange *x, ka_cause cause)
+    int ka_exchange_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cause, int64_t now)
+
+
+cdef extern from "talk/ka_talk.h" nogil:
+    enum:
         KA_READ_AHEAD
         KA_READ_MAX
         KA_READ_BEHIND
-        KA_WHOLE_TUNNEL
 
     ctypedef enum ka_news:
         KA_NEWS_BODY
@@ -398,10 +433,6 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint8_t cause
         uint8_t is_driven
         uint8_t is_noted
-        uint8_t is_last
-        uint8_t is_eof
-        uint8_t sees_fin
-        uint8_t is_cut
         int32_t outq
 
     ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
@@ -413,22 +444,10 @@ cdef extern from "talk/ka_talk.h" nogil:
     void ka_talk_sent(ka_talk *talk, size_t nbytes)
     int ka_talk_park(ka_talk *talk)
     int ka_service_set_fields(ka_service *service, const char *lines, uint32_t len, bint sends_date)
-    ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now)
-    size_t ka_talk_readable(const ka_talk *talk)
-    bint ka_talk_body_is_over(const ka_talk *talk)
-    int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at)
-    int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now)
-    int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len)
-    int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len)
-    int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, bint more, void *owner)
-    int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, bint more, void *owner)
-    void ka_talk_done(ka_talk *talk)
-    void ka_talk_rest(ka_talk *talk)
-    int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now)
-    bint ka_talk_holds(ka_talk *talk)
-    bint ka_talk_is_started(const ka_talk *talk)
+    bint ka_talk_is_eof(const ka_talk *talk)
+    bint ka_talk_sees_fin(const ka_talk *talk)
+    bint ka_talk_is_cut(const ka_talk *talk)
     bint ka_talk_needs_reset(const ka_talk *talk)
-    const char *ka_talk_head_bytes(const ka_talk *talk)
 
 
 cdef extern from "sys/uio.h" nogil:

@@ -371,7 +371,7 @@ cdef class TransportProtocol:
         cdef ka_session *session = self.session
         if session == NULL:
             return 0
-        if self.transport is not None and (self.talk == NULL or not (self.talk.is_cut or self.talk.unsent)):
+        if self.transport is not None and (self.talk == NULL or not (ka_talk_is_cut(self.talk) or self.talk.unsent)):
             session.filter.shut(session)
             self.say_of_session()
         self.session = NULL
@@ -422,7 +422,7 @@ cdef class TransportProtocol:
         """What the kernel says of one that the loop does not read: FIN has come, or it is over."""
         if is_broken:
             return self.broke()
-        if self.talk != NULL and not self.talk.sees_fin:
+        if self.talk != NULL and not ka_talk_sees_fin(self.talk):
             ka_turn_fin(self.transports.d, self.talk)
             probe(self.transport)
         return 0
@@ -547,7 +547,7 @@ cdef class TransportProtocol:
         taker, self.taker = self.taker, None
         if talk == NULL or self.conn == 0:
             return 0
-        if talk.is_eof:
+        if ka_talk_is_eof(talk):
             return self.end(KA_CAUSE_CLIENT)
         rest = PyBytes_FromStringAndSize(talk.window, <Py_ssize_t>talk.window_len)
         ka_talk_sent(talk, self.handed)

@@ -281,11 +281,11 @@ cdef class Transports(Driver):
         self.enter()
         return self.leave()
 
-    cdef int push(self, ka_talk *talk) except -1:
-        cdef TransportProtocol one = self.protocol_of(talk)
+    cdef int push(self, ka_exchange *core) except -1:
+        cdef TransportProtocol one = self.protocol_of(ka_exchange_conn(core))
         context = self.enter_context()  # in which the loop calls when the kernel takes more
         try:
-            ka_turn_push(&transport_moves, self.d, <void *>one, talk)
+            ka_turn_push(&transport_moves, self.d, <void *>one, core.talk)
         finally:
             PyContext_Exit(context)
         return 0
@@ -435,20 +435,20 @@ cdef class Transports(Driver):
         self.n_slots = more
         return True
 
-    cdef TransportProtocol protocol_of(self, ka_talk *talk):
-        return <TransportProtocol>self.by_slot[<uint32_t>talk.conn]
+    cdef TransportProtocol protocol_of(self, ka_handle conn):
+        return <TransportProtocol>self.by_slot[<uint32_t>conn]
 
-    cdef object client_of(self, ka_talk *talk):
-        cdef TransportProtocol one = self.protocol_of(talk)
+    cdef object client_of(self, ka_exchange *core):
+        cdef TransportProtocol one = self.protocol_of(ka_exchange_conn(core))
         if one.client is None:
-            one.client = self.address_of(talk.conn)
+            one.client = self.address_of(one.conn)
         if one.client is None:
             name = one.transport.get_extra_info("peername")
             one.client = (name[0], name[1]) if isinstance(name, (tuple, list)) and len(name) >= 2 else False
         return one.client or None
 
-    cdef object server_of(self, ka_talk *talk):
-        return self.listener_of(self.protocol_of(talk))
+    cdef object server_of(self, ka_exchange *core):
+        return self.listener_of(self.protocol_of(ka_exchange_conn(core)))
 
     cdef int peer(self, ka_handle conn, uint8_t *addr, uint16_t *port) except -1:
         cdef TransportProtocol one = <TransportProtocol>self.by_slot[<uint32_t>conn]
@@ -458,8 +458,8 @@ cdef class Transports(Driver):
     cdef bint is_trusted(self, ka_handle conn) noexcept:
         return (<TransportProtocol>self.by_slot[<uint32_t>conn]).who.is_trusted
 
-    cdef dict tls_of(self, ka_talk *talk):
-        cdef TransportProtocol one = self.protocol_of(talk)
+    cdef dict tls_of(self, ka_exchange *core):
+        cdef TransportProtocol one = self.protocol_of(ka_exchange_conn(core))
         if one.session != NULL:
             return tls_description(one.session).copy()
         if one.is_tls and one.described is None:
@@ -470,15 +470,15 @@ cdef class Transports(Driver):
 
     cdef object give_away(self, Exchange exchange):
         import socket
-        cdef ka_talk *talk = exchange.talk
-        cdef TransportProtocol one = self.protocol_of(talk)
+        cdef ka_exchange *core = exchange.core
+        cdef TransportProtocol one = self.protocol_of(ka_exchange_conn(core))
         sock = one.transport.get_extra_info("socket")
         if one.session != NULL or one.is_tls:
             raise LocalError("over TLS the socket carries ciphertext: read and write the stream instead")
-        if sock is None or talk.is_driven or talk.unsent:
+        if sock is None or core.talk.is_driven or core.talk.unsent:
             raise LocalError("the socket cannot be detached now")
         given = socket.socket(fileno=os.dup(sock.fileno()))  # the transport closes its own, which says nothing to the peer
-        exchange.ended(talk)
+        exchange.ended(core)
         exchange.detach()
         self.enter()
         try:

@@ -42,7 +42,7 @@ cdef class Tunnel(Exchange):
 
     def close(self):
         """Send what is pending, then end the connection. Idempotent."""
-        if self.talk != NULL:
+        if self.core != NULL:
             self.write(b"", False)
 
     def abort(self):
@@ -57,25 +57,22 @@ cdef class Tunnel(Exchange):
     @property
     def is_low(self):
         """Whether little of what was written waits for the client; if not, writable() will be called."""
-        if self.talk == NULL or self.talk.unsent <= KA_OUT_LOW:
-            return True
-        self.talk.exchange.is_held = 1
-        return False
+        return self.core == NULL or not ka_exchange_awaits_low(self.core)
 
     @property
     def is_gone(self):
         """Whether nothing can be sent any more."""
-        return self.talk == NULL
+        return self.core == NULL
 
     @property
     def has_fin(self):
         """Whether the client will send nothing more than what is here."""
-        return self.talk == NULL or self.talk.is_eof
+        return self.core == NULL or ka_exchange_is_eof(self.core)
 
     @property
     def is_draining(self):
         """Whether the server is about to stop."""
-        return self.talk != NULL and ka_table_is_draining(self.talk.service.table)
+        return self.core != NULL and ka_exchange_is_draining(self.core)
 
     cdef int news(self, ka_news news) except -1:
         if self.owner is None:
@@ -127,18 +124,20 @@ cdef class Stream(Tunnel):
 
         Waits until what was written is sent. The server forgets the connection: it counts as closed (`upgraded`), has no
         place in the table and no part in a drain. LocalError over TLS; ClientGone."""
-        while self.talk != NULL and self.talk.unsent:
-            self.talk.exchange.is_held = self.talk.exchange.awaits_empty = True
+        cdef const char *at
+        cdef size_t n
+        while self.core != NULL and ka_exchange_awaits_empty(self.core):
             self.writer = self.loop.create_future()
             await self.writer
-        if self.talk == NULL:
+        if self.core == NULL:
             raise ClientGone("the client has disconnected")
-        rest = PyBytes_FromStringAndSize(self.talk.window, <Py_ssize_t>self.talk.window_len)
+        at = ka_exchange_peek(self.core, &n)
+        rest = PyBytes_FromStringAndSize(at, <Py_ssize_t>n)
         return self.port.give_away(self), rest
 
     async def wait_for_shutdown(self):
         """Wait until the server is about to stop, or the client is gone."""
-        if self.talk != NULL and not self.is_draining:
+        if self.core != NULL and not self.is_draining:
             if self._drains is None:
                 self._drains = self.loop.create_future()
             await self._drains
@@ -180,22 +179,22 @@ cdef class Upgrade:
 
     cdef int begin(self, Exchange exchange, object loop, object logger) except -1:
         cdef Stream stream = Stream.__new__(Stream)
-        cdef ka_talk *talk
-        headers = list(self.headers)  # before the talk is looked at: it may be code of the application's
-        if exchange.talk == NULL:
+        cdef ka_exchange *core
+        headers = list(self.headers)  # before `core` is looked at: it may be code of the application's
+        if exchange.core == NULL:
             raise ClientGone("the client has disconnected")
-        status = self.status or (200 if exchange.talk.exchange.head_flags & KA_HEAD_IS_CONNECT else 101)
+        status = self.status or (200 if exchange.core.head_flags & KA_HEAD_IS_CONNECT else 101)
         if status == 101:
             headers.append((b"connection", b"upgrade"))
         exchange.write_head(status, headers, KA_WHOLE_TUNNEL)
-        talk = exchange.talk
+        core = exchange.core
         exchange.detach()
         stream.entry = exchange.entry
         exchange.entry = None
         stream.loop = loop
         stream.logger = logger
         stream.owner = stream
-        stream.attach(exchange.port, talk)
+        stream.attach(exchange.port, core)
         stream.port.attend(True)
         loop.create_task(self.serve(stream)).add_done_callback(stream.finished)
         return 0

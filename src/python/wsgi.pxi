@@ -3,8 +3,8 @@
 # The application is called when the request's content is complete. With threads = 0 it runs in the engine's thread;
 # else in a pool, whose threads are started when a request waits for one. Without threads its iterable is advanced only
 # while the client takes data. A thread never waits for its client: what it produces is handed to the engine's thread
-# through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. A talk belongs to one thread,
-# and only Port.wake may be called from another.
+# through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. An exchange belongs to one
+# thread, and only Port.wake may be called from another.
 #
 # Threads and engine share their state by holding the GIL, and wake each other once for many requests: a thread is woken
 # for the first request that waits, and wakes another one if more wait when it takes it; the engine is woken for the
@@ -381,7 +381,7 @@ cdef class WsgiExchange(CollectedExchange):
 
     cdef int report(self, object error) except -1:
         """The application failed. Whatever that makes of the log, the request is answered, or broken off."""
-        if isinstance(error, ClientGone) and (self.talk == NULL or self.left_ns):
+        if isinstance(error, ClientGone) and (self.core == NULL or self.left_ns):
             return self.break_off()
         self.app.say(f"the application failed on {self.method} {self.target}", error)
         return self.refuse(500, b"Internal Server Error")
@@ -516,11 +516,11 @@ cdef class WsgiApplication(Application):
             **(environ or {}),
         }
 
-    cdef int request(self, Port port, ka_talk *talk, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
         exchange.app = self
-        exchange.environ = self.environ_of(exchange, port, talk, head, fields)
-        exchange.attach(port, talk)
+        exchange.environ = self.environ_of(exchange, port, core, head, fields)
+        exchange.attach(port, core)
         if exchange.entry is not None:
             exchange.entry.request = exchange.environ
         return exchange.collect()
@@ -531,14 +531,14 @@ cdef class WsgiApplication(Application):
         self.template["SERVER_PORT"] = "" if port is None else str(port)
         return 0
 
-    cdef dict environ_of(self, WsgiExchange exchange, Port port, ka_talk *talk, const ka_head *head,
+    cdef dict environ_of(self, WsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head,
                          const ka_field *fields):
-        cdef const char *buf = ka_talk_head_bytes(talk)
+        cdef const char *buf = ka_exchange_head_bytes(core)
         cdef dict environ
         cdef str path = path_of(buf, head, True)
         cdef PyObject *known
         cdef uint32_t i
-        server = port.server_of(talk)
+        server = port.server_of(core)
         if server is not self.server:
             self.name_server(server)
         environ = self.template.copy()
@@ -555,9 +555,9 @@ cdef class WsgiApplication(Application):
         environ["RAW_URI"] = exchange.target
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
-        client = port.client_of(talk)
+        client = port.client_of(core)
         if port.has_proxies:
-            origin = port.origin_of(talk, head, fields)
+            origin = port.origin_of(core, head, fields)
             if origin is not None:
                 client = origin[0]
                 environ["wsgi.url_scheme"] = origin[1] or environ["wsgi.url_scheme"]

@@ -106,34 +106,35 @@ static void act(exchange *x);
 static int begin(exchange *x, unsigned status, const char *name, const char *value, int64_t whole)
 {
     char *at;
-    int got = ka_talk_head_begin(x->talk, status, 64, &at);
+    int got = ka_exchange_head_begin(&x->talk->exchange, status, 64, &at);
     if (got == KA_OK && name)
-        got = ka_reply_field(&x->talk->exchange.reply, &at, name, strlen(name), value, strlen(value));
-    return got == KA_OK ? ka_talk_head_end(x->talk, at, whole, ka_engine_now(x->server->engine)) : got;
+        got = ka_exchange_field(&x->talk->exchange, &at, name, strlen(name), value, strlen(value));
+    return got == KA_OK ? ka_exchange_head_end(&x->talk->exchange, at, whole, ka_engine_now(x->server->engine)) : got;
 }
 
 /* An error of ours, as the adapters treat it: 500 while that can still be said. */
 static void give_up(exchange *x)
 {
-    if (ka_talk_refuse(x->talk, 500, "no", KA_CAUSE_APPLICATION, ka_engine_now(x->server->engine)) < 0)
-        ka_talk_done(x->talk);
+    if (ka_exchange_refuse(&x->talk->exchange, 500, "no", KA_CAUSE_APPLICATION, ka_engine_now(x->server->engine)) < 0)
+        ka_exchange_done(&x->talk->exchange, KA_CAUSE_APPLICATION);
 }
 
 static int whole(exchange *x, unsigned status, const char *name, const char *value, size_t len)
 {
     int got = begin(x, status, name, value, (int64_t)len);
-    return got == KA_OK ? ka_talk_content(x->talk, content_at(x->id), len, 0, NULL) : got;
+    return got == KA_OK ? ka_exchange_content(&x->talk->exchange, content_at(x->id), len, 0, NULL) : got;
 }
 
 static int in_pieces(exchange *x, unsigned n, size_t each)
 {
     while (x->n_pieces < n) {
         if (x->talk->unsent > KA_OUT_HIGH && x->kind == 'd') {
-            x->talk->exchange.is_held = 1;
+            x->talk->exchange.hold = KA_HOLD_LOW;
             return KA_OK;
         }
         size_t from = x->n_pieces++ * each;
-        int more = x->n_pieces < n, got = ka_talk_content(x->talk, content_at(x->id) + from, each, more, NULL);
+        int more = x->n_pieces < n,
+            got = ka_exchange_content(&x->talk->exchange, content_at(x->id) + from, each, more, NULL);
         if (got < 0)
             return got;
         if (more && x->id % 2)
@@ -144,16 +145,17 @@ static int in_pieces(exchange *x, unsigned n, size_t each)
 
 static int echo(exchange *x)
 {
-    while (!ka_talk_body_is_over(x->talk)) {
-        ptrdiff_t n = ka_talk_read(x->talk, x->echo + x->got, ECHO_MAX - x->got, ka_engine_now(x->server->engine));
+    while (!ka_exchange_body_is_over(&x->talk->exchange)) {
+        ptrdiff_t n = ka_exchange_read(&x->talk->exchange, x->echo + x->got, ECHO_MAX - x->got,
+                                       ka_engine_now(x->server->engine));
         if (n == KA_PARTIAL)
             return KA_OK;
-        if (n < 0 || (n == 0 && !ka_talk_body_is_over(x->talk)))
+        if (n < 0 || (n == 0 && !ka_exchange_body_is_over(&x->talk->exchange)))
             return n < 0 ? (int)n : KA_EINVAL;
         x->got += (size_t)n;
     }
     int got = begin(x, 200, NULL, NULL, (int64_t)x->got);
-    return got == KA_OK ? ka_talk_content(x->talk, x->echo, x->got, 0, NULL) : got;
+    return got == KA_OK ? ka_exchange_content(&x->talk->exchange, x->echo, x->got, 0, NULL) : got;
 }
 
 static int refer(exchange *x, size_t len)
@@ -162,8 +164,9 @@ static int refer(exchange *x, size_t len)
     if (got < 0)
         return got;
     x->server->holds++;
-    return x->kind == 'f' ? ka_talk_file(x->talk, x->server->file_fd, x->id * 7 % 26, len, 0, &x->server->holds)
-                          : ka_talk_content(x->talk, content_at(x->id), len, 0, &x->server->holds);
+    return x->kind == 'f'
+             ? ka_exchange_file(&x->talk->exchange, x->server->file_fd, x->id * 7 % 26, len, 0, &x->server->holds)
+             : ka_exchange_content(&x->talk->exchange, content_at(x->id), len, 0, &x->server->holds);
 }
 
 /* The next thing that the application does with a request. Called in a step, or between two. */
@@ -184,7 +187,7 @@ static void act(exchange *x)
     case 'u':
         got = begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN);
         if (got == KA_OK)
-            got = ka_talk_content(talk, content_at(x->id), len, 0, NULL);
+            got = ka_exchange_content(&talk->exchange, content_at(x->id), len, 0, NULL);
         break;
     case 'e': got = echo(x); break;
     case 'i': got = whole(x, 204, NULL, NULL, 0); break;
@@ -193,15 +196,16 @@ static void act(exchange *x)
     case 'l':
         got = begin(x, 200, "content-length", "100", KA_WHOLE_UNKNOWN);
         if (got == KA_OK && x->kind == 'k') {
-            got = ka_talk_content(talk, content_at(x->id), 40, 1, NULL);
+            got = ka_exchange_content(&talk->exchange, content_at(x->id), 40, 1, NULL);
             if (got == KA_OK)
-                ka_talk_done(talk);
+                ka_exchange_done(&talk->exchange, KA_CAUSE_APPLICATION);
         } else if (got == KA_OK) {
-            CHECK(ka_talk_content(talk, content_at(x->id), 101, 0, NULL) == KA_EINVAL, "it took more than was said");
+            CHECK(ka_exchange_content(&talk->exchange, content_at(x->id), 101, 0, NULL) == KA_EINVAL,
+                  "it took more than was said");
         }
         break;
     case 'm': break;
-    case 'n': ka_talk_done(talk); break;
+    case 'n': ka_exchange_done(&talk->exchange, KA_CAUSE_APPLICATION); break;
     case 'z': x->server->acts(x); break;
     case 'o': give_up(x); break;
     default:  got = whole(x, 200, NULL, NULL, len);
@@ -209,13 +213,13 @@ static void act(exchange *x)
     if (got < 0 && got != KA_ESTALE)
         give_up(x);
     else if (got < 0)
-        ka_talk_done(talk);
+        ka_exchange_done(&talk->exchange, KA_CAUSE_APPLICATION);
 }
 
 static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
 {
     server *s = ctx;
-    const char *target = ka_talk_head_bytes(talk) + head->path.off;
+    const char *target = ka_exchange_head_bytes(&talk->exchange) + head->path.off;
     (void)fields;
     exchange *x = s->free;
     if (x == NULL)

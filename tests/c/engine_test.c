@@ -406,14 +406,14 @@ static void gives_a_piece_and_looks(exchange *x)
     EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
     hear_now();
     EXPECT(n_heard == 0); /* the head waits for what follows it */
-    EXPECT(ka_talk_content(x->talk, "first", 5, 1, NULL) == KA_OK);
+    EXPECT(ka_exchange_content(&x->talk->exchange, "first", 5, 1, NULL) == KA_OK);
     uint64_t sends = ka_engine_stats(x->server->engine)->sends;
     ka_engine_push(x->server->engine, x->talk);
     EXPECT(ka_engine_stats(x->server->engine)->sends == sends + 1);
     hear_now();
-    EXPECT(n_heard > 5 && x->talk->unsent == 0 && !ka_talk_holds(x->talk));
+    EXPECT(n_heard > 5 && x->talk->unsent == 0 && !ka_exchange_holds(&x->talk->exchange));
     ka_engine_push(x->server->engine, x->talk); /* nothing is pending */
-    EXPECT(ka_talk_content(x->talk, "last", 4, 0, NULL) == KA_OK);
+    EXPECT(ka_exchange_content(&x->talk->exchange, "last", 4, 0, NULL) == KA_OK);
 }
 
 static void what_is_pushed_is_there_before_the_application_goes_on(void)
@@ -435,9 +435,10 @@ static void gives_to_nobody(exchange *x)
     reader->fd = -1;
     EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
     for (int i = 0; i < 3; i++) {
-        EXPECT(ka_talk_content(x->talk, "piece", 5, 1, NULL) == KA_OK);
+        EXPECT(ka_exchange_content(&x->talk->exchange, "piece", 5, 1, NULL) == KA_OK);
         ka_engine_push(x->server->engine, x->talk);
-        EXPECT(x->server->n_exchanges == 1 && ka_talk_holds(x->talk)); /* still there: the turn ends it */
+        EXPECT(x->server->n_exchanges == 1 &&
+               ka_exchange_holds(&x->talk->exchange)); /* still there: the turn ends it */
     }
 }
 
@@ -456,10 +457,10 @@ static void gives_for_ever(exchange *x)
 {
     if (n_rounds++ == 0)
         EXPECT(begin(x, 200, NULL, NULL, KA_WHOLE_UNKNOWN) == KA_OK);
-    for (unsigned n = 0; !ka_talk_holds(x->talk); n++) {
+    for (unsigned n = 0; !ka_exchange_holds(&x->talk->exchange); n++) {
         if (n > 2 * KA_PUSH_MAX / 4096)
             abort();
-        EXPECT(ka_talk_content(x->talk, pattern, 4096, 1, NULL) == KA_OK);
+        EXPECT(ka_exchange_content(&x->talk->exchange, pattern, 4096, 1, NULL) == KA_OK);
         ka_engine_push(x->server->engine, x->talk);
         hear_now(); /* as fast as it is given */
     }

@@ -203,6 +203,20 @@ static void test_fields(void)
     bad(GET "te|trailers, gzip\n", F(BAD_TE), ENDS, "8.2.2: and more");
     bad(GET "te|\n", F(BAD_TE), ENDS, "8.2.2: nothing");
     good(GET "expect|100-Continue\n", GOT "expect|100-Continue\n", GOES_ON, KA_HEAD_EXPECTS_CONTINUE, "9110 10.1.1");
+    /* Every byte at every place of a name that is longer than a word. */
+    for (unsigned c = 1; c < 256; c++)
+        for (int place = 0; place < 19; place++) {
+            char lines[200], told[200], name[] = "abcdefghijklmno-0z9";
+            if (c == '\n' || c == '|' || (c == ':' && place == 0))
+                continue;
+            name[place] = (char)c;
+            sprintf(lines, GET "%s|y\n", name);
+            sprintf(told, GOT "%s|y\n", name);
+            if (strchr("!#$%&'*+-.^_`~0123456789abcdefghijklmnopqrstuvwxyz", (int)c))
+                good(lines, told, ENDS, 0, "8.2.1: a byte of names");
+            else
+                bad(lines, F(BAD_FIELD_NAME), ENDS, "8.2.1: no byte of names");
+        }
     /* Every control but HTAB, at every place of a value that is longer than a word. */
     for (unsigned c = 0; c < 256; c++)
         for (int place = 1; place < 19; place++) {

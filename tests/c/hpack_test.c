@@ -1,7 +1,9 @@
 /* HPACK: each rule of RFC 7541 with what is taken and what is refused, whole and at every split; its appendix C; what our
  * encoder says, read by our decoder, with tables that change.
- * link: h2 http */
+ * link: h2 http
+ * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime */
 #include "check.h"
+#include "faults.h"
 
 #include "h2/ka_hpack.h"
 #include "h2/ka_huffman.h"
@@ -596,6 +598,57 @@ static void test_peers_limit(void)
     ka_hpack_decoder_free(&d);
 }
 
+/* Without memory an encoder enters nothing, and what it says is right all the same; a decoder says that it is lost. */
+static void test_without_memory(void)
+{
+    static char names[12][24], values[12][300], out[8192];
+    uint64_t random = 11;
+    int n_lost = 0;
+    for (int i = 0; i < 12; i++) {
+        sprintf(names[i], "x-name-%d", i % 7);
+        memset(values[i], 'a' + i, (size_t)i * 24 + 1);
+    }
+    faults.permille[FAULT_MEMORY] = 300;
+    for (int run = 0; run < 60; run++) {
+        ka_hpack_encoder e;
+        ka_hpack_decoder d, lost;
+        int is_lost = 0;
+        ka_hpack_encoder_init(&e, 1500);
+        ka_hpack_decoder_init(&d);
+        ka_hpack_decoder_init(&lost);
+        for (int i = 0; i < 40; i++) {
+            said head[5];
+            for (int k = 0; k < 5; k++)
+                head[k] = (said){names[faults_random(&random) % 12], values[faults_random(&random) % 12]};
+            faults.is_on = 1;
+            size_t len = encode(&e, out, head, 5), consumed, needs;
+            if (i % 5 == 0)
+                ka_hpack_encoder_rest(&e);
+            faults.is_on = 0;
+            EXPECT(ka_hpack_table_check(&e.table));
+            ka_hpack_section s = section(ROOM);
+            EXPECT(ka_hpack_decode(&d, &s, (const uint8_t *)out, len, 1, &consumed, &needs) == KA_OK &&
+                   s.n_fields == 5);
+            for (uint32_t k = 0; k < s.n_fields; k++)
+                EXPECT(fields[k].value.len == strlen(head[k].value) &&
+                       !memcmp(buf + fields[k].value.off, head[k].value, fields[k].value.len));
+            if (is_lost)
+                continue;
+            s = section(ROOM);
+            faults.is_on = 1;
+            int rc = ka_hpack_decode(&lost, &s, (const uint8_t *)out, len, 1, &consumed, &needs);
+            faults.is_on = 0;
+            EXPECT((rc == KA_OK || rc == KA_ENOMEM) && ka_hpack_table_check(&lost.table));
+            is_lost = rc == KA_ENOMEM;
+            n_lost += rc == KA_ENOMEM;
+        }
+        ka_hpack_encoder_free(&e);
+        ka_hpack_decoder_free(&d);
+        ka_hpack_decoder_free(&lost);
+    }
+    EXPECT(n_lost > 10 && faults.n_made[FAULT_MEMORY] > 100);
+}
+
 static void test_idle_costs(void)
 {
     static const said browser[] = {
@@ -643,6 +696,7 @@ int main(void)
     test_repeated_responses();
     test_secrets();
     test_peers_limit();
+    test_without_memory();
     test_idle_costs();
     return CHECKS_DONE;
 }

@@ -45,16 +45,16 @@ static inline void wire_release(void *owner) { ++*(int *)owner; }
 static inline int wire_answer(wire *w, unsigned status, const char *fields, const char *body, int64_t whole)
 {
     char *at;
-    int error = ka_talk_head_begin(w->talk, status, strlen(fields), &at);
+    int error = ka_exchange_head_begin(&w->talk->exchange, status, strlen(fields), &at);
     while (error == KA_OK && *fields) { /* "name: value\n" */
         size_t name = strcspn(fields, ":"), line = strcspn(fields, "\n");
-        error = ka_reply_field(&w->talk->exchange.reply, &at, fields, name, fields + name + 2, line - name - 2);
+        error = ka_exchange_field(&w->talk->exchange, &at, fields, name, fields + name + 2, line - name - 2);
         fields += line + 1;
     }
     if (error == KA_OK)
-        error = ka_talk_head_end(w->talk, at, whole, w->now);
+        error = ka_exchange_head_end(&w->talk->exchange, at, whole, w->now);
     if (error == KA_OK)
-        error = ka_talk_content(w->talk, body, strlen(body), 0, NULL);
+        error = ka_exchange_content(&w->talk->exchange, body, strlen(body), 0, NULL);
     return error;
 }
 
@@ -118,7 +118,7 @@ static inline int wire_receive(wire *w)
     ka_talk *talk = w->talk;
     size_t n = w->n_kernel < w->piece ? w->n_kernel : w->piece, room;
     if (n == 0) {
-        if (!w->has_fin || talk->is_eof)
+        if (!w->has_fin || ka_talk_is_eof(talk))
             return 0;
         ka_talk_eof(talk);
         return 1;
@@ -209,8 +209,9 @@ static inline int wire_count(wire *w, const char *what)
 /* Read all content that is here into w->content, then answer with it. */
 static inline void wire_echo_more(wire *w)
 {
-    while (!ka_talk_body_is_over(w->talk)) {
-        ptrdiff_t n = ka_talk_read(w->talk, w->content + w->n_content, WIRE_BYTES - w->n_content, w->now);
+    while (!ka_exchange_body_is_over(&w->talk->exchange)) {
+        ptrdiff_t n = ka_exchange_read(&w->talk->exchange, w->content + w->n_content, WIRE_BYTES - w->n_content,
+                                       w->now);
         if (n < 0) {
             if (n != KA_PARTIAL)
                 w->is_over = (int)n;

@@ -87,7 +87,7 @@ static void framing_that_waits_for_its_end_is_not_content(void)
 {
     wire *w = wire_open(wire_echo, wire_echo_more);
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-trailer: ");
-    EXPECT(wire_phase(w) == KA_BODY && ka_talk_readable(w->talk) == 0);
+    EXPECT(wire_phase(w) == KA_BODY && ka_exchange_readable(&w->talk->exchange) == 0);
     EXPECT(w->n_body <= 1);
     wire_text(w, "1\r\n\r");
     EXPECT(wire_phase(w) == KA_BODY);
@@ -216,7 +216,7 @@ static void a_fin_inside_a_body_is_told_to_whoever_reads(void)
     w->has_fin = 1;
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour");
     EXPECT(w->is_over == KA_ESTALE && ka_exchange_is_open(&w->talk->exchange));
-    EXPECT(ka_talk_refuse(w->talk, 400, "broke off", KA_CAUSE_CLIENT, w->now) == KA_OK);
+    EXPECT(ka_exchange_refuse(&w->talk->exchange, 400, "broke off", KA_CAUSE_CLIENT, w->now) == KA_OK);
     wire_turn(w);
     EXPECT(wire_count(w, "400 Bad Request") == 1 && w->end);
     wire_close(w);
@@ -243,9 +243,9 @@ static void a_fault_stays_a_fault_however_often_one_reads(void)
     wire *w = wire_open(keeps_it, never);
     char to[64];
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;;\r\n");
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == 5);
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER);
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER);
+    EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) == 5);
+    EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) == KA_EPEER);
+    EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) == KA_EPEER);
     wire_turn(w);
     EXPECT(w->n_lost == 1 && wire_count(w, "400 Bad Request") == 1 && wire_count(w, "HTTP/1.1") == 1);
     wire_close(w);
@@ -256,9 +256,10 @@ static void a_fault_after_the_response_began_cuts_it_off(void)
     wire *w = wire_open(keeps_it, never);
     char *at, to[64];
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, "some", 4, 1, NULL) == KA_OK);
+    EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) == KA_EPEER);
     wire_turn(w);
     EXPECT(w->end == KA_TALK_LINGER && w->n_lost == 1 && wire_count(w, "400") == 0 && wire_count(w, "0\r\n\r\n") == 0);
     wire_close(w);
@@ -295,7 +296,7 @@ static void no_second_answer_goes_out_while_a_body_is_drained(void)
     wire *w = wire_open(wire_says_ok, never);
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
     EXPECT(wire_phase(w) == KA_BODY);
-    EXPECT(ka_talk_refuse(w->talk, 408, "too late", KA_CAUSE_BODY_TIMEOUT, w->now) == KA_EINVAL);
+    EXPECT(ka_exchange_refuse(&w->talk->exchange, 408, "too late", KA_CAUSE_BODY_TIMEOUT, w->now) == KA_EINVAL);
     EXPECT(wire_count(w, "HTTP/1.1") == 1);
     wire_close(w);
 }
@@ -339,9 +340,11 @@ static void continue_is_not_said_inside_a_response(void)
     wire *w = wire_open(keeps_it, wire_echo_more);
     char *at, to[64];
     wire_text(w, EXPECTS);
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, "a", 1, 1, NULL) == KA_OK);
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_PARTIAL); /* a client may send it all the same */
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, "a", 1, 1, NULL) == KA_OK);
+    EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) ==
+           KA_PARTIAL); /* a client may send it all the same */
     wire_turn(w);
     EXPECT(wire_count(w, "100 Continue") == 0 && wire_phase(w) == KA_BODY);
     wire_close(w);
@@ -432,9 +435,9 @@ static void an_interim_status_is_no_answer(void)
     wire *w = wire_open(keeps_it, never);
     char *at;
     wire_text(w, GET);
-    EXPECT(ka_talk_head_begin(w->talk, 100, 0, &at) == KA_EINVAL && w->talk->exchange.reply.why != NULL);
-    EXPECT(ka_talk_head_begin(w->talk, 103, 0, &at) == KA_EINVAL);
-    EXPECT(ka_talk_head_begin(w->talk, 99, 0, &at) == KA_EINVAL);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 100, 0, &at) == KA_EINVAL && w->talk->exchange.reply.why != NULL);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 103, 0, &at) == KA_EINVAL);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 99, 0, &at) == KA_EINVAL);
     EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
     wire_turn(w);
     EXPECT(w->talk == NULL && wire_count(w, "HTTP/1.1") == 1);
@@ -444,11 +447,11 @@ static void an_interim_status_is_no_answer(void)
 static void promises_ten(wire *w, const char *first, const char *second)
 {
     char *at;
-    EXPECT(ka_talk_head_begin(w->talk, 200, 64, &at) == KA_OK);
-    EXPECT(ka_reply_field(&w->talk->exchange.reply, &at, "Content-Length", 14, "10", 2) == KA_OK);
-    EXPECT(ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, first, strlen(first), 1, NULL) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, second, strlen(second), 0, NULL) == KA_EINVAL);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 64, &at) == KA_OK);
+    EXPECT(ka_exchange_field(&w->talk->exchange, &at, "Content-Length", 14, "10", 2) == KA_OK);
+    EXPECT(ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, first, strlen(first), 1, NULL) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, second, strlen(second), 0, NULL) == KA_EINVAL);
 }
 
 static void a_broken_promise_of_length_closes(void)
@@ -470,9 +473,10 @@ static void an_application_that_gives_up_cuts_its_response_off(void)
     wire *w = wire_open(keeps_it, never);
     char *at;
     wire_text(w, GET GET);
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
-    ka_talk_done(w->talk);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, "some", 4, 1, NULL) == KA_OK);
+    ka_exchange_done(&w->talk->exchange, KA_CAUSE_APPLICATION);
     wire_turn(w);
     EXPECT(w->n_requests == 1 && w->end && wire_count(w, "0\r\n\r\n") == 0);
     wire_close(w);
@@ -484,10 +488,11 @@ static void refers_to_its_content(wire *w, const ka_head *head)
     char *at;
     (void)head;
     memset(big, 'b', sizeof big);
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
     for (int i = 0; i < 3; i++)
-        EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, &w->n_released) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, "end", 3, 0, NULL) == KA_OK);
+        EXPECT(ka_exchange_content(&w->talk->exchange, big, sizeof big, 1, &w->n_released) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, "end", 3, 0, NULL) == KA_OK);
 }
 
 static void large_pieces_are_referred_to_and_released_once(void)
@@ -512,10 +517,11 @@ static void a_held_application_is_waiting_for_the_client(void)
     char *at;
     wire_text(w, GET);
     w->is_blocked = 1;
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, NULL) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, NULL) == KA_OK);
-    w->talk->exchange.is_held = 1;
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, big, sizeof big, 1, NULL) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, big, sizeof big, 1, NULL) == KA_OK);
+    w->talk->exchange.hold = KA_HOLD_LOW;
     wire_turn(w);
     EXPECT(wire_phase(w) == KA_WRITE);
     ka_talk_sent(w->talk, sizeof big); /* below the high mark, above the low one */
@@ -530,9 +536,9 @@ static void at_the_cap_of_buffers_only_this_connection_suffers(void)
     char *at;
     wire_text(w, GET);
     w->service.pool.max_bytes = 0;
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_ENOMEM);
-    EXPECT(ka_talk_refuse(w->talk, 500, "no", KA_CAUSE_APPLICATION, w->now) == KA_ENOMEM);
-    ka_talk_done(w->talk);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_ENOMEM);
+    EXPECT(ka_exchange_refuse(&w->talk->exchange, 500, "no", KA_CAUSE_APPLICATION, w->now) == KA_ENOMEM);
+    ka_exchange_done(&w->talk->exchange, KA_CAUSE_APPLICATION);
     wire_turn(w);
     EXPECT(w->end && w->n_sent == 0);
     wire_close(w);
@@ -685,9 +691,9 @@ static void nothing_is_refused_behind_the_last_response(void)
     wire *w = wire_open(never_asked, never);
     w->is_blocked = 1;
     wire_text(w, "nonsense\r\n\r\n");
-    EXPECT(wire_phase(w) == KA_WRITE && w->talk->is_last);
+    EXPECT(wire_phase(w) == KA_WRITE && w->talk->persistence == KA_LINGERS);
     size_t unsent = w->talk->unsent;
-    EXPECT(ka_talk_refuse(w->talk, 408, "too slow", KA_CAUSE_BODY_RATE, w->now) == KA_EINVAL);
+    EXPECT(ka_exchange_refuse(&w->talk->exchange, 408, "too slow", KA_CAUSE_BODY_RATE, w->now) == KA_EINVAL);
     EXPECT(w->talk->unsent == unsent && w->talk->cause == KA_CAUSE_BAD_REQUEST);
     wire_close(w);
 }
@@ -710,9 +716,9 @@ static void reads_when_it_may_go_on(void *ctx, ka_talk *talk, ka_news news)
     wire *w = ctx;
     char to[10];
     if (news == KA_NEWS_LOW)
-        EXPECT(ka_talk_read(talk, to, sizeof to, w->now) == KA_PARTIAL);
+        EXPECT(ka_exchange_read(&talk->exchange, to, sizeof to, w->now) == KA_PARTIAL);
     else
-        w->n_body += (int)ka_talk_read(talk, to, sizeof to, w->now);
+        w->n_body += (int)ka_exchange_read(&talk->exchange, to, sizeof to, w->now);
 }
 static ptrdiff_t reads_all(ka_driver *d, void *peer, ka_talk *talk)
 {
@@ -759,9 +765,10 @@ static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(voi
     char *at;
     w->service.app.on_news = reads_when_it_may_go_on;
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
-    w->talk->exchange.is_held = 1;
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, "some", 4, 1, NULL) == KA_OK);
+    w->talk->exchange.hold = KA_HOLD_LOW;
     w->kernel = "four"; /* its event came while nobody wanted it */
     w->n_kernel = 4;
     w->d.now = w->now;
@@ -799,11 +806,12 @@ static void a_fault_that_is_read_between_turns_ends_a_response_that_has_begun(vo
     wire *w = wire_open(keeps_it, never);
     char *at, to[10];
     wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
-    EXPECT(ka_talk_content(w->talk, "some", 4, 1, NULL) == KA_OK);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_content(&w->talk->exchange, "some", 4, 1, NULL) == KA_OK);
     wire_turn(w);
     ka_talk_take(w->talk, KA_NOTED);
-    EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == KA_EPEER && w->talk->is_noted);
+    EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) == KA_EPEER && w->talk->is_noted);
     wire_turn(w);
     EXPECT(w->end && w->n_lost == 1);
     wire_close(w);
@@ -814,12 +822,12 @@ static void the_end_of_a_tunnel_can_be_read_twice(void)
     wire *w = wire_open(keeps_it, never);
     char *at, to[10];
     wire_text(w, "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK);
-    EXPECT(ka_talk_head_end(w->talk, at, KA_WHOLE_TUNNEL, w->now) == KA_OK);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK);
+    EXPECT(ka_exchange_head_end(&w->talk->exchange, at, KA_WHOLE_TUNNEL, w->now) == KA_OK);
     ka_talk_eof(w->talk);
     wire_turn(w);
     for (int i = 0; i < 2; i++)
-        EXPECT(ka_talk_read(w->talk, to, sizeof to, w->now) == 0 && w->talk->window == NULL);
+        EXPECT(ka_exchange_read(&w->talk->exchange, to, sizeof to, w->now) == 0 && w->talk->window == NULL);
     wire_close(w);
 }
 
@@ -831,7 +839,7 @@ static void writes_again(void *owner)
     (void)owner;
     the_writer->n_released++;
     if (the_writer->n_released <= 3)
-        EXPECT(ka_talk_content(the_writer->talk, "again", 5, the_writer->n_released < 3, NULL) == KA_OK);
+        EXPECT(ka_exchange_content(&the_writer->talk->exchange, "again", 5, the_writer->n_released < 3, NULL) == KA_OK);
 }
 
 static void an_owner_that_is_released_may_write_again(void)
@@ -842,9 +850,10 @@ static void an_owner_that_is_released_may_write_again(void)
     w->service.pool.release = writes_again;
     memset(big, 'b', sizeof big);
     wire_text(w, GET);
-    EXPECT(ka_talk_head_begin(w->talk, 200, 0, &at) == KA_OK && ka_talk_head_end(w->talk, at, -1, w->now) == KA_OK);
+    EXPECT(ka_exchange_head_begin(&w->talk->exchange, 200, 0, &at) == KA_OK &&
+           ka_exchange_head_end(&w->talk->exchange, at, -1, w->now) == KA_OK);
     for (int i = 0; i < 3; i++)
-        EXPECT(ka_talk_content(w->talk, big, sizeof big, 1, w) == KA_OK);
+        EXPECT(ka_exchange_content(&w->talk->exchange, big, sizeof big, 1, w) == KA_OK);
     for (int i = 0; i < 2; i++) {
         wire_send(w);
         EXPECT(ka_talk_check(w->talk) == NULL);
@@ -873,17 +882,77 @@ static void the_check_names_what_is_broken(void)
     BREAKS(window_len -= 1);
     BREAKS(in = NULL);
     BREAKS(checked = 100);
-    BREAKS(is_draining = 1);
-    BREAKS(exchange.is_tunnel = (w->talk->exchange.has_request = 0, w->talk->exchange.owner = NULL, 1));
-    BREAKS(exchange.is_failed = 1);
-    BREAKS(is_cut = 1);
-    BREAKS(exchange.has_request = 0);
+    BREAKS(exchange.talk = NULL);
+    BREAKS(exchange.reading = KA_READING_HEAD);
+    BREAKS(exchange.reading = KA_READING_DISCARD);
+    BREAKS(exchange.reading = KA_READING_EXPECTED);
+    BREAKS(exchange.reading = KA_READING_FAILED);
+    BREAKS(exchange.reading = KA_N_READING);
+    BREAKS(exchange.writing = KA_WRITING_CUT);
+    BREAKS(exchange.writing = KA_WRITING_NOTHING);
+    BREAKS(exchange.writing = KA_N_WRITING);
+    BREAKS(persistence = KA_CLOSES);
+    BREAKS(persistence = KA_N_PERSISTENCE);
+    BREAKS(cause = KA_CAUSE_CLIENT);
     EXPECT(ka_talk_check(w->talk) == NULL);
+    wire_close(w);
+}
+
+/* The rules of ka_talk_check.c's table, said once more in another way. */
+static int go_together(unsigned reading, unsigned writing, unsigned persistence)
+{
+    int persists = persistence == KA_PERSISTS;
+    if (writing == KA_WRITING_CUT && persists)
+        return 0;
+    switch (reading) {
+    case KA_READING_HEAD:     return writing == KA_WRITING_NOTHING && persists;
+    case KA_READING_DISCARD:  return writing == KA_WRITING_DONE && persistence != KA_LINGERS;
+    case KA_READING_CLOSED:   return writing != KA_WRITING_CONTENT && !persists;
+    case KA_READING_EXPECTED: return writing == KA_WRITING_NOTHING || !persists;
+    case KA_READING_CONTENT:  return 1;
+    case KA_READING_FAILED:   return writing >= KA_WRITING_DONE && !persists;
+    default:                  return writing == KA_WRITING_CONTENT || writing == KA_WRITING_DONE;
+    }
+}
+
+static void states_that_do_not_go_together_are_named(void)
+{
+    const char *named[KA_N_READING * KA_N_WRITING * KA_N_PERSISTENCE];
+    size_t n = 0;
+    for (unsigned reading = 0; reading < KA_N_READING; reading++)
+        for (unsigned writing = 0; writing < KA_N_WRITING; writing++)
+            for (unsigned persistence = 0; persistence < KA_N_PERSISTENCE; persistence++) {
+                const char *wrong = ka_talk_check_states(reading, writing, persistence);
+                CHECK((wrong == NULL) == go_together(reading, writing, persistence), "%u, %u, %u: %s", reading, writing,
+                      persistence, wrong ? wrong : "they go together");
+                for (size_t i = 0; wrong && i < n; i++)
+                    CHECK(strcmp(wrong, named[i]) != 0, "%s: named twice", wrong);
+                if (wrong)
+                    named[n++] = wrong;
+            }
+    EXPECT(n == 45);
+    EXPECT(strcmp(ka_talk_check_states(KA_READING_HEAD, KA_WRITING_CUT, KA_CLOSES),
+                  "a head is read, a response cut off, and it closes") == 0);
+    EXPECT(ka_talk_check_states(KA_N_READING, 0, 0) && ka_talk_check_states(0, KA_N_WRITING, 0));
+}
+
+static void interim_responses_come_before_the_final_one(void)
+{
+    wire *w = wire_open(keeps_it, never);
+    wire_text(w, GET);
+    ka_exchange *x = &w->talk->exchange;
+    EXPECT(ka_exchange_interim(x, 200, NULL, 0) == KA_EINVAL && ka_exchange_interim(x, 101, NULL, 0) == KA_EINVAL);
+    EXPECT(ka_exchange_interim(x, 103, "link: a\r\n", 9) == KA_OK);
+    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK && ka_exchange_interim(x, 103, NULL, 0) == KA_EINVAL);
+    wire_turn(w);
+    EXPECT(wire_count(w, "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\n") == 1);
     wire_close(w);
 }
 
 int main(void)
 {
+    states_that_do_not_go_together_are_named();
+    interim_responses_come_before_the_final_one();
     requests_in_hand_are_not_idle();
     nothing_is_refused_behind_the_last_response();
     bytes_that_arrive_are_no_progress_in_sending();

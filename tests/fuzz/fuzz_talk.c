@@ -196,12 +196,13 @@ static void check_one(world *w, conn *c)
     MUST(ka_pool_used(&w->d.service.pool) <= w->d.service.pool.max_bytes, "the pool is over its cap");
     int is_idle = phase == KA_NEW || phase == KA_IDLE;
     int is_stray = talk->window_len <= 2 && same(talk->window, "\r\n", talk->window_len);
-    if (is_idle && !talk->is_last) {
+    if (is_idle && talk->persistence == KA_PERSISTS) {
         MUST(!ka_exchange_is_open(&talk->exchange) || ka_exchange_is_over(&talk->exchange), "idle with a request");
         MUST(talk->window_len == 0 || is_stray, "idle with a part of a request in hand");
         MUST(talk->unsent == 0, "idle with something to send");
     }
-    MUST(phase != KA_BODY || talk->exchange.wants_body || talk->is_draining || ka_exchange_is_over(&talk->exchange),
+    MUST(phase != KA_BODY || talk->exchange.wants_body || talk->exchange.reading == KA_READING_DISCARD ||
+             ka_exchange_is_over(&talk->exchange),
          "a wait for content that nobody wants");
     MUST(phase != KA_TUNNEL || ka_exchange_is_tunnel(&talk->exchange), "a tunnel that is none");
 }
@@ -520,7 +521,7 @@ static void last_scene(world *w, unsigned how)
             }
             if (how & 2 && !c->has_fin)
                 c->has_fin = c->is_ready = 1;
-            if (c->app && !c->talk->exchange.is_held && !ka_exchange_is_over(&c->talk->exchange))
+            if (c->app && c->talk->exchange.hold == KA_HOLD_NOT && !ka_exchange_is_over(&c->talk->exchange))
                 finish(c->app);
         }
         step(w);

@@ -224,7 +224,7 @@ static void collect(app *a)
 {
     static const size_t sizes[] = {1, 7, 100, 9000};
     static char to[9000];
-    ptrdiff_t n = ka_talk_read(a->talk, to, choose(a->w, sizes, 4), a->w->d.now);
+    ptrdiff_t n = ka_exchange_read(&a->talk->exchange, to, choose(a->w, sizes, 4), a->w->d.now);
     if (n > 0 && ka_pool_hold(&a->w->d.service.pool, KA_USE_INPUT, (size_t)n) == KA_OK)
         a->n_collected += (size_t)n;
 }
@@ -234,7 +234,7 @@ static void give_up(app *a)
     ka_talk *talk = a->talk;
     asked_at(&a->c->got, a->n)->is_given_up = 1;
     detach(a);
-    ka_talk_done(talk);
+    ka_exchange_done(&talk->exchange, KA_CAUSE_APPLICATION);
 }
 
 static void refuse(app *a)
@@ -244,8 +244,8 @@ static void refuse(app *a)
     int64_t now = a->w->d.now;
     q->is_given_up = 1;
     detach(a);
-    if (ka_talk_refuse(talk, 500, "the application failed", KA_CAUSE_APPLICATION, now) < 0)
-        ka_talk_done(talk);
+    if (ka_exchange_refuse(&talk->exchange, 500, "the application failed", KA_CAUSE_APPLICATION, now) < 0)
+        ka_exchange_done(&talk->exchange, KA_CAUSE_APPLICATION);
 }
 
 static size_t put_number(char *at, size_t n)
@@ -260,19 +260,19 @@ static int begin(app *a, unsigned status, int64_t whole, size_t declares, unsign
 {
     char *at, digits[12];
     ka_talk *talk = a->talk;
-    int error = ka_talk_head_begin(talk, status, 200, &at);
+    int error = ka_exchange_head_begin(&talk->exchange, status, 200, &at);
     if (error == KA_OK && flags & 4)
-        error = ka_talk_head_begin(talk, status, 300, &at); /* thought better of it */
+        error = ka_exchange_head_begin(&talk->exchange, status, 300, &at); /* thought better of it */
     if (error == KA_OK && flags & 8)
-        error = ka_reply_reword(&talk->exchange.reply, &at, "So be it", 8);
+        error = ka_exchange_reword(&talk->exchange, &at, "So be it", 8);
     if (error == KA_OK)
-        error = ka_reply_field(&talk->exchange.reply, &at, "x-id", 4, digits, put_number(digits, a->n));
+        error = ka_exchange_field(&talk->exchange, &at, "x-id", 4, digits, put_number(digits, a->n));
     if (error == KA_OK && flags & 1)
-        error = ka_reply_field(&talk->exchange.reply, &at, "connection", 10, "close", 5);
+        error = ka_exchange_field(&talk->exchange, &at, "connection", 10, "close", 5);
     if (error == KA_OK && declares != SIZE_MAX)
-        error = ka_reply_field(&talk->exchange.reply, &at, "content-length", 14, digits, put_number(digits, declares));
+        error = ka_exchange_field(&talk->exchange, &at, "content-length", 14, digits, put_number(digits, declares));
     if (error == KA_OK)
-        error = ka_talk_head_end(talk, at, whole, a->w->d.now);
+        error = ka_exchange_head_end(&talk->exchange, at, whole, a->w->d.now);
     if (error == KA_OK) {
         a->is_begun = 1;
         a->declared = whole >= 0 ? (size_t)whole : declares;
@@ -301,24 +301,24 @@ static void write_piece(app *a, size_t len, int more, unsigned how)
         detach(a); /* before the content, as the Python side does */
     if (how % 4 == 3 && len) {
         w->n_holds++;
-        error = ka_talk_file(talk, FILE_FD, from - pattern, len, more, pattern);
+        error = ka_exchange_file(&talk->exchange, FILE_FD, from - pattern, len, more, pattern);
     } else if (how % 4 == 2 && len) {
         char *own = malloc(len);
         memcpy(own, from, len);
         w->n_holds++;
-        error = ka_talk_content(talk, own, len, more, own);
+        error = ka_exchange_content(&talk->exchange, own, len, more, own);
     } else if (how % 4 == 1) {
         w->n_holds++;
-        error = ka_talk_content(talk, from, len, more, pattern);
+        error = ka_exchange_content(&talk->exchange, from, len, more, pattern);
     } else {
-        error = ka_talk_content(talk, from, len, more, NULL);
+        error = ka_exchange_content(&talk->exchange, from, len, more, NULL);
     }
     if (error < 0)
         q->is_given_up = 1;
     else if (c->app && c->app->n == n && more) {
         if (how & 4)
             push_now(w, c, talk);
-        (void)ka_talk_holds(talk); /* and writes nothing until it is told to go on */
+        (void)ka_exchange_holds(&talk->exchange); /* and writes nothing until it is told to go on */
     }
 }
 
@@ -365,15 +365,15 @@ static void end_with_trailers(app *a)
         return;
     q->is_complete = 1;
     detach(a);
-    if (ka_talk_trailers(talk, "x-t: 1\r\n", 8) < 0)
+    if (ka_exchange_trailers(&talk->exchange, "x-t: 1\r\n", 8) < 0)
         q->is_given_up = 1;
 }
 
 static void send_hints(app *a)
 {
-    static const char hints[] = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    static const char hints[] = "link: </a>\r\n";
     asked *q = asked_at(&a->c->got, a->n);
-    if (q->minor > 0 && ka_talk_interim(a->talk, hints, sizeof hints - 1) == KA_OK)
+    if (q->minor > 0 && ka_exchange_interim(&a->talk->exchange, 103, hints, sizeof hints - 1) == KA_OK)
         q->has_hints++;
 }
 
@@ -384,9 +384,9 @@ static void act(app *a)
     size_t declares = choose(a->w, sizes_of_content, 8);
     TELL("  request %u of %d acts: %u flags %u\n", a->n, (int)(a->c - a->w->conns), what % 12, flags);
     if (ka_exchange_is_over(&a->talk->exchange))
-        MUST(ka_talk_content(a->talk, pattern, declares, flags & 1, NULL) == KA_EINVAL,
+        MUST(ka_exchange_content(&a->talk->exchange, pattern, declares, flags & 1, NULL) == KA_EINVAL,
              "content behind the end is taken");
-    if (a->talk->exchange.is_held || ka_exchange_is_over(&a->talk->exchange))
+    if (a->talk->exchange.hold != KA_HOLD_NOT || ka_exchange_is_over(&a->talk->exchange))
         return;
     switch (what % 12) {
     case 0:
@@ -400,10 +400,8 @@ static void act(app *a)
     case 8: a->is_begun ? finish(a) : (void)begin(a, 200, KA_WHOLE_TUNNEL, SIZE_MAX, 0); break;
     case 9: flags % 4 == 0 ? give_up(a) : flags % 4 == 1 ? refuse(a) : finish(a); break;
     case 10:
-        if (a->talk->unsent) { /* until all is sent, as for a socket that is to be given away */
-            a->talk->exchange.is_held = a->talk->exchange.awaits_empty = 1;
+        if (ka_exchange_awaits_empty(&a->talk->exchange)) /* as for a socket that is to be given away */
             ka_talk_put(a->talk, KA_NOTED);
-        }
         break;
     default: break; /* later */
     }
@@ -436,7 +434,7 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
     world *w = ctx;
     (void)fields;
     conn *c = conn_of(w, talk->conn);
-    const char *bytes = ka_talk_head_bytes(talk);
+    const char *bytes = ka_exchange_head_bytes(&talk->exchange);
     MUST(c->app == NULL && talk->exchange.owner == NULL, "a request while another is with the application");
     MUST(bytes[head->nbytes - 1] == '\n', "the head is not where it was said to be");
     MUST(c->got.n_asked > 0 && !asked_at(&c->got, c->got.n_asked - 1)->is_handed, "a request is handed over twice");
@@ -466,7 +464,7 @@ static void on_news(void *ctx, ka_talk *talk, ka_news news)
     app *a = c->app;
     if (news == KA_NEWS_BODY)
         collect(a);
-    if (c->app == a && !talk->exchange.is_held && !ka_exchange_is_over(&talk->exchange))
+    if (c->app == a && talk->exchange.hold == KA_HOLD_NOT && !ka_exchange_is_over(&talk->exchange))
         w->is_ending ? finish(a) : act(a);
 }
 

@@ -52,6 +52,18 @@ TARGETS = {
         {"table": ("-Daligned_alloc=kept_alloc", "-Dfree=kept_free", "-fno-sanitize=fuzzer-no-link")},
         True,
     ),
+    # An overread: a word is loaded at the end of a string of 7 bytes.
+    "h2": Target(
+        "h2 http",
+        1024,
+        "",
+        "h2/ka_huffman.c",
+        "in->end - in->from >= 8",
+        "in->end - in->from >= 7",
+        (),
+        {},
+        True,
+    ),
 }
 
 

@@ -80,10 +80,13 @@ def test_every_option_has_a_flag_a_variable_and_a_key(no_files, name):
         assert what.read(text if what.kind is str or what.convert else value) == value
 
 
-@pytest.mark.parametrize(("record", "function"), [(ServerKeywords, kacore.Server), (RunKeywords, kacore.run)])
+FUNCTIONS = [(ServerKeywords, kacore.Server), (RunKeywords, kacore.run), (ServerKeywords, kacore.serving)]
+
+
+@pytest.mark.parametrize(("record", "function"), FUNCTIONS)
 def test_options_are_keywords_with_their_defaults(record, function):
     parameters = dict(inspect.signature(function).parameters)
-    assert parameters.pop("app").default is inspect.Parameter.empty
+    assert parameters.pop("app").kind is inspect.Parameter.POSITIONAL_ONLY
     assert list(parameters) == list(record.__fields__)
     for name, what in record.__fields__.items():
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
@@ -128,6 +131,7 @@ def test_an_unknown_keyword_is_told_with_the_nearest_one():
         ({"date_header": 1}, "date_header=1: must be True or False"),
         ({"ws_ping_timeout": -1}, "ws_ping_timeout=-1: must be a number of seconds between 0 and 86400 (0 = never)"),
         ({"ws_ping_timeout": float("nan")}, "ws_ping_timeout=nan: must be a number"),
+        ({"uds_mode": ""}, "uds_mode='': must be an octal number"),
         ({"uds_mode": 0o1000}, "uds_mode=512: must be an octal number between 0 and 777"),
         ({"headers": [("a", "b", "c")]}, "headers=('a', 'b', 'c'): must be of the form NAME:VALUE"),
         ({"headers": ["a"]}, "headers='a': must be of the form NAME:VALUE"),

@@ -46,35 +46,58 @@ static inline int is(const char *p, uint32_t len, const char *word, size_t n)
 
 /* ---- names and values ---- */
 
+#define EVERY(byte) (0x0101010101010101u * (byte))
+
+static inline uint64_t word_at(const char *p)
+{
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
+/* Are all 8 bytes "a" to "z", digits or "-", as those of nearly all names are? May say no where they are. */
+static inline int is_plain_word(uint64_t word)
+{
+    /* Below 0x80 the highest bit of a sum says whether the byte is at least so much. */
+    uint64_t letter = (word + EVERY(0x80 - 'a')) & ~(word + EVERY(0x7f - 'z'));
+    uint64_t digit = (word + EVERY(0x80 - '0')) & ~(word + EVERY(0x7f - '9'));
+    uint64_t dash = ~((word ^ EVERY('-')) + EVERY(0x7f));
+    return (((letter | digit | dash) & ~word) & EVERY(0x80)) == EVERY(0x80);
+}
+
 /* RFC 9113 8.2, 8.2.1: a token (RFC 9110 5.1) without capitals. */
 static inline int is_name(const char *p, uint32_t n)
 {
+    uint32_t i = 0;
+    for (; i + 8 <= n && is_plain_word(word_at(p + i)); i += 8)
+        ;
+    if (n >= 8 && i + 8 > n && is_plain_word(word_at(p + n - 8)))
+        return 1;
     unsigned bad = n == 0;
-    for (uint32_t i = 0; i < n; i++)
+    for (; i < n; i++)
         bad |= !ka_is(p[i], KA_IS_TOKEN) | ((uint8_t)(p[i] - 'A') < 26);
     return !bad;
 }
 
+/* Is there a control among 8 bytes? Exact but for HTAB, which is taken for one. */
 static inline uint64_t has_control(uint64_t word)
 {
-    const uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u, del = word ^ (0x7f * ones);
-    return (((word - 0x20 * ones) & ~word) | ((del - ones) & ~del)) & tops;
+    uint64_t del = word ^ EVERY(0x7f);
+    return (((word - EVERY(0x20)) & ~word) | ((del - EVERY(1)) & ~del)) & EVERY(0x80);
 }
 
 /* RFC 9113 8.2.1: no NUL, CR or LF, and no white space at either end; RFC 9110 5.5: no other control either, but HTAB. */
-static int is_value(const char *p, uint32_t n)
+static inline int is_value(const char *p, uint32_t n)
 {
     uint32_t i = 0;
     if (n == 0)
         return 1;
     if (*p == ' ' || *p == '\t' || p[n - 1] == ' ' || p[n - 1] == '\t')
         return 0;
-    for (uint64_t word; i + 8 <= n; i += 8) {
-        memcpy(&word, p + i, 8);
-        /* A look at 8 bytes, which takes HTAB for a control; then the table says. */
-        if (ka_unlikely(has_control(word)))
-            break;
-    }
+    for (; i + 8 <= n && !has_control(word_at(p + i)); i += 8)
+        ;
+    if (n >= 8 && i + 8 > n && !has_control(word_at(p + n - 8)))
+        return 1;
     return ka_scan_class(p + i, p + n, KA_IS_VALUE) == p + n;
 }
 

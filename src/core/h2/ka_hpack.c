@@ -302,7 +302,7 @@ int ka_hpack_decode(ka_hpack_decoder *d, ka_hpack_section *s, const uint8_t *in,
     const uint8_t *p = in, *end = in + len, *from = in;
     uint64_t more = 1;
     int rc = KA_OK;
-    ka_assert(s->size >= d->limit);
+    ka_assert(s->size >= d->limit && len <= INT32_MAX);
     while (p < end) {
         from = p;
         rc = representation(d, s, &p, end, &more);
@@ -426,38 +426,13 @@ static int is_recent(ka_hpack_encoder *e, uint16_t hash)
     return 0;
 }
 
-/* Where a field, and its name, are in the dynamic table: the index on the wire, 0 when they are not. */
-typedef struct {
-    uint32_t field, name;
-} place;
-
-static place find(const ka_hpack_table *t, unsigned static_name, const char *name, uint32_t name_len, const char *value,
-                  uint32_t value_len)
-{
-    place found = {0, 0};
-    for (uint32_t i = 0; i < t->n; i++) {
-        ka_hpack_entry e = ka_hpack_table_at(t, i);
-        if (e.static_name != static_name || e.name_len != name_len)
-            continue;
-        if (!static_name && memcmp(e.name, name, name_len) != 0)
-            continue;
-        if (found.name == 0)
-            found.name = KA_HPACK_STATIC + 1 + i;
-        if (e.value_len == value_len && !memcmp(e.value, value, value_len)) {
-            found.field = KA_HPACK_STATIC + 1 + i;
-            break;
-        }
-    }
-    return found;
-}
-
-static int enters(ka_hpack_encoder *e, place found, unsigned static_name, const char *name, uint32_t name_len,
+static int enters(ka_hpack_encoder *e, int has_name, unsigned static_name, const char *name, uint32_t name_len,
                   const char *value, uint32_t value_len)
 {
     /* One that would take half of the table costs others more than it saves. */
     if ((uint64_t)name_len + value_len + KA_HPACK_OVERHEAD > e->table.max / 2)
         return 0;
-    if (found.name == 0 && !is_of_one_resource(static_name))
+    if (!has_name && !is_of_one_resource(static_name))
         return 1;
     return is_recent(e, hash_of(name, name_len, value, value_len));
 }
@@ -472,21 +447,22 @@ void ka_hpack_encode_field(ka_hpack_encoder *e, char **at, const char *name, uin
         /* Several values in a row have one name in the static table. */
         for (unsigned i = static_name; i != 0 && i <= KA_HPACK_STATIC; i++) {
             const ka_hpack_static_entry *s = &ka_hpack_static[i];
-            if (s->value_len == 0 || s->name_len != name_len || memcmp(s->text, name, name_len) != 0)
+            if (s->value_len == 0 || s->name_len != name_len || !ka_hpack_same(s->text, name, name_len))
                 break;
-            if (s->value_len == value_len && !memcmp(s->text + name_len, value, value_len)) {
+            if (s->value_len == value_len && ka_hpack_same(s->text + name_len, value, value_len)) {
                 *at = write_integer(*at, 0x80, 7, i);
                 return;
             }
         }
-        place found = find(&e->table, static_name, name, name_len, value, value_len);
-        if (ka_likely(found.field != 0)) {
-            *at = write_integer(*at, 0x80, 7, found.field);
+        ka_hpack_found found = ka_hpack_table_find(&e->table, static_name, name, name_len, value, value_len);
+        if (ka_likely(found.field >= 0)) {
+            *at = write_integer(*at, 0x80, 7, KA_HPACK_STATIC + 1 + (uint32_t)found.field);
             return;
         }
-        index = index ? index : found.name;
+        if (index == 0 && found.name >= 0)
+            index = KA_HPACK_STATIC + 1 + (uint32_t)found.name;
         pattern = 0; /* RFC 7541 6.2.2 */
-        if (enters(e, found, static_name, name, name_len, value, value_len) &&
+        if (enters(e, found.name >= 0, static_name, name, name_len, value, value_len) &&
             ka_hpack_table_add(&e->table, static_name, name, name_len, value, value_len) == KA_OK) {
             pattern = 0x40; /* RFC 7541 6.2.1 */
             prefix = 6;

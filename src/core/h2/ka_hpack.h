@@ -44,7 +44,7 @@ typedef struct {
     uint8_t is_too_large; /* a limit was passed: what is kept means nothing, the table is right */
 } ka_hpack_section;
 
-/* Decode what is whole of `in`; is_last: the bytes end the block.
+/* Decode what is whole of `in`, less than 2 GiB; is_last: the bytes end the block.
  * Return: KA_OK all of it is decoded; KA_PARTIAL: the rest, from *consumed, is needed again with more behind it, to a total
  *         of *needs bytes at least (call again when they are here, or for the end: then a piece costs O(piece)). KA_EPEER:
  *         COMPRESSION_ERROR of the connection (RFC 9113 4.3). KA_ENOMEM: the table is no longer in step, the connection

@@ -99,24 +99,19 @@ unsigned ka_hpack_static_find(const char *name, size_t n)
     if (n == 0)
         return 0;
     unsigned i = slots[slot_of(name, n)];
-    return ka_hpack_static[i].name_len == n && !memcmp(ka_hpack_static[i].text, name, n) ? i : 0;
+    return ka_hpack_static[i].name_len == n && ka_hpack_same(ka_hpack_static[i].text, name, n) ? i : 0;
 }
 
 /* ---- the dynamic table ---- */
 
-/* What an entry begins with. */
-typedef struct {
-    uint16_t name; /* length of its name, or IS_STATIC and the number of it */
-    uint16_t value_len;
-} head;
+typedef ka_hpack_entry_head head;
 
 enum {
-    IS_STATIC = 0x8000,
     PLACE = sizeof(uint16_t),
     FIRST_ROOM = 256, /* what most clients' first requests fill is more; a response's fields are less */
     SPARE = 64        /* more than this is worth giving back */
 };
-_Static_assert(KA_HPACK_MAX_TABLE <= (int)IS_STATIC, "a name has less bytes than that");
+_Static_assert(KA_HPACK_MAX_TABLE <= (int)KA_HPACK_NAMED, "a name has less bytes than that");
 
 static inline uint16_t *places(const ka_hpack_table *t) { return (uint16_t *)(void *)(t->mem + t->newest); }
 
@@ -129,24 +124,34 @@ static inline head head_at(const ka_hpack_table *t, uint32_t i)
 
 static inline uint32_t bytes_of(head h)
 {
-    return (uint32_t)sizeof h + (h.name & IS_STATIC ? 0u : h.name) + h.value_len;
+    return (uint32_t)sizeof h + (h.name & KA_HPACK_NAMED ? 0u : h.name) + h.value_len;
 }
 
 static inline uint32_t counted(head h)
 {
-    uint32_t name_len = h.name & IS_STATIC ? ka_hpack_static[h.name - IS_STATIC].name_len : h.name;
+    uint32_t name_len = h.name & KA_HPACK_NAMED ? ka_hpack_static[h.name - KA_HPACK_NAMED].name_len : h.name;
     return KA_HPACK_OVERHEAD + name_len + h.value_len;
 }
 
-ka_hpack_entry ka_hpack_table_at(const ka_hpack_table *t, uint32_t i)
+ka_hpack_found ka_hpack_table_find(const ka_hpack_table *t, uint32_t static_name, const char *name, uint32_t name_len,
+                                   const char *value, uint32_t value_len)
 {
-    head h = head_at(t, i);
-    const char *p = t->mem + places(t)[i] + sizeof h;
-    if (h.name & IS_STATIC) {
-        const ka_hpack_static_entry *s = &ka_hpack_static[h.name - IS_STATIC];
-        return (ka_hpack_entry){s->text, p, s->name_len, h.value_len, h.name - (uint32_t)IS_STATIC};
+    ka_hpack_found found = {-1, -1};
+    uint32_t key = static_name ? KA_HPACK_NAMED | static_name : name_len, skip = static_name ? 0 : name_len;
+    for (uint32_t i = 0; i < t->n; i++) {
+        const char *p = t->mem + places(t)[i];
+        head h;
+        memcpy(&h, p, sizeof h);
+        if (h.name != key || (skip > 0 && !ka_hpack_same(p + sizeof h, name, skip)))
+            continue;
+        if (found.name < 0)
+            found.name = (int32_t)i;
+        if (h.value_len == value_len && ka_hpack_same(p + sizeof h + skip, value, value_len)) {
+            found.field = (int32_t)i;
+            break;
+        }
     }
-    return (ka_hpack_entry){p, p + h.name, h.name, h.value_len, 0};
+    return found;
 }
 
 static void evict_until(ka_hpack_table *t, uint32_t size)
@@ -227,7 +232,7 @@ int ka_hpack_table_add(ka_hpack_table *t, uint32_t static_name, const char *name
         return KA_OK;
     }
     evict_until(t, t->max - (uint32_t)size);
-    head h = {(uint16_t)(static_name ? IS_STATIC | static_name : name_len), (uint16_t)value_len};
+    head h = {(uint16_t)(static_name ? KA_HPACK_NAMED | static_name : name_len), (uint16_t)value_len};
     if (ka_unlikely(make_room(t, bytes_of(h) + PLACE) < 0))
         return KA_ENOMEM;
     char *p = t->mem + t->to;

@@ -12,6 +12,8 @@
 #ifndef KA_HPACK_TABLE_H
 #define KA_HPACK_TABLE_H
 
+#include <string.h>
+
 #include "ka_base.h"
 
 enum {
@@ -48,8 +50,58 @@ typedef struct {
     uint32_t static_name; /* the number of the name in the static table, 0 when the table holds its bytes */
 } ka_hpack_entry;
 
+/* What an entry begins with: the length of its name, or KA_HPACK_NAMED and the number of it in the static table. */
+typedef struct {
+    uint16_t name, value_len;
+} ka_hpack_entry_head;
+enum {
+    KA_HPACK_NAMED = 0x8000
+};
+
+static inline const uint16_t *ka_hpack_places(const ka_hpack_table *t)
+{
+    return (const uint16_t *)(const void *)(t->mem + t->newest);
+}
+
 /* The i-th entry counted from the newest, which is 0; requires i < t->n. */
-ka_hpack_entry ka_hpack_table_at(const ka_hpack_table *t, uint32_t i);
+static inline ka_hpack_entry ka_hpack_table_at(const ka_hpack_table *t, uint32_t i)
+{
+    ka_hpack_entry_head h;
+    ka_hpack_entry e;
+    const char *p = t->mem + ka_hpack_places(t)[i];
+    memcpy(&h, p, sizeof h);
+    p += sizeof h;
+    e.value_len = h.value_len;
+    e.static_name = h.name & KA_HPACK_NAMED ? h.name - (uint32_t)KA_HPACK_NAMED : 0;
+    e.name = e.static_name ? ka_hpack_static[e.static_name].text : p;
+    e.name_len = e.static_name ? ka_hpack_static[e.static_name].name_len : h.name;
+    e.value = e.static_name ? p : p + h.name;
+    return e;
+}
+
+/* memcmp is a call, and most names and values are short. */
+static inline int ka_hpack_same(const char *a, const char *b, size_t n)
+{
+    uint64_t x, y;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&x, a + i, 8);
+        memcpy(&y, b + i, 8);
+        if (x != y)
+            return 0;
+    }
+    for (; i < n; i++)
+        if (a[i] != b[i])
+            return 0;
+    return 1;
+}
+
+/* Where a field, and the newest with its name, are: places counted as above, -1 for none. */
+typedef struct {
+    int32_t field, name;
+} ka_hpack_found;
+ka_hpack_found ka_hpack_table_find(const ka_hpack_table *t, uint32_t static_name, const char *name, uint32_t name_len,
+                                   const char *value, uint32_t value_len);
 
 /* Put a field in front, after making room for it (RFC 7541 4.4): one that is larger than the table empties it and is no
  * error. Neither name nor value may lie in the table. static_name: as above; then `name` is not looked at.

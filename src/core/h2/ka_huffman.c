@@ -44,9 +44,13 @@ typedef uint32_t look;
 enum {
     LOOK_ALL = 63,    /* bits of all its symbols; lowest, so that a shift by the entry needs no mask */
     LOOK_COUNT = 6,   /* shift: one symbol or two */
-    LOOK_FIRST = 8,   /* shift: bits of the first symbol */
-    LOOK_SYMBOLS = 16 /* shift: the bytes, first one first */
+    LOOK_SYMBOLS = 16 /* shift: the bytes, as two that are stored at once */
 };
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define PAIR(first, second) ((first) | (second) << 8)
+#else
+#define PAIR(first, second) ((first) << 8 | (second))
+#endif
 static look looks[1 << LOOK_BITS];
 
 /* The codes of each length as numbers aligned to 32 bits from the left: those of `bits` bits are below ends[bits], and
@@ -90,12 +94,12 @@ static void make_looks(void)
         unsigned symbol = symbol_at(i << (32 - LOOK_BITS), &one);
         if (one > LOOK_BITS)
             continue;
-        looks[i] = one | 1u << LOOK_COUNT | one << LOOK_FIRST | symbol << LOOK_SYMBOLS;
+        looks[i] = one | 1u << LOOK_COUNT | PAIR(symbol, 0u) << LOOK_SYMBOLS;
         if (one + SHORTEST > LOOK_BITS)
             continue;
         unsigned next = symbol_at(i << (32 - LOOK_BITS + one), &two);
         if ((all = one + two) <= LOOK_BITS)
-            looks[i] = all | 2u << LOOK_COUNT | one << LOOK_FIRST | symbol << LOOK_SYMBOLS | next << (LOOK_SYMBOLS + 8);
+            looks[i] = all | 2u << LOOK_COUNT | PAIR(symbol, next) << LOOK_SYMBOLS;
     }
 }
 
@@ -200,10 +204,11 @@ static inline void fill(supply *in, const uint8_t *code)
     in->have += 8 * rest;
 }
 
+/* Two bytes are written, of which one may be of no use. */
 static inline char *put(char *to, look seen)
 {
-    to[0] = (char)(seen >> LOOK_SYMBOLS);
-    to[1] = (char)(seen >> (LOOK_SYMBOLS + 8)); /* of no use where it is one symbol */
+    uint16_t pair = (uint16_t)(seen >> LOOK_SYMBOLS);
+    memcpy(to, &pair, sizeof pair);
     return to + (seen >> LOOK_COUNT & 3);
 }
 
@@ -215,22 +220,23 @@ static inline int decode_last(uint64_t bits, unsigned have, text_room *out)
 {
     while (~bits != 0) {
         look seen = looks[bits >> (64 - LOOK_BITS)];
-        unsigned n_bits = seen & LOOK_ALL, n = seen >> LOOK_COUNT & 3;
-        uint32_t symbols = seen >> LOOK_SYMBOLS;
+        unsigned n_bits = seen & LOOK_ALL;
         if (ka_unlikely(seen == 0)) {
-            symbols = symbol_at((uint32_t)(bits >> 32), &n_bits);
-            n = 1;
+            unsigned symbol = symbol_at((uint32_t)(bits >> 32), &n_bits);
+            if (symbol == EOS)
+                return -1; /* RFC 7541 5.2: EOS in a string is an error */
+            seen = 1u << LOOK_COUNT | PAIR(symbol, 0u) << LOOK_SYMBOLS;
         }
-        if (n_bits > have || symbols == EOS)
-            return -1; /* RFC 7541 5.2: EOS in a string is an error */
-        char *to = out->to + (out->len < out->room ? out->len : out->room);
+        if (n_bits > have)
+            return -1;
         if (ka_likely(out->len + 2 <= out->room)) {
-            to[0] = (char)symbols;
-            to[1] = (char)(symbols >> 8); /* of no use where it is one symbol */
+            put(out->to + out->len, seen);
         } else if (out->len < out->room) {
-            to[0] = (char)symbols;
+            char both[2];
+            put(both, seen);
+            out->to[out->len] = both[0];
         }
-        out->len += n;
+        out->len += seen >> LOOK_COUNT & 3;
         bits = bits << n_bits | ((1u << n_bits) - 1);
         have -= n_bits;
     }

@@ -136,7 +136,7 @@ static int answers_late(ka_driver *d, ka_talk *talk, ka_action action, ka_cause 
     const char *why = action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                     : cause == KA_CAUSE_DRAIN    ? "the server is shutting down"
                                                  : "the application took too long to answer";
-    return ka_talk_refuse(talk, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, d->now) == KA_OK;
+    return ka_exchange_refuse(&talk->exchange, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, d->now) == KA_OK;
 }
 
 /* The kernel takes megabytes ahead: a client that reads steadily shows in its send queue first, which has `queued` bytes
@@ -208,8 +208,8 @@ static void evict(ka_driver *d, ka_handle conn, void *peer)
     ka_talk *talk = *d->moves->talk_of(peer);
     int is_in_body = ka_conn_phase(d->service.table, conn) == KA_BODY;
     if (talk && is_in_body &&
-        ka_talk_refuse(talk, 408, "the content is arriving too slowly while the server is full", KA_CAUSE_EVICTED,
-                       d->now) == KA_OK)
+        ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly while the server is full",
+                           KA_CAUSE_EVICTED, d->now) == KA_OK)
         d->moves->turn(d, conn, peer);
     else if (talk)
         talk->cause = KA_CAUSE_EVICTED; /* by it the application is told why */

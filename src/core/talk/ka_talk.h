@@ -29,15 +29,25 @@
 #include "talk/ka_exchange.h"
 
 enum {
-    KA_OUT_HIGH = 64 * 1024,   /* unsent bytes above which the application is held back */
-    KA_OUT_LOW = 16 * 1024,    /* ... and below which it may go on */
-    KA_COPY_MAX = 8 * 1024,    /* content up to this size is copied behind the head, so that both leave in one piece */
     KA_READ_AHEAD = 16 * 1024, /* taken in ahead of its turn: a large head's worth, most pipelines whole */
     KA_READ_MAX = 64 * 1024,   /* taken in at once */
-    KA_READ_BEHIND = 4096,     /* room that is made behind bytes that wait */
-    KA_PUSH_MAX = 256 * 1024,  /* pushed between two turns: who goes on and on lets others have one */
-    KA_DRAIN_MAX = 64 * 1024   /* an unread body of this size at most is thrown away, to keep the connection */
+    KA_READ_BEHIND = 4096      /* room that is made behind bytes that wait */
 };
+
+/* Is another request taken on the connection? */
+typedef enum {
+    KA_PERSISTS,
+    KA_CLOSES,  /* `cause` says why */
+    KA_LINGERS, /* the same, and input is unread or expected when we close */
+    KA_N_PERSISTENCE
+} ka_persistence;
+
+/* Will the client send more? */
+typedef enum {
+    KA_FIN_NONE,
+    KA_FIN_BEHIND, /* its FIN is behind bytes that are not taken in */
+    KA_FIN_HERE    /* everything before its FIN is here: no byte will come */
+} ka_fin;
 
 /* What happened to a request that the application has. */
 typedef enum {
@@ -116,26 +126,14 @@ struct ka_talk {
     int32_t outq;         /* the kernel's send queue when last asked, for progress in WRITE */
     uint32_t n_pushed;    /* bytes that left by ka_turn_push since the last turn began */
     uint32_t checked;     /* of a head: see ka_head_parse; of a body: bytes at the window's start that are looked at */
-    uint8_t cause;        /* ka_cause the connection will end by, once is_last */
-    /* The facts. */
-    uint8_t is_last;       /* no request is taken after this one */
-    uint8_t is_eof;        /* the peer sent FIN: no byte will come */
-    uint8_t sees_fin;      /* the peer sent FIN, perhaps behind bytes that are not taken in */
-    uint8_t is_draining;   /* the rest of an unread body is being thrown away */
-    uint8_t is_cut;        /* a response was broken off: its end must not look like one */
-    uint8_t ends_by_close; /* only the end of the connection tells where the response ends (HTTP/1.0) */
-    uint8_t needs_linger;  /* input is unread or expected when we close */
-    uint8_t is_driven;     /* the driver is inside its turn for this talk */
-    uint8_t is_noted;      /* on the list KA_NOTED */
-    uint8_t is_later;      /* on the list KA_LATER */
-    uint8_t broken;        /* the ka_cause to end for, which a push has found: the turn does it */
-    uint8_t may_switch;    /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
-};
-
-/* For ka_talk_head_end: how long is the content? */
-enum {
-    KA_WHOLE_UNKNOWN = -1,
-    KA_WHOLE_TUNNEL = -2 /* no content: the connection is a byte stream from here on */
+    uint8_t persistence;  /* ka_persistence */
+    uint8_t cause;        /* ka_cause the connection ends by, once it does not persist */
+    uint8_t fin;          /* ka_fin */
+    uint8_t may_switch;   /* behind the request the client may have sent what is no HTTP: CONNECT, most of Upgrade */
+    uint8_t is_driven;    /* the driver is inside its turn for this talk */
+    uint8_t is_noted;     /* on the list KA_NOTED */
+    uint8_t is_later;     /* on the list KA_LATER */
+    uint8_t broken;       /* the ka_cause to end for, which a push has found: the turn does it */
 };
 
 typedef enum {
@@ -187,68 +185,41 @@ void ka_talk_filled(ka_talk *talk, size_t nbytes);
 /* Walk every invariant: the window, the lists of buffers, which facts go together. Return NULL, or a static sentence naming
  * the first broken one. Right between calls of the others; with KA_DEBUG asserted after every turn. */
 const char *ka_talk_check(const ka_talk *talk);
+/* NULL: a ka_reading, ka_writing and ka_persistence that go together. Else which they are; static storage. */
+const char *ka_talk_check_states(unsigned reading, unsigned writing, unsigned persistence);
 
-/* Answer for the application: a short text, Connection: close, and the connection is over.
- * Return KA_EINVAL when part of a response has left already: then it can only be closed. */
-int ka_talk_refuse(ka_talk *talk, unsigned status, const char *text, ka_cause cause, int64_t now);
+/* No request is taken after the one in progress, if any, and this is why. What was decided before stands. */
+static inline void ka_talk_end_with(ka_talk *talk, ka_cause cause)
+{
+    if (talk->persistence != KA_PERSISTS)
+        return;
+    talk->persistence = KA_CLOSES;
+    talk->cause = (uint8_t)cause;
+    if (talk->exchange.reading == KA_READING_HEAD)
+        talk->exchange.reading = KA_READING_CLOSED;
+}
 
-/* --- the application's side --- */
+/* The client sent FIN: everything before it is here; perhaps behind bytes that are not taken in. */
+static inline int ka_talk_is_eof(const ka_talk *talk) { return talk->fin == KA_FIN_HERE; }
+static inline int ka_talk_sees_fin(const ka_talk *talk) { return talk->fin != KA_FIN_NONE; }
 
-/* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the talk noted;
- * KA_EPEER: talk->exchange.fault; KA_ESTALE: the client is gone. */
-ptrdiff_t ka_talk_read(ka_talk *talk, char *to, size_t cap, int64_t now);
-size_t ka_talk_readable(const ka_talk *talk);  /* upper bound of what ka_talk_read would give now */
-int ka_talk_body_is_over(const ka_talk *talk); /* of a tunnel: the client will send nothing more */
+/* A response was broken off: the end of the connection must not look like the response's. */
+static inline int ka_talk_is_cut(const ka_talk *talk) { return talk->exchange.writing == KA_WRITING_CUT; }
 
-/* A response: head_begin, ka_reply_field(&talk->exchange.reply, &at, ...)*, head_end, content*.
- * head_begin: reserves `field_bytes` for the fields. KA_ENOMEM, KA_EINVAL (reply.why). The head can be given up
- * before head_end by beginning anew. */
-int ka_talk_head_begin(ka_talk *talk, unsigned status, size_t field_bytes, char **at);
-/* whole: content length if it is complete and known, else KA_WHOLE_*. Decides about the connection. KA_WHOLE_TUNNEL
- * with 101 to a request with Upgrade, or 2xx to CONNECT: ka_talk_read and ka_talk_content then move bare bytes, and
- * the end of the content closes the connection. The request's own content must have been read (RFC 9110 7.8). */
-int ka_talk_head_end(ka_talk *talk, char *at, int64_t whole, int64_t now);
-/* One piece of content. owner: NULL = copy; else the bytes are referred to and `owner` released when they are sent
- * (the hold passes to the talk in every case). Ends the exchange's response when !more. */
-int ka_talk_content(ka_talk *talk, const char *bytes, size_t len, int more, void *owner);
-/* The same for `len` bytes of an open file from `off` on, sent by the kernel from there: `owner` keeps it open. A file
- * that turns out shorter ends the connection, since the promise cannot be kept. */
-int ka_talk_file(ka_talk *talk, int fd, int64_t off, size_t len, int more, void *owner);
-/* End a response with trailer fields, as lines that ka_reply_line wrote; without them where the framing has no place
- * for any (RFC 9112 7.1.2). */
-int ka_talk_trailers(ka_talk *talk, const char *lines, size_t len);
-/* The application is through with the request: nothing more will be read or written for it. An unfinished response
- * cuts the connection off. */
-void ka_talk_done(ka_talk *talk);
-/* The application has more to give, and lets the others have their turns first: it is told by KA_NEWS_LOW. */
-void ka_talk_rest(ka_talk *talk);
-/* An interim response (100, 103); fields as raw lines. */
-int ka_talk_interim(ka_talk *talk, const char *bytes, size_t len);
-
-/* Right after KA_TALK_REQUEST: the bytes that the head's offsets count from. */
-static inline const char *ka_talk_head_bytes(const ka_talk *talk) { return talk->window - talk->exchange.head_bytes; }
-
-/* Closed now, would the client take what it has for the whole response? Then it is to be a reset, RFC 9112 8. */
+/* Closed now, would the client take what it has for the whole response, since only the end of the connection tells where
+ * that ends (HTTP/1.0)? Then it is to be a reset, RFC 9112 8. */
 static inline int ka_talk_needs_reset(const ka_talk *talk)
 {
-    return talk->ends_by_close && (talk->is_cut || talk->unsent || (ka_exchange_is_answering(&talk->exchange)));
+    const ka_exchange *x = &talk->exchange;
+    return x->writing != KA_WRITING_NOTHING && x->reply.frame == KA_FRAME_CLOSE &&
+           (x->writing != KA_WRITING_DONE || talk->unsent);
 }
 
 /* May a held application go on? */
 static inline int ka_talk_is_low(const ka_talk *talk)
 {
-    return talk->unsent <= (talk->exchange.awaits_empty ? 0 : (size_t)KA_OUT_LOW);
+    uint8_t hold = talk->exchange.hold;
+    return hold != KA_HOLD_TURN && talk->unsent <= (hold == KA_HOLD_EMPTY ? 0 : (size_t)KA_OUT_LOW);
 }
-
-/* Must the application wait before it gives more? It is told by KA_NEWS_LOW then, unless the connection ends. */
-static inline int ka_talk_holds(ka_talk *talk)
-{
-    if (ka_likely(talk->unsent <= KA_OUT_HIGH && talk->n_pushed < KA_PUSH_MAX))
-        return 0;
-    talk->exchange.is_held = 1;
-    return 1;
-}
-
-static inline int ka_talk_is_started(const ka_talk *talk) { return talk->exchange.reply.is_started; }
 
 #endif

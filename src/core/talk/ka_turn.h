@@ -27,7 +27,7 @@ static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk,
     ka_table *table = d->service.table;
     if (ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW &&
-        ka_talk_refuse(talk, 408, "the content is arriving too slowly", cause, d->now) < 0) {
+        ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, d->now) < 0) {
         ka_driver_end(d, talk->conn, peer, cause);
         return KA_TURN_ENDED;
     }
@@ -38,15 +38,16 @@ static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk,
  * truncation, RFC 8446 6.1. */
 static inline int ka_turn_is_cut_short(const ka_talk *talk)
 {
-    return ka_exchange_is_open(&talk->exchange) && !ka_talk_body_is_over(talk);
+    return ka_exchange_is_open(&talk->exchange) && !ka_exchange_body_is_over(&talk->exchange);
 }
 
 /* The client sent FIN, behind bytes that are left where they are: whoever waits for its end is told all the same. */
 static inline void ka_turn_fin(ka_driver *d, ka_talk *talk)
 {
-    int is_news = !talk->sees_fin;
-    talk->sees_fin = 1;
-    if (is_news && ka_exchange_is_open(&talk->exchange))
+    if (ka_talk_sees_fin(talk))
+        return;
+    talk->fin = KA_FIN_BEHIND;
+    if (ka_exchange_is_open(&talk->exchange))
         ka_driver_news(d, talk, KA_NEWS_EOF);
 }
 
@@ -66,6 +67,16 @@ static inline ka_cause ka_turn_broken(int phase)
                                                : KA_CAUSE_ERROR;
 }
 
+/* A held application is told once it may go on. */
+static inline void ka_turn_go_on(ka_driver *d, ka_talk *talk)
+{
+    if (ka_likely(talk->exchange.hold == KA_HOLD_NOT) || !ka_talk_is_low(talk))
+        return;
+    talk->exchange.hold = KA_HOLD_NOT;
+    if (ka_exchange_is_open(&talk->exchange))
+        ka_driver_news(d, talk, KA_NEWS_LOW);
+}
+
 /* Bytes left, and ka_talk_sent knows. Return KA_CAUSE_NONE, or the cause to end for. */
 static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
 {
@@ -74,11 +85,7 @@ static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
     if (ka_conn_phase(table, talk->conn) == KA_WRITE &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW)
         return cause;
-    if (talk->exchange.is_held && ka_talk_is_low(talk)) {
-        talk->exchange.is_held = 0;
-        if (ka_exchange_is_open(&talk->exchange))
-            ka_driver_news(d, talk, KA_NEWS_LOW);
-    }
+    ka_turn_go_on(d, talk);
     return KA_CAUSE_NONE;
 }
 
@@ -88,13 +95,13 @@ static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
 static inline void ka_turn_push(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 {
     size_t before = talk->unsent;
-    if (before == 0 || talk->exchange.is_held || talk->broken)
+    if (before == 0 || talk->exchange.hold != KA_HOLD_NOT || talk->broken)
         return;
     ka_cause cause = moves->flush(d, peer, talk);
     size_t n = talk->n_pushed + (before - talk->unsent);
     if (cause != KA_CAUSE_NONE) {
         talk->broken = (uint8_t)cause;
-        talk->exchange.is_held = 1;
+        talk->exchange.hold = KA_HOLD_TURN;
         n = KA_PUSH_MAX;
     }
     talk->n_pushed = n < KA_PUSH_MAX ? (uint32_t)n : (uint32_t)KA_PUSH_MAX;
@@ -103,13 +110,11 @@ static inline void ka_turn_push(const ka_moves *moves, ka_driver *d, void *peer,
 /* A new turn. An application that waits since it pushed so much may go on: the others have had theirs. */
 static inline void ka_turn_pushed(ka_driver *d, ka_talk *talk)
 {
-    int waits = talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX && !talk->broken;
     talk->n_pushed = 0;
-    if (waits && ka_talk_is_low(talk)) {
-        talk->exchange.is_held = 0;
-        if (ka_exchange_is_open(&talk->exchange))
-            ka_driver_news(d, talk, KA_NEWS_LOW);
-    }
+    if (talk->exchange.hold != KA_HOLD_TURN || talk->broken)
+        return;
+    talk->exchange.hold = KA_HOLD_LOW;
+    ka_turn_go_on(d, talk);
 }
 
 /* Send what is pending. Return whether the connection still stands. */
@@ -129,7 +134,7 @@ static inline ka_turned ka_turn_finish(const ka_moves *moves, ka_driver *d, void
     if (talk->unsent)
         return KA_TURN_PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
-    if (!ka_talk_needs_reset(talk) && (lingers || (!talk->is_eof && moves->has_unread(d, peer, talk))))
+    if (!ka_talk_needs_reset(talk) && (lingers || (!ka_talk_is_eof(talk) && moves->has_unread(d, peer, talk))))
         ka_driver_half_close(d, talk->conn, peer, (ka_cause)talk->cause);
     else
         ka_driver_end(d, talk->conn, peer, (ka_cause)talk->cause);
@@ -205,7 +210,7 @@ static inline ka_turned ka_turn_read(const ka_moves *moves, ka_driver *d, void *
 static inline void ka_turn_look_for_fin(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 {
     ptrdiff_t n = 1;
-    if (ka_likely(!moves->saw_fin(d, peer, talk)) || !ka_talk_body_is_over(talk))
+    if (ka_likely(!moves->saw_fin(d, peer, talk)) || !ka_exchange_body_is_over(&talk->exchange))
         return;
     while (n > 0 && moves->can_read(d, peer) && ka_talk_appetite(talk) && d->turn_bytes < KA_TURN_BYTES)
         n = moves->receive(d, peer, talk);
@@ -228,7 +233,7 @@ static inline ka_turned ka_turn_wait(const ka_moves *moves, ka_driver *d, void *
         if (talk->unsent <= KA_OUT_HIGH)
             return KA_TURN_ON;
     }
-    if (ka_exchange_is_open(&talk->exchange) && !talk->is_eof)
+    if (ka_exchange_is_open(&talk->exchange) && !ka_talk_is_eof(talk))
         ka_turn_look_for_fin(moves, d, peer, talk);
     return KA_TURN_PAUSE;
 }
@@ -256,7 +261,7 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
     do {
         turned = KA_TURN_ON;
         talk->is_driven = 1;
-        if (ka_unlikely(talk->n_pushed))
+        if (ka_unlikely(talk->n_pushed || talk->exchange.hold == KA_HOLD_TURN))
             ka_turn_pushed(d, talk);
         while (turned == KA_TURN_ON) {
             switch (ka_talk_next(talk, d->now, &head)) {
@@ -284,14 +289,13 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
             return;
         talk->is_driven = 0;
         /* Written when the application was told to go on, or it waits for nothing but a turn: no event will tell. */
-        if ((talk->unsent && moves->can_send(d, peer)) ||
-            ka_unlikely(talk->exchange.is_held && talk->n_pushed >= KA_PUSH_MAX))
+        if ((talk->unsent && moves->can_send(d, peer)) || ka_unlikely(talk->exchange.hold == KA_HOLD_TURN))
             ka_driver_again(d, talk->conn, peer, talk);
         /* Once more when the application, told that it may go on, completed its response (the next request may wait) or
          * asked for content (which no event may announce again), and when all that is left to do is to close. */
     } while ((talk->exchange.wants_body && !asked_before) ||
              (ka_exchange_is_over(&talk->exchange) && talk->unsent <= KA_OUT_HIGH && n_requests < KA_TURN_REQUESTS) ||
-             (talk->unsent == 0 && talk->is_last && !ka_exchange_is_open(&talk->exchange) && !talk->is_draining));
+             (talk->unsent == 0 && talk->exchange.reading == KA_READING_CLOSED));
     (void)ka_talk_settle(talk, d->now);
     if (ka_talk_is_idle(talk)) {
         *moves->talk_of(peer) = NULL;
