@@ -566,7 +566,7 @@ class HostedAsgiApplication(AsgiApplication):
         logger: Any,
         *,
         tasks: set[Any] | None = None,
-        is_bare: bool = False,
+        make_task: Callable[[Coroutine[Any, Any, None]], Any] | None = None,
         upgrade: Callable[[Any, Head], Callable[[Any, bytes], None] | None] | None = None,
         scope: dict[str, Any] | None = None,
         **options: Any,

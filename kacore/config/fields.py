@@ -69,6 +69,7 @@ class Field:
     ) -> None:
         self.name = ""
         self.error: type[ConfigError] = ConfigError
+        self.annotation: Any = kind  # as help() shows it
         self.kind = kind
         self.unit = unit
         self.default = default
@@ -308,6 +309,7 @@ class Fields(type):
         for key, what in declared.items():
             own[key] = made.__field__(*what.args, **what.said)
             own[key].name, own[key].error = key, made.__error__
+            own[key].annotation = body.get("__annotations__", {}).get(key, own[key].kind)
         made.__own__ = own
         made.__fields__ = {**fields, **own}
         return cast("Fields", made)
@@ -320,7 +322,7 @@ class Fields(type):
         fields: dict[str, Field] = cls.__dict__["__fields__"]
         keyword = Parameter.KEYWORD_ONLY
         return Signature(
-            [Parameter(name, keyword, default=f.make_default(), annotation=f.kind) for name, f in fields.items()]
+            [Parameter(name, keyword, default=f.make_default(), annotation=f.annotation) for name, f in fields.items()]
         )
 
 

@@ -122,18 +122,6 @@ class Words:
         logger.error(message, *arguments, exc_info=exc_info)
 
 
-class BareLoop:
-    """A loop that offers call_later() and create_task() only, with the futures of the running one."""
-
-    def __init__(self, loop: Any) -> None:
-        self.call_later = loop.call_later
-        self.create_task = loop.create_task
-
-    def create_future(self) -> asyncio.Future[Any]:
-        """As of asyncio's loops."""
-        return asyncio.get_running_loop().create_future()
-
-
 class Host(_core.Transports):
     """All connections of one uvicorn server: their table, their one timer."""
 
@@ -145,12 +133,10 @@ class Host(_core.Transports):
     is_traced: bool
     probing: asyncio.Task[Any] | None
 
-    def __new__(cls, config: Config, server_state: Any, app_state: dict[str, Any], loop: Any) -> Host:
-        """Of the compiled class, which takes its table and application when it is made."""
-        given_loop = loop
-        is_bare = not hasattr(loop, "call_soon")
-        if is_bare:
-            loop = BareLoop(loop)
+    def __new__(
+        cls, config: Config, server_state: Any, app_state: dict[str, Any], loop: Any, make_task: Any = None
+    ) -> Host:
+        """Of the compiled class, which takes its table and application when it is made. make_task: as of HostRunner."""
         policies = policy_for(config)
         name = server_name_of(config)
         application = _core.HostedAsgiApplication(
@@ -161,7 +147,7 @@ class Host(_core.Transports):
             root_path=config.root_path,
             scheme="https" if config.is_ssl else "http",
             tasks=server_state.tasks,
-            is_bare=is_bare,
+            make_task=make_task,
             upgrade=upgrade,
             scope={"asgi": {"version": config.asgi_version, "spec_version": "2.3"}},
         )
@@ -179,10 +165,10 @@ class Host(_core.Transports):
             self.trust(proxies_of(config), fields=False)  # uvicorn's own middleware reads what they say
         self.set_fields(lines_of(config, has_name=bool(name)), date=config.date_header)
         self.config, self.server_state, self.app_state = config, server_state, app_state
-        self.policy, self.given_loop = policies.default, given_loop
+        self.policy, self.given_loop = policies.default, loop
         self.is_traced = logger.isEnabledFor(uvicorn.logging.TRACE_LOG_LEVEL)
         self.probing = None
-        if not is_bare:
+        if make_task is None:
             self.probing = loop.create_task(application.runner.probe())
         return self
 

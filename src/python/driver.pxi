@@ -82,9 +82,9 @@ cdef class Driver(Port):
             self.failed(error)
             return 0
 
-    cdef unsigned class_of_request(self, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-        cdef const char *buf = ka_exchange_head_bytes(&talk.exchange)
-        cdef int now = ka_conn_class(talk.service.table, talk.conn)
+    cdef unsigned class_of_request(self, ka_exchange *core, const ka_head *head, const ka_field *fields) noexcept:
+        cdef const char *buf = ka_exchange_head_bytes(core)
+        cdef int now = ka_conn_class(self.table.table, ka_exchange_conn(core))
         cdef uint32_t i
         cdef bytes agent = None
         try:
@@ -246,11 +246,10 @@ cdef object listener_name(object where):
 
 # What the C core calls of a Driver, besides what it calls of every Port.
 
-cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
+cdef void driver_on_request(void *ctx, ka_exchange *core, const ka_head *head, const ka_field *fields) noexcept:
     cdef Driver driver = <Driver>ctx
     cdef Exchange exchange = None
-    cdef ka_exchange *core = &talk.exchange
-    cdef ka_handle conn = talk.conn
+    cdef ka_handle conn = ka_exchange_conn(core)
     cdef int phase
     try:
         if driver.access_log is not None:
@@ -272,15 +271,15 @@ cdef void driver_on_request(void *ctx, ka_talk *talk, const ka_head *head, const
                 driver.failed(error)
 
 
-cdef unsigned driver_class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept:
-    return (<Driver>ctx).class_of_request(talk, head, fields)
+cdef unsigned driver_class_of_request(void *ctx, ka_exchange *core, const ka_head *head, const ka_field *fields) noexcept:
+    return (<Driver>ctx).class_of_request(core, head, fields)
 
 
-cdef void driver_on_refused(void *ctx, ka_talk *talk) noexcept:
+cdef void driver_on_refused(void *ctx, ka_exchange *core) noexcept:
     cdef Driver driver = <Driver>ctx
     try:
         if driver.access_log is not None:
-            driver.note_end(driver.entry_of(&talk.exchange, NULL, NULL), &talk.exchange)
+            driver.note_end(driver.entry_of(core, NULL, NULL), core)
     except BaseException as error:
         driver.failed(error)
 

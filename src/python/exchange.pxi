@@ -526,11 +526,11 @@ def field_lines(headers, *, bint has_server=False):
 
 # What the C core calls; ctx is the Port.
 
-cdef void port_on_news(void *ctx, ka_talk *talk, ka_news news) noexcept:
+cdef void port_on_news(void *ctx, ka_exchange *core, ka_news news) noexcept:
     cdef Exchange exchange
-    if talk.exchange.owner == NULL:
+    if core.owner == NULL:
         return
-    exchange = <Exchange>talk.exchange.owner
+    exchange = <Exchange>core.owner
     try:
         exchange.news(news)
     except BaseException as error:

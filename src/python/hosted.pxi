@@ -13,76 +13,43 @@ cdef class ProtocolApplication(HandlerApplication):
         return (<Transports>exchange.port).protocol_of(ka_exchange_conn(exchange.core)).handle(request._head, request.body)
 
 
-class BareTask:
-    """A task on a loop of which nothing is known but create_task(): enough of one for a request."""
-
-    def __init__(self, coroutine):
-        self.coroutine = coroutine
-        self.callbacks = []
-        self.error = None
-
-    async def run(self):
-        """What the loop runs."""
-        try:
-            await self.coroutine
-        except BaseException as error:
-            self.error = error
-        for callback in self.callbacks:
-            callback(self)
-
-    def add_done_callback(self, callback):
-        """As of asyncio.Task."""
-        self.callbacks.append(callback)
-
-    def cancelled(self):
-        """As of asyncio.Task."""
-        return isinstance(self.error, CancelledError)
-
-    def exception(self):
-        """As of asyncio.Task."""
-        return self.error
-
-
 cdef class HostRunner(Runner):
     """Runs requests where the host can see them.
 
-    tasks:   a set of the host's, which holds the tasks of suspended requests while they run; None = nowhere.
-    is_bare: the loop makes tasks in a way of its own: by create_task() only.
+    tasks:     a set of the host's, which holds the tasks of suspended requests while they run; None = nowhere.
+    make_task: callable(coroutine) that starts a task in the host's own way; None = an asyncio.Task.
     """
-    cdef public object tasks
-    cdef public bint is_bare
+    cdef public object tasks, make_task
 
     cdef object start(self, object coroutine):
         task = Runner.start(self, coroutine)
-        if task is not None and self.tasks is not None and not self.is_bare:
+        if task is not None and self.tasks is not None and self.make_task is None:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         return task
 
     cdef object start_task(self, object coroutine):
-        if not self.is_bare:
+        if self.make_task is None:
             return Runner.start_task(self, coroutine)
-        task = BareTask(coroutine)
-        self.loop.create_task(task.run())
-        return task
+        return self.make_task(coroutine)
 
 
 cdef class HostedAsgiApplication(AsgiApplication):
     """AsgiApplication for a host that has tasks and upgrades of its own.
 
-    tasks, is_bare: see HostRunner. scope: what every scope says besides, or instead.
+    tasks, make_task: see HostRunner. scope: what every scope says besides, or instead.
     root_path: in front of path and of raw_path, too.
     upgrade: called with (protocol, Head) for a request that asks for an upgrade. Return: None to serve it as any other,
              or callable(transport, bytes), which gets the connection and the bytes that came behind that head.
     """
     cdef object upgrade
 
-    def __init__(self, app, loop, logger, *, tasks=None, is_bare=False, upgrade=None, scope=None, **options):
+    def __init__(self, app, loop, logger, *, tasks=None, make_task=None, upgrade=None, scope=None, **options):
         cdef HostRunner runner
         AsgiApplication.__init__(self, app, loop, logger, **options)
         runner = HostRunner(loop)
         runner.tasks = tasks
-        runner.is_bare = is_bare
+        runner.make_task = make_task
         self.runner = runner
         self.upgrade = upgrade
         self.raw_root = self.root_path.encode("ascii")

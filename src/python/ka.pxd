@@ -391,15 +391,15 @@ cdef extern from "talk/ka_talk.h" nogil:
 
     ctypedef struct ka_application:
         void *ctx
-        void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
-        void (*on_news)(void *ctx, ka_talk *talk, ka_news news) noexcept
+        void (*on_request)(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields) noexcept
+        void (*on_news)(void *ctx, ka_exchange *x, ka_news news) noexcept
         void (*on_lost)(void *exchange) noexcept
         void (*release)(void *owner) noexcept
-        void (*on_refused)(void *ctx, ka_talk *talk) noexcept
+        void (*on_refused)(void *ctx, ka_exchange *x) noexcept
         void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
         void (*on_race)(void *ctx, ka_handle conn, ka_cause cause) noexcept
         unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
-        unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields) noexcept
+        unsigned (*class_of_request)(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields) noexcept
         void (*on_wake)(void *ctx) noexcept
         void (*on_notice)(void *ctx, ka_notice what) noexcept
 

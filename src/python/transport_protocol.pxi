@@ -557,6 +557,7 @@ cdef class TransportProtocol:
             ka_talk_sent(talk, <size_t>len(piece))
         transport, self.transport = self.transport, None
         self.end(KA_CAUSE_UPGRADED)
+        self.transport = transport  # hosts may look at it still; until here it was hidden from what ends a connection
         if self.is_read_paused:
             self.is_read_paused = False
             transport.resume_reading()

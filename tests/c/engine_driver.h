@@ -216,37 +216,37 @@ static void act(exchange *x)
         ka_exchange_done(&talk->exchange, KA_CAUSE_APPLICATION);
 }
 
-static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
+static void on_request(void *ctx, ka_exchange *core, const ka_head *head, const ka_field *fields)
 {
     server *s = ctx;
-    const char *target = ka_exchange_head_bytes(&talk->exchange) + head->path.off;
+    const char *target = ka_exchange_head_bytes(core) + head->path.off;
     (void)fields;
     exchange *x = s->free;
     if (x == NULL)
         abort();
     s->free = x->next;
     s->n_exchanges++;
-    *x = (exchange){.server = s, .talk = talk, .kind = 'a'};
+    *x = (exchange){.server = s, .talk = core->talk, .kind = 'a'};
     if (head->path.len > 2) {
         char digits[12] = {0};
         x->kind = target[1];
         memcpy(digits, target + 2, head->path.len - 2 < 11 ? head->path.len - 2 : 11);
         x->id = (unsigned)strtoul(digits, NULL, 10) % 100000;
     }
-    talk->exchange.owner = x;
-    look_inside(s, "request", talk->conn);
+    core->owner = x;
+    look_inside(s, "request", ka_exchange_conn(core));
     if (x->kind == 'g')
         x->wait = 1 + (unsigned)(faults_random(&s->random) % 5);
     else
         act(x);
 }
 
-static void on_news(void *ctx, ka_talk *talk, ka_news news)
+static void on_news(void *ctx, ka_exchange *core, ka_news news)
 {
     ((server *)ctx)->n_fins += news == KA_NEWS_EOF;
-    exchange *x = talk->exchange.owner;
-    look_inside(ctx, "news", talk->conn);
-    if (x && !ka_exchange_is_over(&talk->exchange) &&
+    exchange *x = core->owner;
+    look_inside(ctx, "news", ka_exchange_conn(core));
+    if (x && !ka_exchange_is_over(core) &&
         ((news == KA_NEWS_BODY && x->kind == 'e') || (news == KA_NEWS_LOW && (x->kind == 'd' || x->kind == 'z'))))
         act(x);
 }
@@ -282,7 +282,7 @@ static void on_race(void *ctx, ka_handle conn, ka_cause cause)
     (void)cause;
     look_inside(ctx, "race", conn);
 }
-static void on_refused(void *ctx, ka_talk *talk) { look_inside(ctx, "refused", talk->conn); }
+static void on_refused(void *ctx, ka_exchange *core) { look_inside(ctx, "refused", ka_exchange_conn(core)); }
 static unsigned class_of_client(void *ctx, unsigned listener, const ka_client *client)
 {
     (void)listener;
@@ -290,11 +290,11 @@ static unsigned class_of_client(void *ctx, unsigned listener, const ka_client *c
     look_inside(ctx, "class of client", 0);
     return 0;
 }
-static unsigned class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
+static unsigned class_of_request(void *ctx, ka_exchange *core, const ka_head *head, const ka_field *fields)
 {
     (void)head;
     (void)fields;
-    look_inside(ctx, "class of request", talk->conn);
+    look_inside(ctx, "class of request", ka_exchange_conn(core));
     return 0;
 }
 

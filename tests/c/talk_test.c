@@ -711,14 +711,14 @@ static void bytes_that_arrive_are_no_progress_in_sending(void)
     wire_close(w);
 }
 
-static void reads_when_it_may_go_on(void *ctx, ka_talk *talk, ka_news news)
+static void reads_when_it_may_go_on(void *ctx, ka_exchange *x, ka_news news)
 {
     wire *w = ctx;
     char to[10];
     if (news == KA_NEWS_LOW)
-        EXPECT(ka_exchange_read(&talk->exchange, to, sizeof to, w->now) == KA_PARTIAL);
+        EXPECT(ka_exchange_read(x, to, sizeof to, w->now) == KA_PARTIAL);
     else
-        w->n_body += (int)ka_exchange_read(&talk->exchange, to, sizeof to, w->now);
+        w->n_body += (int)ka_exchange_read(x, to, sizeof to, w->now);
 }
 static ptrdiff_t reads_all(ka_driver *d, void *peer, ka_talk *talk)
 {

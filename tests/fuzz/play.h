@@ -415,9 +415,9 @@ static conn *conn_of(world *w, ka_handle h)
     die("a handle names no connection");
 }
 
-static unsigned class_of_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
+static unsigned class_of_request(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields)
 {
-    conn *c = conn_of(ctx, talk->conn);
+    conn *c = conn_of(ctx, ka_exchange_conn(x));
     (void)fields;
     MUST(c->got.n_asked - c->got.n_answered < ASKED - 1, "too many requests are unanswered");
     *asked_at(&c->got, c->got.n_asked++) = (asked){
@@ -429,22 +429,22 @@ static unsigned class_of_request(void *ctx, ka_talk *talk, const ka_head *head, 
     return 0;
 }
 
-static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields)
+static void on_request(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields)
 {
     world *w = ctx;
     (void)fields;
-    conn *c = conn_of(w, talk->conn);
-    const char *bytes = ka_exchange_head_bytes(&talk->exchange);
-    MUST(c->app == NULL && talk->exchange.owner == NULL, "a request while another is with the application");
+    conn *c = conn_of(w, ka_exchange_conn(x));
+    const char *bytes = ka_exchange_head_bytes(x);
+    MUST(c->app == NULL && x->owner == NULL, "a request while another is with the application");
     MUST(bytes[head->nbytes - 1] == '\n', "the head is not where it was said to be");
     MUST(c->got.n_asked > 0 && !asked_at(&c->got, c->got.n_asked - 1)->is_handed, "a request is handed over twice");
     app *a = malloc(sizeof *a);
-    *a = (app){.w = w, .c = c, .talk = talk, .n = c->got.n_asked - 1, .declared = SIZE_MAX};
+    *a = (app){.w = w, .c = c, .talk = x->talk, .n = c->got.n_asked - 1, .declared = SIZE_MAX};
     TELL("  request %u of %d\n", a->n, (int)(c - w->conns));
     asked_at(&c->got, a->n)->is_handed = 1;
     w->n_apps++;
     c->app = a;
-    talk->exchange.owner = a;
+    x->owner = a;
     if (w->is_ending)
         finish(a);
     else if (++w->n_requests > REQUESTS)
@@ -454,17 +454,17 @@ static void on_request(void *ctx, ka_talk *talk, const ka_head *head, const ka_f
             act(a);
 }
 
-static void on_news(void *ctx, ka_talk *talk, ka_news news)
+static void on_news(void *ctx, ka_exchange *x, ka_news news)
 {
     world *w = ctx;
-    conn *c = conn_of(w, talk->conn);
-    MUST(ka_exchange_is_open(&talk->exchange), "news of nothing");
+    conn *c = conn_of(w, ka_exchange_conn(x));
+    MUST(ka_exchange_is_open(x), "news of nothing");
     if (c->app == NULL)
         return;
     app *a = c->app;
     if (news == KA_NEWS_BODY)
         collect(a);
-    if (c->app == a && talk->exchange.hold == KA_HOLD_NOT && !ka_exchange_is_over(&talk->exchange))
+    if (c->app == a && x->hold == KA_HOLD_NOT && !ka_exchange_is_over(x))
         w->is_ending ? finish(a) : act(a);
 }
 

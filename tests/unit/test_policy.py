@@ -161,7 +161,7 @@ def test_the_signature_shows_every_field_with_type_and_default():
     parameters = inspect.signature(Policy).parameters
     assert list(parameters) == list(FIELDS)
     assert parameters["keep_alive_timeout"].default == 75.0
-    assert parameters["keep_alive_timeout"].annotation is float
+    assert parameters["keep_alive_timeout"].annotation == "float"
 
 
 def test_replace_checks_again():

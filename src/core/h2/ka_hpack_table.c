@@ -108,7 +108,7 @@ typedef ka_hpack_entry_head head;
 
 enum {
     PLACE = sizeof(uint16_t),
-    FIRST_ROOM = 256, /* what most clients' first requests fill is more; a response's fields are less */
+    FIRST_ROOM = 512, /* most browsers' first request; the rest goes back when the connection is idle */
     SPARE = 64        /* more than this is worth giving back */
 };
 _Static_assert(KA_HPACK_MAX_TABLE <= (int)KA_HPACK_NAMED, "a name has less bytes than that");

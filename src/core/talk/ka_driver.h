@@ -92,7 +92,7 @@ void ka_driver_expire(ka_driver *d);
 
 static inline void ka_driver_news(ka_driver *d, ka_talk *talk, ka_news news)
 {
-    d->service.app.on_news(d->service.app.ctx, talk, news);
+    d->service.app.on_news(d->service.app.ctx, &talk->exchange, news);
 }
 
 /* One for each talk that was noted between its turns. */

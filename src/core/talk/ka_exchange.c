@@ -487,7 +487,7 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
     talk->persistence = KA_LINGERS;
     x->writing = KA_WRITING_DONE;
     if (talk->service->app.on_refused && x->owner == NULL && cause != KA_CAUSE_APPLICATION)
-        talk->service->app.on_refused(talk->service->app.ctx, talk);
+        talk->service->app.on_refused(talk->service->app.ctx, x);
     ka_talk_attend(talk);
     return KA_OK;
 }

@@ -383,7 +383,7 @@ static ka_talk_step begin_exchange(ka_talk *talk, int64_t now, const ka_head *he
     ka_talk_consume(talk, head->nbytes);
     if (ka_unlikely(service->asks_requests)) {
         const ka_application *app = &service->app;
-        unsigned policy_class = app->class_of_request(app->ctx, talk, head, service->fields);
+        unsigned policy_class = app->class_of_request(app->ctx, x, head, service->fields);
         (void)ka_conn_set_class(service->table, talk->conn, policy_class);
     }
     const ka_policy *policy = ka_conn_policy(service->table, talk->conn);

@@ -66,18 +66,18 @@ typedef enum {
  * called from within each; no talk is freed, and no connection ends, from within any. NULL where that is said: not wanted. */
 typedef struct {
     void *ctx;
-    void (*on_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
-    void (*on_news)(void *ctx, ka_talk *talk, ka_news news);
-    void (*on_lost)(void *exchange); /* the exchange ended and not by the application's doing: drop the hold on it */
-    void (*release)(void *owner);    /* see ka_pool */
-    void (*on_refused)(void *ctx,
-                       ka_talk *talk); /* NULL; answered here, and no application has seen it: reply.status */
+    void (*on_request)(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields);
+    void (*on_news)(void *ctx, ka_exchange *x, ka_news news);
+    void (*on_lost)(void *owner); /* its exchange ended and not by the application's doing: drop the hold on it */
+    void (*release)(void *owner); /* see ka_pool */
+    /* NULL. Answered here, and no application has seen it: ka_exchange_status. */
+    void (*on_refused)(void *ctx, ka_exchange *x);
     /* NULL. The connection can still be asked about (phase, requests, peer). */
     void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
     void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* NULL; a request crossed our close of it */
     /* Which class is it of? Asked only while the service says so. */
     unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
-    unsigned (*class_of_request)(void *ctx, ka_talk *talk, const ka_head *head, const ka_field *fields);
+    unsigned (*class_of_request)(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields);
     /* Of the engine alone. */
     void (*on_wake)(void *ctx);                   /* ka_engine_wake was called */
     void (*on_notice)(void *ctx, ka_notice what); /* NULL */

@@ -266,7 +266,7 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
         while (turned == KA_TURN_ON) {
             switch (ka_talk_next(talk, d->now, &head)) {
             case KA_TALK_REQUEST:
-                d->service.app.on_request(d->service.app.ctx, talk, &head, d->service.fields);
+                d->service.app.on_request(d->service.app.ctx, &talk->exchange, &head, d->service.fields);
                 if (++n_requests == KA_TURN_REQUESTS) {
                     ka_driver_again(d, talk->conn, peer, talk);
                     turned = KA_TURN_PAUSE;
