@@ -1,5 +1,5 @@
 # ASGI 3, http scope: https://asgi.readthedocs.io/en/latest/specs/www.html (spec_version 2.3).
-# Knows an exchange and its port, never an engine or a socket.
+# Knows an exchange and its driver, never an engine or a socket.
 #
 # When is a client gone? A reset, or output that cannot be sent, says so: receive() gives http.disconnect, and what is sent
 # from then on goes nowhere, in silence. FIN alone says only that no further request comes: who closes the whole socket
@@ -154,7 +154,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef bint is_quiet(self) noexcept:
         """Whether a client that sent FIN has been given nothing for so long that it counts as gone."""
-        cdef int64_t now = self.port.now()
+        cdef int64_t now = self.driver.now()
         if self.quiet_ns == 0 or ka_exchange_unsent(self.core):
             self.quiet_ns = now
         return now - self.quiet_ns >= FIN_QUIET_NS
@@ -164,7 +164,7 @@ cdef class AsgiExchange(Exchange):
             waiter = self.app.loop.create_future()
             self.readers = waiting(self.readers, waiter)
             if self.quiet_ns and self.timer is None:
-                left = max(0.001, <double>(self.quiet_ns + FIN_QUIET_NS - self.port.now()) / 1e9)
+                left = max(0.001, <double>(self.quiet_ns + FIN_QUIET_NS - self.driver.now()) / 1e9)
                 self.timer = self.app.loop.call_later(left, self.look_again)
             await waiter
             message = self.next_message()
@@ -227,7 +227,7 @@ cdef class AsgiExchange(Exchange):
         if self.is_done:
             return wake(self.readers)
         if self.quiet_ns and len(body):
-            self.quiet_ns = self.port.now()
+            self.quiet_ns = self.driver.now()
         return self.push()
 
     cdef bint trailers_follow(self, object body, bint more) except *:
@@ -449,14 +449,14 @@ cdef class AsgiApplication(Application):
         self.extensions = {**self.extensions_1_0, "http.response.early_hint": {}}
         self.extensions_tls = {**self.extensions, "tls": None}
 
-    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
-        cdef dict scope = self.scope_of(exchange, port, core, head, fields)
-        if head.flags & KA_HEAD_UPGRADE and self.open_websocket(port, core, head, fields, scope):
+        cdef dict scope = self.scope_of(exchange, driver, core, head, fields)
+        if head.flags & KA_HEAD_UPGRADE and self.open_websocket(driver, core, head, fields, scope):
             return 0
         exchange.app = self
         exchange.scope = scope
-        exchange.attach(port, core)
+        exchange.attach(driver, core)
         if exchange.entry is not None:
             exchange.entry.request = scope
         try:
@@ -471,12 +471,12 @@ cdef class AsgiApplication(Application):
         exchange.task.add_done_callback(exchange.finished)
         return 0
 
-    cdef dict scope_of(self, AsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head,
+    cdef dict scope_of(self, AsgiExchange exchange, BaseDriver driver, ka_exchange *core, const ka_head *head,
                        const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
         cdef dict scope
         cdef str path = path_of(buf, head, False)
-        server = port.server_of(core)
+        server = driver.server_of(core)
         if server is not self.server:
             self.template["server"] = self.server = server
         scope = self.template.copy()
@@ -491,11 +491,11 @@ cdef class AsgiApplication(Application):
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
         exchange.takes_trailers = takes_trailers_of(buf, head, fields)
-        scope["extensions"] = self.extensions_of(port, core, exchange.takes_trailers)
+        scope["extensions"] = self.extensions_of(driver, core, exchange.takes_trailers)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
-        scope["client"] = port.client_of(core)
-        if port.has_proxies:
-            origin = port.origin_of(core, head, fields)
+        scope["client"] = driver.client_of(core)
+        if driver.has_proxies:
+            origin = driver.origin_of(core, head, fields)
             if origin is not None:
                 scope["client"] = origin[0]
                 scope["scheme"] = origin[1] or scope["scheme"]
@@ -503,9 +503,9 @@ cdef class AsgiApplication(Application):
             scope["state"] = self.state.copy()
         return scope
 
-    cdef dict extensions_of(self, Port port, ka_exchange *core, bint takes_trailers):
+    cdef dict extensions_of(self, BaseDriver driver, ka_exchange *core, bint takes_trailers):
         """A dict of the request's own: middleware adds to it."""
-        cdef dict tls = port.tls_of(core) if port.has_tls else None
+        cdef dict tls = driver.tls_of(core) if driver.has_tls else None
         cdef dict extensions
         if tls is not None and not ka_exchange_is_http_1_0(core):
             extensions = self.extensions_tls.copy()
@@ -517,7 +517,7 @@ cdef class AsgiApplication(Application):
             extensions["http.response.trailers"] = {}
         return extensions
 
-    cdef bint open_websocket(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields,
+    cdef bint open_websocket(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields,
                              dict scope) except -1:
         """Hand the request to `websocket`, if it is one for it. Else it is answered as HTTP, RFC 9110 7.8."""
         cdef Tunnel tunnel
@@ -527,7 +527,7 @@ cdef class AsgiApplication(Application):
         if offer is None or offer.lower() != "websocket":
             return False
         tunnel = Tunnel.__new__(Tunnel)
-        tunnel.attach(port, core)
+        tunnel.attach(driver, core)
         asked = scope.copy()
         del asked["method"]
         asked["type"] = "websocket"
@@ -535,7 +535,7 @@ cdef class AsgiApplication(Application):
         asked["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
         if self.websocket(self.app, asked, tunnel):
             return True
-        port.entry = tunnel.entry
+        driver.entry = tunnel.entry
         tunnel.detach()
         return False
 

@@ -66,7 +66,7 @@ cdef class CollectedExchange(Exchange):
         if self.is_read():
             return self.complete()
         if self.collector is None:
-            self.collector = collector_of(self.port)
+            self.collector = collector_of(self.driver)
         try:
             if not self.gather():
                 return 0
@@ -74,7 +74,7 @@ cdef class CollectedExchange(Exchange):
             return self.refuse(400, b"the connection ended before the content was complete")
         except OSError as error:
             self.collector = None
-            self.port.application.say_of_files(error)
+            self.driver.application.say_of_files(error)
             return self.refuse(503, b"the server has no memory for the content at the moment")
         return self.complete()
 

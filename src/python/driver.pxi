@@ -7,7 +7,7 @@ cdef extern from "arpa/inet.h" nogil:
     const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
 
 
-cdef class Driver(Port):
+cdef class Driver(BaseDriver):
     cdef readonly ConnectionTable table
     cdef ka_driver *d            # the engine's, or ours: what all drivers do alike
     cdef object policies         # the PolicySet whose rules are asked
@@ -47,8 +47,8 @@ cdef class Driver(Port):
         memset(app, 0, sizeof(app[0]))
         app.ctx = <void *>self
         app.on_request = driver_on_request
-        app.on_news = port_on_news
-        app.on_lost = port_on_lost
+        app.on_news = driver_on_news
+        app.on_lost = driver_on_lost
         app.release = release_object
         app.class_of_request = driver_class_of_request
         self.access_log = access_log
@@ -244,7 +244,7 @@ cdef object listener_name(object where):
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-# What the C core calls of a Driver, besides what it calls of every Port.
+# What the C core calls of a Driver, besides driver_on_news and driver_on_lost.
 
 cdef void driver_on_request(void *ctx, ka_exchange *core, const ka_head *head, const ka_field *fields) noexcept:
     cdef Driver driver = <Driver>ctx

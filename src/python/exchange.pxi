@@ -1,4 +1,4 @@
-# One request as the application's side sees it: an Exchange over a ka_exchange, and the Port that moves its bytes.
+# One request as the application's side sees it: an Exchange over a ka_exchange, and the BaseDriver that moves its bytes.
 # Knows neither engine nor event loop, and no application interface; those stand above and beside it.
 #
 # Life: the driver hands over a ka_exchange (`attach` takes one hold on the Exchange for it). The Exchange lets go when it
@@ -30,11 +30,11 @@ class ClientGone(KacoreError, OSError):
 cdef class Application
 
 
-cdef class Port:
+cdef class BaseDriver:
     """Whoever moves the bytes of an Exchange, and hands requests to an application."""
     cdef Application application
     cdef ka_pool *budget         # of the worker's memory; NULL once the driver is closed
-    cdef object pending          # an exception that means to end the process, for whoever drives the port
+    cdef object pending          # an exception that means to end the process, for whoever drives it
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
     cdef bint has_proxies        # some peers may name the client: ask origin_of
@@ -108,12 +108,12 @@ cdef class Port:
 @cython.no_gc_clear
 cdef class Holding:
     """Bytes of a worker's budget (`max_buffer_bytes`) that are held for one peer; given back when this object goes."""
-    cdef Port port
+    cdef BaseDriver driver
     cdef size_t nbytes
 
     cdef bint hold(self, ka_use use, size_t nbytes) noexcept:
         """Count `nbytes` more. False: there is no room for them, and nothing is counted."""
-        if self.port.budget == NULL or ka_pool_hold(self.port.budget, use, nbytes) < 0:
+        if self.driver.budget == NULL or ka_pool_hold(self.driver.budget, use, nbytes) < 0:
             return False
         self.nbytes += nbytes
         return True
@@ -123,35 +123,35 @@ cdef class Holding:
         if nbytes > self.nbytes:
             nbytes = self.nbytes
         self.nbytes -= nbytes
-        if self.port.budget != NULL:
-            ka_pool_let_go(self.port.budget, nbytes)
+        if self.driver.budget != NULL:
+            ka_pool_let_go(self.driver.budget, nbytes)
 
     cdef bint is_tight(self) noexcept:
         """Half of the budget is used: what can be moved to a file is to be moved."""
-        return self.port.budget == NULL or ka_pool_is_tight(self.port.budget)
+        return self.driver.budget == NULL or ka_pool_is_tight(self.driver.budget)
 
     def __dealloc__(self):
-        if self.port is not None:
+        if self.driver is not None:
             self.let_go(self.nbytes)
 
 
-cdef Holding holding_of(Port port):
+cdef Holding holding_of(BaseDriver driver):
     cdef Holding holding = Holding.__new__(Holding)
-    holding.port = port
+    holding.driver = driver
     return holding
 
 
 cdef class Exchange:
     """One request and its response. Subclasses are what an application interface makes of them."""
     cdef ka_exchange *core      # borrowed; NULL once the response is over or the client is gone
-    cdef Port port
+    cdef BaseDriver driver
     cdef AccessEntry entry  # None unless there is an access log
 
-    cdef int attach(self, Port port, ka_exchange *core) except -1:
-        self.port = port
-        if port.entry is not None:
-            self.entry = port.entry
-            port.entry = None
+    cdef int attach(self, BaseDriver driver, ka_exchange *core) except -1:
+        self.driver = driver
+        if driver.entry is not None:
+            self.entry = driver.entry
+            driver.entry = None
         self.core = core
         core.owner = <void *>self
         Py_INCREF(self)
@@ -181,7 +181,7 @@ cdef class Exchange:
         if self.entry is not None:
             entry = self.entry
             self.entry = None
-            self.port.note_end(entry, core)
+            self.driver.note_end(entry, core)
         return 0
 
     # -- request content ------------------------------------------------------------------------------
@@ -200,9 +200,9 @@ cdef class Exchange:
         if size == 0:
             size = 1  # what is here is framing at most, perhaps the end
         content = PyBytes_FromStringAndSize(NULL, size)
-        n = ka_exchange_read(self.core, PyBytes_AS_STRING(content), <size_t>size, self.port.now())
+        n = ka_exchange_read(self.core, PyBytes_AS_STRING(content), <size_t>size, self.driver.now())
         if n == KA_PARTIAL:
-            self.port.attend(True)
+            self.driver.attend(True)
             return None
         if n < 0:
             raise ClientGone("the connection ended before the request's content was complete")
@@ -249,7 +249,7 @@ cdef class Exchange:
             if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
                 break  # never: bytes_in has seen them all
             self.check(ka_exchange_field(core, &at, name.at, name.n, value.at, value.n))
-        self.check(ka_exchange_head_end(core, at, whole, self.port.now()))
+        self.check(ka_exchange_head_end(core, at, whole, self.driver.now()))
         return 0
 
     cdef int write(self, bytes content, bint more) except -1:
@@ -295,7 +295,7 @@ cdef class Exchange:
         """A response before the response, as 103 (Early Hints)."""
         lines = self.lines_of(plain_headers(headers), False)
         self.check(ka_exchange_interim(self.core, status, PyBytes_AS_STRING(lines), <size_t>PyBytes_GET_SIZE(lines)))
-        self.port.attend(True)
+        self.driver.attend(True)
         return 0
 
     cdef bytes lines_of(self, list plain, bint are_trailers):
@@ -316,18 +316,18 @@ cdef class Exchange:
             why = self.reason(core, got)
             self.detach()
             self.ended(core)
-            self.port.attend(False)
+            self.driver.attend(False)
             raise why
         if not more:
             self.ended(core)
-        self.port.attend(more)
+        self.driver.attend(more)
         return 0
 
     cdef int push(self) except -1:
         """Offer what was written to the kernel now, before control goes back to the application's code: it may take its
         time over the next piece. Before is_held(), if that is asked."""
         if self.core != NULL:
-            self.port.push(self.core)
+            self.driver.push(self.core)
         return 0
 
     cdef bint is_held(self) noexcept:
@@ -339,7 +339,7 @@ cdef class Exchange:
         """There is more to write: let the others have their turn, and wait for KA_NEWS_LOW."""
         if self.core != NULL:
             ka_exchange_rest(self.core)
-            self.port.attend(True)
+            self.driver.attend(True)
         return 0
 
     cdef int break_off(self) except -1:
@@ -349,7 +349,7 @@ cdef class Exchange:
             self.detach()
             ka_exchange_done(core, KA_CAUSE_APPLICATION)
             self.ended(core)
-            self.port.attend(False)
+            self.driver.attend(False)
         return 0
 
     cdef int refuse(self, unsigned status, const char *text) except -1:
@@ -358,10 +358,10 @@ cdef class Exchange:
         if core == NULL:
             return 0
         self.detach()
-        if ka_exchange_refuse(core, status, text, KA_CAUSE_APPLICATION, self.port.now()) < 0:
+        if ka_exchange_refuse(core, status, text, KA_CAUSE_APPLICATION, self.driver.now()) < 0:
             ka_exchange_done(core, KA_CAUSE_APPLICATION)
         self.ended(core)
-        self.port.attend(False)
+        self.driver.attend(False)
         return 0
 
     cdef int abandon(self) except -1:
@@ -372,7 +372,7 @@ cdef class Exchange:
         self.detach()
         ka_exchange_done(core, KA_CAUSE_CLIENT)
         self.ended(core)
-        self.port.attend(False)
+        self.driver.attend(False)
         return 0
 
     cdef object reason(self, ka_exchange *core, int code):
@@ -487,7 +487,7 @@ cdef class Application:
             pass
         return 0
 
-    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         raise NotImplementedError
 
     cdef int leave(self) except -1:
@@ -495,7 +495,7 @@ cdef class Application:
         return 0
 
     cdef int wake(self) except -1:
-        """Port.wake was called from another thread."""
+        """The driver's wake() was called from another thread."""
         return 0
 
 
@@ -524,9 +524,9 @@ def field_lines(headers, *, bint has_server=False):
     return lines
 
 
-# What the C core calls; ctx is the Port.
+# What the C core calls; ctx is the BaseDriver.
 
-cdef void port_on_news(void *ctx, ka_exchange *core, ka_news news) noexcept:
+cdef void driver_on_news(void *ctx, ka_exchange *core, ka_news news) noexcept:
     cdef Exchange exchange
     if core.owner == NULL:
         return
@@ -534,16 +534,16 @@ cdef void port_on_news(void *ctx, ka_exchange *core, ka_news news) noexcept:
     try:
         exchange.news(news)
     except BaseException as error:
-        (<Port>ctx).failed(error)
+        (<BaseDriver>ctx).failed(error)
         try:
             exchange.refuse(500, b"Internal Server Error")
         except BaseException as broken:
-            (<Port>ctx).failed(broken)
+            (<BaseDriver>ctx).failed(broken)
 
 
-cdef void port_on_lost(void *owner) noexcept:
+cdef void driver_on_lost(void *owner) noexcept:
     cdef Exchange exchange = <Exchange>owner
-    cdef Port port = exchange.port
+    cdef BaseDriver driver = exchange.driver
     cdef ka_exchange *core = exchange.core
     cdef bint is_late = ka_exchange_cause(core) == KA_CAUSE_HANDLER_TIMEOUT
     exchange.core = NULL
@@ -551,16 +551,16 @@ cdef void port_on_lost(void *owner) noexcept:
     try:
         exchange.ended(core)
     except BaseException as error:
-        port.failed(error)
+        driver.failed(error)
     if is_late:
         try:
             exchange.cancel()
         except BaseException as error:
-            port.failed(error)
+            driver.failed(error)
     try:
         exchange.lost()
     except BaseException as error:
-        port.failed(error)
+        driver.failed(error)
     Py_DECREF(exchange)
 
 

@@ -77,7 +77,7 @@ cdef class FrameReader:
     def __cinit__(self, Tunnel tunnel not None, size_t max_size, *, int window_bits=0, bint keeps_context=True):
         global zlib
         self.tunnel = tunnel
-        self.holding = holding_of(tunnel.port)
+        self.holding = holding_of(tunnel.driver)
         self.max_size = max_size
         self.window_bits = window_bits
         self.keeps_context = keeps_context
@@ -108,7 +108,7 @@ cdef class FrameReader:
         cdef ka_exchange *core
         cdef const char *at = NULL
         cdef size_t n = 0  # bytes that are here
-        cdef int64_t now = self.tunnel.port.now()
+        cdef int64_t now = self.tunnel.driver.now()
         cdef int got
         if self.code:
             return None
@@ -133,7 +133,7 @@ cdef class FrameReader:
                 return None
             elif n == 0:
                 ka_exchange_read(core, self.control, 0, now)
-                self.tunnel.port.attend(True)
+                self.tunnel.driver.attend(True)
                 self.state = FRAMES_WAIT
                 return None
             elif self.frame.is_open:

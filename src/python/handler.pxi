@@ -158,7 +158,7 @@ cdef class HandlerExchange(CollectedExchange):
         if isinstance(error, ClientGone) and self.core == NULL:
             return 0
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            self.port.failed(error)
+            self.driver.failed(error)
         else:
             self.app.say(f"the handler failed on {self.request.method} {self.request.target}", error)
         return self.refuse(500, b"Internal Server Error")
@@ -267,19 +267,19 @@ cdef class HandlerApplication(Application):
     cdef object handle(self, HandlerExchange exchange):
         return self.handler(exchange.request)
 
-    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef HandlerExchange exchange = HandlerExchange.__new__(HandlerExchange)
         cdef Request request = Request.__new__(Request)
         request._head = make_head(ka_exchange_head_bytes(core), head, fields)
-        request._client = port.client_of(core)
+        request._client = driver.client_of(core)
         request._scheme = self.scheme
-        if port.has_proxies:
-            origin = port.origin_of(core, head, fields)
+        if driver.has_proxies:
+            origin = driver.origin_of(core, head, fields)
             if origin is not None:
                 request._client = origin[0]
                 request._scheme = origin[1] or self.scheme
-        request._server = port.server_of(core)
+        request._server = driver.server_of(core)
         exchange.app = self
         exchange.request = request
-        exchange.attach(port, core)
+        exchange.attach(driver, core)
         return exchange.collect()

@@ -10,7 +10,7 @@ cdef class ProtocolApplication(HandlerApplication):
 
     cdef object handle(self, HandlerExchange exchange):
         cdef Request request = exchange.request
-        return (<Transports>exchange.port).protocol_of(ka_exchange_conn(exchange.core)).handle(request._head, request.body)
+        return (<Transports>exchange.driver).protocol_of(ka_exchange_conn(exchange.core)).handle(request._head, request.body)
 
 
 cdef class HostRunner(Runner):
@@ -56,14 +56,14 @@ cdef class HostedAsgiApplication(AsgiApplication):
         if scope is not None:
             self.template.update(scope)
 
-    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         if head.flags & KA_HEAD_UPGRADE and self.upgrade is not None:
-            protocol = (<Transports>port).protocol_of(ka_exchange_conn(core))
+            protocol = (<Transports>driver).protocol_of(ka_exchange_conn(core))
             taker = self.upgrade(protocol, make_head(ka_exchange_head_bytes(core), head, fields))
             if taker is not None:
                 protocol.taker = taker
                 return 0
-        return AsgiApplication.request(self, port, core, head, fields)
+        return AsgiApplication.request(self, driver, core, head, fields)
 
 
 class NotMounted(LocalError):
@@ -82,19 +82,19 @@ cdef class HostedWsgiApplication(WsgiApplication):
         WsgiApplication.__init__(self, app, logger, waker, **options)
         self.is_told = is_told
 
-    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         try:
-            return WsgiApplication.request(self, port, core, head, fields)
+            return WsgiApplication.request(self, driver, core, head, fields)
         except NotMounted as error:
             self.logger.warning("%s", error)
-        ka_exchange_refuse(core, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, port.now())
+        ka_exchange_refuse(core, 500, b"Internal Server Error", KA_CAUSE_APPLICATION, driver.now())
         return 0
 
-    cdef dict environ_of(self, WsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head,
+    cdef dict environ_of(self, WsgiExchange exchange, BaseDriver driver, ka_exchange *core, const ka_head *head,
                          const ka_field *fields):
-        cdef dict environ = WsgiApplication.environ_of(self, exchange, port, core, head, fields)
+        cdef dict environ = WsgiApplication.environ_of(self, exchange, driver, core, head, fields)
         cdef str mount = environ["SCRIPT_NAME"], path
-        if self.is_told and (<Driver>port).is_trusted(ka_exchange_conn(core)):
+        if self.is_told and (<Driver>driver).is_trusted(ka_exchange_conn(core)):
             told = told_mount(ka_exchange_head_bytes(core), head, fields)
             if told is not None:
                 mount = environ["SCRIPT_NAME"] = told

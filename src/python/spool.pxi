@@ -168,10 +168,10 @@ cdef class Outbox:
         return 0
 
 
-cdef Outbox outbox_of(Port port):
+cdef Outbox outbox_of(BaseDriver driver):
     cdef Outbox outbox = Outbox.__new__(Outbox)
     outbox.items = []
-    outbox.holding = holding_of(port)
+    outbox.holding = holding_of(driver)
     return outbox
 
 
@@ -195,7 +195,7 @@ cdef class Collector:
             except OSError as error:  # memory will do, if there is some and it is little
                 if self.n > COLLECT_MEMORY or not self.keep(piece):
                     raise
-                return self.holding.port.application.say_of_files(error)
+                return self.holding.driver.application.say_of_files(error)
         self.file.write(piece)
         return 0
 
@@ -244,8 +244,8 @@ cdef class Collector:
             self.file.close()
 
 
-cdef Collector collector_of(Port port):
+cdef Collector collector_of(BaseDriver driver):
     cdef Collector collector = Collector.__new__(Collector)
     collector.pieces = []
-    collector.holding = holding_of(port)
+    collector.holding = holding_of(driver)
     return collector

@@ -23,7 +23,7 @@ cdef class Tunnel(Exchange):
         """Answer 101 or 2xx: the connection is a byte stream from here on. LocalError when the request does not allow
         that, ClientGone."""
         self.write_head(status, headers, KA_WHOLE_TUNNEL)
-        self.port.attend(True)
+        self.driver.attend(True)
 
     def begin(self, status, headers, length=-1):
         """Answer as HTTP after all; `send` gives the content, `length` bytes or -1 = not known yet."""
@@ -133,7 +133,7 @@ cdef class Stream(Tunnel):
             raise ClientGone("the client has disconnected")
         at = ka_exchange_peek(self.core, &n)
         rest = PyBytes_FromStringAndSize(at, <Py_ssize_t>n)
-        return self.port.give_away(self), rest
+        return self.driver.give_away(self), rest
 
     async def wait_for_shutdown(self):
         """Wait until the server is about to stop, or the client is gone."""
@@ -194,7 +194,7 @@ cdef class Upgrade:
         stream.loop = loop
         stream.logger = logger
         stream.owner = stream
-        stream.attach(exchange.port, core)
-        stream.port.attend(True)
+        stream.attach(exchange.driver, core)
+        stream.driver.attend(True)
         loop.create_task(self.serve(stream)).add_done_callback(stream.finished)
         return 0

@@ -4,7 +4,7 @@
 # else in a pool, whose threads are started when a request waits for one. Without threads its iterable is advanced only
 # while the client takes data. A thread never waits for its client: what it produces is handed to the engine's thread
 # through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. An exchange belongs to one
-# thread, and only Port.wake may be called from another.
+# thread, and only BaseDriver.wake may be called from another.
 #
 # Threads and engine share their state by holding the GIL, and wake each other once for many requests: a thread is woken
 # for the first request that waits, and wakes another one if more wait when it takes it; the engine is woken for the
@@ -222,7 +222,7 @@ cdef class WsgiExchange(CollectedExchange):
         if self.is_gone:
             raise ClientGone("the client has disconnected")
         if self.has_fin:
-            now = self.port.now_exactly()
+            now = self.driver.now_exactly()
             if self.left_ns == 0:
                 self.left_ns = now
             elif now - self.left_ns > LEFT_NS:
@@ -243,7 +243,7 @@ cdef class WsgiExchange(CollectedExchange):
                 close()
         except BaseException as error:
             if self.ends_process(error):
-                self.port.failed(error)
+                self.driver.failed(error)
             else:
                 self.app.say(f"close() of the application's iterable failed on {self.method} {self.target}", error)
         self.is_inside = False
@@ -266,7 +266,7 @@ cdef class WsgiExchange(CollectedExchange):
             self.last = piece
             return self.app.post(self)
         if self.outbox is None:
-            self.outbox = outbox_of(self.port)
+            self.outbox = outbox_of(self.driver)
         # The engine's thread comes at once, unlike a client: what it can send now need not go to a file.
         while self.is_posted and not (self.is_slow or self.is_gone or self.outbox.has_room(piece, most)):
             self.wait()
@@ -308,7 +308,7 @@ cdef class WsgiExchange(CollectedExchange):
         self.close_result()
         if self.app.threads == 0:
             if self.ends_process(error):
-                self.port.failed(error)
+                self.driver.failed(error)
                 return self.refuse(500, b"Internal Server Error")
             return self.report(error)
         if self.is_gone and isinstance(error, ClientGone):
@@ -516,11 +516,11 @@ cdef class WsgiApplication(Application):
             **(environ or {}),
         }
 
-    cdef int request(self, Port port, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+    cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
         exchange.app = self
-        exchange.environ = self.environ_of(exchange, port, core, head, fields)
-        exchange.attach(port, core)
+        exchange.environ = self.environ_of(exchange, driver, core, head, fields)
+        exchange.attach(driver, core)
         if exchange.entry is not None:
             exchange.entry.request = exchange.environ
         return exchange.collect()
@@ -531,14 +531,14 @@ cdef class WsgiApplication(Application):
         self.template["SERVER_PORT"] = "" if port is None else str(port)
         return 0
 
-    cdef dict environ_of(self, WsgiExchange exchange, Port port, ka_exchange *core, const ka_head *head,
+    cdef dict environ_of(self, WsgiExchange exchange, BaseDriver driver, ka_exchange *core, const ka_head *head,
                          const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
         cdef dict environ
         cdef str path = path_of(buf, head, True)
         cdef PyObject *known
         cdef uint32_t i
-        server = port.server_of(core)
+        server = driver.server_of(core)
         if server is not self.server:
             self.name_server(server)
         environ = self.template.copy()
@@ -555,9 +555,9 @@ cdef class WsgiApplication(Application):
         environ["RAW_URI"] = exchange.target
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
-        client = port.client_of(core)
-        if port.has_proxies:
-            origin = port.origin_of(core, head, fields)
+        client = driver.client_of(core)
+        if driver.has_proxies:
+            origin = driver.origin_of(core, head, fields)
             if origin is not None:
                 client = origin[0]
                 environ["wsgi.url_scheme"] = origin[1] or environ["wsgi.url_scheme"]
@@ -660,5 +660,5 @@ cdef class WsgiApplication(Application):
             try:
                 exchange.pump()
             except BaseException as error:  # of the log: the others' responses wait
-                exchange.port.failed(error)
+                exchange.driver.failed(error)
         return 0

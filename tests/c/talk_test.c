@@ -544,115 +544,6 @@ static void at_the_cap_of_buffers_only_this_connection_suffers(void)
     wire_close(w);
 }
 
-/* --- what is sent ahead --- */
-
-static void no_more_than_a_heads_worth_is_taken_in_ahead(void)
-{
-    static char ahead[KA_READ_AHEAD + sizeof GET];
-    wire *w = wire_open(keeps_it, never);
-    for (size_t i = 0; i < sizeof ahead; i++)
-        ahead[i] = "GET / HTTP/1.1\r\n"[i % 16];
-    wire_text(w, GET);
-    EXPECT(ka_talk_appetite(w->talk) == KA_READ_AHEAD);
-    memcpy(w->scratch, ahead, 5000);
-    ka_talk_arrived(w->talk, w->scratch, 5000);
-    EXPECT(ka_talk_park(w->talk) == KA_OK && ka_talk_appetite(w->talk) == KA_READ_AHEAD - 5000);
-    size_t room;
-    char *to = ka_talk_room(w->talk, KA_READ_AHEAD - 5000, &room);
-    memcpy(to, ahead, KA_READ_AHEAD - 5000);
-    ka_talk_filled(w->talk, KA_READ_AHEAD - 5000);
-    EXPECT(ka_talk_appetite(w->talk) == 0);
-    EXPECT(w->service.pool.lent_bytes == KA_READ_AHEAD);
-    wire_close(w);
-}
-
-static void content_is_taken_in_as_far_as_it_is_asked_for(void)
-{
-    wire *w = wire_open(keeps_it, never);
-    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n");
-    EXPECT(ka_talk_appetite(w->talk) == KA_READ_AHEAD); /* nobody has asked */
-    w->talk->exchange.wants_body = 1;
-    EXPECT(ka_talk_appetite(w->talk) >= 20000 + KA_READ_AHEAD && ka_talk_appetite(w->talk) < KA_READ_MAX);
-    wire_close(w);
-    w = wire_open(keeps_it, never);
-    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n");
-    w->talk->exchange.wants_body = 1;
-    EXPECT(ka_talk_appetite(w->talk) == KA_READ_MAX);
-    wire_close(w);
-}
-
-static void the_longest_head_that_is_allowed_can_be_taken_in(void)
-{
-    wire *w = wire_open(keeps_it, never);
-    static char head[32768];
-    int n = snprintf(head, sizeof head, "GET / HTTP/1.1\r\nHost: a\r\nX: ");
-    memset(head + n, 'y', sizeof head - (size_t)n);
-    memcpy(head + 12000, "\r\nY: ", 5);
-    memcpy(head + 24000, "\r\nZ: ", 5);
-    for (size_t at = 0; at < sizeof head - 4;) {
-        size_t piece = sizeof head - 4 - at < 1000 ? sizeof head - 4 - at : 1000;
-        w->kernel = head + at;
-        w->n_kernel = piece;
-        wire_turn(w);
-        at += piece;
-        EXPECT(w->n_requests == 0 && ka_talk_appetite(w->talk) >= 4);
-    }
-    EXPECT(w->service.pool.lent_bytes == 32768);
-    wire_text(w, "\r\n\r\n");
-    EXPECT(w->n_requests == 1);
-    wire_close(w);
-}
-
-static void what_was_sent_ahead_can_be_given_up_and_the_response_is_the_last(void)
-{
-    wire *w = wire_open(keeps_it, never);
-    wire_text(w, GET GET "GET /third");
-    EXPECT(w->talk->window_len && ka_service_fattest(&w->service) == w->talk);
-    EXPECT(ka_talk_drop_ahead(w->talk) == 1);
-    EXPECT(ka_service_fattest(&w->service) == NULL && w->service.pool.lent_bytes == 0);
-    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK);
-    wire_turn(w);
-    EXPECT(w->n_requests == 1 && wire_count(w, "connection: close") == 1 && w->end == KA_TALK_LINGER);
-    EXPECT(w->talk->cause == KA_CAUSE_BUFFER_LIMIT);
-    wire_close(w);
-}
-
-static void what_is_not_ahead_cannot_be_given_up(void)
-{
-    wire *w = wire_open(keeps_it, never);
-    wire_text(w, "GET / HT");
-    EXPECT(ka_talk_drop_ahead(w->talk) == 0 && w->talk->window_len == 8);
-    wire_close(w);
-    w = wire_open(keeps_it, never);
-    wire_text(w, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfour");
-    EXPECT(ka_talk_drop_ahead(w->talk) == 0 && w->talk->window_len == 4);
-    wire_close(w);
-}
-
-static void the_fattest_is_the_one_with_the_largest_buffer_and_among_equals_the_longest(void)
-{
-    static char bytes[KA_READ_AHEAD];
-    static const size_t sizes[] = {100, 9000, 10000, 3000, 9500};
-    wire *w = wire_open(keeps_it, never);
-    ka_talk *talks[5];
-    for (int i = 0; i < 5; i++) {
-        talks[i] = ka_talk_new(&w->service, w->conn);
-        ka_talk_arrived(talks[i], bytes, sizes[i]);
-        EXPECT(ka_talk_park(talks[i]) == KA_OK);
-    }
-    static const int order[] = {1, 2, 4, 3, 0};
-    talks[2]->is_driven = 1; /* whose turn it is keeps what it has */
-    ka_talk_free(talks[1]);
-    EXPECT(ka_service_fattest(&w->service) == talks[4]);
-    talks[2]->is_driven = 0;
-    for (int i = 1; i < 5; i++) {
-        EXPECT(ka_service_fattest(&w->service) == talks[order[i]]);
-        ka_talk_free(talks[order[i]]);
-    }
-    EXPECT(ka_service_fattest(&w->service) == NULL);
-    wire_close(w);
-}
-
 static void http_1_0_is_told_when_it_is_kept(void)
 {
     wire *w = wire_open(wire_says_ok, never);
@@ -864,78 +755,6 @@ static void an_owner_that_is_released_may_write_again(void)
     wire_close(w);
 }
 
-static void the_check_names_what_is_broken(void)
-{
-    wire *w = wire_open(keeps_it, never);
-    wire_text(w, GET "GET");
-    EXPECT(wire_answer(w, 200, "", "ok", 2) == KA_OK && ka_talk_check(w->talk) == NULL);
-    const ka_talk sound = *w->talk;
-#define BREAKS(change)                          \
-    do {                                        \
-        w->talk->change;                        \
-        EXPECT(ka_talk_check(w->talk) != NULL); \
-        *w->talk = sound;                       \
-    } while (0)
-    BREAKS(unsent += 1);
-    BREAKS(out_last = NULL);
-    BREAKS(window += 1);
-    BREAKS(window_len -= 1);
-    BREAKS(in = NULL);
-    BREAKS(checked = 100);
-    BREAKS(exchange.talk = NULL);
-    BREAKS(exchange.reading = KA_READING_HEAD);
-    BREAKS(exchange.reading = KA_READING_DISCARD);
-    BREAKS(exchange.reading = KA_READING_EXPECTED);
-    BREAKS(exchange.reading = KA_READING_FAILED);
-    BREAKS(exchange.reading = KA_N_READING);
-    BREAKS(exchange.writing = KA_WRITING_CUT);
-    BREAKS(exchange.writing = KA_WRITING_NOTHING);
-    BREAKS(exchange.writing = KA_N_WRITING);
-    BREAKS(persistence = KA_CLOSES);
-    BREAKS(persistence = KA_N_PERSISTENCE);
-    BREAKS(cause = KA_CAUSE_CLIENT);
-    EXPECT(ka_talk_check(w->talk) == NULL);
-    wire_close(w);
-}
-
-/* The rules of ka_talk_check.c's table, said once more in another way. */
-static int go_together(unsigned reading, unsigned writing, unsigned persistence)
-{
-    int persists = persistence == KA_PERSISTS;
-    if (writing == KA_WRITING_CUT && persists)
-        return 0;
-    switch (reading) {
-    case KA_READING_HEAD:     return writing == KA_WRITING_NOTHING && persists;
-    case KA_READING_DISCARD:  return writing == KA_WRITING_DONE && persistence != KA_LINGERS;
-    case KA_READING_CLOSED:   return writing != KA_WRITING_CONTENT && !persists;
-    case KA_READING_EXPECTED: return writing == KA_WRITING_NOTHING || !persists;
-    case KA_READING_CONTENT:  return 1;
-    case KA_READING_FAILED:   return writing >= KA_WRITING_DONE && !persists;
-    default:                  return writing == KA_WRITING_CONTENT || writing == KA_WRITING_DONE;
-    }
-}
-
-static void states_that_do_not_go_together_are_named(void)
-{
-    const char *named[KA_N_READING * KA_N_WRITING * KA_N_PERSISTENCE];
-    size_t n = 0;
-    for (unsigned reading = 0; reading < KA_N_READING; reading++)
-        for (unsigned writing = 0; writing < KA_N_WRITING; writing++)
-            for (unsigned persistence = 0; persistence < KA_N_PERSISTENCE; persistence++) {
-                const char *wrong = ka_talk_check_states(reading, writing, persistence);
-                CHECK((wrong == NULL) == go_together(reading, writing, persistence), "%u, %u, %u: %s", reading, writing,
-                      persistence, wrong ? wrong : "they go together");
-                for (size_t i = 0; wrong && i < n; i++)
-                    CHECK(strcmp(wrong, named[i]) != 0, "%s: named twice", wrong);
-                if (wrong)
-                    named[n++] = wrong;
-            }
-    EXPECT(n == 45);
-    EXPECT(strcmp(ka_talk_check_states(KA_READING_HEAD, KA_WRITING_CUT, KA_CLOSES),
-                  "a head is read, a response cut off, and it closes") == 0);
-    EXPECT(ka_talk_check_states(KA_N_READING, 0, 0) && ka_talk_check_states(0, KA_N_WRITING, 0));
-}
-
 static void interim_responses_come_before_the_final_one(void)
 {
     wire *w = wire_open(keeps_it, never);
@@ -951,7 +770,6 @@ static void interim_responses_come_before_the_final_one(void)
 
 int main(void)
 {
-    states_that_do_not_go_together_are_named();
     interim_responses_come_before_the_final_one();
     requests_in_hand_are_not_idle();
     nothing_is_refused_behind_the_last_response();
@@ -961,7 +779,6 @@ int main(void)
     a_fault_that_is_read_between_turns_ends_a_response_that_has_begun();
     the_end_of_a_tunnel_can_be_read_twice();
     an_owner_that_is_released_may_write_again();
-    the_check_names_what_is_broken();
     an_idle_connection_has_no_talk_and_no_buffer();
     every_split_gives_the_same_conversation();
     every_pause_gives_the_same_conversation();
@@ -991,12 +808,6 @@ int main(void)
     what_a_client_sent_ahead_of_a_yes_is_not_read_as_a_request();
     an_offer_that_begins_with_no_request_keeps_the_connection();
     an_interim_status_is_no_answer();
-    no_more_than_a_heads_worth_is_taken_in_ahead();
-    content_is_taken_in_as_far_as_it_is_asked_for();
-    the_longest_head_that_is_allowed_can_be_taken_in();
-    what_was_sent_ahead_can_be_given_up_and_the_response_is_the_last();
-    what_is_not_ahead_cannot_be_given_up();
-    the_fattest_is_the_one_with_the_largest_buffer_and_among_equals_the_longest();
     a_broken_promise_of_length_closes();
     an_application_that_gives_up_cuts_its_response_off();
     large_pieces_are_referred_to_and_released_once();

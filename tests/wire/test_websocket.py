@@ -260,7 +260,7 @@ def test_an_application_that_gives_no_answer_rejects_and_one_that_gives_half_of_
     start, client, caplog, messages, status
 ):
     assert shake(client(start(once(*messages)))).status == status
-    assert "returned without answering a websocket" in caplog.text
+    assert "returned without an answer to a websocket" in caplog.text
 
 
 def test_a_message_has_the_one_key_that_is_set(start, client):
