@@ -16,6 +16,7 @@ from kacore._core import (
     Response,
     Stream,
     Upgrade,
+    make_policies_by,
     parse_head,
     parse_parts,
 )
@@ -58,6 +59,8 @@ __all__ = [
     "serving",
     "strip_connection_fields",
 ]
+
+make_policies_by(Policy)
 
 
 def get_include() -> str:

@@ -112,7 +112,7 @@ static int receive(peer *p)
     else
         ka_talk_filled(talk, (size_t)n);
     if (ka_conn_progress(table, p->conn, (size_t)n, now, &cause) == KA_ESLOW)
-        return ka_exchange_refuse(&talk->exchange, 408, "the content arrives too slowly", cause, now) < 0 ? -1 : 1;
+        return ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, now) < 0 ? -1 : 1;
     return 1;
 }
 

@@ -7,7 +7,7 @@ const PATIENCE = 60_000;
 const NAMES = {on: 'Keep-alive on', off: 'Keep-alive off'};
 const STORIES = {
   on: 'A connection stays open and serves the next file too.',
-  off: 'Every file gets a connection of its own, closed right after.',
+  off: 'Every file gets its own connection, which is closed right after.',
 };
 
 const byId = id => document.getElementById(id);
@@ -107,7 +107,7 @@ async function run() {
     byId('verdict').replaceChildren(...verdict(chosen.modes));
     document.body.dataset.state = 'done';
   } catch (error) {
-    byId('trouble').textContent = `This load did not work: ${error.message}.`;
+    byId('trouble').textContent = `The load failed: ${error.message}.`;
     byId('trouble').hidden = false;
     document.body.dataset.state = 'failed';
   }
@@ -142,7 +142,7 @@ function story(mode, {stats, policy, parts, connections}) {
   const limit = policy.max_keep_alive_requests;
   if (limit > 0) return `A connection is closed after ${limit === 1 ? 'one file' : `${limit} files`}: ${stats.accepted} were needed.`;
   const late = parts.length > 1 ? connections.filter(c => c.begin >= parts[1].from).length : 0;
-  if (late > 0) return `The pause outlasted the timeout: ${late} connections were opened anew.`;
+  if (late > 0) return `The pause outlasted the timeout: ${late} connections had to be opened again.`;
   return STORIES.on;
 }
 
@@ -160,7 +160,7 @@ function verdict(modes) {
   }
   const ratio = off.time / on.time;
   const counts = `${on.stats.accepted} handshakes instead of ${off.stats.accepted}`;
-  if (ratio >= 1.1) return ['With keep-alive the same page is there ', bold(`${ratio.toFixed(1)} times as fast`), `: ${counts}.`];
+  if (ratio >= 1.1) return ['With keep-alive the same page loads ', bold(`${ratio.toFixed(1)} times as fast`), `: ${counts}.`];
   return [`With these settings keep-alive saves little time: ${counts}.`];
 }
 

@@ -124,7 +124,7 @@ def check_settings(cfg: Any, log: Any) -> None:
         log.warning("%s", warning)
     for name, value in ONLY.items():
         if (given := setting_of(cfg, name, value)) != value:
-            raise RuntimeError(f"{name}={given!r}: kacore's workers serve {name}={value!r} only")
+            raise RuntimeError(f"{name}={given!r}: kacore's workers only support {name}={value!r}")
     if "h2" in setting_of(cfg, "http_protocols", ()):
         raise RuntimeError("http_protocols: kacore's workers speak HTTP/1.1 only")
     if speaks_proxy(cfg) and set(cfg.proxy_allow_ips) != set(cfg.forwarded_allow_ips):
@@ -133,7 +133,7 @@ def check_settings(cfg: Any, log: Any) -> None:
         if is_set(cfg, name):
             log.warning("%s has no effect in kacore's workers", name)
     if set(setting_of(cfg, "forwarder_headers", ())) - {SCRIPT_NAME, "PATH_INFO"}:
-        log.warning("forwarder_headers: kacore's workers heed %s only", SCRIPT_NAME)
+        log.warning("forwarder_headers: kacore's workers only honour %s", SCRIPT_NAME)
     try:
         policy = policy_for(cfg).default
     except PolicyError as error:

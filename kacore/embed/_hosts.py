@@ -1,6 +1,6 @@
 """What an adapter says of its host: `HostPackage`, one for each.
 
-An adapter uses what is not public in its host, so it says which versions it was tried with and what it needs. An older
+An adapter uses what is not public in its host, so it says which versions it was tested with and what it needs. An older
 version is refused; a newer one is accepted, with a warning, if all that is needed is there; what is missing is named. And
 of the policy it says which fields could have no effect there, so that nobody sets one in vain.
 """
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 from kacore.policy import Policy, PolicyError, PolicySet
 
-__all__ = ["HostPackage", "UntriedHostWarning"]
+__all__ = ["HostPackage", "UntestedHostWarning"]
 
 
-class UntriedHostWarning(UserWarning):
-    """The host is newer than those that the adapter was tried with."""
+class UntestedHostWarning(UserWarning):
+    """The host is newer than the versions that the adapter was tested with."""
 
 
 class HostPackage(NamedTuple):
-    """A host, and what the adapter was tried with.
+    """A host, and the versions that the adapter was tested with.
 
     host:        the package. oldest, newest: as far as they tell versions apart: "27" stands for all of 27.
     needed:      "module:name" or "module:class.attribute" of what the adapter uses.
@@ -40,11 +40,11 @@ class HostPackage(NamedTuple):
     ineffective: Mapping[str, str] = MappingProxyType({})
 
     def at_import(self, version: str) -> None:
-        """ImportError or UntriedHostWarning, if there is something to say of this version."""
+        """ImportError or UntestedHostWarning, if there is something to say of this version."""
         if refusal := self.refusal(version):
             raise ImportError(refusal)
         if warning := self.warning(version):
-            warnings.warn(warning, UntriedHostWarning, stacklevel=3)
+            warnings.warn(warning, UntestedHostWarning, stacklevel=3)
 
     def refusal(self, version: str) -> str | None:
         """Why the adapter cannot work with this version, or None."""
@@ -52,7 +52,7 @@ class HostPackage(NamedTuple):
         if is_older(version, self.oldest):
             why = f"the oldest version it supports is {self.oldest}"
         elif missing:
-            why = f"{', '.join(missing)} is missing there; it was tried with {self}"
+            why = f"{', '.join(missing)} is missing there; the adapter was tested with {self}"
         else:
             return None
         return f"kacore.embed.{self.host} does not work with {self.host} {version}: {why} (pip install kacore[{self.host}])"
@@ -61,7 +61,7 @@ class HostPackage(NamedTuple):
         """What to say of a version that is newer than all that were tried, or None."""
         if not is_older(self.newest, version):
             return None
-        return f"kacore.embed.{self.host} has not been tried with {self.host} {version} yet, only with {self}"
+        return f"kacore.embed.{self.host} has not been tested with {self.host} {version}, only with {self}"
 
     def check_policy(self, policies: Policy | PolicySet) -> None:
         """PolicyError for a field that is set and would have no effect."""

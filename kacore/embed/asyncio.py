@@ -93,4 +93,4 @@ class KeepAliveProtocol(_core.TransportProtocol, asyncio.BufferedProtocol):
 
         One request of a connection at a time. An exception is logged and answered 500.
         """
-        raise NotImplementedError("a KeepAliveProtocol answers in handle(head, body)")
+        raise NotImplementedError("override handle(head, body)")

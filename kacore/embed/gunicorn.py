@@ -177,7 +177,7 @@ class Worker(base.Worker):
             self.alive = False
 
     def beat(self) -> None:
-        """A sign of life to the arbiter, and a look whether there is one."""
+        """Report to the arbiter, and check that it still exists."""
         self.next_beat = time.monotonic() + self.beat_every
         self.notify()
         if os.getppid() != self.ppid and self.alive:
@@ -212,7 +212,7 @@ class Worker(base.Worker):
         return hooked_app
 
     def access_log(self) -> Callable[[AccessEntry], None] | None:
-        """What the engine calls after each request; None when nobody wants to know."""
+        """What the engine calls after each request; None if nothing needs it."""
         post_request = self.cfg.post_request if is_set(self.cfg, "post_request") else None
         # Loggers of another class may count where this one has nothing to write: statsd does.
         is_logged = type(self.log).access is not Logger.access or has_access_log(self.log, self.cfg)

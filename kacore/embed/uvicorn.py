@@ -327,7 +327,7 @@ def lines_of(config: Config, has_name: bool) -> bytes:
 
 
 def logged(app: Any) -> Any:
-    """The application with uvicorn's access log, or as it is when nobody reads it."""
+    """The application with uvicorn's access log, or unchanged if that is off."""
     if not (access_logger.hasHandlers() and access_logger.isEnabledFor(logging.INFO)):
         return app
 

@@ -71,7 +71,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Subject(Protocol):
-    """The server that is told about."""
+    """The server that is reported on."""
 
     @property
     def is_ready(self) -> bool: ...
@@ -112,7 +112,7 @@ class AdminServer:
         await self._server.started()
 
     async def stop(self) -> None:
-        """At once: nobody needs a drain here. More than once: no harm."""
+        """At once: no drain is needed here. May be called more than once."""
         if self._server is not None and self._serving is not None:
             self._server.shutdown(now=True, hurry=True)
             await self._serving
@@ -173,7 +173,7 @@ class Admin:
         return bool(name) and name not in self.hosts and not is_address(name)
 
     def healthz(self) -> Answer:
-        """The loop runs: else nobody would answer."""
+        """The loop is running, or there would be no answer."""
         return 200, TEXT, b"ok\n"
 
     def readyz(self) -> Answer:

@@ -142,7 +142,7 @@ def made_websockets(
     try:
         from kacore.server.websocket import WebSockets
     except ImportError:
-        logger.warning("a client asked for a websocket: install kacore[websockets] to serve them")
+        logger.warning("a client asked for a websocket, but the websockets package is missing: install kacore[websockets]")
         return lambda *_: False
     return WebSockets(loop, logger, options)
 
@@ -151,4 +151,4 @@ async def probe(application: Any, logger: logging.Logger) -> None:
     """Let requests run without a Task of their own, if this interpreter and loop allow it. Not for WSGI."""
     why_not = await application.runner.probe()
     if why_not is not None:
-        logger.info("every request gets a Task of its own: %s", why_not)
+        logger.info("every request gets its own Task: %s", why_not)

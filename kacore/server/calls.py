@@ -34,7 +34,7 @@ class Calls:
             self._make()
 
     def soon(self, call: Callable[[], object]) -> None:
-        """Have it called; whoever sleeps in the loop is woken."""
+        """Schedule it, and wake the loop."""
         with self._lock:
             self._waiting.append(call)
             if self._loop is None:

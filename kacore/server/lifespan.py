@@ -88,15 +88,15 @@ class Lifespan:
             self._judge_silence()
         elif answer["type"] == "lifespan.startup.failed":
             self._stage = "over"
-            raise LifespanError(f"the application's start-up failed: {answer.get('message') or 'no reason given'}")
+            raise LifespanError(f"the application's startup failed: {answer.get('message') or 'no reason given'}")
 
     def _judge_silence(self) -> None:
         """The application ended before it answered. One that was asked and then raised meant to have a lifespan."""
         if isinstance(self._error, asyncio.CancelledError):
-            raise LifespanError("the application's start-up was cancelled") from self._error
+            raise LifespanError("the application's startup was cancelled") from self._error
         has_failed = self._error is not None and self._to_app.empty()
         if self.mode == "on" and has_failed:
-            raise LifespanError(f"the application's start-up failed: {self._error!r}") from self._error
+            raise LifespanError(f"the application's startup failed: {self._error!r}") from self._error
         if self.mode == "on":
             raise LifespanError("the application has no lifespan, and lifespan=on requires one") from self._error
         if has_failed:
@@ -150,16 +150,16 @@ class Lifespan:
         kind = message["type"]
         known = ("startup.complete", "startup.failed", "shutdown.complete", "shutdown.failed")
         if kind not in [f"lifespan.{word}" for word in known]:
-            raise ValueError(f"no lifespan message has the type {kind!r}")
+            raise ValueError(f"unknown lifespan message type {kind!r}")
         if self._stage == "over":
             return
         if self._stage == "startup":
             if kind.startswith("lifespan.shutdown"):
-                raise ValueError(f"{kind} before the start-up was answered")
+                raise ValueError(f"{kind} was sent before the answer to lifespan.startup")
             self._stage = "serving" if kind == "lifespan.startup.complete" else "over"
             self._resolve(message)
         elif kind.startswith("lifespan.startup"):
-            raise ValueError(f"{kind}: the start-up was answered already")
+            raise ValueError(f"{kind}: lifespan.startup has already been answered")
         else:  # perhaps on its own, without having been asked
             if kind == "lifespan.shutdown.failed":
                 self._stage = "over"  # frameworks raise, too, what they have said here

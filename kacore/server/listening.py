@@ -84,7 +84,7 @@ def address_of(sock: socket.socket) -> str:
 
 
 def addresses(listeners: Iterable[Listener], scheme: str) -> list[str]:
-    """As they are told to people: each once, http and https apart."""
+    """As they are shown to people: each once, http and https separately."""
     return [text.replace("http://", f"{scheme}://", 1) for text in dict.fromkeys(one.address for one in listeners)]
 
 
@@ -196,7 +196,7 @@ def tcp_listeners(host: str, port: int, n_slots: int, backlog: int, reuse_port: 
             if not listeners:
                 raise cannot_listen(*next(iter(absent.items())))
             for (name, _), why in absent.items():
-                logger.info("%s: not on %s: %s", host or f":{port}", name, reason(why))
+                logger.info("%s: not listening on %s: %s", host or f":{port}", name, reason(why))
             return listeners
     raise AssertionError("the last attempt returns or raises")
 
@@ -255,7 +255,7 @@ def set_inherited_options(sock: socket.socket) -> None:
 
 
 def unix_socket(path: str, backlog: int, mode: int | None) -> socket.socket:
-    """A socket file that nobody listens on any more is replaced; one in use, or another kind of file, is not."""
+    """A socket file that no process listens on is replaced; one in use, or another kind of file, is not."""
     n_bytes = len(os.fsencode(path))
     if n_bytes > MAX_UNIX_PATH or "\0" in path:
         raise UsageError(f"uds {path!r}: must be at most {MAX_UNIX_PATH} bytes without NUL, and has {n_bytes}")
@@ -277,7 +277,7 @@ def unix_socket(path: str, backlog: int, mode: int | None) -> socket.socket:
 
 
 def is_abandoned(path: str) -> bool:
-    """Whether a socket file is there and nobody listens on it. UsageError for another kind of file. Does not wait for
+    """Whether a socket file exists and no process listens on it. UsageError for another kind of file. Does not wait for
     a holder that accepts nobody: its full queue is an answer, too."""
     if not os.path.exists(path):
         return False
@@ -341,12 +341,12 @@ def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     except (OSError, ValueError) as error:  # a sandbox forbids it, or the system has another limit
-        logger.warning("the limit of descriptors stays at %d instead of %d: %s", soft, allowed, error)
+        logger.warning("the limit on file descriptors stays at %d instead of %d: %s", soft, allowed, error)
         allowed = soft
     if allowed < needed:
         logger.warning(
-            "max_connections=%d needs %d descriptors, and this process may have %d (ulimit -n): idle connections will "
-            "be closed for new ones before max_connections is reached",
+            "max_connections=%d needs %d file descriptors, but this process may open only %d (ulimit -n): idle connections "
+            "will be closed to admit new ones before max_connections is reached",
             n_connections,
             needed,
             allowed,

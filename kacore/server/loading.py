@@ -46,10 +46,10 @@ def load(target: str, *, app_dir: str = ".", factory: bool = False) -> Any:
         try:
             inspect.signature(app).bind()
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{target!r} is not a factory, which is called without arguments: {error}") from None
+            raise UsageError(f"{target!r} is not a factory, which must be callable without arguments: {error}") from None
         app = app()
     if not callable(app):
-        raise UsageError(f"{target!r} is {type(app).__name__}, which is not callable: no application")
+        raise UsageError(f"{target!r} is of type {type(app).__name__}, which is not callable, so not an application")
     return app
 
 
@@ -83,7 +83,7 @@ def first_present(module: Any, target: str) -> str:
     for name in ("app", "application"):
         if hasattr(module, name):
             return name
-    raise UsageError(f'{target!r} has neither "app" nor "application"; name it: "{target}:name"')
+    raise UsageError(f'{target!r} has neither "app" nor "application"; name the application: "{target}:name"')
 
 
 def detect_interface(app: Callable[..., Any]) -> Interface:

@@ -1,4 +1,4 @@
-"""What a server says: the loggers kacore.error and kacore.access, and how they look when nobody has set up logging.
+"""What a server says: the loggers kacore.error and kacore.access, and their format when the program has not set up logging.
 
 Everything goes through the standard `logging` module. What a client wrote is escaped before it reaches a record, so
 that no line can pass for another and nothing reaches a terminal that steers it.
@@ -32,7 +32,7 @@ def escaped(sent: bytes | None) -> str:
 
 
 def address_text(client: tuple[str, int] | None) -> str:
-    """ "192.0.2.1:4711", "[2001:db8::1]:4711"; "unix" for who has none."""
+    """ "192.0.2.1:4711", "[2001:db8::1]:4711"; "unix" if there is none."""
     if client is None:
         return "unix"
     host, port = client
@@ -138,8 +138,8 @@ def notice_log(logger: logging.Logger) -> Callable[[str], None]:
     def log(what: str) -> None:
         if what == "descriptors":
             logger.warning(
-                "no descriptor is left for a new connection; idle ones are closed to make room, and newcomers wait"
-                " while there are none (raise the limit with `ulimit -n`, or lower max_connections)"
+                "out of file descriptors: idle connections are closed to admit new ones; when none are left, new ones"
+                " must wait (raise the limit with `ulimit -n`, or lower max_connections)"
             )
 
     return log
@@ -189,7 +189,7 @@ def configure(path: str) -> None:
                 settings = (json.load if path.endswith(".json") else tomllib.load)(file)
             logging.config.dictConfig({"disable_existing_loggers": False, **settings})
         elif path.endswith((".yaml", ".yml")):
-            raise UsageError(f"log_config={path!r}: YAML is not read; write it as .json or .toml")
+            raise UsageError(f"log_config={path!r}: YAML is not supported; use .json or .toml")
         else:
             logging.config.fileConfig(path, disable_existing_loggers=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, configparser.Error) as error:
@@ -249,7 +249,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self.write_line(self.format(record))
 
     def flush(self) -> None:
-        """Write what waits. As of every handler, an error of it is told on stderr and hurts nobody."""
+        """Write what waits. As in every handler, an error is reported on stderr and goes no further."""
         self.acquire()
         lines, self._lines = self._lines, []
         try:

@@ -48,7 +48,7 @@ def write(path: str, pid: int) -> tuple[int, int]:
 
 
 def remove_left_over(path: str, pid: int) -> None:
-    """The file of a server that was killed is no hindrance to the next one."""
+    """Remove the file of a server that was killed, which must not keep the next one from starting."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:

@@ -206,7 +206,7 @@ class Worker:
         word, _, rest = message.partition(" ")
         if not message:
             loop.remove_reader(self._channel.fileno())
-            server.logger.error("the parent process is gone: worker %d drains and exits", os.getpid())
+            server.logger.error("the parent process has exited: worker %d is draining and will exit", os.getpid())
             if not server.is_ending:
                 server.shutdown()
         elif word == "watch":

@@ -1,4 +1,4 @@
-"""What goes wrong between us and a whole network of clients: told once for each, with what to change.
+"""What goes wrong between the server and a whole network of clients: logged once per network, with what to change.
 
 A request that crossed our close of an idle connection was written before our FIN could be seen, and is lost; a proxy turns
 it into a 502. The cure is always that the client gives up idle connections before we do.
@@ -38,7 +38,7 @@ class OncePerNetwork:
         while len(self._told) >= MAX_NETWORKS:
             del self._told[next(iter(self._told))]
         self._told[network] = None
-        self._logger.warning(f"{text} (told once per network)", network)
+        self._logger.warning(f"{text} (logged once per network)", network)
 
     def network_of(self, address: bytes | str | None) -> str:
         """As the table groups clients: client_prefix_v4 and client_prefix_v6."""
@@ -57,7 +57,7 @@ class RaceLog(OncePerNetwork):
     """Callable as the engine's on_race(address, cause)."""
 
     def __call__(self, address: bytes | None, cause: str) -> None:
-        text = "a request from %s crossed our close of its idle connection and was lost: "
+        text = "a request from %s was lost: it crossed the server's close of its idle connection; "
         self.warn(address, text + self.advice(cause).replace("%", "%%"))
 
     def advice(self, cause: str) -> str:
@@ -81,8 +81,8 @@ class HeaderlessLog(OncePerNetwork):
 
 
 CURE = (
-    "have the proxy send one (HAProxy's send-proxy), leave out --proxy-protocol, or take the address out of"
-    " --forwarded-allow-ips if it is no proxy"
+    "have the proxy send one (HAProxy's send-proxy), drop --proxy-protocol, or remove the address from"
+    " --forwarded-allow-ips if it is not a proxy"
 )
 
 

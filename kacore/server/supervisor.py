@@ -394,7 +394,7 @@ class Supervisor:
             is_silent = self.beat and process.state == "serving" and now - process.heard > 2 * self.beat
             if now < process.kill_at and not is_silent:
                 continue
-            why = "no sign of life" if is_silent else "it did not exit in time"
+            why = "its event loop does not respond" if is_silent else "it did not exit in time"
             self.logger.error("killing worker %d (pid %d): %s", process.slot, process.pid, why)
             process.kill_at = process.heard = now + KILL_AFTER_NOW
             os.kill(process.pid, signal.SIGKILL)

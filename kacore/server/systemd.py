@@ -27,7 +27,7 @@ def passed_fds(environ: MutableMapping[str, str] = os.environ) -> list[int]:
 class Notifier:
     """Tells the service manager how we are, when there is one that wants to know.
 
-    watchdog: seconds within which it wants a sign of life, or None.
+    watchdog: seconds within which it expects a keep-alive message, or None.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
@@ -38,7 +38,7 @@ class Notifier:
             self.watchdog = int(microseconds) / 1e6
 
     def send(self, *lines: str) -> None:
-        """Never raises and never waits: a manager that does not listen is no reason to stop serving."""
+        """Never raises and never waits: a manager that does not listen must not stop the server."""
         if not self._path:
             return
         address = "\0" + self._path[1:] if self._path.startswith("@") else self._path

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from kacore._tls_extension import describe
 from kacore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ Path = str | os.PathLike[str]
 
 
 class TLS:
-    """What a server needs to speak TLS.
+    """The TLS settings of a server.
 
-    certfile:     PEM file with the certificate and those that lead from it to a root.
-    keyfile:      PEM file with its private key; default: in certfile. password: of the key, if it has one.
-    ca_certs:     PEM file with the roots that client certificates are checked against.
+    certfile:     PEM file with the certificate and the intermediate ones up to a root.
+    keyfile:      PEM file with its private key; default: in certfile. password: passphrase of the private key, if it has one.
+    ca_certs:     PEM file with the roots that client certificates are verified against.
     client_certs: "none", "optional" or "required"; default: "required" with ca_certs, else "none".
-    ciphers:      suites of TLS 1.2, as OpenSSL writes them (`openssl ciphers`); default: the library's.
+    ciphers:      cipher suites of TLS 1.2, in OpenSSL's syntax (`openssl ciphers`); default: the library's.
     names:        by server name (SNI, any case, "*.example.org" for one label), (certfile, keyfile or None) of its own.
                   A client that names none of them gets certfile.
     Raises UsageError for files that cannot be read or do not fit together.
@@ -52,7 +53,7 @@ class TLS:
         if client_certs is not None and client_certs not in CLIENT_CERTIFICATES:
             raise UsageError(f"client_certs={client_certs!r}: must be none, optional or required")
         if client_certs in ("optional", "required") and ca_certs is None:
-            raise UsageError(f"client_certs={client_certs!r}: ca_certs must say whom to trust")
+            raise UsageError(f"client_certs={client_certs!r}: requires ca_certs")
         self.certfile, self.keyfile, self.password, self.ca_certs = certfile, keyfile, password, ca_certs
         self.ciphers = ciphers
         self.client_certs = client_certs or ("none" if ca_certs is None else "required")
@@ -60,8 +61,8 @@ class TLS:
         self.context = self._make()
 
     def reload(self) -> None:
-        """Read the files again; connections made from now on get what they say. UsageError, and nothing changed,
-        when they cannot be used."""
+        """Read the files again; new connections use what they contain. UsageError, and nothing changes, if they
+        cannot be used."""
         self.context = self._make()
 
     def _make(self) -> ssl.SSLContext:
@@ -85,7 +86,7 @@ class TLS:
             try:
                 context.set_ciphers(self.ciphers)
             except ssl.SSLError:
-                raise UsageError(f"ciphers={self.ciphers!r}: OpenSSL finds no suite by that name") from None
+                raise UsageError(f"ciphers={self.ciphers!r}: OpenSSL knows no cipher suite of that name") from None
         try:
             # Without a password a locked key is an error, never a question at the terminal.
             context.load_cert_chain(certfile, keyfile, password=self.password or "")
@@ -121,30 +122,11 @@ class FixedTLS:
         self.context = context
 
     def reload(self) -> None:
-        """Nothing: whoever made the context loads certificates into it."""
+        """Nothing to do: the owner of the context loads certificates into it."""
 
     def describe(self, tls: ssl.SSLObject) -> dict[str, Any]:
-        """As TLS.describe; the server's certificate only whoever made the context knows."""
+        """As TLS.describe, but without the server's certificate, which the context does not reveal."""
         return describe(tls)
-
-
-# -- the "tls" extension of ASGI: https://asgi.readthedocs.io/en/latest/specs/tls.html ----------------------------
-
-VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
-# RFC 4514 section 3; other attributes are named as OpenSSL names them.
-SHORT_NAMES = {
-    "commonName": "CN",
-    "localityName": "L",
-    "stateOrProvinceName": "ST",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "countryName": "C",
-    "streetAddress": "STREET",
-    "domainComponent": "DC",
-    "userId": "UID",
-}
-# RFC 4514 section 2.4: what stands behind a backslash in a value.
-SPECIAL = re.compile(r'^[ #]|[",+;<>\\]| $')
 
 
 class Context(ssl.SSLContext):
@@ -158,46 +140,6 @@ def first_certificate(path: Path) -> str | None:
     with open(path, encoding="latin-1") as file:
         found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", file.read(), re.DOTALL)
     return found[0] if found else None
-
-
-def describe(tls: ssl.SSLObject) -> dict[str, Any]:
-    """Of the client's certificates all that it sent, on Python 3.13 or newer; before, the first. A client whose
-    certificate is wrong never gets here, so there is no error to tell."""
-    leaf = tls.getpeercert(binary_form=True)
-    chain: list[bytes] = [leaf] if leaf else []
-    if leaf and hasattr(tls, "get_unverified_chain"):
-        chain = tls.get_unverified_chain()
-    name = cipher[0] if (cipher := tls.cipher()) else None
-    return {
-        "server_cert": getattr(tls.context, "server_cert", None),
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate) for certificate in chain],
-        "client_cert_name": distinguished_name(tls.getpeercert()) if leaf else None,
-        "client_cert_error": None,
-        "tls_version": VERSIONS.get(tls.version() or ""),
-        "cipher_suite": suite_of(tls, name),
-    }
-
-
-SUITES: dict[str, int] = {}
-
-
-def suite_of(tls: ssl.SSLObject, name: str | None) -> int | None:
-    """The number of a cipher suite. Kept: to list them all costs as much as many requests."""
-    if name is not None and name not in SUITES:
-        SUITES.update((suite["name"], suite["id"] & 0xFFFF) for suite in tls.context.get_ciphers())
-    return SUITES.get(name or "")
-
-
-def distinguished_name(certificate: Any) -> str:
-    """The subject as RFC 4514 writes it: the last part first."""
-    parts = ["+".join(attribute(*pair) for pair in part) for part in reversed((certificate or {}).get("subject", ()))]
-    return ",".join(parts)
-
-
-def attribute(name: str, value: str) -> str:
-    escaped = SPECIAL.sub(lambda found: "\\" + found[0], value).replace("\0", "\\00")
-    return f"{SHORT_NAMES.get(name, name)}={escaped}"
-
 
 
 def chooser(contexts: Mapping[str, ssl.SSLContext]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:

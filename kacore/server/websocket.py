@@ -250,7 +250,7 @@ class WebSocket:
         elif kind == "websocket.close":
             self._close(message.get("code", 1000), message.get("reason") or "")
         else:
-            raise ValueError(f"an open websocket takes websocket.send and .close, not {kind!r}")
+            raise ValueError(f"expected websocket.send or websocket.close, not {kind!r}")
         while self.tunnel.is_full:
             if self._writer is None:
                 self._writer = self.group.loop.create_future()
@@ -266,7 +266,7 @@ class WebSocket:
             self.is_denied = True
             self.denial = message
         else:
-            raise ValueError(f"websocket.accept, .close or .http.response.start comes first, not {kind!r}")
+            raise ValueError(f"expected websocket.accept, websocket.close or websocket.http.response.start, not {kind!r}")
 
     def _reject(self) -> None:
         self.is_over = True
@@ -275,7 +275,7 @@ class WebSocket:
 
     def _accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if subprotocol is not None and subprotocol not in self.subprotocols:
-            raise ValueError(f"subprotocol={subprotocol!r}: the client offers {self.subprotocols}")
+            raise ValueError(f"subprotocol={subprotocol!r}: must be one that the client offers: {self.subprotocols}")
         if self.tunnel.is_draining:
             self._disconnect(1012, "")
             self._respond(503, (), b"")
@@ -299,7 +299,7 @@ class WebSocket:
 
     def _deny(self, message: Message) -> None:
         if message["type"] != "websocket.http.response.body":
-            raise ValueError(f"a denial goes on with websocket.http.response.body, not {message['type']!r}")
+            raise ValueError(f"expected websocket.http.response.body, not {message['type']!r}")
         body, more = bytes(message.get("body", b"")), message.get("more_body", False)
         if self.denial is not None:
             self.tunnel.begin(self.denial["status"], list(self.denial.get("headers", ())), -1 if more else len(body))
@@ -327,7 +327,7 @@ class WebSocket:
         """Say close, and give the client a time to answer it."""
         said = Close(code, reason).serialize()
         if len(said) > 125:
-            raise ProtocolError(f"a reason of {len(said) - 2} bytes: 123 fit into a frame")
+            raise ProtocolError(f"a close reason of {len(said) - 2} bytes: must be at most 123")
         self.is_over = True
         self._disconnect(code, reason)
         self._say_close(said)

@@ -33,7 +33,7 @@ __all__ = [
     "Engine", "FrameReader", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
     "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
-    "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "parse_head", "parse_parts",
+    "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
     "sum_counters",
 ]

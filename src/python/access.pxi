@@ -5,15 +5,15 @@ cdef extern from "time.h" nogil:
 
 
 cdef class AccessEntry:
-    """One request and what became of it, as an access log wants it. What the client wrote is given as it was sent."""
+    """One request and its outcome, for an access log. What the client sent is given as it was sent."""
     cdef readonly object client        # (host, port); None on a unix socket
     cdef readonly str method           # None: the head could not be read
     cdef readonly bytes target
     cdef readonly str version
     cdef readonly bytes referer, user_agent  # None: not sent
-    cdef readonly object request       # what the application got: environ of WSGI, scope of ASGI; None: nothing
+    cdef readonly object request       # what the application was called with: environ of WSGI, scope of ASGI; None: nothing
     cdef readonly object fields        # of the response, as the application gave them; None: it gave none
-    cdef readonly unsigned status      # 499: the client was gone before an answer began
+    cdef readonly unsigned status      # 499: the client disconnected before a response began
     cdef readonly int64_t n_bytes      # content of the response
     cdef readonly int64_t unix_time    # when the head had arrived, seconds
     cdef int64_t begun_ns

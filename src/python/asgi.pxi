@@ -188,7 +188,7 @@ cdef class AsgiExchange(Exchange):
             return pause() if self.n_unheard % 64 == 0 else SENT
         if is_word(kind, b"http.response.start", 19):
             if self.is_begun:
-                raise LocalError("http.response.start was sent already")
+                raise LocalError("http.response.start has already been sent")
             self.is_begun = True
             self.start = message
             if self.takes_trailers:
@@ -202,14 +202,14 @@ cdef class AsgiExchange(Exchange):
         elif is_word(kind, b"http.response.early_hint", 24):
             self.send_hints(message["links"])
         else:
-            raise LocalError(f"an http response is made of http.response.start and .body messages, not {kind!r}")
+            raise LocalError(f"expected http.response.start or http.response.body, not {kind!r}")
         return self.send_later() if not self.is_done and self.is_held() else SENT
 
     cdef int send_body(self, object body, bint more) except -1:
         if self.core == NULL:
-            raise LocalError("the response is complete already")
+            raise LocalError("the response is already complete")
         if not self.is_begun:
-            raise LocalError("http.response.body before http.response.start")
+            raise LocalError("http.response.body was sent before http.response.start")
         if not isinstance(body, OpenFile):
             body = content_of(body)
         if self.owes_trailers:
@@ -233,7 +233,7 @@ cdef class AsgiExchange(Exchange):
     cdef bint trailers_follow(self, object body, bint more) except *:
         """Whether something still comes behind this content: more of it, or the trailers."""
         if self.is_trailing:
-            raise LocalError("the content is complete: http.response.trailers comes next")
+            raise LocalError("the content is complete: http.response.trailers must come next")
         if isinstance(body, OpenFile):  # its length is told in the head, and so its end: there is no place for trailers
             self.owes_trailers = False
             return False
@@ -244,8 +244,8 @@ cdef class AsgiExchange(Exchange):
         if self.is_done and self.takes_trailers and not self.owes_trailers:
             return 0  # behind a file
         if not self.is_trailing:
-            raise LocalError('http.response.trailers ends a response whose start has "trailers": True, behind its content;'
-                             ' offered as an extension to clients that say "TE: trailers"')
+            raise LocalError('http.response.trailers is only for a response that started with "trailers": True, after its'
+                             ' content; the extension is offered to clients that send "TE: trailers"')
         if self.trailers is None:
             self.trailers = []
         self.trailers.extend(headers)
@@ -257,7 +257,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef int send_hints(self, object links) except -1:
         if self.is_begun:
-            raise LocalError("http.response.early_hint comes before http.response.start")
+            raise LocalError("http.response.early_hint must come before http.response.start")
         if self.core != NULL and ka_exchange_is_http_1_0(self.core):
             return 0  # RFC 9110 15.2: nothing interim to HTTP/1.0; the extension was not offered
         self.write_interim(103, [(b"link", link) for link in links])

@@ -71,11 +71,11 @@ cdef class CollectedExchange(Exchange):
             if not self.gather():
                 return 0
         except ClientGone:
-            return self.refuse(400, b"the connection ended inside the content")
+            return self.refuse(400, b"the connection ended before the content was complete")
         except OSError as error:
             self.collector = None
             self.driver.application.say_of_files(error)
-            return self.refuse(503, b"there is no room for the content now")
+            return self.refuse(503, b"the server has no memory for the content at the moment")
         return self.complete()
 
     cdef bint gather(self) except -1:

@@ -128,7 +128,7 @@ cdef class Driver(BaseDriver):
         if got == KA_ENOMEM:
             raise MemoryError("no memory for networks")
         if got < 0:
-            raise ValueError("a prefix is too long for its address")
+            raise ValueError("a network prefix is longer than its address")
         self.has_proxies = n > 0 and fields
 
     cdef tuple origin_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):

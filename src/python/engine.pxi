@@ -116,7 +116,7 @@ cdef class Engine(Driver):
         if self.engine == NULL or self.is_closing:
             raise LocalError("the engine is closed")
         if self.process != ka_process():
-            raise LocalError("the engine was made before a fork, in another process: make one here")
+            raise LocalError("the engine was created before a fork, in another process: create one here")
         return 0
 
     def set_fields(self, bytes lines not None, *, date=True):
@@ -191,7 +191,7 @@ cdef class Engine(Driver):
         self.check_open()
         got = ka_engine_step(self.engine)
         if got == KA_EINVAL:
-            raise LocalError("a step is going on: it cannot be taken from within")
+            raise LocalError("step() cannot be called from within a step")
         if self.shared != NULL:
             self.share_counters()
         try:
@@ -272,14 +272,14 @@ cdef class Engine(Driver):
         cdef ka_handle conn = ka_exchange_conn(core)
         cdef int got
         if ka_engine_session(self.engine, conn) != NULL:
-            raise LocalError("over TLS the socket has other bytes than the stream: read and write the stream")
+            raise LocalError("over TLS the socket carries ciphertext: read and write the stream instead")
         exchange.ended(core)
         exchange.detach()
         got = ka_engine_give_away(self.engine, conn)
         if got < 0:
             ka_exchange_done(core, KA_CAUSE_APPLICATION)
             self.attend(False)
-            raise os_error(got) if got <= -1000 else LocalError("the socket cannot be given away now")
+            raise os_error(got) if got <= -1000 else LocalError("the socket cannot be detached now")
         given = socket.socket(fileno=got)
         self.tell_drained()
         return given

@@ -9,7 +9,7 @@ class Engine:
     """Not available in this build: making one raises LocalError."""
 
     def __init__(self, *args, **kwargs):
-        raise LocalError(f"the engine needs epoll, and this build of kacore for {sys.platform} has none")
+        raise LocalError(f"the engine needs epoll, which this build of kacore for {sys.platform} does not have")
 
 
 def refuse_new_connections(fd):

@@ -94,7 +94,7 @@ cdef class BaseDriver:
 
     cdef object give_away(self, Exchange exchange):
         """The socket of a tunnel whose output is sent, the caller's from here on; the exchange is over."""
-        raise LocalError("the socket is the event loop's: read and write the stream")
+        raise LocalError("the socket belongs to the event loop: read and write the stream instead")
 
     cdef dict tls_of(self, ka_exchange *core):
         """What ASGI's extension "tls" says of the connection, or None. Ask only if `has_tls`."""
@@ -193,7 +193,7 @@ cdef class Exchange:
         cdef ptrdiff_t n
         cdef PyObject *piece
         if self.core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         if ka_exchange_body_is_over(self.core):
             return b""
         size = <Py_ssize_t>ka_exchange_readable(self.core)
@@ -205,7 +205,7 @@ cdef class Exchange:
             self.driver.attend(True)
             return None
         if n < 0:
-            raise ClientGone("the request's content broke off")
+            raise ClientGone("the connection ended before the request's content was complete")
         if n < size:
             piece = <PyObject *>content
             Py_INCREF(content)
@@ -236,7 +236,7 @@ cdef class Exchange:
             size = bytes_in(fast)
         core = self.core
         if core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         if self.entry is not None:
             self.entry.fields = headers
         n = PySequence_Fast_GET_SIZE(fast)
@@ -257,7 +257,7 @@ cdef class Exchange:
         cdef int got
         cdef ka_exchange *core = self.core
         if core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         if not more:
             self.detach()  # before the content: its turn may end the connection
         if PyBytes_GET_SIZE(content) > KA_COPY_MAX:
@@ -276,7 +276,7 @@ cdef class Exchange:
         """The same for `n` bytes of a file from `offset` on."""
         cdef ka_exchange *core = self.core
         if core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         if not more:
             self.detach()
         Py_INCREF(content)
@@ -302,7 +302,7 @@ cdef class Exchange:
         """plain: what plain_headers gave. ClientGone, LocalError."""
         cdef char *at
         if self.core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         room = PyBytes_FromStringAndSize(NULL, sum([len(name) + len(value) + 4 for name, value in plain]))
         at = PyBytes_AS_STRING(room)
         for name, value in plain:
@@ -380,7 +380,7 @@ cdef class Exchange:
             return MemoryError("no buffer for the response: max_buffer_bytes is reached")
         if code == KA_EINVAL and ka_exchange_why(core) != NULL:
             return LocalError((<bytes>ka_exchange_why(core)).decode())
-        return ClientGone("the client is gone")
+        return ClientGone("the client has disconnected")
 
     cdef int check(self, int code) except -1:
         if code < 0:
@@ -434,7 +434,7 @@ cdef list plain_headers(object headers):
         try:
             name, value = header
         except (TypeError, ValueError):
-            raise LocalError(f"a header is a pair (name, value), not {header!r}") from None
+            raise LocalError(f"a header must be a (name, value) pair, not {header!r}") from None
         plain.append((bytes(as_bytes(name)), bytes(as_bytes(value))))
     return plain
 
@@ -447,10 +447,10 @@ cdef object as_bytes(object value):
         try:
             return (<str>value).encode("latin-1")
         except UnicodeEncodeError:
-            raise LocalError(f"a header is Latin-1 at most, not {value!r}") from None
+            raise LocalError(f"a header must be encodable as Latin-1, not {value!r}") from None
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
-    raise LocalError(f"a header is bytes or str, not {type(value).__name__}")
+    raise LocalError(f"a header must be bytes or str, not {type(value).__name__}")
 
 
 cdef inline object content_of(object content):
@@ -463,7 +463,7 @@ cdef inline object content_of(object content):
     try:
         return bytes(memoryview(content))
     except TypeError:
-        raise LocalError(f"content is bytes, not {type(content).__name__}") from None
+        raise LocalError(f"content must be bytes, not {type(content).__name__}") from None
 
 
 cdef class Application:
@@ -516,11 +516,11 @@ def field_lines(headers, *, bint has_server=False):
     for name, value in plain:
         text = f"{name.decode('latin-1')}: {value.decode('latin-1')}"
         if name.lower() in OWN_FIELDS and not (has_server and name.lower() == b"server"):
-            raise ValueError(f"{text!r}: this field is the server's own")
+            raise ValueError(f"{text!r}: this field is set by the server itself")
         if ka_reply_line(&reply, &at, name, <size_t>len(name), value, <size_t>len(value)) < 0:
             raise ValueError(f"{text!r}: {(<bytes>reply.why).decode()}")
     if len(lines) > 8192:
-        raise ValueError(f"the fields of every response have {len(lines)} bytes together, and 8192 at most")
+        raise ValueError(f"the fields added to every response are {len(lines)} bytes together: must be at most 8192")
     return lines
 
 

@@ -22,13 +22,13 @@ cdef class OpenFile:
 
 
 cdef OpenFile open_file(object path):
-    """The whole file. OSError; LocalError for what is no regular file."""
+    """The whole file. OSError; LocalError if it is not a regular file."""
     cdef OpenFile opened = OpenFile.__new__(OpenFile)
     # Not blocking: opening a pipe would wait for its other end.
     opened.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     found = os.fstat(opened.fd)
     if not stat_module.S_ISREG(found.st_mode):
-        raise LocalError(f"{path!r} is no regular file")
+        raise LocalError(f"{path!r} is not a regular file")
     opened.n = found.st_size
     return opened
 

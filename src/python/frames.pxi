@@ -170,9 +170,9 @@ cdef class FrameReader:
             return self.fail(1002, "a control frame is compressed") if self.frame.is_rsv1 else KA_PARTIAL
         if self.frame.opcode == KA_WS_CONT:
             if not self.is_open or self.frame.is_rsv1:
-                return self.fail(1002, "a continuation frame continues nothing, or is compressed by itself")
+                return self.fail(1002, "a continuation frame without a message to continue, or compressed on its own")
         elif self.is_open:
-            return self.fail(1002, "a message begins inside another")
+            return self.fail(1002, "a message begins before the last one has ended")
         else:
             self.begin_message()
             if self.is_deflated and not self.window_bits:
@@ -225,7 +225,7 @@ cdef class FrameReader:
             return KA_PARTIAL
         self.frame.is_open = self.is_open = self.is_ending = False
         if self.kind == KA_WS_TEXT and self.utf8.left:
-            return self.fail(1007, "text that is no UTF-8")
+            return self.fail(1007, "a text message that is not valid UTF-8")
         return KA_OK
 
     cdef object event(self):
@@ -245,7 +245,7 @@ cdef class FrameReader:
             if room <= MESSAGE_ROOM:
                 more = room - self.held
             if not self.holding.hold(KA_USE_INPUT, more):
-                return self.fail(1013, "the server has no room for this message now")
+                return self.fail(1013, "the server has no memory for this message at the moment")
             self.held += more
         if room <= self.room:
             return KA_OK
@@ -268,7 +268,7 @@ cdef class FrameReader:
         cdef const char *at = PyBytes_AS_STRING(<object>self.message) + self.n
         self.n += n
         if self.kind == KA_WS_TEXT and not ka_ws_text_goes_on(&self.utf8, at, n):
-            return self.fail(1007, "text that is no UTF-8")
+            return self.fail(1007, "a text message that is not valid UTF-8")
         return KA_PARTIAL
 
     cdef int inflate(self, bytes piece) except -99:
@@ -278,7 +278,7 @@ cdef class FrameReader:
         try:
             out = self.inflater.decompress(piece, <Py_ssize_t>limit)
         except zlib.error:
-            return self.fail(1002, "what was to be inflated is broken")
+            return self.fail(1002, "the compressed data is invalid")
         n = <size_t>PyBytes_GET_SIZE(out)
         self.spent += COST_INFLATE + <int64_t>n * COST_INFLATED
         self.tail = self.inflater.unconsumed_tail
@@ -314,7 +314,7 @@ cdef class FrameReader:
             found = <object>message
             Py_DECREF(found)
         if not self.holding.hold(KA_USE_INPUT, <size_t>n + MESSAGE_OBJECTS):
-            self.fail(1013, "the server has no room for this message now")
+            self.fail(1013, "the server has no memory for this message at the moment")
             self.state = FRAMES_FAILED
             return None
         return found

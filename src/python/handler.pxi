@@ -182,7 +182,7 @@ cdef class HandlerExchange(CollectedExchange):
             self.write_head(status, headers, len(body))
             return self.write(body, False)
         if body is None or not hasattr(body, "__iter__"):
-            raise LocalError(f"a handler returns bytes, str or Response, not {type(result).__name__}")
+            raise LocalError(f"a handler must return bytes, str or a Response, not {type(result).__name__}")
         rest = iter(body)
         self.write_head(status, headers, -1)
         self.rest = rest

@@ -32,12 +32,12 @@ def simd_variants() -> list[str]:
 
 
 def simd_variant() -> str:
-    """The way of scanning in use: the best there is, or what the environment variable KACORE_SIMD names."""
+    """The SIMD variant in use: the best that the machine has, or what the environment variable KACORE_SIMD names."""
     return (<bytes>ka_simd_name()).decode("ascii")
 
 
 def set_simd_variant(name, /) -> None:
-    """Use another way of scanning, for the whole process; None chooses the best. For tests and measurements.
+    """Use another SIMD variant in the whole process; None chooses the best. For tests and measurements.
 
     Raises LocalError for a name that is not in simd_variants().
     """
@@ -46,7 +46,7 @@ def set_simd_variant(name, /) -> None:
         as_bytes = name.encode()
         asked = as_bytes
     if ka_simd_select(asked) != KA_OK:
-        raise LocalError(f"no way of scanning called {name!r} on this machine; there are {simd_variants()}")
+        raise LocalError(f"simd_variant={name!r}: this machine has {', '.join(simd_variants())}")
 
 
 set_simd_variant(os.environ.get("KACORE_SIMD") or None)
@@ -189,9 +189,9 @@ cdef int64_t within(str name, value, int64_t default, int64_t low, int64_t high)
     if value is None:
         return default
     if type(value) is not int:
-        raise TypeError(f"{name}={value!r} is no int")
+        raise TypeError(f"{name}={value!r}: must be an integer")
     if not low <= value <= high:
-        raise ValueError(f"{name}={value} is not between {low} and {high}")
+        raise ValueError(f"{name}={value}: must be between {low} and {high}")
     return value
 
 
@@ -202,7 +202,7 @@ cdef frozenset HOP_BY_HOP = frozenset([b"connection", b"keep-alive", b"proxy-con
 
 @cython.final
 cdef class Head:
-    """The head of one request. Made by parse_head and RequestParser only; every attribute is made when asked for.
+    """The head of one request. Made by parse_head and RequestParser only; every attribute is created on first use.
 
     Cost: one copy of the head; `headers` and `get` cost O(fields) each time.
     """
@@ -255,7 +255,7 @@ cdef class Head:
 
     @property
     def upgrade(self):
-        """bytes: what the client would upgrade to; None when it does not offer it, or not as RFC 9110 7.8 says."""
+        """bytes: the protocols that the client offers to upgrade to; None without a valid offer (RFC 9110 7.8)."""
         return self.get(b"upgrade") if self.c.flags & KA_HEAD_UPGRADE else None
 
     @property
@@ -330,11 +330,11 @@ cdef object parse_head_at(const char *buf, size_t n, const ka_limits *limits):
 def parse_head(data, /, Limits limits=None):
     """Parse the request head that `data` begins with.
 
-    data:   bytes, bytearray or any contiguous buffer; bytes behind the head are left alone.
+    data:   bytes, bytearray or any contiguous buffer; bytes after the head are ignored.
     limits: Limits, default Limits().
     Return: a Head, whose `nbytes` says how much was consumed; None while the head is incomplete.
-    Raises: PeerError for what the peer did wrong.
-    Cost:   O(bytes of the head). A head that arrives in pieces: RequestParser does not read it again each time.
+    Raises: PeerError for bytes that break a rule.
+    Cost:   O(bytes of the head). For a head that arrives in pieces use RequestParser, which reads each byte once.
     """
     cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
     cdef Py_buffer view
@@ -353,7 +353,7 @@ cdef tuple parts_at(const char *buf, size_t n, size_t offset, const ka_limits *l
     cdef ka_fault fault
     cdef int rc
     if offset > n:
-        raise LocalError(f"offset={offset} is behind the {n} bytes of data")
+        raise LocalError(f"offset={offset}: must be at most {n}, the length of data")
     buf += offset
     rc = ka_head_parse(buf, n - offset, NULL, limits, &c, fields, &fault)
     if rc == KA_OK:
@@ -371,9 +371,9 @@ def parse_parts(data, size_t offset=0, Limits limits=None, /):
     offset: int, where the head begins; with the last item of the result, pipelined heads are read one by one.
     limits: Limits, default Limits().
     Return: (method, target, version, headers, keep_alive, end), as the attributes of a Head; `end` is the offset of
-            the first byte behind the head. None while the head is incomplete.
-    Raises: PeerError for what the peer did wrong; its offset counts from `offset`. LocalError when `offset` is
-            behind the data.
+            the first byte after the head. None while the head is incomplete.
+    Raises: PeerError for bytes that break a rule; its offset counts from `offset`. LocalError when `offset` is
+            beyond the data.
     Cost:   O(bytes of the head); no Head is made.
     """
     cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
@@ -475,7 +475,7 @@ cdef class RequestParser:
     def feed_eof(self):
         """The peer will send nothing more. Return: [], or [PeerError] with code "incomplete" inside a message.
 
-        A single empty line after the last message is no message. Nothing more is accepted afterwards.
+        A single empty line after the last message is ignored. Nothing more is accepted afterwards.
         """
         cdef list events = []
         cdef ka_fault fault

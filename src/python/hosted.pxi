@@ -101,7 +101,7 @@ cdef class HostedWsgiApplication(WsgiApplication):
         if mount:
             path = environ["PATH_INFO"]
             if path[:len(mount)] != mount or path[len(mount):len(mount) + 1] not in ("", "/"):
-                raise NotMounted(f"path {path!r} is not below SCRIPT_NAME {mount!r}")
+                raise NotMounted(f"path {path!r} is not under SCRIPT_NAME {mount!r}")
             environ["PATH_INFO"] = path[len(mount):]
         return environ
 

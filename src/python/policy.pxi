@@ -1,4 +1,4 @@
-# kacore.Policy as the C core wants it. Read by attribute name, so that the compiled module knows no Python class.
+# kacore.Policy as the C core wants it. Read by attribute name: the compiled module imports no policy.
 # Whoever holds a ka_table (ConnectionTable, the engine) fills it here and nowhere else.
 from libc.math cimport ceil
 from libc.stdint cimport INT64_MAX
@@ -86,7 +86,7 @@ cdef int set_policies(ka_table *table, object policy) except -1:
     cdef unsigned n = 0, k
     for one in getattr(policy, "policies", (policy,)):
         if n == KA_N_CLASSES:
-            raise ValueError(f"a policy set of more than {KA_N_CLASSES} classes")
+            raise ValueError(f"a policy set may have at most {KA_N_CLASSES} classes")
         fill_policy(one, &filled[n])
         n += 1
     fill_capacity(default_of(policy), &capacity)
@@ -100,9 +100,17 @@ cdef int set_policies(ka_table *table, object policy) except -1:
     return n
 
 
+cdef object make_policy = None  # what makes a policy of fields
+
+
+def make_policies_by(make):
+    """kacore.Policy, or what is to take its place in ConnectionTable(keep_alive_timeout=5)."""
+    global make_policy
+    make_policy = make
+
+
 cdef object policy_with(object policy, dict fields):
-    """A Policy (of a PolicySet: its default) with some fields changed. Only here does the core ask for the class."""
+    """A Policy (of a PolicySet: its default) with some fields changed."""
     if policy is None:
-        from kacore.policy import Policy
-        return Policy(**fields)
+        return make_policy(**fields)
     return policy.replace_default(**fields) if hasattr(policy, "replace_default") else policy.replace(**fields)

@@ -8,7 +8,7 @@ cdef extern from "arpa/inet.h" nogil:
 
 
 cdef unsigned read_address(str text, uint8_t *addr) except 99:
-    """4 or 6; 0 for what is no address."""
+    """4 or 6; 0 if it is not an address."""
     cdef bytes ascii
     if not text.isascii():
         return 0

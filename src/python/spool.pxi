@@ -31,7 +31,7 @@ cdef object temporary_file(bint is_raw):
     """A new file without a name. OSError: no place for one, no descriptor to spare."""
     from tempfile import TemporaryFile
     if N_SPOOLS >= max_spools():
-        raise OSError(TOO_MANY, f"{N_SPOOLS} temporary files are open, a quarter of the limit of descriptors")
+        raise OSError(TOO_MANY, f"{N_SPOOLS} temporary files are open, a quarter of the file descriptor limit")
     return TemporaryFile(prefix="kacore-", buffering=0 if is_raw else -1)
 
 
@@ -53,7 +53,7 @@ cdef class SpoolFile(OpenFile):
         while at < size:
             n = os.pwrite(self.fd, view[at:], self.n + at)
             if n == 0:
-                raise OSError(NO_SPACE, "nothing can be written")
+                raise OSError(NO_SPACE, "no space left for a temporary file")
             at += n
         self.n += size
         return 0

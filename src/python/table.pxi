@@ -90,7 +90,7 @@ def sum_counters(buffers):
 
 
 def settle_counters(buffer, str cause="error"):
-    """The process that counted in this buffer is gone: what it had open was closed by `cause`. Return: how many."""
+    """The process that counted in this buffer has exited: count what it had open as closed by `cause`. Return: how many."""
     cdef Py_buffer view
     cdef ka_cause number = cause_number(cause)
     cdef ka_counters *counters = hold_counters(buffer, &view)
@@ -216,18 +216,18 @@ cdef object make_verdict(const ka_verdict *verdict, bint has_fields):
 @cython.binding(False)
 @cython.no_gc_clear  # the engine counts in `shared` until it is gone, also in a cycle
 cdef class ConnectionTable:
-    """Connections, their phases and deadlines, for a server that keeps its own sockets. Integers, no object each.
+    """Connections, their phases and deadlines, for a server that has its own sockets. A connection is an integer.
 
-    policy: kacore.Policy, kacore.PolicySet (one class for each rule), or None for the defaults.
-    seed:   int, keys the hash of client addresses and the age jitter; None takes one from the system.
-    counters: writable buffer of COUNTERS_BYTES to count in, such as a shared mmap; kept open. None: memory of its own.
-    fields: of Policy, to change: ConnectionTable(max_connections=4, keep_alive_timeout=5.0).
+    policy: kacore.Policy, kacore.PolicySet (one class per rule), or None for the defaults.
+    seed:   int, keys the hash of client addresses and the age jitter; None: random.
+    counters: writable buffer of COUNTERS_BYTES to count in, such as a shared mmap; kept open. None: private memory.
+    fields: of Policy, to override: ConnectionTable(max_connections=4, keep_alive_timeout=5.0).
     Raises ValueError for a policy with values out of range, MemoryError.
 
-    A connection is an int, `conn`, stale after its close. `now` is seconds on any clock of the caller, always the
-    same one; it is rounded so that nothing ends early, an earlier `now` than the last counts as the last, and NaN
-    and infinity are a ValueError. A stale `conn`, or an event that the phase does not allow, raises LocalError and
-    changes nothing. Not for several threads at once. Every call is O(1) unless it says otherwise; about 46 bytes a
+    A connection is an int, `conn`, stale after its close. `now` is seconds on any clock, but always the same
+    one; it is rounded so that nothing ends early, a `now` earlier than the last counts as the last, and NaN and
+    infinity are a ValueError. A stale `conn`, or an event that the phase does not allow, raises LocalError and
+    changes nothing. Not thread-safe. Every call is O(1) unless it says otherwise; about 46 bytes per
     connection. Source: docs/table.md.
     """
     cdef ka_table *table
@@ -296,12 +296,12 @@ cdef class ConnectionTable:
     def open(self, double now, client=None, unsigned policy_class=0, bint tls=False):
         """A connection was accepted. Phase: new, with `tls` handshake.
 
-        client: None for a unix socket or a trusted proxy, who is never limited; else an IP address as text or packed
+        client: None for a unix socket or a trusted proxy, which are never limited; else an IP address as text or packed
                 bytes, or the tuple of getpeername(). ::ffff:a.b.c.d counts as IPv4.
         policy_class:  class of the policy set that NEW and HEAD will always run under.
-        Return: conn, an int > 0; or 0 when it was not opened: is_full (close what evict() names and come again), or
+        Return: conn, an int > 0; or 0 if it was not opened: is_full (call evict(), close that one, and try again), or
                 else the client has max_connections_per_client, which is counted as closed by client_limit.
-        Raises ValueError for a client or class that is none, MemoryError. Cost: O(1); every 4,096th connection that
+        Raises ValueError for an invalid client or class, MemoryError. Cost: O(1); every 4,096th connection that
         is open at once allocates.
         """
         cdef ka_client who
@@ -318,11 +318,11 @@ cdef class ConnectionTable:
         return conn
 
     def refused(self, str cause="rejected"):
-        """Count one that was accepted and turned away without being opened, under a cause of stats()["closed"]."""
+        """Count a connection that was accepted and turned away without being opened, under a cause of stats()["closed"]."""
         ka_table_refused(self.table, cause_number(cause))
 
     def close(self, uint64_t conn, str cause="client"):
-        """It is gone, whatever phase it was in; `conn` is stale from now on. cause: a key of stats()["closed"]."""
+        """The connection was closed, in whatever phase; `conn` is stale from now on. cause: a key of stats()["closed"]."""
         cdef int got = ka_conn_close(self.table, conn, cause_number(cause))
         if got != KA_OK:
             self.refuse(conn, "close", got)
@@ -346,38 +346,38 @@ cdef class ConnectionTable:
         self.report(conn, KA_EV_BODY_WANTED, now, "body_wanted")
 
     def body_arrived(self, uint64_t conn, double now, /):
-        """It has what it waited for: body -> busy. Report the bytes to body_progress first."""
+        """The body bytes it waited for arrived: body -> busy. Report them to body_progress first."""
         self.report(conn, KA_EV_BODY_ARRIVED, now, "body_arrived")
 
     def blocked(self, uint64_t conn, double now, /):
-        """The client must take bytes before anything goes on: head, busy, body -> write."""
+        """The client must read before anything can go on: head, busy, body, tunnel -> write."""
         self.report(conn, KA_EV_BLOCKED, now, "blocked")
 
     def unblocked(self, uint64_t conn, double now, /):
-        """It took them: write -> busy. Report the bytes to write_progress first."""
+        """The client has read: write -> busy. Report the bytes to write_progress first."""
         self.report(conn, KA_EV_UNBLOCKED, now, "unblocked")
 
     def responded(self, uint64_t conn, double now, /):
-        """The whole response is with the kernel and the connection is kept: busy, body, write -> idle."""
+        """The whole response was handed to the kernel and the connection is kept: busy, body, write -> idle."""
         self.report(conn, KA_EV_RESPONDED, now, "responded")
 
     def lingering(self, uint64_t conn, double now, /):
-        """We sent FIN and throw away what still comes: new, head, body, busy, write, idle -> linger."""
+        """FIN was sent, and whatever still arrives is discarded: any phase but linger -> linger."""
         self.report(conn, KA_EV_LINGERING, now, "lingering")
 
     def tunnelled(self, uint64_t conn, double now, /):
-        """101 or CONNECT accepted: busy, body, write -> tunnel, where no time limit holds."""
+        """101 or CONNECT accepted: busy, body, write -> tunnel, which has no time limit."""
         self.report(conn, KA_EV_TUNNELLED, now, "tunnelled")
 
     def stream_opened(self, uint64_t conn, double now, /):
-        """HTTP/2: a request began on it: new, head, idle, busy -> busy. Counts the request.
+        """HTTP/2: a request began: new, head, idle, busy -> busy. Counts the request.
 
         From the first one on the connection takes no other event but stream_closed and lingering.
         """
         self.report(conn, KA_EV_STREAM_OPENED, now, "stream_opened")
 
     def stream_closed(self, uint64_t conn, double now, /):
-        """HTTP/2: one of its streams is over; with the last one busy -> idle."""
+        """HTTP/2: a stream ended; after the last one, busy -> idle."""
         self.report(conn, KA_EV_STREAM_CLOSED, now, "stream_closed")
 
     cdef object progress(self, uint64_t conn, size_t nbytes, double now, str what, unsigned phases):
@@ -390,28 +390,28 @@ cdef class ConnectionTable:
         return None
 
     def body_progress(self, uint64_t conn, size_t nbytes, double now, /):
-        """Body bytes came: in body they restart the gap and feed the rate; busy and write allow and ignore it.
+        """Body bytes arrived: in body they restart the gap and feed the rate; busy and write allow and ignore it.
 
         Return: None, or "body_rate" when the connection should be closed for it.
         """
         return self.progress(conn, nbytes, now, "body_progress", 1 << KA_BODY | 1 << KA_BUSY | 1 << KA_WRITE)
 
     def write_progress(self, uint64_t conn, size_t nbytes, double now, /):
-        """The client took bytes: in write they restart the gap and feed the rate; busy and body allow and ignore it.
+        """The client read bytes: in write they restart the gap and feed the rate; busy and body allow and ignore it.
 
         Return: None, or "send_rate" when the connection should be closed for it.
         """
         return self.progress(conn, nbytes, now, "write_progress", 1 << KA_BODY | 1 << KA_BUSY | 1 << KA_WRITE)
 
     def linger_progress(self, uint64_t conn, size_t nbytes, double now, /):
-        """Bytes were thrown away in linger. Return: None, or over linger_bytes or linger_time the cause to close with.
+        """Bytes were discarded in linger. Return: None, or, over linger_bytes or linger_time, the cause to close with.
 
         The first ones on a connection that was closed while idle count as a race: a request that crossed the close."""
         ka_conn_crossed(self.table, conn)
         return self.progress(conn, nbytes, now, "linger_progress", 1 << KA_LINGER)
 
     def touch(self, uint64_t conn, double now, /):
-        """Something happened, and the host knows no more: restart the clock of the phase it is in."""
+        """Restart the clock of its phase, for hosts that only know that something happened."""
         cdef int got = ka_conn_touch(self.table, conn, start_ns(now))
         if got < 0:
             self.refuse(conn, "touch", got)
@@ -426,7 +426,7 @@ cdef class ConnectionTable:
 
     def decide(self, uint64_t conn, double now, /, str http_version="1.1", bint client_persists=True,
                str must_close=None):
-        """Is it kept after this response, and what does the response say? Ask once, before the head is written.
+        """Whether it is kept after this response, and what the response says. Call once, before the head is written.
 
         http_version:    of the request.
         client_persists: whether the request allows it (RFC 9112 9.3).
@@ -495,11 +495,11 @@ cdef class ConnectionTable:
         return None if due == INT64_MAX else seconds_from(due)
 
     def victim(self, double now):
-        """Who would go first if room were needed, 0 for nobody: docs/table.md has the order."""
+        """Which connection would be closed if room were needed, or 0: docs/table.md has the order."""
         return ka_table_victim(self.table, until_ns(now))
 
     def evict(self, double now):
-        """Close out the one that goes first when room is needed. Return: its handle, now stale, or 0 for nobody."""
+        """Close the connection that makes room. Return: its handle, now stale, or 0 if there is none."""
         cdef ka_handle conn = ka_table_victim(self.table, until_ns(now))
         if conn:
             ka_conn_close(self.table, conn, KA_CAUSE_EVICTED)
@@ -508,19 +508,19 @@ cdef class ConnectionTable:
     # ---- the whole table ----
 
     def set_policy(self, policy):
-        """Other rules, for all connections at once and from now on. O(1) in connections.
+        """Change the policy, for all connections at once. O(1) in connections.
 
-        policy: kacore.Policy or kacore.PolicySet. Connections of classes that are gone fall under the default.
-        ValueError for values out of range, and the old rules stay. O(clients) when the client_share changes.
+        policy: kacore.Policy or kacore.PolicySet. Connections of classes that no longer exist get the default.
+        ValueError for values out of range; the old policy stays. O(clients) when client_share changes.
         """
         self.n_classes = <unsigned>set_policies(self.table, policy)
         self.policy = policy
 
     def drain(self, double now, grace=None, spread=None, timeout=None):
-        """Begin to leave: seconds as in Policy's drain_grace, drain_spread and drain_timeout, which they default to.
+        """Begin to drain: seconds, by default those of the policy's drain_grace, drain_spread and drain_timeout.
 
         Idle connections stay answerable for `grace`, then become due spread over `spread`; from now on every
-        response says close; after `timeout` whatever is left is due. Again: whatever comes earlier.
+        response says close; after `timeout` whatever is left is due. If called again, the earlier times hold.
         """
         policy = default_of(self.policy)
         cdef double[3] seconds
@@ -541,7 +541,7 @@ cdef class ConnectionTable:
 
     @property
     def is_drained(self):
-        """Nothing is open but what lingers, so a server that drains can stop. O(1), to be asked as often as you like."""
+        """Nothing is open but what lingers, so a server that drains can stop. O(1)."""
         return ka_table_is_drained(self.table)
 
     @property

@@ -463,7 +463,7 @@ cdef class Transports(Driver):
         if one.session != NULL:
             return tls_description(one.session).copy()
         if one.is_tls and one.described is None:
-            from kacore.server.tls import describe
+            from kacore._tls_extension import describe
             tls = one.transport.get_extra_info("ssl_object")
             one.described = describe(tls) if tls is not None else {}
         return one.described.copy() if one.described else None
@@ -474,9 +474,9 @@ cdef class Transports(Driver):
         cdef TransportProtocol one = self.protocol_of(ka_exchange_conn(core))
         sock = one.transport.get_extra_info("socket")
         if one.session != NULL or one.is_tls:
-            raise LocalError("over TLS the socket has other bytes than the stream: read and write the stream")
+            raise LocalError("over TLS the socket carries ciphertext: read and write the stream instead")
         if sock is None or core.talk.is_driven or core.talk.unsent:
-            raise LocalError("the socket cannot be given away now")
+            raise LocalError("the socket cannot be detached now")
         given = socket.socket(fileno=os.dup(sock.fileno()))  # the transport closes its own, which says nothing to the peer
         exchange.ended(core)
         exchange.detach()

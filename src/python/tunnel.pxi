@@ -130,7 +130,7 @@ cdef class Stream(Tunnel):
             self.writer = self.loop.create_future()
             await self.writer
         if self.core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         at = ka_exchange_peek(self.core, &n)
         rest = PyBytes_FromStringAndSize(at, <Py_ssize_t>n)
         return self.driver.give_away(self), rest
@@ -182,7 +182,7 @@ cdef class Upgrade:
         cdef ka_exchange *core
         headers = list(self.headers)  # before `core` is looked at: it may be code of the application's
         if exchange.core == NULL:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         status = self.status or (200 if exchange.core.head_flags & KA_HEAD_IS_CONNECT else 101)
         if status == 101:
             headers.append((b"connection", b"upgrade"))

@@ -132,7 +132,7 @@ cdef class WsgiExchange(CollectedExchange):
             finally:
                 exc_info = None
         elif self.headers is not None:
-            raise LocalError("start_response() was called already")
+            raise LocalError("start_response() has already been called")
         self.status = status_of(status)
         self.reason = reason_of(status, self.status)
         # A copy, through and through: lists stay the application's.
@@ -211,7 +211,7 @@ cdef class WsgiExchange(CollectedExchange):
                 n += 1
             self.is_inside = False
             if self.is_gone:  # while the application's code was on the stack
-                raise ClientGone("the client is gone")
+                raise ClientGone("the client has disconnected")
         except BaseException as error:
             return self.fail(error)
         return self.yield_turn() if n == PIECES_A_TURN else 0
@@ -220,13 +220,13 @@ cdef class WsgiExchange(CollectedExchange):
         """Between two pieces without content, which tell nothing of the client. ClientGone."""
         cdef int64_t now
         if self.is_gone:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         if self.has_fin:
             now = self.driver.now_exactly()
             if self.left_ns == 0:
                 self.left_ns = now
             elif now - self.left_ns > LEFT_NS:
-                raise ClientGone("the client has left")
+                raise ClientGone("the client has disconnected")
         return 0
 
     cdef int close_result(self) except -1:
@@ -254,10 +254,10 @@ cdef class WsgiExchange(CollectedExchange):
         if self.headers is None:
             raise LocalError("the application sent content before start_response()")
         if self.is_all:
-            raise LocalError("the response is complete already")
+            raise LocalError("the response is already complete")
         piece = content_of(piece)
         if self.is_gone:
-            raise ClientGone("the client is gone")
+            raise ClientGone("the client has disconnected")
         self.has_content = True
         self.is_all = is_last
         if self.app.threads == 0:
@@ -448,7 +448,7 @@ cdef unsigned status_of(object status) except 0:
             number = 100 * (said.at[0] - 48) + 10 * (said.at[1] - 48) + (said.at[2] - 48)
             if number:
                 return number
-    raise LocalError(f"status is a str such as '200 OK', not {status!r}")
+    raise LocalError(f"status must be a str such as '200 OK', not {status!r}")
 
 
 cdef bytes reason_of(object status, unsigned number):
@@ -608,7 +608,7 @@ cdef class WsgiApplication(Application):
         if self.n_started == 0:
             while self.work:
                 exchange = self.work.popleft()
-                exchange.refuse(503, b"there is no thread for the request")
+                exchange.refuse(503, b"no thread could be started for the request")
         return self.say(f"no thread could be started besides {self.n_started} of {self.threads}", error)
 
     def serve(self):

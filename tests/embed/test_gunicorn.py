@@ -306,7 +306,7 @@ def test_policy_comes_from_the_configuration_file_and_over_it_from_the_environme
         ("import gunicorn; gunicorn.__version__ = '21.2'", "with gunicorn 21.2: the oldest version it supports is 22"),
         (
             "from gunicorn.arbiter import Arbiter; del Arbiter.WORKER_BOOT_ERROR",
-            "gunicorn.arbiter:Arbiter.WORKER_BOOT_ERROR is missing there; it was tried with 22 to 27",
+            "gunicorn.arbiter:Arbiter.WORKER_BOOT_ERROR is missing there; the adapter was tested with 22 to 27",
         ),
     ],
 )
@@ -320,7 +320,7 @@ def test_gunicorn_that_cannot_be_served_is_told_in_one_sentence(run, conf, sente
 
 def test_newer_gunicorn_is_warned_of_and_served(run):
     server = run("wsgi", conf="import gunicorn; gunicorn.__version__ = '99.0'")
-    server.wait_for("kacore.embed.gunicorn has not been tried with gunicorn 99.0 yet, only with 22 to 27")
+    server.wait_for("kacore.embed.gunicorn has not been tested with gunicorn 99.0, only with 22 to 27")
     assert ask(server).status == 200
 
 
@@ -337,7 +337,7 @@ def test_script_name_of_the_environment_is_taken_off_the_path(run):
         assert ask(server, path).text == repr(("/mount", rest))
     for path in ("/", "/mounted", "/other/mount"):
         assert ask(server, path).status == 500
-    server.wait_for("path '/mounted' is not below SCRIPT_NAME '/mount'")
+    server.wait_for("path '/mounted' is not under SCRIPT_NAME '/mount'")
     assert "Traceback" not in server.text
 
 
@@ -379,7 +379,7 @@ def test_worker_that_leaves_serves_on_for_drain_lame_duck(need, monkeypatch):
         ({"worker_connections": 10}, {"max_connections_per_client": 20}, "max_connections from gunicorn's settings"),
         ({"graceful_timeout": 10}, {"drain_lame_duck": 9.0}, "drain_lame_duck=9: must be less than 9, nine tenths"),
         *(
-            [({"protocol": "uwsgi"}, None, "protocol='uwsgi': kacore's workers serve protocol='http' only")]
+            [({"protocol": "uwsgi"}, None, "protocol='uwsgi': kacore's workers only support protocol='http'")]
             if "protocol" in SETTINGS
             else []
         ),
@@ -604,7 +604,7 @@ async def app(scope, receive, send):
     assert "shut down" in server.text
     failing = run("asgi", app=app.replace("startup.complete", "startup.failed"))
     assert failing.wait() == 3
-    assert "the application's start-up failed" in failing.text
+    assert "the application's startup failed" in failing.text
 
 
 def test_workers_drain_and_end_when_the_arbiter_is_killed(run):

@@ -95,7 +95,7 @@ def test_parts_are_what_the_attributes_of_a_head_are():
         offset, n = parts[5], n + 1
     assert n == 2
     assert parse_parts(memoryview(BROWSER))[5] == len(BROWSER)
-    with pytest.raises(LocalError, match="offset=4 is behind the 3 bytes"):
+    with pytest.raises(LocalError, match="offset=4: must be at most 3"):
         parse_parts(b"GET", 4)
     with pytest.raises(PeerError, match="at byte 3"):
         parse_parts(b"12GET\r", 2)

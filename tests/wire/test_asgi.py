@@ -365,7 +365,7 @@ def test_a_failed_start_up_is_one_line_and_exit_status_2(launch, tmp_path, name)
     (tmp_path / "app.py").write_text(FAILURES)
     child = launch("-m", "kacore", "serve", f"app:{name}", "--port", "0")
     assert child.wait() == 2
-    assert child.text == "kacore: the application's start-up failed: no database\n"
+    assert child.text == "kacore: the application's startup failed: no database\n"
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
@@ -373,7 +373,7 @@ def test_a_start_up_that_is_cancelled_has_failed(launch, tmp_path, mode):
     (tmp_path / "app.py").write_text(FAILURES)
     child = launch("-m", "kacore", "serve", "app:cancels", "--port", "0", "--lifespan", mode)
     assert child.wait() == 2
-    assert child.text == "kacore: the application's start-up was cancelled\n"
+    assert child.text == "kacore: the application's startup was cancelled\n"
 
 
 def test_a_start_up_that_means_to_end_the_process_does(launch, tmp_path):
@@ -394,7 +394,7 @@ def test_a_start_up_that_means_to_end_the_process_does(launch, tmp_path):
         ),
         ("await send({'type': 'lifespan.shutdown.complete'})", []),
         ("pass", []),
-        ("await send({'type': 'lifespan.startup.complete'})", ["ValueError: lifespan.startup.complete: the start-up was"]),
+        ("await send({'type': 'lifespan.startup.complete'})", ["lifespan.startup.complete: lifespan.startup has"]),
         ("await receive(); raise RuntimeError('at the end')", ["lifespan failed in its shutdown", "at the end"]),
         ("await receive(); raise asyncio.CancelledError", ["the application's lifespan was cancelled in its shutdown"]),
         ("await receive(); asyncio.current_task().cancel(); await asyncio.sleep(0)", ["was cancelled in its shutdown"]),
@@ -462,7 +462,7 @@ def test_a_lifespan_that_breaks_is_told_and_with_on_ends_the_server(serve, launc
     assert "RuntimeError: no queue" in server.text
     child = launch("-m", "kacore", "serve", "app:raises", "--port", "0", "--lifespan", "on")
     assert child.wait() == 2
-    assert child.text == "kacore: the application's start-up failed: RuntimeError('no queue')\n"
+    assert child.text == "kacore: the application's startup failed: RuntimeError('no queue')\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -189,7 +189,7 @@ def test_a_step_inside_a_step_is_refused():
     refused = []
 
     def handler(request: kacore.Request) -> bytes:
-        with pytest.raises(kacore.LocalError, match="a step is going on"):
+        with pytest.raises(kacore.LocalError, match="cannot be called from within a step"):
             CLOSER.engine.step()
         refused.append(True)
         CLOSER.close_engine()

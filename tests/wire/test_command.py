@@ -109,7 +109,7 @@ def test_a_mistake_is_one_clear_line_and_exit_status_2(launch, app, arguments, w
     (["app:app", "--keep-alive-time", "5"], ["--keep-alive-time"]),
     (["app:app", "--nonsense"], ["--nonsense"]),
     (["app:app", "--header", "X-A"], ["X-A", "NAME:VALUE"]),
-    (["app:app", "--header", "Connection: close"], ["Connection: close", "server's own"]),
+    (["app:app", "--header", "Connection: close"], ["Connection: close", "set by the server itself"]),
     (["app:app", "--header", "X A: b"], ["X A: b", "token"]),
     (["app:app", "--header", "X-A: " + "b" * 9000], ["8192"]),
     (["app:app", "--backlog", "0"], ["backlog=0"]),

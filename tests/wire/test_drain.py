@@ -152,7 +152,7 @@ def test_whatever_is_left_at_drain_timeout_is_cut_off_and_told_so_where_nothing_
         assert time.monotonic() - began >= 0.5
         told = answer(sock)
         assert told.startswith(b"HTTP/1.1 503")
-        assert told.endswith(b"the server stops\n")
+        assert told.endswith(b"the server is shutting down\n")
 
 
 @pytest.mark.parametrize("processes", [(), ("--workers", "2"), OVER_TRANSPORTS], ids=["alone", "2", "transports"])

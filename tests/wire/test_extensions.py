@@ -4,8 +4,9 @@ import ssl
 
 import pytest
 
+from kacore._tls_extension import attribute, distinguished_name
 from kacore.server import TLS
-from kacore.server.tls import attribute, distinguished_name, first_certificate
+from kacore.server.tls import first_certificate
 from tests.wire.conftest import certificates, localhost, over_tls  # noqa: F401
 from tests.wire.test_asgi import answer, http_only
 from tests.wire.test_responses import errors, head, piece

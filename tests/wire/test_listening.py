@@ -79,7 +79,7 @@ def test_an_address_of_a_family_that_is_not_there_is_passed_over_and_said(networ
     child = network(WITHOUT_IPV6, "--bind", "localhost:8000", "--bind", ":8001", *processes)
     assert re.search(r"serves .*on http://127\.0\.0\.1:8000, http://0\.0\.0\.0:8001", child.text)
     if "::1" in [address[4][0] for address in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)]:
-        assert "localhost: not on ::1: " in child.text
+        assert "localhost: not listening on ::1: " in child.text
 
 
 def test_an_address_that_is_not_there_alone_is_a_mistake(network):
@@ -100,7 +100,7 @@ def test_without_a_family_in_the_kernel_all_addresses_are_those_of_the_other(mon
     with caplog.at_level("INFO", "kacore.error"):
         (listener,) = listening.open_listeners([":0"])
     listener.close()
-    assert "not on ::: Address family not supported by protocol" in caplog.text
+    assert "not listening on ::: Address family not supported by protocol" in caplog.text
     with pytest.raises(UsageError, match="cannot listen on :: port 8000: Address family not supported"):
         listening.open_listeners(["[::]:8000"])
 

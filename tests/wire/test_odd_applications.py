@@ -309,7 +309,7 @@ def test_write_in_close_comes_too_late(wsgi, client, caplog):
     c = client(wsgi(app))
     for _ in range(3):
         assert c.get().body == b"ab"
-    wait_until(lambda: caplog.text.count("LocalError: the response is complete already") == 3)
+    wait_until(lambda: caplog.text.count("LocalError: the response is already complete") == 3)
 
 
 def test_write_after_the_end_is_an_error_of_the_application(wsgi, client):

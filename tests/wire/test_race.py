@@ -56,11 +56,11 @@ def server_stats():
         one.sendall(REQUEST)
         two.sendall(REQUEST)
         two.sendall(REQUEST)
-        server.wait_for("crossed our close")
+        server.wait_for("crossed the server's close")
         last.sendall(REQUEST)
         while not answer(last).endswith(b"\r\n2 ok"):  # it may not have heard of the second yet
             last.sendall(REQUEST)
-    told = re.findall(r"a request from (\S+) crossed our close .*raise keep_alive_timeout \(0\.2 s\)", server.text)
+    told = re.findall(r"a request from (\S+) was lost: .*raise keep_alive_timeout \(0\.2 s\)", server.text)
     assert told == ["127.0.0.1"]
 
 

@@ -201,8 +201,8 @@ def test_a_limit_that_may_not_be_raised_is_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     listening.raise_descriptor_limit(500, logging.getLogger("kacore.error"))
-    assert "the limit of descriptors stays at 100 instead of 564: [Errno 1] Operation not permitted" in caplog.text
-    assert "max_connections=500 needs 564 descriptors, and this process may have 100" in caplog.text
+    assert "the limit on file descriptors stays at 100 instead of 564: [Errno 1] Operation not permitted" in caplog.text
+    assert "max_connections=500 needs 564 file descriptors, but this process may open only 100" in caplog.text
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_stuck_worker_is_killed_and_replaced_while_the_watchdog_goes_on(serve, a
     server = serve("app:app", "--workers", "1", NOTIFY_SOCKET=manager.getsockname(), WATCHDOG_USEC="600000")
     with contextlib.closing(socket.create_connection(("127.0.0.1", server.port))) as sock:
         sock.sendall(b"GET /block HTTP/1.1\r\nHost: test\r\n\r\n")
-        server.wait_for("no sign of life")
+        server.wait_for("its event loop does not respond")
         ask(("127.0.0.1", server.port))
     manager.settimeout(20)
     heard(manager, "WATCHDOG=1")

@@ -118,7 +118,7 @@ def test_an_upgrade_with_content_is_read_before_the_protocol_is_switched(start, 
 def test_101_to_a_request_without_upgrade_is_an_error_of_the_application(start, client, caplog):
     server = start(lambda request: kacore.Upgrade(echo_back, [("upgrade", "echo")]))
     assert client(server).get("/").status == 500
-    assert "a tunnel begins with 101" in caplog.text
+    assert "a tunnel must begin with 101" in caplog.text
 
 
 def test_101_as_a_plain_response_is_refused(start, client, caplog):

@@ -161,7 +161,7 @@ def test_the_subprotocol_and_fields_of_the_application_are_in_the_handshake(star
 def test_a_subprotocol_that_the_client_did_not_offer_is_an_error_of_the_application(start, client, caplog):
     server = start(Echo(subprotocol="other"))
     assert shake(client(server)).status == 500
-    assert "the client offers []" in caplog.text
+    assert "one that the client offers: []" in caplog.text
 
 
 def test_a_ping_is_answered_though_the_application_does_not_receive(start, client):

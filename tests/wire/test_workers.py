@@ -59,7 +59,7 @@ def test_too_few_descriptors_are_told_and_a_low_soft_limit_is_raised(run, launch
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])));"
     start = limit + "sys.argv[1:3] = ['serve', 'app:app', '--port', '0']; from kacore.cli import main; sys.exit(main())"
     short = launch("-c", start, "300", "300", "--max-connections", "1000", ready="serves")
-    assert "max_connections=1000 needs 1064 descriptors, and this process may have 300" in short.text
+    assert "max_connections=1000 needs 1064 file descriptors, but this process may open only 300" in short.text
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 2000:
         enough = launch("-c", start, "300", "2000", "--max-connections", "1000", ready="serves")
         assert "needs" not in enough.text
@@ -223,7 +223,7 @@ def test_workers_drain_and_end_when_their_parent_is_killed(run):
     server = run("--workers", "2", "--drain-grace", "0.1", "--drain-spread", "0.1")
     workers = pids(server)
     server.process.kill()
-    server.wait_for("the parent process is gone")
+    server.wait_for("the parent process has exited")
     wait_until(lambda: not any(is_running(pid) for pid in workers))
 
 
@@ -295,7 +295,7 @@ print("still here")
 """)
     child = launch("run.py")
     assert child.wait() == 0, child.text
-    for words in ("refused: the engine was made before a fork", "its own works", "still here"):
+    for words in ("refused: the engine was created before a fork", "its own works", "still here"):
         assert words in child.text
 
 

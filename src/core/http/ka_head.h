@@ -18,7 +18,7 @@
     X(EMPTY_LINES, 400, "more than one empty line before the request (RFC 9112 2.2)")                        \
     X(BAD_METHOD, 400, "the method is not a token (RFC 9110 9.1)")                                           \
     X(METHOD_TOO_LONG, 501, "the method is longer than any method known (RFC 9112 3)")                       \
-    X(UNKNOWN_METHOD, 501, "the method has other characters than A-Z, \"-\" and \"_\" (RFC 9110 9.1)")       \
+    X(UNKNOWN_METHOD, 501, "the method has characters other than A-Z, \"-\" and \"_\" (RFC 9110 9.1)")       \
     X(BAD_REQUEST_LINE, 400, "the request line is not three words with one space between them (RFC 9112 3)") \
     X(BAD_TARGET, 400, "the request target is malformed (RFC 9112 3.2)")                                     \
     X(BAD_ESCAPE, 400, "a percent escape in the path is malformed or is %00 (RFC 3986 2.1)")                 \
@@ -37,7 +37,7 @@
     X(MISSING_COLON, 400, "a field line has no colon (RFC 9112 5)")                                          \
     X(BAD_VALUE, 400, "a field value has a control character (RFC 9110 5.5)")                                \
     X(HEADER_TOO_LARGE, 431, "a field line is over max_header_bytes (RFC 6585 5)")                           \
-    X(TOO_MANY_HEADERS, 431, "the field lines are more than max_headers (RFC 6585 5)")                       \
+    X(TOO_MANY_HEADERS, 431, "there are more field lines than max_headers (RFC 6585 5)")                     \
     X(HEAD_TOO_LARGE, 431, "the head is over max_head_bytes (RFC 6585 5)")                                   \
     X(MISSING_HOST, 400, "an HTTP/1.1 request without Host (RFC 9112 3.2)")                                  \
     X(REPEATED_HOST, 400, "more than one Host (RFC 9112 3.2)")                                               \

@@ -212,7 +212,7 @@ int ka_reply_common_set_server(ka_reply_common *common, const char *value, size_
 int ka_reply_start(ka_reply *reply, char **at, unsigned status)
 {
     if (status < 100 || status > 999) {
-        reply->why = "a status is a number from 100 to 999 (RFC 9110 15)";
+        reply->why = "a status must be a number from 100 to 999 (RFC 9110 15)";
         return KA_EINVAL;
     }
     reply->status = (uint16_t)status;
@@ -234,7 +234,7 @@ int ka_reply_reword(ka_reply *reply, char **at, const char *reason, size_t len)
 {
     for (size_t i = 0; i < len; i++) { /* before a byte is written: the line that stands there must stay whole */
         if (reason[i] == '\r' || reason[i] == '\n' || reason[i] == 0) {
-            reply->why = "a reason phrase has no CR, LF or NUL (RFC 9112 4)";
+            reply->why = "a reason phrase must not contain CR, LF or NUL (RFC 9112 4)";
             return KA_EINVAL;
         }
     }
@@ -280,7 +280,7 @@ static int declare_length(ka_reply *reply, const char *value, size_t len)
             n = n * 10 + (value[i] - '0');
     }
     if (len == 0 || (reply->declared >= 0 && reply->declared != n)) {
-        reply->why = "Content-Length is one number (RFC 9110 8.6)";
+        reply->why = "Content-Length must be a single number (RFC 9110 8.6)";
         return KA_EINVAL;
     }
     reply->declared = n;
@@ -325,7 +325,7 @@ int ka_reply_line(ka_reply *reply, char **at, const char *name, size_t name_len,
 {
     char *to = *at;
     if (copy_name(to, name, name_len) < 0) {
-        reply->why = "a field name is a token (RFC 9110 5.1)";
+        reply->why = "a field name must be a token (RFC 9110 5.1)";
         return KA_EINVAL;
     }
     to += name_len;
@@ -448,7 +448,7 @@ int ka_reply_piece(ka_reply *reply, size_t len, int more, char *before, size_t *
     *before_len = *after_len = 0;
     *sends = reply->frame != KA_FRAME_NONE && len > 0;
     if (reply->is_over) {
-        reply->why = "the response is complete already";
+        reply->why = "the response is already complete";
         return KA_EINVAL;
     }
     reply->n_content += (int64_t)len;

@@ -53,13 +53,13 @@ static inline int ka_ws_read_head(ka_ws_frame *frame, const char *at, size_t n, 
     frame->is_rsv1 = head[0] >> 6 & 1;
     frame->left = head[1] & 127;
     if ((head[1] & 0x80) == 0)
-        *why = "a client's frame is masked"; /* 5.1 */
+        *why = "a frame of a client must be masked"; /* 5.1 */
     else if (head[0] & 0x30)
         *why = "a reserved bit is set"; /* 5.2 */
     else if ((frame->opcode & 7) > 2)
-        *why = "an opcode is reserved";
+        *why = "the opcode is reserved";
     else if (frame->opcode & 8 && (frame->left > KA_WS_CONTROL_MAX || !frame->is_fin))
-        *why = "a control frame is longer than 125 bytes, or in fragments"; /* 5.5 */
+        *why = "a control frame is longer than 125 bytes, or fragmented"; /* 5.5 */
     else if (n_size == 8 && head[2] & 0x80)
         *why = "a length has its highest bit set";
     else

@@ -134,7 +134,7 @@ static int answers_late(ka_driver *d, ka_talk *talk, ka_action action, ka_cause 
     if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
         return 0;
     const char *why = action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
-                    : cause == KA_CAUSE_DRAIN    ? "the server stops"
+                    : cause == KA_CAUSE_DRAIN    ? "the server is shutting down"
                                                  : "the application took too long to answer";
     return ka_exchange_refuse(&talk->exchange, action == KA_DO_ANSWER_408 ? 408 : 503, why, cause, d->now) == KA_OK;
 }
@@ -208,8 +208,8 @@ static void evict(ka_driver *d, ka_handle conn, void *peer)
     ka_talk *talk = *d->moves->talk_of(peer);
     int is_in_body = ka_conn_phase(d->service.table, conn) == KA_BODY;
     if (talk && is_in_body &&
-        ka_exchange_refuse(&talk->exchange, 408, "the content arrives too slowly for a full server", KA_CAUSE_EVICTED,
-                           d->now) == KA_OK)
+        ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly while the server is full",
+                           KA_CAUSE_EVICTED, d->now) == KA_OK)
         d->moves->turn(d, conn, peer);
     else if (talk)
         talk->cause = KA_CAUSE_EVICTED; /* by it the application is told why */

@@ -216,11 +216,11 @@ int ka_h1_head_begin(ka_exchange *x, unsigned status, size_t field_bytes, char *
     ka_talk *talk = x->talk;
     uint8_t minor = x->reply.minor, is_head = x->reply.is_head, is_connect = x->reply.is_connect;
     if (!ka_exchange_is_open(x) || x->writing != KA_WRITING_NOTHING) {
-        x->reply.why = "the response has begun already";
+        x->reply.why = "the response has already begun";
         return KA_EINVAL;
     }
     if (status >= 100 && status < 200 && status != 101) {
-        x->reply.why = "an interim status is no response (RFC 9110 15.2)";
+        x->reply.why = "an interim status cannot be the final one (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     *at = reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
@@ -257,9 +257,9 @@ static int tunnel_begin(ka_exchange *x, char *at, int64_t now)
     int is_agreed = reply->status == 101 ? (x->head_flags & KA_HEAD_UPGRADE) != 0
                                          : reply->is_connect && reply->status / 100 == 2;
     if (!is_agreed)
-        reply->why = "a tunnel begins with 101 to a request with Upgrade, or 2xx to CONNECT (RFC 9110 7.8, 9.3.6)";
+        reply->why = "a tunnel must begin with 101 to a request with Upgrade, or 2xx to CONNECT (RFC 9110 7.8, 9.3.6)";
     else if (!ka_body_is_over(&x->body))
-        reply->why = "the request's content is to be read before the protocol is switched (RFC 9110 7.8)";
+        reply->why = "the request's content must be read before switching protocols (RFC 9110 7.8)";
     if (!is_agreed || !ka_body_is_over(&x->body))
         return KA_EINVAL;
     int got = ka_conn_event(talk->service->table, talk->conn, KA_EV_TUNNELLED, now);
@@ -281,7 +281,7 @@ int ka_h1_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now)
     if (whole == KA_WHOLE_TUNNEL)
         return tunnel_begin(x, at, now);
     if (x->reply.status == 101) {
-        x->reply.why = "101 is only for what becomes a tunnel (RFC 9110 15.2.2)";
+        x->reply.why = "101 is only for a response that begins a tunnel (RFC 9110 15.2.2)";
         return KA_EINVAL;
     }
     int frame = ka_reply_choose_frame(&x->reply, whole);
@@ -311,7 +311,7 @@ static int put_content(ka_exchange *x, const char *bytes, int fd, int64_t off, s
     ka_talk *talk = x->talk;
     ka_pool *pool = &talk->service->pool;
     if (!ka_exchange_is_answering(x)) {
-        x->reply.why = "the response is complete already";
+        x->reply.why = "the response is already complete";
         error = KA_EINVAL;
     } else if (ka_exchange_is_tunnel(x)) {
         before_len = after_len = 0;
@@ -438,7 +438,7 @@ int ka_h1_interim(ka_exchange *x, unsigned status, const char *lines, size_t len
         return KA_EINVAL;
     }
     if (x->writing != KA_WRITING_NOTHING) {
-        x->reply.why = "an interim response comes before the final one (RFC 9110 15.2)";
+        x->reply.why = "an interim response must come before the final one (RFC 9110 15.2)";
         return KA_EINVAL;
     }
     size_t n = (size_t)snprintf(line, sizeof line, "HTTP/1.1 %u %s\r\n", status, ka_reply_reason(status));

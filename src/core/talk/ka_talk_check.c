@@ -70,7 +70,8 @@ const char *ka_talk_check(const ka_talk *talk)
 {
     const ka_buf *in = talk->in, *last = NULL;
     size_t unsent = 0;
-    MUST(in == NULL || (in->owner == NULL && in->start <= in->end && in->end <= in->cap), "the input buffer is none");
+    MUST(in == NULL || (in->owner == NULL && in->start <= in->end && in->end <= in->cap),
+         "the input buffer is not one of input");
     MUST(in == NULL || (talk->window == in->data + in->start && talk->window_len == ka_buf_len(in)),
          "the window is not what waits in the input buffer");
     MUST(in || talk->window_len == 0 || (talk->is_driven && talk->window), "a window outlived its turn");

@@ -27,7 +27,7 @@ static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk,
     ka_table *table = d->service.table;
     if (ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW &&
-        ka_exchange_refuse(&talk->exchange, 408, "the content arrives too slowly", cause, d->now) < 0) {
+        ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, d->now) < 0) {
         ka_driver_end(d, talk->conn, peer, cause);
         return KA_TURN_ENDED;
     }
@@ -244,7 +244,7 @@ static inline void ka_turn_check(const ka_talk *talk)
 #ifdef KA_DEBUG
     const char *broken = ka_talk_check(talk);
     if (broken)
-        fprintf(stderr, "a talk is broken: %s\n", broken);
+        fprintf(stderr, "the invariants of a talk do not hold: %s\n", broken);
     ka_assert(broken == NULL);
 #else
     (void)talk;
