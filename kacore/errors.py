@@ -21,3 +21,11 @@ class UsageError(ConfigError):
 class PolicyError(ConfigError):
     """A wrong value, an impossible combination or an unknown name in a policy. The message names the field, the value and
     the rule."""
+
+
+def told(error: BaseException) -> str:
+    """The error in one line. Not every OSError has a file, or a number."""
+    if not isinstance(error, OSError):
+        return str(error)
+    why = error.strerror or str(error) or type(error).__name__
+    return why if error.filename is None else f"{error.filename}: {why}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from kacore.cli.elsewhere import explain
 from kacore.cli.parser import make_parser
-from kacore.errors import ConfigError, UsageError
+from kacore.errors import ConfigError, UsageError, told
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,11 +81,3 @@ def is_of_the_application(error: OSError) -> bool:
 def is_ours(error: ImportError) -> bool:
     """A missing extra, which the message names; not an import that failed in the user's application."""
     return "kacore[" in str(error)
-
-
-def told(error: BaseException) -> str:
-    """In one line. Not every OSError has a file, or a number."""
-    if not isinstance(error, OSError):
-        return str(error)
-    why = error.strerror or str(error) or type(error).__name__
-    return why if error.filename is None else f"{error.filename}: {why}"

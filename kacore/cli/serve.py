@@ -8,11 +8,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kacore.cli import told
 from kacore.cli.configuration import Configuration
 from kacore.config.options import ServeOptions
 from kacore.config.sources import tell_unknown
-from kacore.errors import ConfigError, UsageError
+from kacore.errors import ConfigError, UsageError, told
 
 if TYPE_CHECKING:
     from kacore.server import Server

@@ -26,11 +26,6 @@ PYTHON_ROOMS = (
 # What kacore/__init__.py imports only when it is asked for, so that who embeds the table need not load asyncio.
 LAZY = {("kacore", "kacore.server")}
 
-# Known and not yet mended, each with its reason. One that is no longer needed fails the test.
-C_EXCEPTIONS: dict[tuple[str, str], str] = {}
-PYTHON_EXCEPTIONS: dict[tuple[str, str], str] = {}
-PYTHON_CIRCLES = {("kacore.cli", "kacore.cli.serve"): "serve takes told() from the file that imports it to run it"}
-
 
 def circles(edges):
     """The sets of nodes that reach each other."""
@@ -77,7 +72,7 @@ def test_includes_point_down():
         for included in all_included
         if C_ROOMS.index(room_of(included)) > C_ROOMS.index(room_of(path))
     }
-    assert upward == set(C_EXCEPTIONS)
+    assert upward == set()
 
 
 def test_includes_form_no_circle():
@@ -144,7 +139,7 @@ def test_python_imports_point_down():
         for imported, _ in imports
         if level_of(imported) > level_of(name)
     }
-    assert upward == set(PYTHON_EXCEPTIONS)
+    assert upward == set()
 
 
 @pytest.mark.parametrize("when", ["at import", "ever"])
@@ -153,7 +148,7 @@ def test_python_imports_form_no_circle(when):
         name: {m for m, at_import in imports if (at_import or when == "ever") and (name, m) not in LAZY}
         for name, imports in IMPORTS.items()
     }
-    assert circles(edges) == [circle for circle in PYTHON_CIRCLES if when == "ever"]
+    assert circles(edges) == []
 
 
 def test_the_compiled_module_imports_nothing_that_stands_on_it():
