@@ -42,6 +42,13 @@ if SANITIZER_RUNTIME:
     collect_ignore.append("leaks")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that only hands out tests to others (--numprocesses) has no other children, and they begin as it did."""
+    if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
+        os.environ.update({"LD_PRELOAD": SANITIZER_RUNTIME} if SANITIZER_RUNTIME else {})
+        os.environ.update({"KACORE_PORTABLE": "1"} if IS_PORTABLE else {})
+
+
 def pytest_report_header() -> str:
     build = "with address and undefined sanitizers" if SANITIZER_RUNTIME else "plain"
     return f"kacore build: {build}; a missing optional program {'fails' if IN_CI else 'skips'} its tests"
