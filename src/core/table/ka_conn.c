@@ -252,7 +252,7 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_clien
         return KA_EINVAL;
     if (ka_table_is_full(t))
         return KA_EFULL;
-    uint64_t id;
+    uint64_t id = 0; /* of an unknown client: not used */
     uint32_t c;
     int got = client_of(t, client, &id, &c);
     if (got < 0)
