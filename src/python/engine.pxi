@@ -43,6 +43,7 @@ cdef struct peer_entry:
     PyObject *client   # owned
 
 
+@cython.no_gc_clear  # its end closes connections in the table, and tells of them, also as part of a cycle
 cdef class Engine(Driver):
     """One pollable descriptor that serves an application: watch `fileno()` for reading, call `step()` when it is ready.
 
