@@ -224,10 +224,10 @@ class PackageEncoder:
 
 
 @pytest.fixture(params=["hpack", "nghttp2"])
-def peer(request, lacks):
+def peer(request, need, lacks):
     """(makes a decoder, makes an encoder)"""
     if request.param == "hpack":
-        package = pytest.importorskip("hpack")
+        package = need("module:hpack")
         return lambda: PackageDecoder(package), lambda: PackageEncoder(package)
     try:
         library = ctypes.CDLL("libnghttp2.so.14")
