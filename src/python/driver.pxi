@@ -3,9 +3,6 @@
 # connection (`peer`, `is_trusted`); nothing here knows a socket.
 from libc.stdlib cimport free, malloc
 
-cdef extern from "arpa/inet.h" nogil:
-    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
-
 
 cdef class Driver(BaseDriver):
     cdef readonly ConnectionTable table
@@ -51,6 +48,7 @@ cdef class Driver(BaseDriver):
         app.on_lost = driver_on_lost
         app.release = release_object
         app.class_of_request = driver_class_of_request
+        app.on_settled = driver_on_settled
         self.access_log = access_log
         self.on_closed = on_closed
         self.on_race = on_race
@@ -302,5 +300,13 @@ cdef void driver_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
     try:
         family = driver.peer(conn, addr, &port)
         driver.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
+    except BaseException as error:
+        driver.failed(error)
+
+
+cdef void driver_on_settled(void *ctx, const ka_known *network) noexcept:
+    cdef Driver driver = <Driver>ctx
+    try:
+        driver.table.tell_settled(network)
     except BaseException as error:
         driver.failed(error)

@@ -440,7 +440,7 @@ def test_two_hundred_thousand_addresses_are_told_apart_in_few_bytes():
     table = ConnectionTable(max_connections=200_000, max_connections_per_client=1, seed=5)
     assert all(table.open(0.0, i.to_bytes(4, "big")) for i in range(200_000))
     table.check()
-    assert table.nbytes / 200_000 < 42 + 37 + 3
+    assert table.nbytes / 200_000 < 42 + 37 + 48 + 3  # 48 are what can be learned of a network
 
 
 # -- pressure --
