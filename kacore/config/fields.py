@@ -109,7 +109,7 @@ class Field:
     @property
     def metavar(self) -> str:
         words = {"s": "SECONDS", "bytes": "BYTES", "B/s": "BYTES", "fraction": "SHARE", "bits": "BITS"}
-        return self.given_metavar or "|".join(self.choices or (*self.words, words.get(self.unit, "N")))
+        return self.given_metavar or "|".join(self.choices) or words.get(self.unit, "N")
 
     @property
     def is_many(self) -> bool:

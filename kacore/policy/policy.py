@@ -398,8 +398,9 @@ class Policy(Record):
         default=0.85,
         high=1.0,
         scope=WORKER,
-        doc="Share of max_connections above which keep-alive timeouts begin to fall.",
-        reason="Room is made early and gently; below it nobody notices. Envoy's figure.",
+        doc="Share of max_connections above which idle connections under keep_alive_timeout = auto are no longer all kept for"
+        " keep_alive_max.",
+        reason="Below it there is room for everybody, and whoever comes back finds the connection open. Envoy's figure.",
     )
     pressure_full: float = field(
         float,
@@ -408,17 +409,9 @@ class Policy(Record):
         high=1.0,
         is_open=True,
         scope=WORKER,
-        doc="Share of max_connections at which they have fallen to pressure_min_timeout, in a straight line.",
+        doc="Share of max_connections at which they are kept for what their network has shown, in a straight line."
+        " Timeouts never fall below that: beyond it the longest idle goes.",
         reason="Leaves the last twentieth for bursts. Envoy's figure.",
-    )
-    pressure_min_timeout: float = field(
-        float,
-        "s",
-        default=2.0,
-        is_open=True,
-        scope=WORKER,
-        doc="The keep-alive timeout under full pressure. A keep_alive_timeout below it stays what it is.",
-        reason="Still enough for the assets of a page over one connection. Envoy's figure.",
     )
     when_full: str = field(
         str,

@@ -186,11 +186,13 @@ cdef class Driver(BaseDriver):
         return (<bytes>host).decode("ascii"), port
 
     def connections(self, limit=1000):
-        """list of dict, one for each of at most `limit` open connections: conn, client, phase, policy_class, requests.
-        Cost: O(places in use), about 1 us each."""
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, class, requests, kept_for:
+        seconds that it is kept when idle, until its place is needed. Cost: O(places in use), about 1 us each."""
         cdef uint32_t slot = 1, n = 0
         cdef ka_handle conn
         cdef ka_table *table = self.table.table
+        cdef ka_known known
+        cdef int64_t limit_ns
         self.check_open()
         found = []
         while len(found) < limit and n < ka_table_open_count(table):
@@ -199,12 +201,16 @@ cdef class Driver(BaseDriver):
             if conn == 0:
                 continue
             n += 1
+            limit_ns = ka_conn_policy(table, conn).timeout_ns[<int>KA_IDLE]
+            if limit_ns == KA_AUTO and ka_known_of(table, conn, &known) == KA_OK:
+                limit_ns = known.kept_ns
             found.append({
                 "conn": conn,
                 "client": self.address_of(conn),
                 "phase": PHASES[ka_conn_phase(table, conn)],
                 "class": ka_conn_class(table, conn),
                 "requests": ka_conn_requests(table, conn),
+                "kept_for": limit_ns / 1e9,
             })
         return found
 

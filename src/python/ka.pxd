@@ -198,7 +198,6 @@ cdef extern from "table/ka_table.h" nogil:
         int64_t min_idle_before_evict_ns
         double pressure_start
         double pressure_full
-        int64_t pressure_min_timeout_ns
         uint32_t retry_after_s
         uint32_t min_rate_when_full
 
@@ -302,6 +301,7 @@ cdef extern from "table/ka_known.h" nogil:
         ka_learned learned
 
     bint ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out)
+    int ka_known_of(const ka_table *t, ka_handle h, ka_known *out)
     int ka_known_take(ka_table *t, int64_t now, const ka_known *known)
     bint ka_known_settled(ka_table *t, ka_known *out)
     uint32_t ka_learned_theirs_ms(const ka_learned *of)

@@ -68,7 +68,6 @@ cdef int fill_capacity(object policy, ka_capacity *out) except -1:
     out.min_idle_before_evict_ns = duration_ns(policy, "min_idle_before_evict")
     out.pressure_start = policy.pressure_start
     out.pressure_full = policy.pressure_full
-    out.pressure_min_timeout_ns = duration_ns(policy, "pressure_min_timeout")
     out.retry_after_s = policy.retry_after
     out.min_rate_when_full = count_of(policy, "min_rate_when_full")
     return 0

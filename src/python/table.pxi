@@ -593,20 +593,27 @@ cdef class ConnectionTable:
 
     # ---- what networks have shown ----
 
-    def learned(self, double now):
-        """What was learned of client networks, where keep_alive_timeout is "auto". O(networks).
+    def learned(self, double now, Py_ssize_t limit=1000):
+        """What was learned of client networks, where keep_alive_timeout is "auto": at most `limit`, first trusted proxies
+        and unix sockets. O(networks).
 
         Return: list of dict: network, an address or "2001:db8::" of a prefix, or "unix"; proxy (a trusted one);
-        connections, open now; kept_for, seconds that idle ones are kept while there is room; closes_after, the largest
-        idle age at which it closed first, None: never; settled (three times at about that age), since, seconds since
-        that or since kept_for changed; closed_by_them, closed_by_us, races; and for learn(): theirs, ours, marks, period.
+        connections, open now; kept_for, seconds that idle ones are kept at least, until their place is needed;
+        closes_after, the largest idle age at which it closed first, None: never; settled (three times at about that
+        age), since, seconds since that or since kept_for changed; closed_by_them, closed_by_us, races; and for learn():
+        theirs, ours, marks, period.
         """
-        cdef uint32_t at = 0
+        cdef uint32_t at
         cdef ka_known known
         cdef int64_t until = until_ns(now)
+        cdef bint is_front, wants_fronts
         found = []
-        while ka_known_next(self.table, until, &at, &known):
-            found.append(known_dict(&known))
+        for wants_fronts in (True, False):
+            at = 0
+            while len(found) < limit and ka_known_next(self.table, until, &at, &known):
+                is_front = known.client.is_proxy or known.client.family == 0
+                if is_front == wants_fronts:
+                    found.append(known_dict(&known))
         return found
 
     def learn(self, double now, entries):

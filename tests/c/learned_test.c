@@ -128,6 +128,7 @@ static ka_table *table_of(uint32_t max_connections, ka_counters *counters)
 {
     ka_capacity capacity = ka_capacity_default;
     capacity.max_connections = max_connections;
+    capacity.pressure_start = capacity.pressure_full = 0; /* what was learned is what holds */
     memset(counters, 0, sizeof *counters);
     ka_table *t = NULL;
     if (ka_table_new(&t, &capacity, 42, counters) != KA_OK)
@@ -208,25 +209,42 @@ static void our_timeout_counts_as_ours_and_a_request_that_crosses_it_as_a_race(v
     ka_table_free(t);
 }
 
-static void what_is_closed_under_pressure_or_in_a_drain_or_evicted_teaches_nothing(void)
+static void while_there_is_room_all_are_kept_for_the_maximum_and_promised_what_was_learned(void)
 {
     ka_counters counters;
     ka_table *t = table_of(10, &counters);
     ka_capacity capacity = *ka_table_capacity(t);
-    ka_handle h[10], due = 0;
-    ka_cause cause;
+    uint32_t advertised;
     capacity.pressure_start = 0.5;
     capacity.pressure_full = 0.9;
     EXPECT(ka_table_set_capacity(t, &capacity) == KA_OK);
-    for (int n = 0; n < 10; n++)
+    for (int n = 1; n <= 10; n++) {
+        (void)idle_at(t, 0, &front, &advertised);
+        EXPECT(advertised == 74);
+        if (n <= 5)
+            EXPECT(ka_table_next_due(t) == 3900 * S);
+        else if (n < 9)
+            EXPECT(ka_table_next_due(t) > 75 * S && ka_table_next_due(t) < 3900 * S);
+        else
+            EXPECT(ka_table_next_due(t) == 75 * S);
+    }
+    EXPECT(ka_table_check(t) == NULL);
+    ka_table_free(t);
+}
+
+static void what_ends_in_a_drain_or_for_room_teaches_nothing(void)
+{
+    ka_counters counters;
+    ka_table *t = table_of(10, &counters);
+    ka_handle h[3], due = 0;
+    ka_cause cause;
+    for (int n = 0; n < 3; n++)
         h[n] = idle_at(t, 0, &front, NULL);
-    EXPECT(ka_table_due(t, 2 * S, &due, &cause) == KA_DO_HALF_CLOSE);
-    EXPECT(ka_conn_event(t, due, KA_EV_LINGERING, 2 * S) == KA_LINGER);
-    EXPECT(ka_conn_close(t, h[5], KA_CAUSE_EVICTED, 2 * S) == KA_OK);
+    EXPECT(ka_conn_close(t, h[0], KA_CAUSE_EVICTED, 2 * S) == KA_OK);
     ka_table_drain(t, 3 * S, 0, 0, 60 * S);
-    EXPECT(ka_table_due(t, 3 * S, &due, &cause) == KA_DO_HALF_CLOSE && cause == KA_CAUSE_IDLE_TIMEOUT);
+    EXPECT(ka_table_due(t, 3 * S, &due, &cause) == KA_DO_HALF_CLOSE && cause == KA_CAUSE_DRAIN);
     EXPECT(ka_conn_event(t, due, KA_EV_LINGERING, 3 * S) == KA_LINGER);
-    EXPECT(known_of(t, &front).client.family == 0);
+    EXPECT(known_of(t, &front).learned.n_ours == 0 && known_of(t, &front).learned.n_theirs == 0);
     EXPECT(ka_table_check(t) == NULL);
     ka_table_free(t);
 }
@@ -321,7 +339,8 @@ int main(void)
     what_another_has_learned_is_taken_over_and_nothing_is_lost_by_it();
     a_proxy_that_closes_first_is_kept_longer_and_told_so_and_others_are_not();
     our_timeout_counts_as_ours_and_a_request_that_crosses_it_as_a_race();
-    what_is_closed_under_pressure_or_in_a_drain_or_evicted_teaches_nothing();
+    while_there_is_room_all_are_kept_for_the_maximum_and_promised_what_was_learned();
+    what_ends_in_a_drain_or_for_room_teaches_nothing();
     a_number_means_that_number_and_nothing_is_learned();
     bounds_can_change_while_connections_are_idle();
     no_more_networks_are_remembered_than_connections_are_allowed();

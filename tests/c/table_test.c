@@ -9,6 +9,7 @@ static ka_table *table_of(uint32_t max_connections, ka_counters *counters)
 {
     ka_capacity capacity = ka_capacity_default;
     capacity.max_connections = max_connections;
+    capacity.pressure_start = capacity.pressure_full = 0; /* no more than keep_alive_min_ns */
     memset(counters, 0, sizeof *counters);
     ka_table *t = NULL;
     if (ka_table_new(&t, &capacity, 42, counters) != KA_OK)

@@ -192,15 +192,11 @@ class Model:
         name = LIMITS[phase][0]
         if phase == "idle" and self.is_auto(policy_class):
             limit = self.ladder[min(rung, len(self.ladder) - 1)]
+            limit += int(float(ns_of(self.capacity.keep_alive_max) - limit) * self.relief())
         else:
             limit = ns_of(getattr(self.policy(policy_class), name)) if name else 0
         if phase == "linger":
             limit = min(limit, ns_of(self.policy(policy_class).linger_time))
-        relief = self.relief()
-        if phase == "idle" and relief < 1:
-            least = ns_of(self.capacity.pressure_min_timeout)
-            if limit > least:
-                limit = least + int(float(limit - least) * relief)
         return limit
 
     def relief(self):
@@ -404,7 +400,7 @@ class Model:
 
     def idle_ended(self, conn, cause):
         """An idle connection ends by this cause, now."""
-        who = "theirs" if cause in ("client", "error") else "ours" if cause == "idle_timeout" and self.relief() >= 1 else None
+        who = "theirs" if cause in ("client", "error") else "ours" if cause == "idle_timeout" else None
         if who and self.is_auto(conn.policy_class):
             age = (self.now - conn.since) // 10**6
             self.networks[conn.client].seen.append((who, age, self.now // 10**9))
@@ -567,7 +563,8 @@ class Model:
         if conn.ending:
             return False, conn.ending, ((b"connection", b"close"),)
         words = []
-        timeout = self.limit(conn.policy_class, "idle", self.rung_of(conn))
+        is_auto = self.is_auto(conn.policy_class)
+        timeout = self.ladder[self.rung_of(conn)] if is_auto else self.limit(conn.policy_class, "idle")
         promise = (timeout - ns_of(policy.advertise_margin)) // 10**9
         if policy.advertise and promise >= 1:
             words = [b"timeout=%d" % promise] + ([b"max=%d" % (most - conn.requests)] if most else [])

@@ -20,7 +20,7 @@ ROOMY = Policy(
     handshake_timeout=3.0,
     request_body_timeout=6.0, send_timeout=7.0, handler_timeout=9.0, linger_timeout=2.0, linger_time=5.0,
     linger_bytes=1000, rate_window=2.0, min_request_body_rate=100, min_send_rate=50, max_connection_age=40.0, age_jitter=0.2,
-    max_keep_alive_requests=5, client_share=0.25, pressure_start=0.5, pressure_full=0.9, pressure_min_timeout=1.0,
+    max_keep_alive_requests=5, client_share=0.25, pressure_start=0.5, pressure_full=0.9,
     max_head_bytes=4096, max_buffer_bytes=65536, min_rate_when_full=200,
 )
 TIGHT = ROOMY.replace(
@@ -35,7 +35,7 @@ LEARNING = ROOMY.replace(keep_alive_timeout="auto", keep_alive_min=2.0, keep_ali
 POLICIES = tuple(
     tuple([default, default.replace(**SITE), default.replace(**CLOSING)][:n])
     for default in (ROOMY, TIGHT, ROOMY.replace(client_share=0.1), TIGHT.replace(keep_alive_timeout=0.5), LEARNING,
-                    LEARNING.replace(pressure_start=1.0, pressure_full=1.0, keep_alive_min=7.0, max_connections=5))
+                    LEARNING.replace(pressure_start=0.0, pressure_full=0.01, keep_alive_min=7.0, max_connections=5))
     for n in (3, 1)
 )
 

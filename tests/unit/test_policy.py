@@ -30,7 +30,7 @@ def test_defaults_are_those_of_the_documentation():
     assert (policy.client_prefix_v4, policy.client_prefix_v6) == (32, 64)
     assert (policy.max_buffer_bytes, policy.min_idle_before_evict) == (64 << 20, 0.0)
     assert policy.min_rate_when_full == 4096
-    assert (policy.pressure_start, policy.pressure_full, policy.pressure_min_timeout) == (0.85, 0.95, 2.0)
+    assert (policy.pressure_start, policy.pressure_full) == (0.85, 0.95)
     assert (policy.when_full, policy.retry_after) == ("wait", 1)
     assert (policy.drain_lame_duck, policy.drain_grace, policy.drain_spread, policy.drain_timeout) == (
         0,

@@ -538,10 +538,11 @@ static ka_cause why_not_kept(const ka_table *t, unsigned policy_class, ka_handle
  * client that obeys never meets our close; a promise under a second is not worth making. */
 static inline void advertise(const ka_table *t, const ka_slot *slot, uint32_t requests, ka_verdict *out)
 {
-    unsigned policy_class = ka_slot_class(slot);
-    const ka_policy *policy = &t->policy[policy_class];
-    int64_t limit = limit_of(t, policy_class, idle_lane(t, slot)),
-            promise = (limit - policy->advertise_margin_ns) / SECOND;
+    const ka_policy *policy = &t->policy[ka_slot_class(slot)];
+    int64_t limit = policy->timeout_ns[KA_IDLE];
+    if (limit == KA_AUTO) /* what will hold, also when there is less room than now */
+        limit = t->ladder.ns[ka_lane_rung(idle_lane(t, slot))];
+    int64_t promise = (limit - policy->advertise_margin_ns) / SECOND;
     if (limit && promise <= 0)
         return;
     if (limit)

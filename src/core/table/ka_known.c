@@ -57,7 +57,7 @@ void ka_table_idle_ended(ka_table *t, const ka_slot *slot, ka_cause cause)
             return;
         show(t, record, client == 0, &t->settled);
         t->has_settled = 1;
-    } else if (cause == KA_CAUSE_IDLE_TIMEOUT && t->relief >= 1.0) { /* else it was for the room */
+    } else if (cause == KA_CAUSE_IDLE_TIMEOUT) {
         ka_learned_we_closed(&record->learned, &t->ladder, age, seconds(t));
     }
 }
@@ -89,6 +89,16 @@ int ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out)
         }
     }
     return 0;
+}
+
+int ka_known_of(const ka_table *t, ka_handle h, ka_known *out)
+{
+    uint32_t i = ka_store_find(&t->store, h), client;
+    if (i == 0)
+        return KA_ESTALE;
+    client = ka_slot_client(ka_store_slot(&t->store, i));
+    show(t, ka_store_client(&t->store, client), client == 0, out);
+    return KA_OK;
 }
 
 int ka_known_take(ka_table *t, int64_t now, const ka_known *known)

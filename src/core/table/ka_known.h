@@ -16,6 +16,9 @@ typedef struct {
 /* The next network of which something was learned; *at: 0 at first. Return whether there is one. O(networks) in all. */
 int ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out);
 
+/* Of the network of one connection. KA_OK, KA_ESTALE. */
+int ka_known_of(const ka_table *t, ka_handle h, ka_known *out);
+
 /* Take over what another table has learned. n_open and kept_ns are not looked at. KA_OK, KA_ENOMEM, or KA_EINVAL for what
  * is no address. */
 int ka_known_take(ka_table *t, int64_t now, const ka_known *known);

@@ -37,7 +37,6 @@ const ka_capacity ka_capacity_default = {
     .keep_alive_max_ns = 3900 * SECOND,
     .pressure_start = 0.85,
     .pressure_full = 0.95,
-    .pressure_min_timeout_ns = 2 * SECOND,
     .min_rate_when_full = 4096,
 };
 
@@ -54,16 +53,14 @@ int64_t ka_table_clock(ka_table *t, int64_t now)
     return now;
 }
 
-/* Under pressure it lies between itself and the minimum. */
+/* What a network has shown is what it is given in any case; while there is room, up to the maximum. */
 int64_t ka_table_idle_limit(const ka_table *t, unsigned policy_class, unsigned rung)
 {
-    int64_t limit = t->policy[policy_class].timeout_ns[KA_IDLE], least = t->capacity.pressure_min_timeout_ns;
-    if (limit == KA_AUTO)
-        limit = t->ladder.ns[rung];
-    if (ka_likely(t->relief >= 1.0) || limit <= least)
+    int64_t limit = t->policy[policy_class].timeout_ns[KA_IDLE];
+    if (limit != KA_AUTO)
         return limit;
-    int64_t left = least + (int64_t)((double)(limit - least) * t->relief);
-    return left ? left : 1;
+    limit = t->ladder.ns[rung];
+    return limit + (int64_t)((double)(t->capacity.keep_alive_max_ns - limit) * t->relief);
 }
 
 void ka_table_update_pressure(ka_table *t)
@@ -84,7 +81,7 @@ static int capacity_is_valid(const ka_capacity *c)
 {
     return c->max_connections >= 1 && c->max_connections <= KA_MAX_CONNECTIONS && c->prefix_v4 <= 32 &&
            c->prefix_v6 <= 128 && c->keep_alive_min_ns > 0 && c->keep_alive_min_ns <= c->keep_alive_max_ns &&
-           c->keep_alive_max_ns <= LONGEST && c->min_idle_before_evict_ns >= 0 && c->pressure_min_timeout_ns >= 0 &&
+           c->keep_alive_max_ns <= LONGEST && c->min_idle_before_evict_ns >= 0 &&
            c->pressure_start >= 0 && c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
 }
 

@@ -44,8 +44,8 @@ typedef struct {
     uint8_t spare;
     int64_t keep_alive_min_ns, keep_alive_max_ns; /* what KA_AUTO lies between */
     int64_t min_idle_before_evict_ns;
-    double pressure_start, pressure_full; /* fractions of max_connections */
-    int64_t pressure_min_timeout_ns;
+    /* Fractions of max_connections between which KA_AUTO falls from keep_alive_max_ns to what a network has shown. */
+    double pressure_start, pressure_full;
     uint32_t retry_after_s;      /* of the 503 for one that is turned away; 0 = 1 */
     uint32_t min_rate_when_full; /* bytes per second over a rate window: whoever moves less in BODY or WRITE goes
                                          when nobody else can; 0 = nobody does */

@@ -15,7 +15,7 @@ struct ka_table {
     ka_store store;
     ka_counters *counters;  /* the caller's */
     int64_t due;            /* nothing is due before; UNKNOWN when it must be found again, and all through a drain */
-    double relief;          /* 1: no pressure, 0: timeouts at their minimum */
+    double relief;          /* 1: there is room, 0: KA_AUTO is what was learned */
     double start_n, full_n; /* connections between which relief falls from 1 to 0 */
     uint64_t jitter_seed;
     int64_t grace, grace_end, spread, deadline; /* of the drain */
@@ -40,7 +40,7 @@ static inline int64_t clock_of(ka_table *t, int64_t now)
     return ka_likely(ka_store_clock_goes_on(&t->store, now)) ? t->store.now : ka_table_clock(t, now);
 }
 
-/* An idle timeout: of a rung, where the class has KA_AUTO, and under pressure. */
+/* An idle timeout: of a rung, where the class has KA_AUTO, and of the room. */
 int64_t ka_table_idle_limit(const ka_table *t, unsigned policy_class, unsigned rung);
 
 /* The limit of a lane, 0 = none. */
