@@ -287,13 +287,14 @@ static void bounds_can_change_while_connections_are_idle(void)
     ka_table_free(t);
 }
 
-static void no_more_networks_are_remembered_than_connections_are_allowed(void)
+static void no_more_networks_are_remembered_than_connections_are_allowed_and_clients_do_not_crowd_out_proxies(void)
 {
     ka_counters counters;
     ka_table *t = table_of(4, &counters);
     ka_client many = front;
-    for (uint8_t n = 0; n < 20; n++) {
-        many.addr[2] = n;
+    for (int n = 0; n < 60; n++) {
+        many.addr[2] = (uint8_t)n;
+        many.is_proxy = n < 20;
         ka_handle h = idle_at(t, n * 1000 * S, &many, NULL);
         EXPECT(ka_conn_close(t, h, KA_CAUSE_CLIENT, n * 1000 * S + 70 * S) == KA_OK);
         EXPECT(ka_table_check(t) == NULL);
@@ -301,8 +302,9 @@ static void no_more_networks_are_remembered_than_connections_are_allowed(void)
     ka_known known;
     uint32_t n = 0;
     for (uint32_t at = 0; ka_known_next(t, 0, &at, &known); n++)
-        EXPECT(known.client.addr[2] >= 16);
-    EXPECT(n == 4);
+        EXPECT(known.client.is_proxy ? known.client.addr[2] >= 16 && known.client.addr[2] < 20
+                                     : known.client.addr[2] >= 56);
+    EXPECT(n == 8);
     ka_table_free(t);
 }
 
@@ -343,7 +345,7 @@ int main(void)
     what_ends_in_a_drain_or_for_room_teaches_nothing();
     a_number_means_that_number_and_nothing_is_learned();
     bounds_can_change_while_connections_are_idle();
-    no_more_networks_are_remembered_than_connections_are_allowed();
+    no_more_networks_are_remembered_than_connections_are_allowed_and_clients_do_not_crowd_out_proxies();
     a_proxy_is_no_client_and_unix_sockets_are_one_network();
     return CHECKS_DONE;
 }

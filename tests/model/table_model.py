@@ -170,8 +170,7 @@ class Model:
         self.policies = policies
         self.capacity = policies[0]
         self.ladder = ladder_of(ns_of(self.capacity.keep_alive_min), ns_of(self.capacity.keep_alive_max))
-        while len(self.remembered) > self.capacity.max_connections:
-            self.forget(self.remembered[0])
+        self.forget_over_limit()
         share = max(1, int(self.capacity.client_share * self.capacity.max_connections))
         if share != self.share:
             self.share = share
@@ -410,6 +409,12 @@ class Model:
         self.free_records.append(self.records.pop(client))
         del self.networks[client]
 
+    def forget_over_limit(self):
+        for proxies in (False, True):
+            kind = [client for client in self.remembered if is_proxy(client) == proxies]
+            for client in kind[: max(0, len(kind) - self.capacity.max_connections)]:
+                self.forget(client)
+
     def left(self, client):
         """A connection of this network has gone."""
         if client is None or any(other.client == client for other in self.conns.values()):
@@ -418,8 +423,8 @@ class Model:
         network = self.networks[client]
         if not (network.rung(self.ladder) or (is_proxy(client) and network.count("theirs") + network.count("ours"))):
             self.forget(client)
-        elif len(self.remembered) > self.capacity.max_connections:
-            self.forget(self.remembered[0])
+        else:
+            self.forget_over_limit()
 
     def learned(self, now):
         self.until(now)

@@ -213,10 +213,8 @@ static int client_of(ka_table *t, const ka_client *client, uint32_t *record)
     uint64_t id = ka_table_network(t, client, masked);
     *record = ka_store_client_find(&t->store, id);
     if (*record == 0) {
-        if ((*record = ka_store_client_make(&t->store, id, masked)) == 0)
+        if ((*record = ka_store_client_make(&t->store, id, masked, client->is_proxy)) == 0)
             return KA_ENOMEM;
-        if (client->is_proxy)
-            ka_store_client(&t->store, *record)->learned.marks = KA_LEARNED_IS_PROXY;
     } else if (t->capacity.max_per_client && !client->is_proxy &&
                ka_store_client(&t->store, *record)->n_open >= t->capacity.max_per_client) {
         return KA_ECLIENT;

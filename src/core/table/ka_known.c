@@ -113,10 +113,8 @@ int ka_known_take(ka_table *t, int64_t now, const ka_known *known)
         uint8_t masked[16];
         uint64_t id = ka_table_network(t, &known->client, masked);
         c = ka_store_client_find(s, id);
-        if (c == 0 && (c = ka_store_client_make(s, id, masked)) == 0)
+        if (c == 0 && (c = ka_store_client_make(s, id, masked, known->client.is_proxy)) == 0)
             return KA_ENOMEM;
-        if (known->client.is_proxy)
-            ka_store_client(s, c)->learned.marks |= KA_LEARNED_IS_PROXY;
     }
     learned.began_s = seconds(t) - learned.began_s;
     learned.since_s = seconds(t) - learned.since_s;

@@ -182,7 +182,13 @@ static void list_remove(ka_store *s, ka_client_list *list, uint32_t client)
 
 /* ---- coming and going of clients ---- */
 
-uint32_t ka_store_client_make(ka_store *s, uint64_t id, const uint8_t masked[16])
+/* Whoever has many addresses cannot make us forget what proxies have shown. */
+static ka_client_list *remembered_of(ka_store *s, uint32_t client)
+{
+    return &s->remembered[(ka_store_client(s, client)->learned.marks & KA_LEARNED_IS_PROXY) != 0];
+}
+
+uint32_t ka_store_client_make(ka_store *s, uint64_t id, const uint8_t masked[16], int is_proxy)
 {
     uint32_t c = s->client_free;
     if (c) {
@@ -199,9 +205,10 @@ uint32_t ka_store_client_make(ka_store *s, uint64_t id, const uint8_t masked[16]
     uint32_t *bucket = bucket_of(s, id);
     ka_client_record *record = ka_store_client(s, c);
     *record = (ka_client_record){.id = id, .chain = *bucket};
+    record->learned.marks = is_proxy ? KA_LEARNED_IS_PROXY : 0;
     memcpy(record->addr, masked, sizeof record->addr);
     *bucket = c;
-    list_add(s, &s->remembered, c);
+    list_add(s, remembered_of(s, c), c);
     return c;
 }
 
@@ -209,7 +216,7 @@ static void client_forget(ka_store *s, uint32_t client)
 {
     ka_client_record *record = ka_store_client(s, client);
     uint32_t *link = bucket_of(s, record->id);
-    list_remove(s, &s->remembered, client);
+    list_remove(s, remembered_of(s, client), client);
     while (*link != client)
         link = &ka_store_client(s, *link)->chain;
     *link = record->chain;
@@ -221,25 +228,27 @@ static void client_forget(ka_store *s, uint32_t client)
 void ka_store_client_join(ka_store *s, uint32_t client)
 {
     if (ka_store_client(s, client)->n_open++ == 0 && client)
-        list_remove(s, &s->remembered, client);
+        list_remove(s, remembered_of(s, client), client);
 }
 
 void ka_store_client_leave(ka_store *s, uint32_t client, int is_worth_it)
 {
     if (--ka_store_client(s, client)->n_open || client == 0)
         return;
-    list_add(s, &s->remembered, client);
+    ka_client_list *list = remembered_of(s, client);
+    list_add(s, list, client);
     if (!is_worth_it)
         client_forget(s, client);
-    else if (s->remembered.n > s->max_remembered)
-        client_forget(s, s->remembered.head);
+    else if (list->n > s->max_remembered)
+        client_forget(s, list->head);
 }
 
 void ka_store_set_remembered(ka_store *s, uint32_t most)
 {
     s->max_remembered = most;
-    while (s->remembered.n > most)
-        client_forget(s, s->remembered.head);
+    for (unsigned k = 0; k < 2; k++)
+        while (s->remembered[k].n > most)
+            client_forget(s, s->remembered[k].head);
 }
 
 /* ---- a client's idle connections, and the clients that have too many ---- */
@@ -450,12 +459,13 @@ static const char *check_clients(const ka_store *s, const uint32_t *n_open)
     }
     MUST(n == s->n_clients, "the clients are miscounted");
     const char *broken = check_list(s, &s->over, 1);
-    if (broken == NULL)
-        broken = check_list(s, &s->remembered, 0);
+    for (unsigned k = 0; k < 2 && broken == NULL; k++)
+        broken = check_list(s, &s->remembered[k], 0);
     if (broken)
         return broken;
     MUST(n_over == s->over.n, "a client over its share is not listed");
-    MUST(n_remembered == s->remembered.n && n_remembered <= s->max_remembered, "a client is wrongly remembered");
+    MUST(n_remembered == s->remembered[0].n + s->remembered[1].n, "a client without a connection is not listed");
+    MUST(s->remembered[0].n <= s->max_remembered && s->remembered[1].n <= s->max_remembered, "too many are remembered");
     uint32_t idle_of_clients = 0;
     for (unsigned lane = KA_IDLE; lane < KA_N_LANES; lane++)
         for (unsigned policy_class = 0; policy_class < KA_N_CLASSES && ka_lane_phase(lane) == KA_IDLE; policy_class++)

@@ -121,8 +121,8 @@ typedef struct {
     uint32_t client_free;
     uint32_t n_clients;
     uint32_t n_buckets;
-    ka_client_list over;       /* more idle connections than `share`, the first to be so at the head */
-    ka_client_list remembered; /* without a connection, the longest so at the head */
+    ka_client_list over;          /* more idle connections than `share`, the first to be so at the head */
+    ka_client_list remembered[2]; /* without a connection, the longest so at the head; [1]: of trusted proxies */
     uint32_t max_remembered;
     uint32_t share;
     uint64_t key[2];
@@ -142,12 +142,12 @@ void ka_store_give(ka_store *s, uint32_t i); /* back to the free list, under the
 /* masked: as in a record. tag: what else tells networks apart. */
 uint64_t ka_store_client_id(const ka_store *s, const uint8_t masked[16], unsigned tag);
 uint32_t ka_store_client_find(const ka_store *s, uint64_t id);
-uint32_t ka_store_client_make(ka_store *s, uint64_t id,
-                              const uint8_t masked[16]); /* remembered; 0 when out of memory */
+/* A record without a connection, 0 when out of memory. */
+uint32_t ka_store_client_make(ka_store *s, uint64_t id, const uint8_t masked[16], int is_proxy);
 void ka_store_client_join(ka_store *s, uint32_t client); /* one connection more */
 /* One connection less. With the last the record is remembered when `is_worth_it`, else it goes. */
 void ka_store_client_leave(ka_store *s, uint32_t client, int is_worth_it);
-void ka_store_set_remembered(ka_store *s, uint32_t most); /* the longest without a connection go first */
+void ka_store_set_remembered(ka_store *s, uint32_t most); /* of each list; the longest without a connection go first */
 void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
 void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
 int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i); /* to the tail; KA_OK */

@@ -81,8 +81,8 @@ static int capacity_is_valid(const ka_capacity *c)
 {
     return c->max_connections >= 1 && c->max_connections <= KA_MAX_CONNECTIONS && c->prefix_v4 <= 32 &&
            c->prefix_v6 <= 128 && c->keep_alive_min_ns > 0 && c->keep_alive_min_ns <= c->keep_alive_max_ns &&
-           c->keep_alive_max_ns <= LONGEST && c->min_idle_before_evict_ns >= 0 &&
-           c->pressure_start >= 0 && c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
+           c->keep_alive_max_ns <= LONGEST && c->min_idle_before_evict_ns >= 0 && c->pressure_start >= 0 &&
+           c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
 }
 
 const ka_policy *ka_table_policy(const ka_table *t, unsigned policy_class) { return &t->policy[policy_class]; }
