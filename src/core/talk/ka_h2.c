@@ -5,7 +5,8 @@
 
 enum {
     STREAMS_KEEP = 256,
-    MAX_STREAMS = 65535
+    MAX_STREAMS = 65535,
+    NO_REQUEST = 18 /* "PRI * HTTP/2.0" and the empty line */
 };
 
 const ka_h2_options ka_h2_options_default = {.max_streams = 128, .window = KA_H2_DEFAULT_WINDOW, .max_window = 1 << 20};
@@ -180,18 +181,15 @@ void ka_h2_put_rst(ka_h2 *h2, uint32_t id, unsigned error)
     if (at == NULL)
         return;
     ka_talk_wrote_until(h2->talk, ka_h2_put_reset(at, id, error));
-    if (h2->live) {
-        h2->live->resets[h2->live->next_reset] = id;
-        h2->live->next_reset = (uint8_t)((h2->live->next_reset + 1) % KA_H2_RESETS);
-    }
+    uint32_t distance = (h2->last_stream - id) / 2;
+    if (id <= h2->last_stream && distance < KA_H2_REMEMBERED)
+        h2->were_reset |= (unsigned __int128)1 << distance;
 }
 
 int ka_h2_was_reset(const ka_h2 *h2, uint32_t id)
 {
-    for (int i = 0; h2->live && i < KA_H2_RESETS; i++)
-        if (h2->live->resets[i] == id)
-            return 1;
-    return 0;
+    uint32_t distance = (h2->last_stream - id) / 2;
+    return id <= h2->last_stream && distance < KA_H2_REMEMBERED && (h2->were_reset >> distance & 1) != 0;
 }
 
 void ka_h2_reset(ka_h2 *h2, ka_h2_stream *s, unsigned error, ka_cause cause)
@@ -208,7 +206,11 @@ int ka_h2_is_preface(const ka_talk *talk)
     ka_h2_fault fault;
     if (talk->service->h2 == NULL || ka_conn_requests(talk->service->table, talk->conn))
         return KA_EPEER;
-    return ka_h2_preface_read((const uint8_t *)talk->window, talk->window_len, &fault);
+    /* Its request line and the empty one behind it are enough: no request of HTTP/1 begins so, and the rest is judged as
+     * HTTP/2 judges it. */
+    size_t n = talk->window_len < NO_REQUEST ? talk->window_len : NO_REQUEST;
+    int got = ka_h2_preface_read((const uint8_t *)talk->window, n, &fault);
+    return got == KA_PARTIAL && n == NO_REQUEST ? KA_OK : got;
 }
 
 int ka_h2_begin(ka_talk *talk, int64_t now)

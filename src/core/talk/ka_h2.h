@@ -37,7 +37,7 @@ extern const ka_h2_options ka_h2_options_default; /* 128; 65,535; 1 MiB */
 enum {
     KA_H2_URGENCIES = 8,     /* RFC 9218 4.1 */
     KA_H2_BUCKETS = 32,      /* of streams, by their number */
-    KA_H2_RESETS = 8,        /* streams that we reset: what the client sent before it knew is ignored */
+    KA_H2_REMEMBERED = 128,  /* streams of which it is known how they ended: bits of __int128 */
     KA_H2_TURN_REQUESTS = 64 /* handed over in one turn */
 };
 
@@ -75,8 +75,6 @@ struct ka_h2_live {
     ka_h2_stream *ready[KA_H2_URGENCIES]; /* the first of each ring */
     ka_h2_stream *touched, *touched_last;
     uint32_t n_streams;
-    uint32_t resets[KA_H2_RESETS];
-    uint8_t next_reset;
     uint8_t urgencies; /* bit u: ready[u] is not empty */
 };
 
@@ -95,7 +93,8 @@ struct ka_h2 {
     ka_hpack_decoder decoder;
     ka_hpack_encoder encoder;
     ka_h2_reader reader;
-    uint64_t opened;      /* bit n: stream last_stream - 2 n was opened, and not skipped */
+    /* Bit n is of stream last_stream - 2 n: it was opened, and not skipped; we reset it, and what comes for it crossed that. */
+    unsigned __int128 opened, were_reset;
     uint32_t last_stream; /* the highest that the client opened */
     uint32_t n_told;      /* streams that the table counts */
     int32_t send_window;  /* of the connection */
@@ -112,7 +111,6 @@ struct ka_h2 {
     uint32_t paid;         /* when something was last taken off it: 2^30 ns */
     uint32_t block_stream; /* whose field block is not whole */
     uint32_t held;         /* bytes of the tables that the budget counts */
-    uint16_t n_continued;  /* frames of that block */
     uint8_t leaving;       /* ka_h2_leaving */
     uint8_t leaves_for;    /* ka_cause */
     uint8_t left_ends;     /* END_STREAM comes with the last of those bytes */

@@ -447,6 +447,11 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
         ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? KA_CAUSE_APPLICATION : KA_CAUSE_SEND_RATE);
         return 1;
     }
+    if (h2->knows_fin && s->queued && (s->send_window <= 0 || h2->send_window <= 0)) {
+        s->cause = KA_CAUSE_CLIENT; /* no window will be opened any more */
+        ka_h2_close(h2, s);
+        return 1;
+    }
     if (s->x.writing < KA_WRITING_DONE)
         return 0;
     if (s->x.writing == KA_WRITING_CUT) {

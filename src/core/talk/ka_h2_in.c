@@ -206,14 +206,16 @@ static void prioritize_by_field(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_secti
 static void note_opened(ka_h2 *h2, uint32_t id)
 {
     uint32_t distance = (id - h2->last_stream) / 2;
-    h2->opened = h2->last_stream && distance < 64 ? h2->opened << distance | 1 : 1;
+    int is_far = h2->last_stream == 0 || distance >= KA_H2_REMEMBERED;
+    h2->opened = (is_far ? 0 : h2->opened << distance) | 1;
+    h2->were_reset = is_far ? 0 : h2->were_reset << distance;
     h2->last_stream = id;
 }
 
 static int was_opened(const ka_h2 *h2, uint32_t id)
 {
     uint32_t distance = (h2->last_stream - id) / 2;
-    return distance < 64 ? (int)(h2->opened >> distance & 1) : 1;
+    return distance < KA_H2_REMEMBERED ? (int)(h2->opened >> distance & 1) : 1;
 }
 
 /* A field section behind the content of a request (RFC 9113 8.1). */
@@ -383,13 +385,11 @@ static ka_h2_stream *part_of_block(ka_h2 *h2, const ka_h2_frame *frame, const ch
     int is_last = (frame->flags & KA_H2_END_HEADERS) != 0;
     if (frame->type == KA_H2_HEADERS) {
         h2->block_ends = (frame->flags & KA_H2_END_STREAM) != 0;
-        h2->n_continued = 0;
         if (is_last)
             return fields(h2, frame->stream, bytes, frame->content, h2->block_ends, now);
         h2->block_stream = frame->stream;
     } else {
         /* A block has so many frames, and so many bytes: nobody needs more of them (CVE-2024-27316 and its like). */
-        h2->n_continued++;
         ka_h2_charge(h2, KA_H2_COST_FAULT, now);
         if (h2->leaving == KA_H2_FAILED)
             return NULL;

@@ -354,4 +354,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now)
         if (take_turn(h2, h2->live->ready[urgency], now) < 0)
             return; /* when there is memory again; its client is waited for until then */
     }
+    if (ka_unlikely(h2->knows_fin) && h2->live && h2->live->urgencies && h2->send_window <= 0)
+        for (ka_h2_stream *s = h2->live->first; s; s = s->next)
+            ka_h2_touch(h2, s); /* what waits for that window waits in vain */
 }
