@@ -6,6 +6,7 @@ judged as it comes (`_judge`), so each test is also a test of what a server may 
 
 import contextlib
 import itertools
+import select
 import socket
 import ssl
 import struct
@@ -467,6 +468,12 @@ class Client:
     def post(self, path: str, data: bytes, *fields: tuple[str, str], method: str = "POST") -> Stream:
         stream = self.get(path, *fields, method=method, end=False)
         return self.upload(stream, data).answer(stream)
+
+    def drink(self) -> "Client":
+        """What has come so far."""
+        while not self.is_closed and (len(self._buf) > 8 or select.select([self.sock], [], [], 0)[0]):
+            self.read()
+        return self
 
     def listen(self, seconds: float) -> "Client":
         """What comes until nothing has for so long, or the end."""
