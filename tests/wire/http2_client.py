@@ -490,6 +490,14 @@ class Client:
         self.until(lambda: mark in self.pongs, "the answer to PING")
         return self
 
+    def settle_or_end(self) -> "Client":
+        """The same, or the end of the connection, or that a GOAWAY has announced it."""
+        mark = struct.pack("!Q", 0x6B61636F72660000 | next(self._pings))
+        self.frame(PING, 0, 0, mark)
+        while mark not in self.pongs and not self.goaways and self.read() is not None:
+            pass
+        return self
+
     def rest(self) -> "Client":
         """Everything until the server closes."""
         while self.read() is not None:
