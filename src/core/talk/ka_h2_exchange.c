@@ -463,7 +463,8 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
     if (!s->is_sent)
         return 0;
     if (s->is_received) {
-        ka_h2_credit(h2, KA_H2_CREDIT_DONE);
+        if (s->cause == KA_CAUSE_NONE) /* by the application */
+            ka_h2_credit(h2, KA_H2_CREDIT_DONE);
         ka_h2_close(h2, s);
     } else { /* RFC 9113 8.1: the answer is whole; nobody reads the rest of the request */
         ka_h2_reset(h2, s, KA_H2_NO_ERROR, (ka_cause)s->cause);

@@ -347,6 +347,8 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     }
     if (got == KA_H2_REFUSED)
         service->request.head.n_fields = 0; /* not all of them are there */
+    if (service->section.is_too_large)
+        ka_h2_charge(h2, KA_H2_COST_FAULT, now);
     begin_exchange(h2, s, &service->request, ends, now);
     ka_h2_touch(h2, s);
     if (got == KA_H2_REFUSED)
