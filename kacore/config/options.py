@@ -21,6 +21,7 @@ TLS = "TLS"
 LOGS = "Logs and health"
 RESPONSES = "Every response"
 WEBSOCKETS = "Websockets"
+HTTP2 = "HTTP/2"
 CONFIGURATION = "Configuration"
 # In the order of help and documentation, with what is to be known of all that is in one.
 GROUPS = {
@@ -31,6 +32,7 @@ GROUPS = {
     PROXY: "",
     LOGS: "",
     RESPONSES: "",
+    HTTP2: "docs/http2.md says what it does and what bounds a client.",
     WEBSOCKETS: "They need kacore[websockets].",
     CONFIGURATION: "The first of these that names a value wins: flag, environment, --env-file, kacore.toml, default.",
 }
@@ -229,6 +231,21 @@ class ServerOptions(Record):
         str, default=(), is_repeated=True, separator=EVERY_LINE, convert=header, to_text=": ".join,
         must="of the form NAME:VALUE", flag="--header", group=RESPONSES, metavar="NAME:VALUE",
         doc="A field of every response, besides those of the application.",
+    )
+
+    http2: Literal["auto", "on", "off"] = field(
+        str, default="auto", choices=("auto", "on", "off"), group=HTTP2, is_common=True,
+        doc="Serve HTTP/2: over TLS to who agrees by ALPN, on plain ports to who begins with its preface. on: also with an"
+        " SSLContext of your own, which is told to offer it.",
+    )
+    http2_max_streams: int = field(
+        int, default=128, low=1, high=65_535, group=HTTP2, metavar="N",
+        doc="Requests open at once on a connection.",
+    )
+    http2_max_window: int = field(
+        int, "bytes", default=1 << 20, low=65_535, high=1 << 29, group=HTTP2,
+        doc="Content that a client may send ahead of what the application reads, on a connection: what its window, 65,535"
+        " at first, grows to for a client that fills it in a round trip.",
     )
 
     ws_max_size: int = field(

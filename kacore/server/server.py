@@ -262,6 +262,13 @@ class Server:
                 loop.remove_signal_handler(number)
             self._calls.end()
 
+    def _serve_http2(self, driver: LoopEngine | LoopTransports) -> None:
+        if self.options.http2 == "off":
+            return
+        driver.serve_http2(max_streams=self.options.http2_max_streams, max_window=self.options.http2_max_window)
+        if self.tls is not None:
+            self.tls.offer_http2(is_asked=self.options.http2 == "on")
+
     async def _start(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> None:
         """Make what serves, and accept connections."""
         self._application = made_application(
@@ -293,6 +300,7 @@ class Server:
             proxy_protocol=self.options.proxy_protocol,
         )
         self._driver = driver
+        self._serve_http2(driver)
         driver.set_fields(self._field_lines, date=self.options.date_header)
         driver.trust(list(self.options.forwarded_allow_ips), proxy_protocol=self.options.proxy_protocol)
         for listener in self._listeners:

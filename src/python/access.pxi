@@ -36,7 +36,7 @@ cdef AccessEntry access_entry(object client, const char *buf, const ka_head *hea
         return entry
     entry.method = method_str(buf, head.method)
     entry.target = bytes_at(buf, head.target)
-    entry.version = "1.1" if head.minor else "1.0"
+    entry.version = "2" if head.flags & KA_HEAD_IS_H2 else "1.1" if head.minor else "1.0"
     for i in range(head.n_fields):
         name = fields[i].name
         if name.len == 7 and ka_equals_lower(buf + name.off, b"referer", 7):

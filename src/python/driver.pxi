@@ -61,6 +61,27 @@ cdef class Driver(BaseDriver):
         if on_race is not None:
             app.on_race = driver_on_race
 
+    def serve_http2(self, *, max_streams=128, window=65_535, max_window=1 << 20):
+        """Serve HTTP/2 (RFC 9113) to clients whose first bytes are its preface, and to those of a TLS listener whose context
+        offers "h2" (ALPN). Once, before the first connection.
+
+        max_streams: int, requests open at once on a connection, 1 to 65,535.
+        window:      int, bytes of content that a request, and a connection, may send ahead at first, 65,535 or more.
+        max_window:  int, what it grows to for a client that sends so much in a round trip.
+        Raises ValueError for numbers out of range, LocalError the second time, MemoryError. docs/http2.md"""
+        cdef ka_h2_options options
+        self.check_open()
+        if self.d.service.h2 != NULL:
+            raise LocalError("HTTP/2 is served already")
+        if not (1 <= max_streams <= 65_535 and 65_535 <= window <= max_window < 1 << 30):
+            raise ValueError(f"max_streams={max_streams!r}, window={window!r}, max_window={max_window!r}: must be 1 to 65,535, "
+                             "65,535 or more, and from there up to 1 GiB")
+        options.max_streams = max_streams
+        options.window = window
+        options.max_window = max_window
+        if ka_h2_enable(&self.d.service, &options) < 0:
+            raise MemoryError("no memory for HTTP/2")
+
     # -- rules ------------------------------------------------------------------------------------------
 
     def set_classes(self, policies):

@@ -499,6 +499,13 @@ cdef class Application:
         return 0
 
 
+cdef bint refuse_protocol(BaseDriver driver, ka_exchange *core) except -1:
+    """Answer an extended CONNECT for a protocol that nobody here speaks, RFC 8441 3. Return: True."""
+    ka_exchange_refuse(core, 501, b"no such protocol over CONNECT here", KA_CAUSE_BAD_REQUEST, driver.now())
+    driver.attend(True)
+    return True
+
+
 cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",
                                        b"transfer-encoding", b"upgrade"))
 

@@ -38,7 +38,7 @@ def some(what):
         return chosen, chosen
     if what.kind is str:
         return "some text", ("some text",) if what.is_many else "some text"
-    value = what.kind(min(what.high, 60) // 2)
+    value = max(what.kind(min(what.high, 60) // 2), what.low or 0)
     return str(value), value
 
 
