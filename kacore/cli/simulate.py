@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -46,7 +47,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         'envoy:3600); "" for nothing',
     },
     "--timeouts": {"metavar": "LIST", "help": "seconds to compare (default: eleven from 1 to 3600)"},
-    "--max-connections": {"metavar": "LIST", "help": "limits to compare (default: 16,64,256,1024,4096)"},
+    "--max-connections": {"metavar": "LIST", "help": "limits to compare (default: 16,128,1024,8192)"},
     "--window": {
         "default": "0.001",
         "metavar": "SECONDS",
@@ -87,11 +88,13 @@ def run(args: argparse.Namespace) -> int:
         also=[] if worth is None else [worth],
     )
     progress = Progress(logs, sys.stderr)
+    gc.disable()  # millions of tuples, none of them in a cycle
     try:
         for records in in_order(logs, progress):
             study.feed(records)
     finally:
         progress.clear()
+        gc.enable()
     result = study.finish()
     found = advice.advise(result)
     costs = [] if worth is None else cost.costs(result, worth)

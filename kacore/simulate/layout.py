@@ -57,7 +57,20 @@ NAMED = {
     "nginx": '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer"'
     ' "$http_user_agent" "$http_x_forwarded_for"',
 }
-QUOTED = r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
+class Words(NamedTuple):
+    """Regular expressions of what a variable can be: in quotes, before a character, before " [", at the end."""
+
+    quoted: str
+    until: str  # {} is that character
+    user: str  # with the blank
+    rest: str
+
+
+# For a single line.
+EXACT = Words(r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+', r"[^{}\n]*+", r"[^\n]*? ", r"[^\n]*+")
+# For a block of lines that are all as they should be: a third of the time. What is not, takes more than a line and so shows
+# in the number of matches.
+QUICK = Words(r'[^"]*+(?:(?<=\\)"[^"]*+)*+', r"[^{}]*+", r"[^[]*+(?<= )", r".*+")
 
 
 class Layout:
@@ -68,8 +81,9 @@ class Layout:
 
     def __init__(self, text: str, name: str = "", *, wants_forwarded: bool = False) -> None:
         self.name = name or "as --format says"
-        self._parts: list[Part] = []
-        self._pattern = re.compile(self._expression(text, wants_forwarded), re.MULTILINE)
+        self._parts = parts_of(text, wants_forwarded)
+        self._exact = re.compile(expression(text, self._parts, EXACT))
+        self._quick = re.compile(expression(text, self._parts, QUICK), re.MULTILINE)
         whats = [part.what for part in self._parts]
         for what in ("client", "time", *(["forwarded"] if wants_forwarded else [])):
             if what not in whats:
@@ -82,32 +96,9 @@ class Layout:
         self.is_end = self._parts[self._time].is_end  # whether times are those when requests ended
         self._stamps = Stamps(read_any)
 
-    def _expression(self, text: str, wants_forwarded: bool) -> bytes:
-        """Each variable ends where the next literal begins; what follows the last one may be anything."""
-        wanted = {"client", "time", "duration", *(["forwarded"] if wants_forwarded else [])}
-        found = list(VARIABLE.finditer(text))
-        parts, at = ["^"], 0
-        for k, match in enumerate(found):
-            parts.append(re.escape(text[at : match.start()]))
-            at = match.end()
-            if match[0] == "%%":
-                parts.append("%")
-                continue
-            part = part_of(match)
-            ends = found[k + 1].start() if k + 1 < len(found) else len(text)
-            value = value_before(text[match.end() : ends], match[1] or match[2], is_last=k + 1 == len(found))
-            is_known = part is not None and part.what in wanted and part.what not in [known.what for known in self._parts]
-            if part is not None and is_known:
-                self._parts.append(part)
-            if part is not None and part.what == "time" and match[2] == "t":
-                parts.append(r"\[" + (r"([^\[\]\n]*+)" if is_known else r"[^\[\]\n]*+") + r"\]")
-            else:
-                parts.append(f"({value})" if is_known else f"(?:{value})")
-        return "".join([*parts, re.escape(text[at:])]).encode()
-
     def read(self, block: bytes, wrong: Wrong) -> list[Record]:
         """The requests of whole lines. Those that cannot be read are told to `wrong`."""
-        found = self._pattern.findall(block)
+        found = self._quick.findall(block)
         if len(found) == block.count(b"\n") + (not block.endswith(b"\n")):
             try:
                 return self._records(found)
@@ -115,7 +106,7 @@ class Layout:
                 pass
         records: list[Record] = []
         for line in block.splitlines():
-            match = self._pattern.match(line)
+            match = self._exact.match(line)
             if match is None:
                 if line.strip():
                     wrong(line, f"is not a line {self.name}")
@@ -134,13 +125,22 @@ class Layout:
             clients = [row[self._peer] for row in found]
         if not self.has_durations:
             return [(stamps[row[at]], 0.0, client) for row, client in zip(found, clients, strict=True)]
-        unit = self._unit
-        took = [duration(row[self._duration], unit) for row in found]
+        took = self._durations([row[self._duration] for row in found])
         return [(stamps[row[at]], took, client) for row, took, client in zip(found, took, clients, strict=True)]
+
+    def _durations(self, column: list[bytes]) -> list[float]:
+        unit = self._unit
+        try:
+            took = [float(text) * unit for text in column]
+            if not took or (min(took) >= 0 and max(took) < 9e9 and sum(took) < 9e18):
+                return took
+        except ValueError:
+            pass
+        return [duration(text, unit) for text in column]
 
     def matches(self, line: bytes) -> bool:
         """Whether it is one of these."""
-        match = self._pattern.match(line)
+        match = self._exact.match(line)
         try:
             return match is not None and bool(self._records([match.groups()]))
         except ValueError:
@@ -154,24 +154,56 @@ MISSING = {
 }
 
 
+def parts_of(text: str, wants_forwarded: bool) -> list[Part]:
+    """What is captured, in order; of several that tell the same the first one."""
+    wanted = ["client", "time", "duration", *(["forwarded"] if wants_forwarded else [])]
+    parts: list[Part] = []
+    for match in VARIABLE.finditer(text):
+        part = part_of(match)
+        if part is not None and part.what in wanted:
+            wanted.remove(part.what)
+            parts.append(part)
+    return parts
+
+
 def part_of(match: re.Match[str]) -> Part | None:
     if match[1]:
         return NGINX.get(match[1])
-    name = match[2]
+    name = match[2] or ""
     return Part("forwarded") if name.lower() == "{x-forwarded-for}i" else APACHE.get(name)
 
 
-def value_before(literal: str, name: str, *, is_last: bool) -> str:
-    """What a variable can be that stands before this. A user's name may have blanks."""
-    if literal.startswith('"'):
-        return QUOTED
-    if name in USERS and literal:
-        return r"[^\n]*?"
-    if literal.startswith("]"):
-        return r"[^\[\]\n]*+"
-    if literal:
-        return rf"[^{re.escape(literal[0])}\n]*+"
-    return r"[^\n]*+" if is_last else r"\S*+"
+def expression(text: str, captured: list[Part], words: Words) -> bytes:
+    """A line as a regular expression. A variable ends where what follows it begins; behind the last one may be anything."""
+    found, waiting = list(VARIABLE.finditer(text)), list(captured)
+    pieces, at = ["^"], 0
+    for k, match in enumerate(found):
+        pieces.append(re.escape(text[at : match.start()]))
+        at = match.end()
+        if match[0] == "%%":
+            pieces.append("%")
+            continue
+        follows = text[at : found[k + 1].start() if k + 1 < len(found) else len(text)]
+        is_captured = bool(waiting) and part_of(match) == waiting[0]
+        group = "({})" if is_captured else "(?:{})"
+        if is_captured:
+            waiting.pop(0)
+        if match[2] == "t":
+            pieces.append(r"\[" + group.format(words.until.format(r"\[\]")) + r"\]")
+        elif (match[1] or match[2]) in USERS and (follows.startswith(" [") or text.startswith(" %t", at)):
+            pieces.append(words.user)
+            at += 1
+        else:
+            pieces.append(group.format(value_before(follows, words, is_last=k + 1 == len(found))))
+    return "".join([*pieces, re.escape(text[at:])]).encode()
+
+
+def value_before(follows: str, words: Words, *, is_last: bool) -> str:
+    if not follows:
+        return words.rest if is_last else r"\S*+"
+    if follows[0] == '"':
+        return words.quoted
+    return words.until.format(r"\[\]" if follows[0] == "]" else re.escape(follows[0]))
 
 
 def first_forwarded(value: bytes) -> bytes:

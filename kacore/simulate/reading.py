@@ -100,7 +100,7 @@ def in_order(logs: Iterable[Log], tell: Callable[[int], None]) -> Iterator[list[
     waiting = sorted(logs, key=lambda log: log.starts)
     reading: dict[Iterator[list[Record]], float] = {}  # each with how far it has come
     held: list[Record] = []
-    n_read = 0
+    n_read = n_new = 0
     while waiting or reading:
         while waiting and (not reading or waiting[0].starts <= min(reading.values())):
             log = waiting.pop(0)
@@ -115,8 +115,10 @@ def in_order(logs: Iterable[Log], tell: Callable[[int], None]) -> Iterator[list[
             if block:
                 reading[behind] = max(reading[behind], max(map(began, block)))
                 held += block
-        if len(held) < AT_ONCE and (waiting or reading):
+                n_new += len(block)
+        if n_new < AT_ONCE and (waiting or reading):
             continue
+        n_new = 0
         held.sort(key=began)
         until = min([*reading.values(), *(log.starts for log in waiting[:1])], default=float("inf")) - SLACK
         cut = bisect_left(held, until, key=began)

@@ -217,6 +217,20 @@ def test_a_request_that_crosses_our_close_is_a_race_and_is_repeated_on_a_new_con
     assert stats["closed"]["idle_timeout"] == 2
 
 
+def test_a_request_in_the_very_moment_of_our_close_finds_it_closed_and_is_no_race():
+    replay = Replay(table_with(5.0), window=0.1)
+    played([(0.0, 0.0, b"a"), (5.0, 0.0, b"a")], [replay])
+    assert (replay.n_races, replay.n_opened, replay.n_reused) == (0, 2, 0)
+
+
+def test_a_connection_that_was_closed_takes_its_place_until_the_client_has_seen_it():
+    records = [(0.0, 0.0, b"a"), (5.5, 0.0, b"b"), (9.0, 0.0, b"c")]
+    seen_at_once, seen_later = Replay(table_with(5.0)), Replay(table_with(5.0), window=1.0)
+    played(records, [seen_at_once, seen_later])
+    assert (seen_at_once.peak, seen_later.peak) == (2, 2)  # b and c
+    assert seen_later.mean - seen_at_once.mean == pytest.approx(1.0 / 9.0)  # a for a second more
+
+
 def test_a_table_that_is_in_use_and_times_that_are_none_are_refused():
     table = table_with(5.0)
     table.open(1.0)

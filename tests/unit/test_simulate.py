@@ -103,9 +103,15 @@ def test_a_simple_loop_over_the_table_finds_the_same_reuse_and_fewer_open_when_i
     assert found == {5: (0.508, 1.3), 15: (0.656, 4.0), 75: (0.818, 13.6), 600: (0.888, 58.8), 1800: (0.903, 138.9)}
 
 
-def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds(monkeypatch):
-    without_pressure = base_policy().replace(pressure_start=1.0, pressure_full=1.0)
-    monkeypatch.setattr("kacore.simulate.study.base_policy", lambda: without_pressure)
+@pytest.fixture
+def without_pressure(monkeypatch):
+    """Only eviction makes room."""
+    policy = base_policy().replace(pressure_start=1.0, pressure_full=1.0)
+    monkeypatch.setattr("kacore.simulate.study.base_policy", lambda: policy)
+
+
+@pytest.mark.usefixtures("without_pressure")
+def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds():
     result = studied(trace("nasa"), rooms=(16, 64, 1000))
     shares = {}
     for room in result.rooms:
@@ -115,6 +121,7 @@ def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five
     assert shares[1000] == [0.508, 0.818, 0.888, 0.910]
 
 
+@pytest.mark.usefixtures("without_pressure")
 @pytest.mark.parametrize("name", ["nasa", "semicomplete"])
 def test_a_longer_timeout_never_reuses_less_whatever_the_room(name):
     result = studied(trace(name))
