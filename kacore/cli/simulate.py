@@ -17,6 +17,7 @@ from kacore.errors import UsageError
 
 if TYPE_CHECKING:
     from kacore.simulate.reading import Log
+    from kacore.simulate.study import Result
 
 SECOND = 1.0  # what takes no longer shows no progress
 
@@ -63,30 +64,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def run(args: argparse.Namespace) -> int:
     """Return: 0. Raises for what is wrong with the arguments or the logs."""
-    from kacore.simulate import advice, as_json, chart, cost, page, plots, text
-    from kacore.simulate.fronts import DEFAULT, read_fronts
     from kacore.simulate.reading import Log, in_order
-    from kacore.simulate.study import ROOMS, TIMEOUTS, Study
+    from kacore.simulate.study import Study
 
     worth = None if args.cost is None else seconds("cost", args.cost, 0.001)
-    timeouts = {seconds("timeouts", word, 0.001) for word in words_of(args.timeouts or "")}
-    asked = words_of(args.max_connections or "")
-    rooms = sorted({whole("max_connections", word, 1 << 24) for word in asked}) if asked else ROOMS
-    per_client = 0 if args.per_client == "auto" else whole("per_client", args.per_client, 1_000_000)
-    fronts = read_fronts(DEFAULT if args.front is None else args.front)
-    window = seconds("window", args.window, 0.0)
+    options = study_options(args)
     if len(set(args.logs)) < len(args.logs):
         raise UsageError(f"logs: {next(log for log in args.logs if args.logs.count(log) > 1)} is named twice")
     logs = [Log(path, given=args.format, wants_forwarded=args.client == "x-forwarded-for") for path in args.logs]
-    study = Study(
-        has_durations=any(log.format.has_durations for log in logs),
-        fronts=fronts,
-        per_client=per_client,
-        timeouts=sorted(timeouts) or TIMEOUTS,
-        rooms=rooms,
-        window=window,
-        also=[] if worth is None else [worth],
-    )
+    has_durations = any(log.format.has_durations for log in logs)
+    study = Study(has_durations=has_durations, also=[] if worth is None else [worth], **options)
     progress = Progress(logs, sys.stderr)
     gc.disable()  # millions of tuples, none of them in a cycle
     try:
@@ -95,13 +82,36 @@ def run(args: argparse.Namespace) -> int:
     finally:
         progress.clear()
         gc.enable()
-    result = study.finish()
+    tell(args, logs, study.finish(), worth)
+    return 0
+
+
+def study_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments say of the simulation. UsageError."""
+    from kacore.simulate.fronts import DEFAULT, read_fronts
+    from kacore.simulate.study import ROOMS, TIMEOUTS
+
+    timeouts = {seconds("timeouts", word, 0.001) for word in words_of(args.timeouts)}
+    rooms = {whole("max_connections", word, 1 << 24) for word in words_of(args.max_connections)}
+    return {
+        "timeouts": sorted(timeouts) or TIMEOUTS,
+        "rooms": sorted(rooms) or ROOMS,
+        "per_client": 0 if args.per_client == "auto" else whole("per_client", args.per_client, 1_000_000),
+        "fronts": read_fronts(DEFAULT if args.front is None else args.front),
+        "window": seconds("window", args.window, 0.0),
+    }
+
+
+def tell(args: argparse.Namespace, logs: Sequence[Log], result: Result, worth: float | None) -> None:
+    """In all the ways that were asked for."""
+    from kacore.simulate import advice, as_json, chart, cost, page, plots, text
+
     found = advice.advise(result)
     costs = [] if worth is None else cost.costs(result, worth)
     about = text.about(logs, result)
     toml = advice.as_toml(found, about)
-    notes = [*text.wrong_lines(logs), *text.remarks(result)]
     if args.html is not None:
+        notes = [*text.wrong_lines(logs), *text.remarks(result)]
         write(args.html, page.page(result, about, toml, found.row, notes, costs))
     if args.svg is not None:
         names = ", ".join(os.path.basename(log.source.name) for log in logs)
@@ -110,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         write(args.toml, toml)
     if args.json:
         show(as_json.as_json(result, logs, found, costs))
-        return 0
+        return
     blocks = [
         [about, text.how(result), *text.wrong_lines(logs)],
         text.timeouts(result),
@@ -121,7 +131,6 @@ def run(args: argparse.Namespace) -> int:
         toml.splitlines(),
     ]
     show("\n\n".join("\n".join(block) for block in blocks if block))
-    return 0
 
 
 def show(text: str) -> None:
@@ -141,7 +150,9 @@ def write(path: str, text: str) -> None:
 # -- arguments ----------------------------------------------------------------------------------------------------
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str | None) -> list[str]:
+    """Of a list with commas; none when it is not given."""
+    text = text or ""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

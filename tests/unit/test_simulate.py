@@ -8,7 +8,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from traces import trace
+from traces import ROOT, trace
 
 from kacore import ConnectionTable, cli
 from kacore.cli.simulate import Progress
@@ -130,6 +130,15 @@ def test_a_longer_timeout_never_reuses_less_whatever_the_room(name):
         assert reused == sorted(reused), size
 
 
+@pytest.mark.parametrize("name", ["nasa", "semicomplete"])
+def test_the_plots_in_the_docs_are_what_the_command_draws(run, name):
+    assert run(trace(name), "--svg", "plot.svg")[0] == 0
+    with open("plot.svg", encoding="utf-8") as file:
+        assert file.read() == (ROOT / "docs" / f"reuse-{name}.svg").read_text(encoding="utf-8"), (
+            f"kacore simulate {trace(name).name} --svg docs/reuse-{name}.svg"
+        )
+
+
 # -- how requests become connections --
 
 
@@ -221,6 +230,33 @@ def test_the_page_is_one_file_without_script_or_anything_that_is_loaded(run, log
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
     assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark"), (3840, "light")])
+def test_the_page_fits_every_screen_and_loads_nothing(run, log, tmp_path, need, width, scheme):
+    chromium = need("chromium")
+    assert run(log, "--html", "page.html", "--cost", "60")[0] == 0
+    with need("module:playwright.sync_api").sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+        requests, errors = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: errors.append(message.text))
+        page.goto(f"file://{tmp_path}/page.html")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.locator("svg:visible").count() == 4
+        texts = "[...document.querySelectorAll('svg text')].filter(t => t.checkVisibility())"
+        sizes = page.evaluate(f"{texts}.map(t => t.getBoundingClientRect().height)")
+        assert min(sizes) > 11  # letters that can be read
+        outside = "t => { const s = t.ownerSVGElement.getBoundingClientRect(), r = t.getBoundingClientRect();"
+        outside += " return r.left < s.left - 1 || r.right > s.right + 1 }"
+        assert page.evaluate(f"{texts}.filter({outside}).map(t => t.textContent)") == []
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (light == "rgb(244, 245, 242)") == (scheme == "light")
+        browser.close()
+    assert requests == [f"file://{tmp_path}/page.html"]
+    assert errors == []
 
 
 def test_what_stands_in_a_log_cannot_become_a_part_of_the_page(run, tmp_path):
