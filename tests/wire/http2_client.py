@@ -40,6 +40,10 @@ FIXED_LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 Fields = list[tuple[str, str]]
 
 
+class Silence(AssertionError):
+    """Nothing came for as long as the client waits."""
+
+
 class Frame(NamedTuple):
     type: int
     flags: int
@@ -312,7 +316,7 @@ class Client:
             except (ConnectionResetError, ssl.SSLEOFError):
                 self.was_reset, data = True, b""
             except TimeoutError:
-                raise AssertionError(f"nothing came for {self.sock.gettimeout()} s, after {self.log[-10:]}") from None
+                raise Silence(f"nothing came for {self.sock.gettimeout()} s, after {self.log[-10:]}") from None
             if not data:
                 assert not self._buf or self.was_reset, f"the connection ends inside a frame: {bytes(self._buf)!r}"
                 self.is_closed = True
@@ -463,6 +467,14 @@ class Client:
     def post(self, path: str, data: bytes, *fields: tuple[str, str], method: str = "POST") -> Stream:
         stream = self.get(path, *fields, method=method, end=False)
         return self.upload(stream, data).answer(stream)
+
+    def listen(self, seconds: float) -> "Client":
+        """What comes until nothing has for so long, or the end."""
+        self.sock.settimeout(seconds)
+        with contextlib.suppress(Silence):
+            self.rest()
+        self.sock.settimeout(PATIENCE)
+        return self
 
     def settle(self) -> "Client":
         """PING and its answer: the server has read all that was sent before (RFC 9113 6.7)."""

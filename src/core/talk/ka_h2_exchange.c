@@ -88,10 +88,11 @@ ptrdiff_t ka_h2_read(ka_exchange *x, char *to, size_t cap, int64_t now)
     if (n) {
         s->n_in -= n;
         h2_of(x)->n_in -= (uint32_t)n;
+        ka_h2_waits(h2_of(x));
         ka_h2_put_credit(h2_of(x), s); /* windows follow what the application takes */
         return (ptrdiff_t)n;
     }
-    if (cap == 0 || s->is_received)
+    if (s->is_received)
         return 0;
     if (ka_talk_is_eof(x->talk))
         return ka_exchange_is_tunnel(x) ? 0 : KA_ESTALE;
@@ -445,6 +446,11 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
 {
     if (s->is_slow) {
         ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? KA_CAUSE_APPLICATION : KA_CAUSE_SEND_RATE);
+        return 1;
+    }
+    if (h2->knows_fin && s->queued && (s->send_window <= 0 || h2->send_window <= 0)) {
+        s->cause = KA_CAUSE_CLIENT; /* no window will be opened any more */
+        ka_h2_close(h2, s);
         return 1;
     }
     if (s->x.writing < KA_WRITING_DONE)
