@@ -274,6 +274,7 @@ cdef extern from "table/ka_conn.h" nogil:
     int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause, int64_t now)
     bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
+    ka_cause ka_conn_ending(const ka_table *t, ka_handle h)
 
 
 cdef extern from "table/ka_known.h" nogil:
