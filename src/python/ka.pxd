@@ -601,6 +601,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_driver *ka_engine_driver(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, bint knows_clients)
+    int ka_engine_adopt(ka_engine *e, unsigned listener, int fd)
     int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
