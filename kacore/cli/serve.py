@@ -15,6 +15,8 @@ from kacore.errors import ConfigError, UsageError, told
 
 if TYPE_CHECKING:
     from kacore.server import Server
+    from kacore.server.broken import Failure
+    from kacore.server.place import Worker
 
 NO_APPLICATION = "the application is missing: kacore serve MODULE:NAME"
 
@@ -44,9 +46,15 @@ def run(args: argparse.Namespace) -> int:
     if options.log_config is None or configuration.serve.origin("log_level") != "default":
         logs.set_up(options.log_level or "info")
     tell_unknown(configuration.strange)
+
+    def make(worker: Worker | None = None, shows: Failure | None = None) -> Server:
+        if shows is not None:
+            return page_server(configuration, shows, fds=fds, worker=worker)
+        return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker)
+
     return serve(
         options.replace(fds=fds),
-        lambda **given: make_server(args, environ, configuration if not given else None, fds=fds, **given),
+        make,
         scheme="http" if options.ssl_certfile is None else "https",
         policy=policies.default,
     )
@@ -70,6 +78,17 @@ def make_server(
     configuration.complete_environment(environ)
     app = load(options.app, app_dir=options.app_dir, factory=options.factory)
     return Server(app, policy=policies, tls=tls, **{**options.server_options(), **given})
+
+
+def page_server(configuration: Configuration, shows: Failure, **given: Any) -> Server:
+    """For the page about a failure: as the parent was configured, since what is in the files now may be what failed."""
+    from kacore.server import Server
+    from kacore.server.broken import application_of
+    from kacore.server.tls import from_options
+
+    options = configuration.options
+    own = {**options.server_options(), **given, "interface": "handler"}
+    return Server(application_of(shows), policy=configuration.policies, tls=from_options(options), **own)
 
 
 # -- only a look -----------------------------------------------------------------------------------------------

@@ -300,6 +300,10 @@ class RunOptions(ServerOptions):
         str, default=(), is_repeated=True, separator=",", group=PROCESSES, metavar="PATTERN",
         doc='Names of files that count besides *.py, as "*.html".',
     )
+    reload_exclude: Iterable[str] = field(
+        str, default=(), is_repeated=True, separator=",", group=PROCESSES, metavar="PATTERN",
+        doc='Names of files and directories that do not, or paths below the directory, as "tests" or "*/generated/*".',
+    )
     pid: str | None = field(
         str, default=None, group=PROCESSES, metavar="FILE",
         doc="Write the process id there while it runs.",

@@ -79,6 +79,7 @@ class Server:
         self._is_ending = self._ends_now = False  # what the two events say, at once for every thread
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
+        self.is_outdated = False  # nothing more is to be answered than what has begun
 
     def _made_admin(self, where: str, hosts: Iterable[str]) -> AdminServer:
         from kacore.server.admin import AdminServer  # with what it needs: most servers have none
@@ -226,6 +227,19 @@ class Server:
         if self._driver is not None and listener.sock.fileno() >= 0:
             self._driver.unlisten(listener.sock, is_last=False)
 
+    def give_away_quiet(self) -> list[tuple[int, Any]]:
+        """Sockets of connections on which nothing is going on, see Engine. Over a loop's transports, and where a PROXY
+        header was read, they cannot go."""
+        if not isinstance(self._driver, _core.Engine) or self.options.proxy_protocol:
+            return []
+        return self._driver.give_away_quiet()
+
+    def adopt(self, fd: int, where: Any) -> None:
+        """Serve a connection that another process gave away, see Engine. LocalError, OSError."""
+        if not isinstance(self._driver, _core.Engine):
+            raise _core.LocalError("only the engine adopts connections")
+        self._driver.adopt(fd, where)
+
     async def serve(self, *, handle_signals: bool = True) -> None:
         """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
 
@@ -298,7 +312,7 @@ class Server:
         for listener in self._listeners:
             if self.place.watches(listener):
                 self.listen(listener)
-        driver.start(loop)
+        driver.start(loop, self.place.step_of(self, driver.step) if isinstance(driver, _core.Engine) else None)
         await driver.started()
 
     def _wake(self) -> None:
@@ -336,7 +350,9 @@ class Server:
         if self._admin is not None and self.has_successor:
             await self._admin.stop()  # who asks is to hear of those who stay
         terms = Terms.of(self.policy)
-        if self._is_hurried:
+        if self.is_outdated:
+            terms = terms.at_once()
+        elif self._is_hurried:
             terms = terms.hurried()
         elif self.has_successor:
             terms = terms.without_lame_duck()
