@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from kacore.cli.configuration import Configuration
 from kacore.config.options import ServeOptions
-from kacore.config.sources import tell_unknown
 from kacore.errors import ConfigError, UsageError, told
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     environ = dict(os.environ)
     configuration = Configuration(args, environ)
     if args.check_config:
-        tell_unknown(configuration.strange)
+        configuration.tell()
         return check(configuration)
     from kacore.server import logs, signals
     from kacore.server.listening import check_inherited
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         logs.configure(options.log_config)
     if options.log_config is None or configuration.serve.origin("log_level") != "default":
         logs.set_up(options.log_level or "info")
-    tell_unknown(configuration.strange)
+    configuration.tell()
 
     def make(worker: Worker | None = None, shows: Failure | None = None) -> Server:
         if shows is not None:
@@ -69,7 +68,7 @@ def make_server(
 
     if configuration is None:
         configuration = Configuration(args, environ)
-        tell_unknown(configuration.strange)
+        configuration.tell()
     options = configuration.options
     tls = from_options(options)
     policies = configuration.policies

@@ -38,9 +38,34 @@ GROUPS = {
 HOST, PORT = "127.0.0.1", 8000
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 MAX_PERMISSIONS = 0o777
+MAX_WORKERS = 512
+LEVELS = ("trace", "debug", "info", "warning", "error", "critical")
 EVERY_LINE = "\n"  # between values that may hold commas
 
 # -- values of a form of their own -----------------------------------------------------------------------------
+
+
+def count_of_workers(given: object) -> int:
+    """A number, or "auto": one for each core that this process may use."""
+    if isinstance(given, str):
+        if given == "auto":
+            from kacore.config.cores import usable_cores
+
+            return usable_cores()
+        given = int(given) if given.isascii() and given.isdigit() else None
+    if type(given) is not int or not 1 <= given <= MAX_WORKERS:
+        raise TypeError
+    return given
+
+
+def level(given: object) -> str:
+    """In small letters, as "warn" and "fatal" are called."""
+    if not isinstance(given, str):
+        raise TypeError
+    word = {"warn": "warning", "fatal": "critical"}.get(given.lower(), given.lower())
+    if word not in LEVELS:
+        raise TypeError
+    return word
 
 
 def permissions(given: object) -> int:
@@ -278,14 +303,19 @@ class RunOptions(ServerOptions):
         doc="MODULE:NAME makes the application when called.",
     )
 
-    workers: int | None = field(
-        int, default=None, low=1, high=512, default_text="one process", aliases=("-w",), group=PROCESSES,
-        is_common=True,
-        doc="Worker processes under a parent.",
+    workers: int | Literal["auto"] | None = field(
+        int, default=None, convert=count_of_workers, must=f"an integer between 1 and {MAX_WORKERS}, or auto",
+        default_text="one process", aliases=("-w",), group=PROCESSES, is_common=True, metavar="N|auto",
+        doc="Worker processes under a parent; auto = one for each core that is ours by affinity and control group.",
     )
     max_requests_per_worker: int = field(
         int, default=0, zero="never", group=PROCESSES, is_common=True,
         doc="Replace a worker after so many requests.",
+    )
+    worker_timeout: float = field(
+        float, "s", default=0.0, high=86_400, zero="never", group=PROCESSES,
+        doc="Kill and replace a worker whose event loop has not run for so long. It says nothing of how long a response may"
+        " take.",
     )
     reload: bool = field(
         bool, default=False, group=PROCESSES, is_common=True,
@@ -309,9 +339,9 @@ class RunOptions(ServerOptions):
         doc="Write the process id there while it runs.",
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] | None = field(
-        str, is_optional=True, default="info", choices=("debug", "info", "warning", "error"), group=LOGS,
-        is_common=True, metavar="LEVEL",
+    log_level: Literal["trace", "debug", "info", "warning", "error", "critical"] | None = field(
+        str, is_optional=True, default="info", choices=LEVELS, convert=level, group=LOGS, is_common=True,
+        metavar="LEVEL",
         doc="What goes to stderr.",
     )
     log_config: str | None = field(
@@ -322,11 +352,11 @@ class RunOptions(ServerOptions):
     @property
     def has_parent(self) -> bool:
         """Whether workers serve, below a parent."""
-        return self.workers is not None or self.reload or bool(self.max_requests_per_worker)
+        return self.workers is not None or self.reload or bool(self.max_requests_per_worker or self.worker_timeout)
 
     @property
     def n_workers(self) -> int:
-        return 1 if self.workers is None else self.workers
+        return self.workers if isinstance(self.workers, int) else 1
 
     @property
     def watched_dirs(self) -> list[str]:

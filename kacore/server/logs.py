@@ -266,7 +266,7 @@ def set_up(level: int | str) -> None:
     """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare. level: of the
     logging module, or its name in small letters."""
     errors = logging.getLogger("kacore")
-    errors.setLevel(level.upper() if isinstance(level, str) else level)
+    errors.setLevel(logging.DEBUG if level == "trace" else level.upper() if isinstance(level, str) else level)
     access = logging.getLogger("kacore.access")
     access.setLevel(logging.INFO)
     if not errors.hasHandlers():

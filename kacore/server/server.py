@@ -29,7 +29,7 @@ from kacore.server.calls import Calls
 from kacore.server.departure import Departure, Terms
 from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import Listener, addresses, most_connections, open_listeners_of
-from kacore.server.loading import Interface, detect_interface, load
+from kacore.server.loading import Interface, detect_interface, load, of_version_2
 from kacore.server.loops import loop_factory
 from kacore.server.options import ServerKeywords
 from kacore.server.place import Alone, Place
@@ -61,7 +61,7 @@ class Server:
         self._admin = self._made_admin(options.admin, options.admin_hosts) if options.admin is not None else None
         if worker is not None and self.admin_port == 0:
             raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
-        self.app: Callable[..., Any] = load(app) if isinstance(app, str) else app
+        self.app: Callable[..., Any] = of_version_2(load(app) if isinstance(app, str) else app)
         self.interface: Interface = detect_interface(self.app) if options.interface == "auto" else options.interface
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")

@@ -144,7 +144,8 @@ class Supervisor:
             self._end_observer()
             raise
         self.notifier = Notifier()
-        self.beat = (self.notifier.watchdog or 0.0) / 2
+        watchdogs = [seconds for seconds in (self.notifier.watchdog, options.worker_timeout) if seconds]
+        self.beat = min(watchdogs, default=0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
         self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * self.n_workers)]
         self._slots = [Slot() for _ in range(self.n_workers)]
