@@ -40,7 +40,7 @@ TALKS = {
     "request, 16 chunks back": ([WRK], 1, 16),
 }
 PARSER = ("http",)
-TALK = ("http", "table", "talk")
+TALK = ("http", "h2", "table", "talk")
 CORE = ROOT / "src" / "core"
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if options.log_config is not None:
         logs.configure(options.log_config)
     if options.log_config is None or configuration.serve.origin("log_level") != "default":
-        logs.set_up(options.log_level or "info")
+        logs.set_up(options.log_level or "info", options.access_log_file)
     configuration.tell()
 
     def make(worker: Worker | None = None, shows: Failure | None = None) -> Server:
@@ -63,7 +63,7 @@ def make_server(
     args: argparse.Namespace, environ: Mapping[str, str], configuration: Configuration | None, **given: Any
 ) -> Server:
     """In a worker too, which reads configuration and application anew."""
-    from kacore.server import Server, load
+    from kacore.server import Server, load, logs
     from kacore.server.tls import from_options
 
     if configuration is None:
@@ -76,17 +76,17 @@ def make_server(
         raise UsageError(NO_APPLICATION)
     configuration.complete_environment(environ)
     app = load(options.app, app_dir=options.app_dir, factory=options.factory)
-    return Server(app, policy=policies, tls=tls, **{**options.server_options(), **given})
+    return Server(app, policy=policies, tls=tls, **{**logs.with_access_log(options), **given})
 
 
 def page_server(configuration: Configuration, shows: Failure, **given: Any) -> Server:
     """For the page about a failure: as the parent was configured, since what is in the files now may be what failed."""
-    from kacore.server import Server
+    from kacore.server import Server, logs
     from kacore.server.broken import application_of
     from kacore.server.tls import from_options
 
     options = configuration.options
-    own = {**options.server_options(), **given, "interface": "handler"}
+    own = {**logs.with_access_log(options), **given, "interface": "handler"}
     return Server(application_of(shows), policy=configuration.policies, tls=from_options(options), **own)
 
 

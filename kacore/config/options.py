@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
+from kacore.config.access_format import access_format
 from kacore.config.fields import FLAG, VARIABLE, Record, field
 from kacore.errors import ConfigError, UsageError
 
@@ -21,6 +22,7 @@ TLS = "TLS"
 LOGS = "Logs and health"
 RESPONSES = "Every response"
 WEBSOCKETS = "Websockets"
+HTTP2 = "HTTP/2"
 CONFIGURATION = "Configuration"
 # In the order of help and documentation, with what is to be known of all that is in one.
 GROUPS = {
@@ -31,6 +33,7 @@ GROUPS = {
     PROXY: "",
     LOGS: "",
     RESPONSES: "",
+    HTTP2: "docs/http2.md says what it does and what bounds a client.",
     WEBSOCKETS: "They need kacore[websockets].",
     CONFIGURATION: "The first of these that names a value wins: flag, environment, --env-file, kacore.toml, default.",
 }
@@ -191,7 +194,7 @@ class ServerOptions(Record):
         doc="HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH.",
     )
     uds: str | None = field(
-        str, default=None, group=LISTENING, is_common=True, metavar="PATH",
+        str, default=None, group=LISTENING, metavar="PATH",
         doc="Unix socket to listen on.",
     )
     uds_mode: int | None = field(
@@ -225,14 +228,14 @@ class ServerOptions(Record):
     )
     root_path: str = field(
         str, default="", verify=is_prefix, must="empty, or begin with / and not end with one", group=PROXY,
-        is_common=True, metavar="PATH",
+        metavar="PATH",
         doc="What the proxy strips from paths.",
     )
 
-    access_log: Literal["off", "common", "combined", "json"] = field(
-        str, default="off", choices=("off", "common", "combined", "json"), group=LOGS, is_common=True,
-        metavar="FORMAT",
-        doc="Requests, to stdout.",
+    access_log: str | None = field(
+        str, default=None, convert=access_format, must="off, short, common, combined, json, or a format as '%h \"%r\" %s %D'",
+        default_text="short on a terminal and with reload", group=LOGS, is_common=True, metavar="FORMAT",
+        doc="Requests, to stdout. Off, short, common, combined, json, or a format of Apache's words.",
     )
 
     admin: str | None = field(
@@ -254,6 +257,21 @@ class ServerOptions(Record):
         str, default=(), is_repeated=True, separator=EVERY_LINE, convert=header, to_text=": ".join,
         must="of the form NAME:VALUE", flag="--header", group=RESPONSES, metavar="NAME:VALUE",
         doc="A field of every response, besides those of the application.",
+    )
+
+    http2: Literal["auto", "on", "off"] = field(
+        str, default="auto", choices=("auto", "on", "off"), group=HTTP2, is_common=True,
+        doc="Serve HTTP/2. Over TLS to who agrees by ALPN, on plain ports to who begins with its preface; on: also with an"
+        " SSLContext of your own, which is told to offer it.",
+    )
+    http2_max_streams: int = field(
+        int, default=128, low=1, high=65_535, group=HTTP2, metavar="N",
+        doc="Requests open at once on a connection.",
+    )
+    http2_max_window: int = field(
+        int, "bytes", default=1 << 20, low=65_535, high=1 << 29, group=HTTP2,
+        doc="Content that a client may send ahead of what the application reads, on a connection: what its window, 65,535"
+        " at first, grows to for a client that fills it in a round trip.",
     )
 
     ws_max_size: int = field(
@@ -306,10 +324,10 @@ class RunOptions(ServerOptions):
     workers: int | Literal["auto"] | None = field(
         int, default=None, convert=count_of_workers, must=f"an integer between 1 and {MAX_WORKERS}, or auto",
         default_text="one process", aliases=("-w",), group=PROCESSES, is_common=True, metavar="N|auto",
-        doc="Worker processes under a parent; auto = one for each core that is ours by affinity and control group.",
+        doc="Worker processes under a parent. Auto: one for each core that is ours by affinity and control group.",
     )
     max_requests_per_worker: int = field(
-        int, default=0, zero="never", group=PROCESSES, is_common=True,
+        int, default=0, zero="never", group=PROCESSES,
         doc="Replace a worker after so many requests.",
     )
     worker_timeout: float = field(
@@ -344,6 +362,10 @@ class RunOptions(ServerOptions):
         metavar="LEVEL",
         doc="What goes to stderr.",
     )
+    access_log_file: str | None = field(
+        str, default=None, default_text="stdout", group=LOGS, metavar="FILE",
+        doc="Where the access log goes, - for stdout; SIGUSR1 opens it again. Its format is combined then, unless said.",
+    )
     log_config: str | None = field(
         str, default=None, group=LOGS, metavar="FILE",
         doc="For the logging module, in place of log_level: a dictConfig in .json or .toml, else a fileConfig.",
@@ -357,6 +379,14 @@ class RunOptions(ServerOptions):
     @property
     def n_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else 1
+
+    def chosen_access_log(self, *, is_terminal: bool) -> str:
+        """The format, or "off"."""
+        if self.access_log is not None or self.log_config is not None:
+            return self.access_log or "off"
+        if self.access_log_file not in (None, "-"):
+            return "combined"
+        return "short" if self.reload or is_terminal else "off"
 
     @property
     def watched_dirs(self) -> list[str]:

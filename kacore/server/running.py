@@ -40,7 +40,7 @@ def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
     if options.log_config is not None:
         logs.configure(options.log_config)
     elif options.log_level is not None:
-        logs.set_up(options.log_level)
+        logs.set_up(options.log_level, options.access_log_file)
     policy = options.policy or Policy()
 
     def make(shows: Failure | None = None, **given: Any) -> Server:
@@ -51,7 +51,7 @@ def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
             found = load(app, app_dir=options.app_dir, factory=options.factory)
         else:
             found = app() if options.factory else app
-        keywords = {**options.server_options(), "tls": options.tls, "sockets": options.sockets}
+        keywords = {**logs.with_access_log(options), "tls": options.tls, "sockets": options.sockets}
         return Server(found, policy=policy, **{**keywords, **given})
 
     how: dict[str, Any] = {

@@ -23,7 +23,8 @@ from kacore.config.fields import method_keywords_of
 from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
-from kacore.server import logs, signals
+from kacore.server import signals
+from kacore.server.access import access_log
 from kacore.server.assembly import chosen_io, field_lines_of, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
 from kacore.server.departure import Departure, Terms
@@ -276,6 +277,13 @@ class Server:
                 loop.remove_signal_handler(number)
             self._calls.end()
 
+    def _serve_http2(self, driver: LoopEngine | LoopTransports) -> None:
+        if self.options.http2 == "off":
+            return
+        driver.serve_http2(max_streams=self.options.http2_max_streams, max_window=self.options.http2_max_window)
+        if self.tls is not None:
+            self.tls.offer_http2(is_asked=self.options.http2 == "on")
+
     async def _start(self, loop: asyncio.AbstractEventLoop, lifespan: Lifespan) -> None:
         """Make what serves, and accept connections."""
         self._application = made_application(
@@ -303,10 +311,11 @@ class Server:
             loop,
             self.logger,
             server_name=self.options.server_name,
-            access_log=logs.access_log(self.options.access_log),
+            access_log=access_log(self.options.access_log),
             proxy_protocol=self.options.proxy_protocol,
         )
         self._driver = driver
+        self._serve_http2(driver)
         driver.set_fields(self._field_lines, date=self.options.date_header)
         driver.trust(list(self.options.forwarded_allow_ips), proxy_protocol=self.options.proxy_protocol)
         for listener in self._listeners:

@@ -56,6 +56,7 @@ class TLS:
             raise UsageError(f"client_certs={client_certs!r}: requires ca_certs")
         self.certfile, self.keyfile, self.password, self.ca_certs = certfile, keyfile, password, ca_certs
         self.ciphers = ciphers
+        self.protocols = ["http/1.1"]  # by ALPN, the best first
         self.client_certs = client_certs or ("none" if ca_certs is None else "required")
         self.names = {name.lower().rstrip("."): files for name, files in (names or {}).items()}
         self.context = self._make()
@@ -64,6 +65,11 @@ class TLS:
         """Read the files again; new connections use what they contain. UsageError, and nothing changes, if they
         cannot be used."""
         self.context = self._make()
+
+    def offer_http2(self, *, is_asked: bool = True) -> None:
+        """Agree on HTTP/2 with clients that know it. is_asked: by the user; makes no difference here."""
+        self.protocols = ["h2", "http/1.1"]
+        self.reload()
 
     def _make(self) -> ssl.SSLContext:
         context = self._context_for(self.certfile, self.keyfile)
@@ -81,7 +87,7 @@ class TLS:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION
         make_strict(context)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(self.protocols)
         if self.ciphers is not None:
             try:
                 context.set_ciphers(self.ciphers)
@@ -123,6 +129,11 @@ class FixedTLS:
 
     def reload(self) -> None:
         """Nothing to do: the owner of the context loads certificates into it."""
+
+    def offer_http2(self, *, is_asked: bool) -> None:
+        """As of TLS. What a context offers is its owner's to say, unless we are asked to."""
+        if is_asked:
+            self.context.set_alpn_protocols(["h2", "http/1.1"])
 
     def describe(self, tls: ssl.SSLObject) -> dict[str, Any]:
         """As TLS.describe, but without the server's certificate, which the context does not reveal."""

@@ -12,6 +12,7 @@ take together who have more.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import struct
@@ -156,6 +157,14 @@ def frame_head(opcode: int, size: int, is_compressed: bool = False) -> bytes:
     return struct.pack("!BBQ", first, 127, size)
 
 
+def asked_by_connect(headers: Headers) -> Headers:
+    """What the library takes for a handshake: by an extended CONNECT the client says the same without these (RFC 8441 5)."""
+    asked = headers.copy()
+    asked["Upgrade"], asked["Connection"] = "websocket", "Upgrade"
+    asked["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
+    return asked
+
+
 class WebSocket:
     """One websocket: before, during and after its handshake."""
 
@@ -170,7 +179,8 @@ class WebSocket:
         scope["extensions"]["websocket.http.response"] = {}
         handshake = Handshake(extensions=group.extensions(), logger=QUIET)
         target = (scope.get("raw_path") or b"/").decode("latin-1")
-        self.answer = handshake.accept(Request(target, headers))
+        self.is_http2 = scope["http_version"] == "2"
+        self.answer = handshake.accept(Request(target, asked_by_connect(headers) if self.is_http2 else headers))
         self.agreed = next((one for one in handshake.extensions if isinstance(one, PerMessageDeflate)), None)
         self.messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, -1)])
         self.n_waiting = 0  # bytes in `messages`, with their objects
@@ -281,7 +291,8 @@ class WebSocket:
             self._respond(503, (), b"")
             return
         # The answer's own Date and Server are the server's to write.
-        fields = [(name.encode(), value.encode()) for name, value in self.answer.headers.raw_items() if name != "Date"]
+        own = ("Date", "Upgrade", "Connection", "Sec-WebSocket-Accept") if self.is_http2 else ("Date",)
+        fields = [(name.encode(), value.encode()) for name, value in self.answer.headers.raw_items() if name not in own]
         if subprotocol is not None:
             fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         self.tunnel.open(101, [*fields, *headers])

@@ -340,6 +340,8 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
     }
     if (got == KA_OK) {
         (void)ka_conn_event(e->d.service.table, h, KA_EV_HANDSHAKE_DONE, e->d.now);
+        if (ka_unlikely(session->is_h2) && !ka_turn_agreed_h2(&moves, &e->d, h, s))
+            return;
         if (session->has_more)
             again(&e->d, h, s); /* that was enough for one step */
         else

@@ -27,10 +27,12 @@ include "hosted.pxi"
 # Always last: engine.pxi where there is epoll, else engine_absent.pxi. setup.py writes it and says why.
 include "engine_here.pxi"
 
+HTTP2 = True   # there is HTTP/2 in this build
+
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
-    "Engine", "FrameReader", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
+    "Engine", "FrameReader", "HTTP2", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
     "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",

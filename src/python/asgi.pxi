@@ -452,7 +452,7 @@ cdef class AsgiApplication(Application):
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
         cdef dict scope = self.scope_of(exchange, driver, core, head, fields)
-        if head.flags & KA_HEAD_UPGRADE and self.open_websocket(driver, core, head, fields, scope):
+        if head.flags & (KA_HEAD_UPGRADE | KA_HEAD_IS_CONNECT) and self.open_websocket(driver, core, head, fields, scope):
             return 0
         exchange.app = self
         exchange.scope = scope
@@ -480,7 +480,9 @@ cdef class AsgiApplication(Application):
         if server is not self.server:
             self.template["server"] = self.server = server
         scope = self.template.copy()
-        if head.minor == 0:
+        if head.flags & KA_HEAD_IS_H2:
+            scope["http_version"] = "2"
+        elif head.minor == 0:
             scope["http_version"] = "1.0"
         if not is_get(buf, head.method):
             scope["method"] = method_str(buf, head.method)
@@ -521,11 +523,17 @@ cdef class AsgiApplication(Application):
                              dict scope) except -1:
         """Hand the request to `websocket`, if it is one for it. Else it is answered as HTTP, RFC 9110 7.8."""
         cdef Tunnel tunnel
-        if self.websocket is None or not ka_exchange_body_is_over(core) or scope["method"] != "GET":
-            return False
-        offer = forwarded_value(ka_exchange_head_bytes(core), head, fields, b"upgrade", 7)
-        if offer is None or offer.lower() != "websocket":
-            return False
+        cdef size_t n
+        cdef const char *protocol = ka_exchange_protocol(core, &n)
+        if protocol != NULL:  # RFC 8441
+            if self.websocket is None or n != 9 or not ka_equals_lower(protocol, b"websocket", 9):
+                return refuse_protocol(driver, core)
+        else:
+            if self.websocket is None or not ka_exchange_body_is_over(core) or scope["method"] != "GET":
+                return False
+            offer = forwarded_value(ka_exchange_head_bytes(core), head, fields, b"upgrade", 7)
+            if offer is None or offer.lower() != "websocket":
+                return False
         tunnel = Tunnel.__new__(Tunnel)
         tunnel.attach(driver, core)
         asked = scope.copy()

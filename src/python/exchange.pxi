@@ -84,6 +84,7 @@ cdef class BaseDriver:
         cdef unsigned status = ka_exchange_status(core)
         entry.status = <uint16_t>(status if status else 499)
         entry.n_bytes = ka_exchange_n_content(core)
+        entry.is_kept = core.talk.persistence == KA_PERSISTS
         entry.took_ns = self.now_exactly() - entry.begun_ns
         if self.access_log is not None:
             try:
@@ -497,6 +498,13 @@ cdef class Application:
     cdef int wake(self) except -1:
         """The driver's wake() was called from another thread."""
         return 0
+
+
+cdef bint refuse_protocol(BaseDriver driver, ka_exchange *core) except -1:
+    """Answer an extended CONNECT for a protocol that nobody here speaks, RFC 8441 3. Return: True."""
+    ka_exchange_refuse(core, 501, b"no such protocol over CONNECT here", KA_CAUSE_BAD_REQUEST, driver.now())
+    driver.attend(True)
+    return True
 
 
 cdef frozenset OWN_FIELDS = frozenset((b"connection", b"content-length", b"date", b"keep-alive", b"server", b"trailer",

@@ -225,8 +225,8 @@ cdef class Head:
 
     @property
     def version(self):
-        """str, as sent: "1.1", "1.0". A higher minor version is treated as 1.1 (RFC 9110 2.5)."""
-        return VERSIONS[self.c.minor]
+        """str, as sent: "1.1", "1.0"; "2" of HTTP/2. A higher minor version is treated as 1.1 (RFC 9110 2.5)."""
+        return "2" if self.c.flags & KA_HEAD_IS_H2 else VERSIONS[self.c.minor]
 
     @property
     def headers(self):

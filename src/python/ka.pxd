@@ -33,6 +33,7 @@ cdef extern from "http/ka_head.h" nogil:
         KA_HEAD_UPGRADE
         KA_HEAD_IS_HEAD
         KA_HEAD_IS_CONNECT
+        KA_HEAD_IS_H2
         KA_TARGET_ORIGIN
         KA_TARGET_ABSOLUTE
         KA_TARGET_AUTHORITY
@@ -334,7 +335,9 @@ cdef extern from "talk/ka_exchange.h" nogil:
         ka_talk *talk
         void *owner
         uint16_t head_flags
+        uint8_t is_h2
 
+    const char *ka_exchange_protocol(const ka_exchange *x, size_t *n)
     bint ka_exchange_is_open(const ka_exchange *x)
     bint ka_exchange_is_over(const ka_exchange *x)
     bint ka_exchange_is_tunnel(const ka_exchange *x)
@@ -410,6 +413,11 @@ cdef extern from "talk/ka_talk.h" nogil:
     ctypedef struct ka_talk_list:
         uint32_t n
 
+    ctypedef struct ka_h2
+    ctypedef struct ka_h2_service:
+        uint64_t n_sessions
+        uint64_t n_streams
+
     ctypedef struct ka_service:
         ka_table *table
         ka_application app
@@ -418,13 +426,19 @@ cdef extern from "talk/ka_talk.h" nogil:
         ka_limits limits
         ka_field *fields
         ka_talk_list *lists
+        ka_h2_service *h2
         uint32_t n_talks
         uint8_t asks_clients
         uint8_t asks_requests
 
+    ctypedef enum ka_persistence:
+        KA_PERSISTS
+
     ctypedef struct ka_talk:
         ka_service *service
+        uint8_t persistence
         ka_handle conn
+        ka_h2 *h2
         const char *window
         size_t window_len
         ka_buf *out
@@ -456,6 +470,16 @@ cdef extern from "sys/uio.h" nogil:
         size_t iov_len
 
 
+cdef extern from "talk/ka_h2.h" nogil:
+    ctypedef struct ka_h2_options:
+        uint32_t max_streams
+        uint32_t window
+        uint32_t max_window
+
+    const ka_h2_options ka_h2_options_default
+    int ka_h2_enable(ka_service *service, const ka_h2_options *options)
+
+
 cdef extern from "talk/ka_filter.h" nogil:
     enum:
         KA_WIRE_RECORD
@@ -470,6 +494,7 @@ cdef extern from "talk/ka_filter.h" nogil:
         uint8_t is_empty
         uint8_t has_more
         uint8_t is_abusive
+        uint8_t is_h2
 
     ctypedef struct ka_filter:
         ka_session *(*open)(void *ctx) noexcept
@@ -580,6 +605,7 @@ cdef extern from "talk/ka_turn.h" nogil:
     void ka_turn_fin(ka_driver *d, ka_talk *talk)
     void ka_turn_eof(ka_driver *d, ka_talk *talk)
     ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
+    bint ka_turn_agreed_h2(const ka_moves *moves, ka_driver *d, ka_handle conn, void *peer)
     bint ka_turn_has_talk(const ka_moves *moves, ka_driver *d, ka_handle conn, void *peer)
     char *ka_turn_room(ka_driver *d, ka_talk *talk, char *scratch, size_t *room)
     void ka_turn_took(ka_talk *talk, const char *scratch, const char *to, size_t nbytes)

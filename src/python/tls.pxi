@@ -160,6 +160,7 @@ cdef class TlsSession:
                     raise
                 self.tls.do_handshake()
             self.is_ready = True
+            self.c.is_h2 = self.tls.selected_alpn_protocol() == "h2"
             self.n_mute = 0
             self.c.has_more = self.held is not None
             self.c.is_empty = self.held is None and self.incoming.pending == 0

@@ -238,7 +238,8 @@ cdef class TransportProtocol:
     cdef int watch_for_end(self) except -1:
         """Its FIN has come, and the application is busy with its request: it may wait for the answer, or be gone. See
         ka_wire_probe; and the loop does not watch a transport that it does not read."""
-        if self.conn and self.talk != NULL and ka_exchange_is_open(&self.talk.exchange) and not self.is_unwatched:
+        if (self.conn and self.talk != NULL and not self.is_unwatched
+                and (self.talk.h2 != NULL or ka_exchange_is_open(&self.talk.exchange))):
             probe(self.transport)
             self.transports.unwatched.add(self)
             self.is_unwatched = True
@@ -329,6 +330,8 @@ cdef class TransportProtocol:
         else:
             if got == KA_OK:
                 ka_conn_event(self.transports.table.table, self.conn, KA_EV_HANDSHAKE_DONE, self.transports.own.now)
+                if session.is_h2 and not ka_turn_agreed_h2(&transport_moves, self.transports.d, self.conn, <void *>self):
+                    return False
                 if not self.has_more:
                     self.has_more = True  # the first request may have come with the last of the handshake
                     return True

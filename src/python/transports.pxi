@@ -475,7 +475,7 @@ cdef class Transports(Driver):
         sock = one.transport.get_extra_info("socket")
         if one.session != NULL or one.is_tls:
             raise LocalError("over TLS the socket carries ciphertext: read and write the stream instead")
-        if sock is None or core.talk.is_driven or core.talk.unsent:
+        if sock is None or core.is_h2 or core.talk.is_driven or core.talk.unsent:
             raise LocalError("the socket cannot be detached now")
         given = socket.socket(fileno=os.dup(sock.fileno()))  # the transport closes its own, which says nothing to the peer
         exchange.ended(core)

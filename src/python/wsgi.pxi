@@ -517,6 +517,10 @@ cdef class WsgiApplication(Application):
         }
 
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
+        cdef size_t n
+        if head.flags & KA_HEAD_IS_CONNECT and ka_exchange_protocol(core, &n) != NULL:
+            refuse_protocol(driver, core)
+            return 0
         cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
         exchange.app = self
         exchange.environ = self.environ_of(exchange, driver, core, head, fields)
@@ -553,7 +557,9 @@ cdef class WsgiApplication(Application):
         else:
             exchange.target = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
         environ["RAW_URI"] = exchange.target
-        if head.minor == 0:
+        if head.flags & KA_HEAD_IS_H2:
+            environ["SERVER_PROTOCOL"] = "HTTP/2"
+        elif head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         client = driver.client_of(core)
         if driver.has_proxies:

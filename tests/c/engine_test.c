@@ -1,6 +1,6 @@
 /* engine_test.c: the engine under failing system calls and failing memory, with clients of every kind.
  *
- * link: http table talk epoll
+ * link: http h2 table talk epoll
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime
  */
 #include <sys/epoll.h>

@@ -1,6 +1,6 @@
 /* inside_test.c: what an application does to the engine from within its calls: every call, every deed.
  *
- * link: http table talk epoll
+ * link: http h2 table talk epoll
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime */
 #include "engine_driver.h"
 

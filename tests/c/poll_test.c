@@ -1,6 +1,6 @@
 /* poll_test.c: a driver of nothing but poll() and ka_driver, before the crowds that the engine stands.
  *
- * link: http table talk
+ * link: http h2 table talk
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime
  *
  * What it shares with the engine is ka_driver and ka_turn.h alone: no edge-triggered events, no timer, no filter, nothing

@@ -1,5 +1,5 @@
 /* What is taken in ahead of its turn: how much, and who gives it up.
- * link: http table talk */
+ * link: http h2 table talk */
 #include "talk_driver.h"
 
 #define GET "GET / HTTP/1.1\r\nHost: a\r\n\r\n"

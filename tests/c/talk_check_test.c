@@ -1,5 +1,5 @@
 /* What ka_talk_check says: which states go together, and what else must hold.
- * link: http table talk */
+ * link: http h2 table talk */
 #include "talk_driver.h"
 
 #define GET "GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -1,5 +1,5 @@
 /* One conversation, driven by hand: what comes in as which request, what goes out in which order, when it is over.
- * link: http table talk */
+ * link: http h2 table talk */
 #include "talk/ka_turn.h"
 #include "talk_driver.h"
 

@@ -42,7 +42,7 @@ TARGETS = {
     # A byte too many counts as sent when a large write was taken in part. What steers a play are single bytes, so that
     # following comparisons gains nothing; the table has its own tests, and its parts are kept for the next play.
     "talk": Target(
-        "http table talk",
+        "http h2 table talk",
         96,
         "",
         "talk/ka_talk.c",

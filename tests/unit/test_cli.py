@@ -104,7 +104,8 @@ def test_a_command_that_has_no_such_option_suggests_none():
 def test_options_of_other_servers_that_mean_the_same_are_none_of_ours_and_are_taken(theirs):
     known = parser_of("serve").flags()
     assert theirs not in known and elsewhere.SAME[theirs] in known
-    assert elsewhere.translate([theirs, "x", f"{theirs}=y"], known) == [elsewhere.SAME[theirs], "x", f"{elsewhere.SAME[theirs]}=y"]
+    ours = elsewhere.SAME[theirs]
+    assert elsewhere.translate([theirs, "x", f"{theirs}=y"], known) == [ours, "x", f"{ours}=y"]
     assert elsewhere.translate([theirs], parser_of("demo").flags()) == [theirs]
 
 

@@ -19,6 +19,7 @@ import trustme
 
 import kacore
 from kacore.server.loops import loop_factory
+from tests.wire.http2_house import build, house, shared_house  # noqa: F401  fixtures
 
 PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
 

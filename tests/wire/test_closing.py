@@ -37,7 +37,7 @@ def never(request):
 
 @pytest.mark.parametrize(("text", "status"), MALFORMED)
 def test_a_malformed_request_is_refused_and_never_reaches_the_application(start, client, caplog, text, status):
-    running = start(never)
+    running = start(never, http2="off")
     c = client(running)
     c.send(text)
     response = c.response()

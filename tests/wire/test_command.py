@@ -134,7 +134,7 @@ def test_a_mistake_is_one_clear_line_and_exit_status_2(launch, app, arguments, w
 def test_a_mistake_names_the_value_and_the_rule(app, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(logs, "set_up", lambda level: None)
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
     monkeypatch.delitem(sys.modules, "app", raising=False)
     with contextlib.suppress(SystemExit):
         assert cli.main(["serve", *arguments, "--port", "0"]) == 2

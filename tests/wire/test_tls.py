@@ -51,11 +51,20 @@ def test_a_thousand_pipelined_requests_are_answered_in_order(start, over_tls, lo
     assert [one.response().body for _ in range(1000)] == [b"/%d" % i for i in range(1000)]
 
 
-def test_alpn_gives_http_1_1(start, over_tls, localhost):
-    server = start(handler, tls=TLS(localhost))
-    assert over_tls(server, alpn=["h2", "http/1.1"]).sock.selected_alpn_protocol() == "http/1.1"
-    one = over_tls(server, alpn=["h2"])
-    assert one.sock.selected_alpn_protocol() is None
+@pytest.mark.parametrize(
+    ("http2", "offered", "agreed"),
+    [
+        ("auto", ["h2", "http/1.1"], "h2"),
+        ("auto", ["http/1.1", "h2"], "h2"),
+        ("auto", ["http/1.1"], "http/1.1"),
+        ("on", ["h2"], "h2"),
+        ("off", ["h2", "http/1.1"], "http/1.1"),
+        ("off", ["h2"], None),
+    ],
+)
+def test_alpn_agrees_on_http_2_unless_it_is_off(start, over_tls, localhost, http2, offered, agreed):
+    server = start(handler, tls=TLS(localhost), http2=http2)
+    assert over_tls(server, alpn=offered).sock.selected_alpn_protocol() == agreed
 
 
 def test_a_slow_reader_of_a_large_response_gets_it_whole_and_memory_is_bounded(start, over_tls, localhost):

@@ -321,3 +321,20 @@ def test_address_that_is_none_is_refused_by_name(launch, tmp_path, address):
     child = launch("-m", "kacore", "serve", "app:app", "--bind", address)
     assert child.wait() == 2
     assert address in child.text
+
+
+def test_worker_whose_event_loop_is_stuck_is_replaced(run, tmp_path):
+    (tmp_path / "app.py").write_text("""
+import os, time
+
+def app(request):
+    while request.path == "/stuck":
+        time.sleep(0.01)
+    return str(os.getpid())
+""")
+    server = run("--worker-timeout", "0.5")
+    (old,) = pids(server, 3)
+    with pytest.raises(OSError):
+        ask(server, "/stuck")
+    assert pids(server, 3) != {old}
+    assert f"killing worker 0 (pid {old}): its event loop does not respond" in server.text

@@ -104,7 +104,8 @@ enum {
     KA_HEAD_EXPECTS_CONTINUE = 1 << 3, /* Expect: 100-continue on HTTP/1.1 */
     KA_HEAD_UPGRADE = 1 << 4,          /* Upgrade field, and "upgrade" among the Connection options */
     KA_HEAD_IS_HEAD = 1 << 5,          /* the method is HEAD */
-    KA_HEAD_IS_CONNECT = 1 << 6        /* the method is CONNECT */
+    KA_HEAD_IS_CONNECT = 1 << 6,       /* the method is CONNECT */
+    KA_HEAD_IS_H2 = 1 << 7             /* a request of HTTP/2 */
 };
 
 typedef enum {

@@ -43,6 +43,7 @@ typedef enum {
     X(BUFFER_LIMIT, "buffer_limit") /* max_buffer_bytes, or out of memory */                      \
     X(DRAIN, "drain")                                                                             \
     X(BAD_REQUEST, "bad_request")                                                                 \
+    X(EXCESSIVE_LOAD, "excessive_load") /* HTTP/2: work done for nothing, RFC 9113 10.5 */        \
     X(ERROR, "error")       /* reset, failed send, TLS error, our own fault */                    \
     X(UPGRADED, "upgraded") /* a tunnel ended, or its socket was given away */
 

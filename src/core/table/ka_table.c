@@ -83,6 +83,8 @@ static int capacity_is_valid(const ka_capacity *c)
            c->pressure_start >= 0 && c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
 }
 
+const ka_policy *ka_table_policy(const ka_table *t, unsigned policy_class) { return &t->policy[policy_class]; }
+
 int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
 {
     if (!capacity_is_valid(capacity))

@@ -58,6 +58,7 @@ void ka_table_free(ka_table *t);
 /* Take effect on all open connections at once. KA_EINVAL, and nothing changed, for a class >= KA_N_CLASSES, a negative
  * time, a fraction or prefix out of range, no room at all. O(1), but for a changed client_share: O(clients). */
 int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy);
+const ka_policy *ka_table_policy(const ka_table *t, unsigned policy_class);
 int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity);
 const ka_capacity *ka_table_capacity(const ka_table *t);
 

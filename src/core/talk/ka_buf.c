@@ -1,8 +1,10 @@
 /* ka_buf.c: see ka_buf.h. */
+#define _XOPEN_SOURCE 700 /* pread */
 #include "talk/ka_buf.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void ka_pool_init(ka_pool *pool, size_t max_bytes, void (*release)(void *owner))
 {
@@ -70,6 +72,11 @@ ka_buf *ka_buf_refer(ka_pool *pool, const char *ptr, size_t len, void *owner)
 ka_buf *ka_buf_refer_file(ka_pool *pool, int fd, int64_t off, size_t len, void *owner)
 {
     return refer(pool, NULL, fd, off, len, owner);
+}
+
+ptrdiff_t ka_buf_read_file(const ka_buf *buf, char *to, size_t n)
+{
+    return pread(buf->fd, to, n, (off_t)(buf->file_off + (int64_t)buf->start));
 }
 
 void ka_buf_give(ka_pool *pool, ka_buf *buf)

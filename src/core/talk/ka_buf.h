@@ -89,6 +89,10 @@ ka_buf *ka_buf_refer(ka_pool *pool, const char *ptr, size_t len, void *owner);
 /* The same for bytes [off, off+len) of an open file. */
 ka_buf *ka_buf_refer_file(ka_pool *pool, int fd, int64_t off, size_t len, void *owner);
 
+/* `n` bytes of the file from where the buffer stands, for who cannot leave it to the kernel. Return how many there were,
+ * fewer at its end; -1 with errno. */
+ptrdiff_t ka_buf_read_file(const ka_buf *buf, char *to, size_t n);
+
 void ka_buf_give(ka_pool *pool, ka_buf *buf);
 void ka_buf_give_all(ka_pool *pool, ka_buf *list);
 

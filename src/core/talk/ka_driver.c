@@ -1,5 +1,6 @@
 /* ka_driver.c: see ka_driver.h. In order: making, turns, ends, expiry, room, who is it, all of them. */
 #include "talk/ka_driver.h"
+#include "talk/ka_h2.h"
 
 #include <stdio.h>
 
@@ -84,10 +85,23 @@ static ka_cause cause_of(const ka_driver *d, ka_handle conn, ka_cause otherwise)
     return ka_conn_phase(d->service.table, conn) == KA_LINGER ? ka_conn_ending(d->service.table, conn) : otherwise;
 }
 
+/* HTTP/2 says which requests it has looked at, as far as that goes at once: all others may safely be repeated. */
+static void say_goodbye(ka_driver *d, void *peer, ka_cause cause)
+{
+    ka_talk *talk = *d->moves->talk_of(peer);
+    if (ka_likely(talk == NULL || talk->h2 == NULL || talk->is_driven))
+        return;
+    ka_h2_goodbye(talk->h2, cause);
+    (void)d->moves->flush(d, peer, talk);
+}
+
 void ka_driver_close(ka_driver *d, ka_handle conn, ka_cause cause)
 {
-    if (is_open(d, conn))
-        ka_driver_end(d, conn, d->moves->peer_of(d, conn), cause_of(d, conn, cause));
+    if (!is_open(d, conn))
+        return;
+    void *peer = d->moves->peer_of(d, conn);
+    say_goodbye(d, peer, cause);
+    ka_driver_end(d, conn, peer, cause_of(d, conn, cause));
 }
 
 void ka_driver_half_close(ka_driver *d, ka_handle conn, void *peer, ka_cause cause)
@@ -121,7 +135,10 @@ int ka_driver_discarded(ka_driver *d, ka_handle conn, void *peer, size_t nbytes,
 
 void ka_driver_arm(ka_driver *d, int64_t at)
 {
-    int64_t due = ka_table_next_due(d->service.table);
+    int64_t due = ka_table_next_due(d->service.table), of_requests;
+    if (ka_unlikely(d->service.h2 != NULL) && d->service.h2->clock.n &&
+        ka_h2_clock_next(&d->service.h2->clock, d->service.table, &of_requests) && of_requests < due)
+        due = of_requests;
     if (at < due)
         due = at;
     if (due < d->armed_ns && d->moves->set_timer(d, due) == 0)
@@ -131,7 +148,7 @@ void ka_driver_arm(ka_driver *d, int64_t at)
 /* Time is up: answer, where ka_table_due says so. Return whether that is under way (the talk is noted); else close. */
 static int answers_late(ka_driver *d, ka_talk *talk, ka_action action, ka_cause cause)
 {
-    if (talk == NULL || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
+    if (talk == NULL || talk->h2 || (action != KA_DO_ANSWER_408 && action != KA_DO_ANSWER_503))
         return 0;
     const char *why = action == KA_DO_ANSWER_408 ? "the request took too long to arrive"
                     : cause == KA_CAUSE_DRAIN    ? "the server is shutting down"
@@ -173,10 +190,15 @@ static void look(ka_driver *d, ka_handle conn, void *peer)
 static void carry_out(ka_driver *d, ka_handle conn, void *peer, ka_action action, ka_cause cause)
 {
     ka_talk *talk = *d->moves->talk_of(peer);
+    if (action == KA_DO_GOAWAY && cause == KA_CAUSE_HANDLER_TIMEOUT) { /* each request has its own, below */
+        (void)ka_conn_touch(d->service.table, conn, d->now);
+        return;
+    }
+    say_goodbye(d, peer, cause);
     if (answers_late(d, talk, action, cause)) {
         d->moves->turn(d, conn,
                        peer); /* at once: until it has left the phase it stays due, and would be cut off next */
-    } else if (action == KA_DO_HALF_CLOSE) {
+    } else if (action == KA_DO_HALF_CLOSE || (action == KA_DO_GOAWAY && cause != KA_CAUSE_DRAIN)) {
         ka_driver_half_close(d, conn, peer, cause);
     } else {
         if (talk)
@@ -185,8 +207,40 @@ static void carry_out(ka_driver *d, ka_handle conn, void *peer, ka_action action
     }
 }
 
+/* The requests of HTTP/2, and what their connections have begun: the same, by their own clock. */
+static void expire_requests(ka_driver *d)
+{
+    for (int i = 0; i < KA_EXPIRIES; i++) {
+        int64_t due;
+        ka_h2_clock *clock = &d->service.h2->clock;
+        ka_h2_wait *wait = ka_h2_clock_next(clock, d->service.table, &due);
+        if (wait == NULL || due > d->now)
+            return;
+        int64_t since = wait->since;
+        ka_talk *talk = ka_h2_talk_of(wait);
+        ka_handle conn = talk->conn;
+        void *peer = d->moves->peer_of(d, conn);
+        d->moves->look(d, conn, peer, wait->phase == KA_BUSY ? KA_BODY : wait->phase);
+        if (ka_h2_clock_next(clock, d->service.table, &due) != wait || due > d->now || wait->since != since)
+            continue;
+        if (wait->phase == KA_WRITE && wait->is_connection) {
+            int queued = d->moves->queued(d, peer), taken = queued >= 0 ? talk->outq - queued : 0;
+            talk->outq = queued >= 0 ? queued : talk->outq;
+            if (taken > 0 && ka_h2_sent(talk->h2, (size_t)taken, d->now) == KA_CAUSE_NONE)
+                continue;
+        }
+        ka_cause cause = ka_h2_late(talk->h2, wait, d->now);
+        if (cause != KA_CAUSE_NONE)
+            ka_driver_end(d, conn, peer, cause);
+        else
+            d->moves->turn(d, conn, peer);
+    }
+}
+
 void ka_driver_expire(ka_driver *d)
 {
+    if (ka_unlikely(d->service.h2 != NULL) && d->service.h2->clock.n)
+        expire_requests(d);
     for (int i = 0; i < KA_EXPIRIES; i++) {
         ka_handle conn, still;
         ka_cause cause;
@@ -206,6 +260,7 @@ void ka_driver_expire(ka_driver *d)
 static void evict(ka_driver *d, ka_handle conn, void *peer)
 {
     ka_talk *talk = *d->moves->talk_of(peer);
+    say_goodbye(d, peer, KA_CAUSE_EVICTED);
     int is_in_body = ka_conn_phase(d->service.table, conn) == KA_BODY;
     if (talk && is_in_body &&
         ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly while the server is full",
@@ -324,7 +379,9 @@ void ka_driver_drain(ka_driver *d, int64_t grace_ns, int64_t spread_ns, int64_t 
     for (uint32_t slot = 1; slot < ka_table_slots(d->service.table); slot++) {
         ka_handle conn = ka_table_handle(d->service.table, slot);
         ka_talk *talk = conn ? *d->moves->talk_of(d->moves->peer_of(d, conn)) : NULL;
-        if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
+        if (talk && talk->h2)
+            ka_h2_drain(talk->h2);
+        else if (talk && ka_exchange_is_tunnel(&talk->exchange) && ka_exchange_is_open(&talk->exchange))
             ka_driver_news(d, talk, KA_NEWS_DRAIN);
     }
 }

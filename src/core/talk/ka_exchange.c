@@ -165,49 +165,15 @@ ptrdiff_t ka_h1_read(ka_exchange *x, char *to, size_t cap, int64_t now)
 
 /* --- the response --- */
 
-static void append(ka_talk *talk, ka_buf *buf)
-{
-    if (talk->out_last)
-        talk->out_last->next = buf;
-    else
-        talk->out = buf;
-    talk->out_last = buf;
-}
-
-/* `n` bytes of room at the end of the output, or NULL. Written bytes count once `wrote` says so. */
-static char *reserve(ka_talk *talk, size_t n)
-{
-    ka_buf *last = talk->out_last;
-    if (last == NULL || ka_buf_room(last) < n) {
-        last = ka_buf_take(&talk->service->pool, KA_USE_OUTPUT, n);
-        if (last == NULL)
-            return NULL;
-        append(talk, last);
-    }
-    return last->data + last->end;
-}
-
-static void wrote(ka_talk *talk, size_t n)
-{
-    talk->out_last->end += n;
-    talk->unsent += n;
-}
-
-/* The same for what ends at `at`. */
-static void wrote_until(ka_talk *talk, const char *at)
-{
-    wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
-}
-
 static int put_copy(ka_talk *talk, const char *bytes, size_t n)
 {
     if (n == 0)
         return KA_OK;
-    char *at = reserve(talk, n);
+    char *at = ka_talk_reserve(talk, n);
     if (at == NULL)
         return KA_ENOMEM;
     memcpy(at, bytes, n);
-    wrote(talk, n);
+    ka_talk_wrote(talk, n);
     return KA_OK;
 }
 
@@ -223,7 +189,7 @@ int ka_h1_head_begin(ka_exchange *x, unsigned status, size_t field_bytes, char *
         x->reply.why = "an interim status cannot be the final one (RFC 9110 15.2)";
         return KA_EINVAL;
     }
-    *at = reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
+    *at = ka_talk_reserve(talk, field_bytes + KA_REPLY_FIXED + talk->service->common.extra_len);
     if (*at == NULL)
         return KA_ENOMEM;
     x->reply = (ka_reply){.minor = minor, .is_head = is_head, .is_connect = is_connect};
@@ -267,7 +233,7 @@ static int tunnel_begin(ka_exchange *x, char *at, int64_t now)
         return got;
     (void)ka_reply_choose_frame(reply, KA_WHOLE_UNKNOWN);
     ka_reply_finish_head(reply, &at, &says_nothing, &talk->service->common);
-    wrote_until(talk, at);
+    ka_talk_wrote_until(talk, at);
     x->reading = KA_READING_TUNNEL;
     x->writing = KA_WRITING_CONTENT;
     ka_talk_attend(talk);
@@ -297,7 +263,7 @@ int ka_h1_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now)
             talk->persistence = KA_LINGERS;
     }
     ka_reply_finish_head(&x->reply, &at, &verdict, &talk->service->common);
-    wrote_until(talk, at);
+    ka_talk_wrote_until(talk, at);
     x->writing = KA_WRITING_CONTENT;
     return KA_OK;
 }
@@ -329,7 +295,7 @@ static int put_content(ka_exchange *x, const char *bytes, int fd, int64_t off, s
             ka_buf *buf = bytes ? ka_buf_refer(pool, bytes, len, owner) : ka_buf_refer_file(pool, fd, off, len, owner);
             error = buf ? KA_OK : KA_ENOMEM;
             if (buf) {
-                append(talk, buf);
+                ka_talk_append(talk, buf);
                 talk->unsent += len;
                 owner = NULL; /* the buffer's */
             }
@@ -442,14 +408,14 @@ int ka_h1_interim(ka_exchange *x, unsigned status, const char *lines, size_t len
         return KA_EINVAL;
     }
     size_t n = (size_t)snprintf(line, sizeof line, "HTTP/1.1 %u %s\r\n", status, ka_reply_reason(status));
-    char *at = reserve(x->talk, n + len + 2);
+    char *at = ka_talk_reserve(x->talk, n + len + 2);
     if (at == NULL)
         return KA_ENOMEM;
     memcpy(at, line, n);
     if (len)
         memcpy(at + n, lines, len);
     memcpy(at + n + len, "\r\n", 2);
-    wrote(x->talk, n + len + 2);
+    ka_talk_wrote(x->talk, n + len + 2);
     ka_talk_attend(x->talk);
     return KA_OK;
 }
@@ -466,7 +432,7 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
         return KA_EINVAL;        /* the last response is there, or a part of one */
     if (!ka_exchange_is_open(x)) /* a head that could not be read */
         *reply = (ka_reply){.minor = 1};
-    char *at = reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
+    char *at = ka_talk_reserve(talk, KA_REPLY_FIXED + talk->service->common.extra_len + len);
     if (at == NULL)
         return KA_ENOMEM;
     *reply = (ka_reply){.minor = reply->minor, .is_head = reply->is_head};
@@ -481,7 +447,7 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
     }
     reply->is_over = 1;
     reply->n_content = (int64_t)len + 1;
-    wrote_until(talk, at);
+    ka_talk_wrote_until(talk, at);
     ka_talk_end_with(talk, cause);
     talk->cause = (uint8_t)cause;
     talk->persistence = KA_LINGERS;
@@ -496,12 +462,12 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
 
 ka_handle ka_exchange_conn(const ka_exchange *x) { return x->talk->conn; }
 
-ka_cause ka_exchange_cause(const ka_exchange *x) { return (ka_cause)x->talk->cause; }
+ka_cause ka_h1_cause(const ka_exchange *x) { return (ka_cause)x->talk->cause; }
 
 int ka_exchange_sees_fin(const ka_exchange *x) { return ka_talk_sees_fin(x->talk); }
 
 int ka_exchange_is_draining(const ka_exchange *x) { return ka_table_is_draining(x->talk->service->table); }
 
-size_t ka_exchange_unsent(const ka_exchange *x) { return x->talk->unsent; }
+size_t ka_h1_unsent(const ka_exchange *x) { return x->talk->unsent; }
 
-const char *ka_exchange_head_bytes(const ka_exchange *x) { return x->talk->window - x->head_bytes; }
+const char *ka_h1_head_bytes(const ka_exchange *x) { return x->talk->window - x->head_bytes; }

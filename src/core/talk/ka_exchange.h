@@ -1,8 +1,8 @@
 /* ka_exchange.h: one request and its response, as the application's side knows it.
  *
- * What would be there once for each of many requests that share a connection. HTTP/1 has one at a time, so it is part of
- * its ka_talk, from the head of a request to the last byte of its response, and is used again for the next; a stream of
- * HTTP/2 will have one of its own. Nothing here presupposes that it is alone on its connection.
+ * What is there once for each of many requests that share a connection. HTTP/1 has one at a time, so it is part of its
+ * ka_talk, from the head of a request to the last byte of its response, and is used again for the next; a stream of HTTP/2
+ * has one of its own. Nothing here presupposes that it is alone on its connection.
  *
  * Whoever answers requests calls what stands here and nothing else: never a ka_talk. */
 #ifndef KA_EXCHANGE_H
@@ -66,6 +66,7 @@ typedef struct {
     uint8_t writing;     /* ka_writing */
     uint8_t hold;        /* ka_hold */
     uint8_t wants_body;  /* the application waits for content */
+    uint8_t is_h2;       /* it is a stream of HTTP/2 */
 } ka_exchange;
 
 /* The application has a request: it reads content, and responds. */
@@ -106,22 +107,21 @@ static inline const char *ka_exchange_why(const ka_exchange *x) { return x->repl
 /* --- about its connection --- */
 
 ka_handle ka_exchange_conn(const ka_exchange *x);
-ka_cause ka_exchange_cause(
-    const ka_exchange *x);                      /* in `lost`: what the connection ends by; KA_CAUSE_NONE: it goes on */
-int ka_exchange_sees_fin(const ka_exchange *x); /* the client sent FIN, perhaps behind bytes that are not taken in */
-int ka_exchange_is_draining(const ka_exchange *x);        /* the server is about to stop */
-size_t ka_exchange_unsent(const ka_exchange *x);          /* bytes that wait for the client, of its connection */
-const char *ka_exchange_head_bytes(const ka_exchange *x); /* what the head's offsets count from, in `on_request` */
+int ka_exchange_sees_fin(const ka_exchange *x);    /* the client sent FIN, perhaps behind bytes that are not taken in */
+int ka_exchange_is_draining(const ka_exchange *x); /* the server is about to stop */
+
+/* Of an extended CONNECT (RFC 8441), in `on_request`: the protocol that is asked for; NULL: it is none. */
+const char *ka_exchange_protocol(const ka_exchange *x, size_t *len);
 
 /* --- the verbs ---
  *
- * The one place where the conversations part: each verb goes to the one that the exchange belongs to. Today that is
- * HTTP/1's (ka_h1_*, in ka_exchange.c), and a verb is a direct call of it. To put a second one beside it, give ka_exchange
- * a fact that says which it belongs to, write the same functions as ka_h2_*, and make of the line below
- *     #define KA_VERB(verb, ...) (ka_likely(x->is_h1) ? ka_h1_##verb(__VA_ARGS__) : ka_h2_##verb(__VA_ARGS__))
- * which costs HTTP/1 a comparison, and no indirect call. */
-#define KA_VERB(verb, ...) ka_h1_##verb(__VA_ARGS__)
+ * The one place where the conversations part: HTTP/1's are ka_h1_*, in ka_exchange.c, HTTP/2's ka_h2_*, in
+ * ka_h2_exchange.c. */
+#define KA_VERB(verb, ...) (ka_likely(!x->is_h2) ? ka_h1_##verb(__VA_ARGS__) : ka_h2_##verb(__VA_ARGS__))
 
+ka_cause ka_h1_cause(const ka_exchange *x);
+size_t ka_h1_unsent(const ka_exchange *x);
+const char *ka_h1_head_bytes(const ka_exchange *x);
 ptrdiff_t ka_h1_read(ka_exchange *x, char *to, size_t cap, int64_t now);
 size_t ka_h1_readable(const ka_exchange *x);
 int ka_h1_body_is_over(const ka_exchange *x);
@@ -148,6 +148,43 @@ int ka_h1_awaits_empty(ka_exchange *x);
 void ka_h1_rest(ka_exchange *x);
 void ka_h1_done(ka_exchange *x, ka_cause cause);
 int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cause, int64_t now);
+
+ka_cause ka_h2_cause(const ka_exchange *x);
+size_t ka_h2_unsent(const ka_exchange *x);
+const char *ka_h2_head_bytes(const ka_exchange *x);
+ptrdiff_t ka_h2_read(ka_exchange *x, char *to, size_t cap, int64_t now);
+size_t ka_h2_readable(const ka_exchange *x);
+int ka_h2_body_is_over(const ka_exchange *x);
+int ka_h2_is_eof(const ka_exchange *x);
+const char *ka_h2_peek(const ka_exchange *x, size_t *len);
+int ka_h2_head_begin(ka_exchange *x, unsigned status, size_t field_bytes, char **at);
+/* There are no reason phrases (RFC 9113 8.3.2). */
+static inline int ka_h2_reword(const ka_exchange *x, char *const *at, const char *reason, size_t len)
+{
+    (void)x, (void)at, (void)reason, (void)len;
+    return KA_OK;
+}
+int ka_h2_field(ka_exchange *x, char **at, const char *name, size_t name_len, const char *value, size_t value_len);
+int ka_h2_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now);
+int ka_h2_content(ka_exchange *x, const char *bytes, size_t len, int more, void *owner);
+int ka_h2_file(ka_exchange *x, int fd, int64_t off, size_t len, int more, void *owner);
+int ka_h2_trailers(ka_exchange *x, const char *lines, size_t len);
+int ka_h2_interim(ka_exchange *x, unsigned status, const char *lines, size_t len);
+int ka_h2_holds(ka_exchange *x);
+int ka_h2_awaits_low(ka_exchange *x);
+int ka_h2_awaits_empty(ka_exchange *x);
+void ka_h2_rest(ka_exchange *x);
+void ka_h2_done(ka_exchange *x, ka_cause cause);
+int ka_h2_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cause, int64_t now);
+
+/* In `lost`: what it ends by, or its connection does; KA_CAUSE_NONE: that goes on. */
+static inline ka_cause ka_exchange_cause(const ka_exchange *x) { return KA_VERB(cause, x); }
+
+/* Bytes that wait for the client: of its connection, and of this response. */
+static inline size_t ka_exchange_unsent(const ka_exchange *x) { return KA_VERB(unsent, x); }
+
+/* What the head's offsets count from, in `on_request`. */
+static inline const char *ka_exchange_head_bytes(const ka_exchange *x) { return KA_VERB(head_bytes, x); }
 
 /* Read up to `cap` bytes of content. n > 0; 0 at the end; KA_PARTIAL: none here, wants_body is set and the driver told;
  * KA_EPEER: x->fault; KA_ESTALE: the client is gone. */

@@ -1,9 +1,7 @@
 /* ka_filter.c: see ka_filter.h. */
-#define _XOPEN_SOURCE 700 /* pread */
 #include "talk/ka_filter.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 int ka_filter_encrypt(ka_session *session, const ka_talk *talk)
 {
@@ -14,7 +12,7 @@ int ka_filter_encrypt(ka_session *session, const ka_talk *talk)
     const ka_buf *buf = talk->out;
     if (buf->fd >= 0) {
         size_t len = ka_buf_len(buf) < sizeof piece ? ka_buf_len(buf) : sizeof piece;
-        ssize_t n = pread(buf->fd, piece, len, (off_t)(buf->file_off + (int64_t)buf->start));
+        ptrdiff_t n = ka_buf_read_file(buf, piece, len);
         if (n <= 0)
             return (int)n;
         iov[n_iov++] = (struct iovec){.iov_base = piece, .iov_len = (size_t)n};

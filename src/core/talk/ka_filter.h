@@ -44,6 +44,7 @@ struct ka_session {
     uint8_t
         has_more; /* after KA_PARTIAL, or a handshake: more is inside than a call may look at: read later, after others */
     uint8_t is_abusive; /* after KA_EPEER: the peer broke a rule that is none of the filter's protocol */
+    uint8_t is_h2;      /* after the handshake: the client and we have agreed on HTTP/2 (ALPN, RFC 9113 3.2) */
     uint32_t n_raw;     /* bytes fed, for whoever keeps a step bounded */
 };
 

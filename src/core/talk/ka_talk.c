@@ -1,5 +1,6 @@
 /* ka_talk.c: see ka_talk.h. The pool of talks, and the driver's side of one. */
 #include "http/ka_scan.h"
+#include "talk/ka_h2.h"
 #include "talk/ka_talk_parts.h"
 
 #include <stdlib.h>
@@ -30,6 +31,7 @@ void ka_service_free(ka_service *service)
         service->free_talks = talk->parked_next; /* the link of the free list */
         free(talk);
     }
+    ka_h2_disable(service);
     free(service->fields);
     service->fields = NULL;
     free(service->common.extra);
@@ -159,6 +161,10 @@ ka_talk *ka_service_fattest(const ka_service *service)
 void ka_talk_free(ka_talk *talk)
 {
     ka_service *service = talk->service;
+    if (ka_unlikely(talk->h2 != NULL)) {
+        ka_h2_free(talk->h2);
+        talk->h2 = NULL;
+    }
     lose_exchange(talk, KA_READING_CLOSED);
     if (ka_unlikely(talk->is_noted | talk->is_later)) {
         ka_talk_take(talk, KA_NOTED);
@@ -231,6 +237,8 @@ size_t ka_talk_appetite(const ka_talk *talk)
     const ka_limits *limits = &talk->service->limits;
     uint64_t here = talk->window_len, most = KA_READ_AHEAD;
     int is_open = ka_exchange_is_open(x);
+    if (ka_unlikely(talk->h2 != NULL))
+        return ka_h2_appetite(talk->h2);
     if (ka_exchange_is_tunnel(x))
         most = KA_READ_MAX;
     else if ((is_open ? x->wants_body : x->reading == KA_READING_DISCARD) && !ka_body_is_over(&x->body))
@@ -244,7 +252,8 @@ size_t ka_talk_appetite(const ka_talk *talk)
 int ka_talk_drop_ahead(ka_talk *talk)
 {
     const ka_exchange *x = &talk->exchange;
-    int is_ahead = ka_exchange_is_open(x) ? !ka_exchange_is_tunnel(x) && ka_body_is_over(&x->body)
+    int is_ahead = talk->h2               ? 0
+                 : ka_exchange_is_open(x) ? !ka_exchange_is_tunnel(x) && ka_body_is_over(&x->body)
                                           : x->reading != KA_READING_DISCARD && talk->unsent > 0;
     if (!is_ahead)
         return 0;
@@ -399,6 +408,13 @@ static ka_talk_step next_head(ka_talk *talk, int64_t now, ka_head *head)
     ka_exchange *x = &talk->exchange;
     ka_service *service = talk->service;
     if (talk->window_len) {
+        if (ka_unlikely(talk->window[0] == 'P') && (talk->window_len < 3 || talk->window[2] == 'I')) {
+            int is_preface = ka_h2_is_preface(talk);
+            if (is_preface == KA_OK)
+                return KA_TALK_HTTP2;
+            if (is_preface == KA_PARTIAL && !ka_talk_is_eof(talk))
+                return KA_TALK_READ;
+        }
         int got = ka_head_parse(talk->window, talk->window_len, &talk->checked, &service->limits, head, service->fields,
                                 &x->fault);
         if (ka_likely(got == KA_OK))

@@ -16,6 +16,7 @@
  *       KA_TALK_BODY     the application waits for content, and there is some (or its end, or its failure)
  *       KA_TALK_WAIT     the application has a request and does not want bytes: read nothing
  *       KA_TALK_READ     more bytes are needed
+ *       KA_TALK_HTTP2    its first bytes are the preface of HTTP/2: go on with ka_h2_begin, and never ask here again
  *       KA_TALK_LINGER   send what is pending, then FIN, then read and discard
  *       KA_TALK_CLOSE    send what is pending, then close
  *     send ka_talk->out, reporting ka_talk_sent
@@ -95,6 +96,10 @@ typedef struct {
     uint32_t n;
 } ka_talk_list;
 
+/* The conversation in HTTP/2, and what all of those share: ka_h2.h. */
+typedef struct ka_h2 ka_h2;
+typedef struct ka_h2_service ka_h2_service;
+
 /* What all conversations of one server share. */
 typedef struct {
     ka_table *table;
@@ -106,6 +111,7 @@ typedef struct {
     ka_talk *free_talks; /* owned; at most KA_TALKS_KEEP */
     ka_talk *parked[KA_BUF_SIZES + 1]; /* with bytes that wait, by their buffer's class: rings, oldest first */
     ka_talk_list lists[KA_N_LISTS];    /* in the order they came */
+    ka_h2_service *h2;                 /* owned; NULL: HTTP/2 is not served */
     uint32_t n_free_talks, n_talks;
     uint8_t asks_clients, asks_requests; /* whether the application is asked for the class of each */
 } ka_service;
@@ -113,6 +119,7 @@ typedef struct {
 struct ka_talk {
     ka_service *service; /* not owned */
     ka_handle conn;
+    ka_h2 *h2;                          /* owned; NULL: it speaks HTTP/1 */
     ka_buf *in;                         /* owned: bytes that waited, or NULL */
     ka_talk *parked_next, *parked_prev; /* in the service's ring, while `in` is there */
     const char *window;                 /* bytes to be parsed next: inside `in` or the driver's */
@@ -141,6 +148,7 @@ typedef enum {
     KA_TALK_BODY,
     KA_TALK_WAIT,
     KA_TALK_READ,
+    KA_TALK_HTTP2,
     KA_TALK_LINGER,
     KA_TALK_CLOSE
 } ka_talk_step;

@@ -1,5 +1,5 @@
 /* ka_talk_check.c: the invariants of a conversation, for assertions, tests and fuzzers. */
-#include "talk/ka_talk.h"
+#include "talk/ka_h2.h"
 
 /* Which states go together: for each of what is read and what is written, the ka_persistence that there may be. */
 enum {
@@ -84,5 +84,9 @@ const char *ka_talk_check(const ka_talk *talk)
     }
     MUST(last == talk->out_last, "the last output buffer is another");
     MUST(unsent == talk->unsent, "the unsent bytes are miscounted");
+    if (talk->h2) {
+        const char *wrong = ka_h2_check(talk->h2);
+        MUST(wrong == NULL, wrong);
+    }
     return check_exchange(talk);
 }

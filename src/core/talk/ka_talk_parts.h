@@ -1,7 +1,9 @@
-/* ka_talk_parts.h: what the two files of HTTP/1's conversation have of each other: ka_talk.c, the driver's side, and
- * ka_exchange.c, the application's. Private to them. */
+/* ka_talk_parts.h: what the files of a conversation have of each other: ka_talk.c, the driver's side of HTTP/1, and
+ * ka_exchange.c, the application's; and of the end of the output HTTP/2's as well. Private to them. */
 #ifndef KA_TALK_PARTS_H
 #define KA_TALK_PARTS_H
+
+#include <string.h>
 
 #include "talk/ka_talk.h"
 
@@ -22,6 +24,42 @@ static inline void ka_talk_consume(ka_talk *talk, size_t nbytes)
     talk->window_len -= nbytes;
     if (talk->in)
         talk->in->start += nbytes;
+}
+
+/* --- the end of the output --- */
+
+static inline void ka_talk_append(ka_talk *talk, ka_buf *buf)
+{
+    if (talk->out_last)
+        talk->out_last->next = buf;
+    else
+        talk->out = buf;
+    talk->out_last = buf;
+}
+
+/* `n` bytes of room there, or NULL. Written bytes count once ka_talk_wrote says so. */
+static inline char *ka_talk_reserve(ka_talk *talk, size_t n)
+{
+    ka_buf *last = talk->out_last;
+    if (last == NULL || ka_buf_room(last) < n) {
+        last = ka_buf_take(&talk->service->pool, KA_USE_OUTPUT, n);
+        if (last == NULL)
+            return NULL;
+        ka_talk_append(talk, last);
+    }
+    return last->data + last->end;
+}
+
+static inline void ka_talk_wrote(ka_talk *talk, size_t n)
+{
+    talk->out_last->end += n;
+    talk->unsent += n;
+}
+
+/* The same for what ends at `at`. */
+static inline void ka_talk_wrote_until(ka_talk *talk, const char *at)
+{
+    ka_talk_wrote(talk, (size_t)(at - (talk->out_last->data + talk->out_last->end)));
 }
 
 /* The next content from the window, at most `most` bytes: *piece, or *len = 0 at the end of the body.
