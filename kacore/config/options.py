@@ -269,9 +269,9 @@ class ServerOptions(Record):
         doc="Requests open at once on a connection.",
     )
     http2_max_window: int = field(
-        int, "bytes", default=1 << 20, low=65_535, high=1 << 29, group=HTTP2,
-        doc="Content that a client may send ahead of what the application reads, on a connection: what its window, 65,535"
-        " at first, grows to for a client that fills it in a round trip.",
+        int, "bytes", default=1 << 20, low=65_535, high=1 << 27, group=HTTP2,
+        doc="Content that a client may send ahead of what the application reads, for each request: what its window, 65,535"
+        " at first, grows to for a client that fills it in a round trip. A connection may send four times as much.",
     )
 
     ws_max_size: int = field(

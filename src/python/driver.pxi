@@ -68,16 +68,17 @@ cdef class Driver(BaseDriver):
         offers "h2" (ALPN). Once, before the first connection.
 
         max_streams: int, requests open at once on a connection, 1 to 65,535.
-        window:      int, bytes of content that a request, and a connection, may send ahead at first, 65,535 or more.
+        window:      int, bytes of content that a request may send ahead at first, 65,535 or more; a connection four times as
+                     much.
         max_window:  int, what it grows to for a client that sends so much in a round trip.
         Raises ValueError for numbers out of range, LocalError the second time, MemoryError. docs/http2.md"""
         cdef ka_h2_options options
         self.check_open()
         if self.d.service.h2 != NULL:
             raise LocalError("HTTP/2 is served already")
-        if not (1 <= max_streams <= 65_535 and 65_535 <= window <= max_window < 1 << 30):
+        if not (1 <= max_streams <= 65_535 and 65_535 <= window <= max_window <= 1 << 27):
             raise ValueError(f"max_streams={max_streams!r}, window={window!r}, max_window={max_window!r}: must be 1 to 65,535, "
-                             "65,535 or more, and from there up to 1 GiB")
+                             "65,535 or more, and from there up to 128 MiB")
         options.max_streams = max_streams
         options.window = window
         options.max_window = max_window

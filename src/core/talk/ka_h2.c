@@ -17,7 +17,7 @@ int ka_h2_enable(ka_service *service, const ka_h2_options *options)
 {
     const ka_limits *limits = &service->limits;
     if (options->max_streams == 0 || options->max_streams > MAX_STREAMS || options->window < KA_H2_DEFAULT_WINDOW ||
-        options->max_window < options->window || options->max_window > KA_H2_MAX_WINDOW / 2)
+        options->max_window < options->window || options->max_window > KA_H2_MAX_WINDOW / 8)
         return KA_EINVAL;
     ka_h2_service *made = calloc(1, sizeof *made);
     if (made == NULL)
@@ -167,6 +167,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     ka_h2_wait_in(&service->h2->clock, &s->wait, KA_FREE, 0);
     h2->n_in -= (uint32_t)s->n_in; /* given back to the window of the connection with what is read next */
     ka_buf_give_all(&service->pool, s->in);
+    ka_h2_waits(h2);
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
@@ -481,7 +482,7 @@ const char *ka_h2_check(const ka_h2 *h2)
     }
     MUST(h2->live == NULL || n == h2->live->n_streams, "the streams are miscounted");
     MUST(n_in == h2->n_in, "the content of all streams is miscounted");
-    MUST(h2->recv_window + (int64_t)n_in <= (int64_t)h2->window + KA_H2_DEFAULT_WINDOW,
+    MUST(h2->recv_window + (int64_t)n_in <= KA_H2_STREAMS_AHEAD * (int64_t)h2->window + KA_H2_DEFAULT_WINDOW,
          "the client may send more than the window");
     MUST(h2->block == NULL || h2->block_stream, "a part of a field block is nobody's");
     return NULL;

@@ -28,16 +28,19 @@ typedef struct ka_h2_live ka_h2_live;
 /* What a server allows its clients. */
 typedef struct {
     uint32_t max_streams; /* open at once on a connection, SETTINGS_MAX_CONCURRENT_STREAMS; 1 to 65,535 */
-    uint32_t window;     /* bytes of content that a stream, and a connection, may send ahead at first; 65,535 or more */
-    uint32_t max_window; /* what these grow to, for a client that sends so much in a round trip */
+    uint32_t window;      /* bytes of content that a stream may send ahead at first; 65,535 or more */
+    uint32_t max_window;  /* what that grows to, for a client that sends so much in a round trip */
 } ka_h2_options;
 
 extern const ka_h2_options ka_h2_options_default; /* 128; 65,535; 1 MiB */
 
 enum {
-    KA_H2_URGENCIES = 8,     /* RFC 9218 4.1 */
-    KA_H2_BUCKETS = 32,      /* of streams, by their number */
-    KA_H2_REMEMBERED = 128,  /* streams of which it is known how they ended: bits of __int128 */
+    KA_H2_STREAMS_AHEAD =
+        4,                  /* the window of a connection is that of so many streams: some may wait for their readers */
+    KA_H2_EARLY = 4,        /* priorities that are remembered for streams to come */
+    KA_H2_URGENCIES = 8,    /* RFC 9218 4.1 */
+    KA_H2_BUCKETS = 32,     /* of streams, by their number */
+    KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended: bits of __int128 */
     KA_H2_TURN_REQUESTS = 64 /* handed over in one turn */
 };
 
@@ -101,7 +104,7 @@ struct ka_h2 {
     int32_t recv_window;
     int32_t peer_window;     /* SETTINGS_INITIAL_WINDOW_SIZE of the client */
     uint32_t peer_max_frame; /* SETTINGS_MAX_FRAME_SIZE of it */
-    uint32_t window;         /* bytes that it may send ahead, on the connection and on a stream; it grows */
+    uint32_t window;         /* bytes that it may send ahead on a stream; it grows */
     uint32_t n_in;           /* content that is here and was not read, of all streams */
     uint32_t left;           /* bytes of the frame that is read now: content */
     uint32_t left_padding;
@@ -119,6 +122,9 @@ struct ka_h2 {
     uint8_t is_sampling;
     uint8_t peer_leaves; /* the client sent GOAWAY */
     uint8_t knows_fin;
+    uint8_t n_early; /* of these: PRIORITY_UPDATE that came before its stream, RFC 9218 7.1 */
+    uint8_t early_priority[KA_H2_EARLY];
+    uint32_t early[KA_H2_EARLY];
     uint8_t rests; /* one that lets the others have their turns has more */
 };
 
@@ -161,6 +167,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now); /* content into the output, as far as t
 int ka_h2_has_content(const ka_h2 *h2);  /* ka_h2_fill would find some */
 ka_cause ka_h2_sent(ka_h2 *h2, size_t nbytes, int64_t now); /* KA_CAUSE_NONE, or what to end for */
 int ka_h2_settle(ka_h2 *h2, int64_t now); /* report to the table. KA_ENOMEM: no room for what it remembers */
+void ka_h2_waits(ka_h2 *h2);              /* what waits here of its bytes has changed */
 size_t ka_h2_appetite(const ka_h2 *h2);
 const char *ka_h2_check(const ka_h2 *h2);
 

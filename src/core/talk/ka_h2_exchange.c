@@ -88,10 +88,11 @@ ptrdiff_t ka_h2_read(ka_exchange *x, char *to, size_t cap, int64_t now)
     if (n) {
         s->n_in -= n;
         h2_of(x)->n_in -= (uint32_t)n;
+        ka_h2_waits(h2_of(x));
         ka_h2_put_credit(h2_of(x), s); /* windows follow what the application takes */
         return (ptrdiff_t)n;
     }
-    if (cap == 0 || s->is_received)
+    if (s->is_received)
         return 0;
     if (ka_talk_is_eof(x->talk))
         return ka_exchange_is_tunnel(x) ? 0 : KA_ESTALE;

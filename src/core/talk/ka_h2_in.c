@@ -105,6 +105,7 @@ static int keep_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t le
     last->end += len;
     s->n_in += len;
     h2->n_in += (uint32_t)len;
+    ka_h2_waits(h2);
     return KA_OK;
 }
 
@@ -164,8 +165,18 @@ static void take_payload(ka_h2 *h2, int64_t now)
 
 /* --- priorities --- */
 
+void ka_h2_waits(ka_h2 *h2)
+{
+    const ka_talk *talk = h2->talk;
+    ka_talk_waits(h2->talk, (talk->in ? talk->in->cap : 0) + (h2->block ? h2->block->cap : 0) + h2->n_in);
+}
+
+enum {
+    INCREMENTAL = 8 /* in a priority, beside its urgency */
+};
+
 /* RFC 9218 4, 5: a dictionary of u=0 to 7 and i; what cannot be understood says nothing. */
-static void prioritize(ka_h2 *h2, ka_h2_stream *s, const char *p, size_t len)
+static unsigned priority_of(const char *p, size_t len)
 {
     const char *end = p + len;
     unsigned urgency = 3;
@@ -184,21 +195,43 @@ static void prioritize(ka_h2 *h2, ka_h2_stream *s, const char *p, size_t len)
                  (n == 1 || from[1] == ';' || from[1] == ' ' || !memcmp(from + 1, "=?1", 3)))
             is_incremental = n < 4 || from[1] != '=' || from[3] == '1';
     }
+    return urgency | (is_incremental ? INCREMENTAL : 0);
+}
+
+static void prioritize(ka_h2 *h2, ka_h2_stream *s, unsigned priority)
+{
     int was_ready = s->is_ready;
     ka_h2_unready(h2, s);
-    s->urgency = (uint8_t)urgency;
-    s->is_incremental = (uint8_t)is_incremental;
+    s->urgency = (uint8_t)(priority % KA_H2_URGENCIES);
+    s->is_incremental = (priority & INCREMENTAL) != 0;
     if (was_ready)
         ka_h2_ready(h2, s);
 }
 
-static void prioritize_by_field(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_section *section, const ka_head *head)
+/* PRIORITY_UPDATE may come before its stream; it is remembered for a few (RFC 9218 7.1). */
+static void priority_update(ka_h2 *h2, const ka_h2_frame *frame, const char *bytes)
+{
+    ka_h2_stream *s = ka_h2_find(h2, frame->other_stream);
+    unsigned priority = priority_of(bytes, frame->content);
+    if (s) {
+        prioritize(h2, s, priority);
+    } else if (frame->other_stream > h2->last_stream) {
+        unsigned i = h2->n_early++ % KA_H2_EARLY;
+        h2->early[i] = frame->other_stream;
+        h2->early_priority[i] = (uint8_t)priority;
+    }
+}
+
+static void prioritize_first(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_section *section, const ka_head *head)
 {
     for (uint32_t i = 0; i < head->n_fields; i++) {
         const ka_field *f = &section->fields[i];
         if (f->name.len == 8 && memcmp(section->buf + f->name.off, "priority", 8) == 0)
-            prioritize(h2, s, section->buf + f->value.off, f->value.len);
+            prioritize(h2, s, priority_of(section->buf + f->value.off, f->value.len));
     }
+    for (unsigned i = 0; h2->n_early && i < KA_H2_EARLY; i++)
+        if (h2->early[i] == s->id)
+            prioritize(h2, s, h2->early_priority[i]); /* it is the later word */
 }
 
 /* --- requests --- */
@@ -284,7 +317,7 @@ static void begin_exchange(ka_h2 *h2, ka_h2_stream *s, const ka_h2_request *requ
         x->max_body = policy->max_body_bytes;
     if (service->limits.max_body_bytes < x->max_body)
         x->max_body = service->limits.max_body_bytes;
-    prioritize_by_field(h2, s, &service->h2->section, head);
+    prioritize_first(h2, s, &service->h2->section, head);
     if (policy->max_requests && ka_conn_requests(service->table, talk->conn) >= policy->max_requests)
         ka_h2_goodbye(h2, KA_CAUSE_MAX_REQUESTS); /* exactly so many: what the client sends behind it may be repeated */
     else if (!policy->keep_alive)
@@ -375,6 +408,7 @@ static int keep_block(ka_h2 *h2, const char *bytes, size_t len)
     if (h2->block)
         ka_buf_give(pool, h2->block);
     h2->block = bigger;
+    ka_h2_waits(h2);
     return KA_OK;
 }
 
@@ -395,7 +429,7 @@ static ka_h2_stream *part_of_block(ka_h2 *h2, const ka_h2_frame *frame, const ch
             return NULL;
     }
     size_t had = h2->block ? ka_buf_len(h2->block) : 0;
-    if (had + frame->content > 2 * (size_t)service->limits.max_head_bytes) {
+    if (had + frame->content > 4 * (size_t)service->limits.max_head_bytes) {
         ka_h2_fail(h2, KA_H2_ENHANCE_YOUR_CALM, KA_CAUSE_EXCESSIVE_LOAD);
         return NULL;
     }
@@ -408,6 +442,7 @@ static ka_h2_stream *part_of_block(ka_h2 *h2, const ka_h2_frame *frame, const ch
     ka_buf *block = h2->block;
     h2->block = NULL;
     h2->block_stream = 0;
+    ka_h2_waits(h2);
     ka_h2_stream *s = fields(h2, frame->stream, block->data, ka_buf_len(block), h2->block_ends, now);
     ka_buf_give(&h2->talk->service->pool, block);
     return s;
@@ -522,7 +557,6 @@ static void reset_stream(ka_h2 *h2, const ka_h2_frame *frame, int64_t now)
 /* One frame, all of it here. Return: a stream that the application is to have, or NULL. */
 static ka_h2_stream *whole_frame(ka_h2 *h2, const ka_h2_frame *frame, const char *bytes, int64_t now)
 {
-    ka_h2_stream *s;
     switch (frame->type) {
     case KA_H2_HEADERS:
     case KA_H2_CONTINUATION:  return part_of_block(h2, frame, bytes, now);
@@ -536,8 +570,7 @@ static ka_h2_stream *whole_frame(ka_h2 *h2, const ka_h2_frame *frame, const char
         break;
     case KA_H2_PRIORITY_UPDATE:
         ka_h2_charge(h2, KA_H2_COST_FRAME, now);
-        if ((s = ka_h2_find(h2, frame->other_stream)) != NULL)
-            prioritize(h2, s, bytes, frame->content);
+        priority_update(h2, frame, bytes);
         break;
     default: ka_h2_charge(h2, KA_H2_COST_FRAME, now); break; /* PRIORITY, RFC 9113 5.3.2 */
     }
