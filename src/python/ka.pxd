@@ -274,6 +274,7 @@ cdef extern from "table/ka_conn.h" nogil:
     int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause, int64_t now)
     bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
+    ka_cause ka_conn_ending(const ka_table *t, ka_handle h)
 
 
 cdef extern from "table/ka_known.h" nogil:
@@ -468,8 +469,12 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint8_t asks_clients
         uint8_t asks_requests
 
+    ctypedef enum ka_persistence:
+        KA_PERSISTS
+
     ctypedef struct ka_talk:
         ka_service *service
+        uint8_t persistence
         ka_handle conn
         ka_h2 *h2
         const char *window
@@ -660,6 +665,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_driver *ka_engine_driver(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, bint knows_clients)
+    int ka_engine_adopt(ka_engine *e, unsigned listener, int fd)
     int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)

@@ -20,6 +20,7 @@ TOLD = ("type", "http_version", "method", "scheme", "path", "query_string", "raw
 class App:
     def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
+        self.n_active = 0
         self.scopes: list[Message] = []
         self._released: asyncio.Event | None = None
 
@@ -28,7 +29,11 @@ class App:
             await self._lifespan(receive, send)
             return
         if scope["path"] == "/count":
-            await reply(send, json.dumps(self.counts).encode())
+            await reply(send, json.dumps({**self.counts, "active": self.n_active}).encode())
+            return
+        if scope["path"] == "/forget":
+            self.forget()
+            await reply(send, b"forgotten")
             return
         if scope["path"] == "/release":
             self.release()
@@ -36,6 +41,13 @@ class App:
             return
         self.counts["requests"] += 1
         self.scopes.append(scope)
+        self.n_active += 1
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self.n_active -= 1
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
             return
@@ -44,10 +56,11 @@ class App:
         if answer is None:
             await reply(send, b"not here", 404)
             return
-        try:
-            await answer(scope, receive, send, argument)
-        finally:
-            self.counts[f"{route or 'hello'} done"] += 1
+        await answer(scope, receive, send, argument)
+
+    def forget(self) -> None:
+        self.counts.clear()
+        self.scopes.clear()
 
     def release(self) -> None:
         """All who wait go on. In the thread of the loop."""

@@ -6,6 +6,7 @@ judged as it comes (`_judge`), so each test is also a test of what a server may 
 
 import contextlib
 import itertools
+import select
 import socket
 import ssl
 import struct
@@ -38,6 +39,10 @@ CONNECTION_FIELDS = {"connection", "keep-alive", "proxy-connection", "transfer-e
 FIXED_LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
 Fields = list[tuple[str, str]]
+
+
+class Silence(AssertionError):
+    """Nothing came for as long as the client waits."""
 
 
 class Frame(NamedTuple):
@@ -312,7 +317,7 @@ class Client:
             except (ConnectionResetError, ssl.SSLEOFError):
                 self.was_reset, data = True, b""
             except TimeoutError:
-                raise AssertionError(f"nothing came for {self.sock.gettimeout()} s, after {self.log[-10:]}") from None
+                raise Silence(f"nothing came for {self.sock.gettimeout()} s, after {self.log[-10:]}") from None
             if not data:
                 assert not self._buf or self.was_reset, f"the connection ends inside a frame: {bytes(self._buf)!r}"
                 self.is_closed = True
@@ -464,11 +469,33 @@ class Client:
         stream = self.get(path, *fields, method=method, end=False)
         return self.upload(stream, data).answer(stream)
 
+    def drink(self) -> "Client":
+        """What has come so far."""
+        while not self.is_closed and (len(self._buf) > 8 or select.select([self.sock], [], [], 0)[0]):
+            self.read()
+        return self
+
+    def listen(self, seconds: float) -> "Client":
+        """What comes until nothing has for so long, or the end."""
+        self.sock.settimeout(seconds)
+        with contextlib.suppress(Silence):
+            self.rest()
+        self.sock.settimeout(PATIENCE)
+        return self
+
     def settle(self) -> "Client":
         """PING and its answer: the server has read all that was sent before (RFC 9113 6.7)."""
         mark = struct.pack("!Q", 0x6B61636F72650000 | next(self._pings))
         self.frame(PING, 0, 0, mark)
         self.until(lambda: mark in self.pongs, "the answer to PING")
+        return self
+
+    def settle_or_end(self) -> "Client":
+        """The same, or the end of the connection, or that a GOAWAY has announced it."""
+        mark = struct.pack("!Q", 0x6B61636F72660000 | next(self._pings))
+        self.frame(PING, 0, 0, mark)
+        while mark not in self.pongs and not self.goaways and self.read() is not None:
+            pass
         return self
 
     def rest(self) -> "Client":

@@ -28,6 +28,7 @@ PEER = os.environ.pop("KACORE_H2_PEER", "")  # a KACORE_NAME is a field of the p
 HAS_HTTP2 = hasattr(kacore._core, "HTTP2")
 needs_http2 = pytest.mark.skipif(not (HAS_HTTP2 or PEER), reason="this build has no HTTP/2 yet")
 only_kacore = pytest.mark.skipif(bool(PEER), reason="about what only kacore has")
+needs_app = pytest.mark.skipif(PEER not in ("", "hypercorn"), reason="the peer does not run the application")
 PATIENCE = 20.0
 if PEER:
     http2_client.PATIENCE = 3.0  # some say nothing where they ought to
@@ -66,6 +67,9 @@ class House:
     def release(self) -> None:
         pytest.skip(f"{PEER} does not run the application")
 
+    def forget(self) -> None:
+        """Between tests: nobody is asked any more, and nothing was counted."""
+
     def look(self) -> None:
         """The server has looked at what was sent so far, if it can be asked."""
 
@@ -74,6 +78,12 @@ class House:
         end = time.monotonic() + PATIENCE
         while self.counts().get(name, 0) < n:
             assert time.monotonic() < end, f"{name}: {self.counts()}, not {n} in {PATIENCE} s"
+            time.sleep(0.002)
+
+    def wait_until_quiet(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while self.counts()["active"]:
+            assert time.monotonic() < end, "a request goes on when its client is gone"
             time.sleep(0.002)
 
     def end(self) -> None:
@@ -85,14 +95,19 @@ class Ours(House):
 
     is_ours = True
 
-    def __init__(self, running: Any, app: App) -> None:
+    def __init__(self, running: Any, app: Any) -> None:
         super().__init__(running.port)
         self.running, self.app = running, app
 
     def counts(self) -> dict[str, int]:
-        return dict(self.running.ask(lambda: dict(self.app.counts)))
+        return dict(self.running.ask(lambda: {**self.app.counts, "active": self.app.n_active}))
 
     counts_or_none = counts
+
+    def forget(self) -> None:
+        self.release()
+        self.wait_until_quiet()
+        self.running.ask(self.app.forget)
 
     def release(self) -> None:
         self.running.ask(self.app.release)
@@ -100,11 +115,26 @@ class Ours(House):
     def look(self) -> None:
         self.running.ask(lambda: None)
 
+    def has_closed(self, *causes: str, leaves: bool = True) -> None:
+        """All clients go, unless it is not for them to end it, and one of them was closed for one of these."""
+        if leaves:
+            self.leave()
+
+        def closed() -> int:
+            return sum(self.running.closed(cause) for cause in causes)
+
+        end = time.monotonic() + PATIENCE
+        while closed() != 1:
+            told = {cause: n for cause, n in self.running.stats()["closed"].items() if n}
+            assert time.monotonic() < end, f"closed: {told}, not {causes}"
+            time.sleep(0.002)
+
     def end(self) -> None:
         super().end()
         try:
             if self.running._thread.is_alive():
-                self.running.ask(self.app.release)
+                if isinstance(self.app, App):
+                    self.release()
                 self.running.check_empty()
         finally:
             self.running.stop(now=True)
@@ -182,6 +212,11 @@ class Peer(House):
             super().release()
         self.ask("/release")
 
+    def forget(self) -> None:
+        if PEER == "hypercorn":
+            self.release()  # some of its requests go on when their client is gone
+            self.ask("/forget")
+
     def ask(self, path: str) -> bytes:
         one = Client(self.port)
         try:
@@ -209,7 +244,7 @@ def program(name: str) -> str:
     return found
 
 
-def make(io: str, app: App | None = None, **options: Any) -> House:
+def make(io: str, app: Any = None, **options: Any) -> House:
     """kacore with these options, or the other server."""
     if PEER:
         if io != "epoll":
@@ -223,6 +258,13 @@ def make(io: str, app: App | None = None, **options: Any) -> House:
     if running.failure is not None:
         raise running.failure
     return Ours(running, app)
+
+
+def limits(**fields: Any) -> dict[str, Any]:
+    """Options of kacore.Server that set these, wherever they are declared."""
+    known = {name: value for name, value in fields.items() if name in kacore.Policy.__fields__}
+    options = {name: value for name, value in fields.items() if name not in known}
+    return {"policy": kacore.Policy(**known), **options}
 
 
 def io_of(request: pytest.FixtureRequest) -> str:
@@ -245,6 +287,7 @@ def house(shared_house: House, request: pytest.FixtureRequest) -> Iterator[House
     note_deviation(request)
     yield shared_house
     shared_house.leave()
+    shared_house.forget()
 
 
 @pytest.fixture
@@ -267,4 +310,4 @@ def note_deviation(request: pytest.FixtureRequest) -> None:
             request.applymarker(pytest.mark.xfail(reason=why, strict=True))
 
 
-__all__ = ["PEER", "House", "build", "house", "needs_http2", "only_kacore", "shared_house"]
+__all__ = ["PEER", "House", "build", "house", "limits", "needs_app", "needs_http2", "only_kacore", "shared_house"]

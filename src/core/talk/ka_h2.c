@@ -5,7 +5,8 @@
 
 enum {
     STREAMS_KEEP = 256,
-    MAX_STREAMS = 65535
+    MAX_STREAMS = 65535,
+    NO_REQUEST = 18 /* "PRI * HTTP/2.0" and the empty line */
 };
 
 const ka_h2_options ka_h2_options_default = {.max_streams = 128, .window = KA_H2_DEFAULT_WINDOW, .max_window = 1 << 20};
@@ -16,7 +17,7 @@ int ka_h2_enable(ka_service *service, const ka_h2_options *options)
 {
     const ka_limits *limits = &service->limits;
     if (options->max_streams == 0 || options->max_streams > MAX_STREAMS || options->window < KA_H2_DEFAULT_WINDOW ||
-        options->max_window < options->window || options->max_window > KA_H2_MAX_WINDOW / 2)
+        options->max_window < options->window || options->max_window > KA_H2_MAX_WINDOW / 8)
         return KA_EINVAL;
     ka_h2_service *made = calloc(1, sizeof *made);
     if (made == NULL)
@@ -47,6 +48,8 @@ void ka_h2_disable(ka_service *service)
         h2->free_streams = s->chain;
         free(s);
     }
+    if (h2->head)
+        ka_buf_give(&service->pool, h2->head);
     free(h2->section.buf);
     free(h2->section.fields);
     free(h2->staged);
@@ -163,9 +166,11 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     live->n_streams--;
     ka_h2_untouch(h2, s);
     ka_h2_unready(h2, s);
+    ka_h2_unhold(h2, s);
     ka_h2_wait_in(&service->h2->clock, &s->wait, KA_FREE, 0);
     h2->n_in -= (uint32_t)s->n_in; /* given back to the window of the connection with what is read next */
     ka_buf_give_all(&service->pool, s->in);
+    ka_h2_waits(h2);
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
@@ -180,18 +185,15 @@ void ka_h2_put_rst(ka_h2 *h2, uint32_t id, unsigned error)
     if (at == NULL)
         return;
     ka_talk_wrote_until(h2->talk, ka_h2_put_reset(at, id, error));
-    if (h2->live) {
-        h2->live->resets[h2->live->next_reset] = id;
-        h2->live->next_reset = (uint8_t)((h2->live->next_reset + 1) % KA_H2_RESETS);
-    }
+    uint32_t distance = (h2->last_stream - id) / 2;
+    if (id <= h2->last_stream && distance < KA_H2_REMEMBERED)
+        h2->were_reset |= (unsigned __int128)1 << distance;
 }
 
 int ka_h2_was_reset(const ka_h2 *h2, uint32_t id)
 {
-    for (int i = 0; h2->live && i < KA_H2_RESETS; i++)
-        if (h2->live->resets[i] == id)
-            return 1;
-    return 0;
+    uint32_t distance = (h2->last_stream - id) / 2;
+    return id <= h2->last_stream && distance < KA_H2_REMEMBERED && (h2->were_reset >> distance & 1) != 0;
 }
 
 void ka_h2_reset(ka_h2 *h2, ka_h2_stream *s, unsigned error, ka_cause cause)
@@ -208,7 +210,11 @@ int ka_h2_is_preface(const ka_talk *talk)
     ka_h2_fault fault;
     if (talk->service->h2 == NULL || ka_conn_requests(talk->service->table, talk->conn))
         return KA_EPEER;
-    return ka_h2_preface_read((const uint8_t *)talk->window, talk->window_len, &fault);
+    /* Its request line and the empty one behind it are enough: no request of HTTP/1 begins so, and the rest is judged as
+     * HTTP/2 judges it. */
+    size_t n = talk->window_len < NO_REQUEST ? talk->window_len : NO_REQUEST;
+    int got = ka_h2_preface_read((const uint8_t *)talk->window, n, &fault);
+    return got == KA_PARTIAL && n == NO_REQUEST ? KA_OK : got;
 }
 
 int ka_h2_begin(ka_talk *talk, int64_t now)
@@ -479,7 +485,7 @@ const char *ka_h2_check(const ka_h2 *h2)
     }
     MUST(h2->live == NULL || n == h2->live->n_streams, "the streams are miscounted");
     MUST(n_in == h2->n_in, "the content of all streams is miscounted");
-    MUST(h2->recv_window + (int64_t)n_in <= (int64_t)h2->window + KA_H2_DEFAULT_WINDOW,
+    MUST(h2->recv_window + (int64_t)n_in <= KA_H2_STREAMS_AHEAD * (int64_t)h2->window + KA_H2_DEFAULT_WINDOW,
          "the client may send more than the window");
     MUST(h2->block == NULL || h2->block_stream, "a part of a field block is nobody's");
     return NULL;

@@ -28,16 +28,19 @@ typedef struct ka_h2_live ka_h2_live;
 /* What a server allows its clients. */
 typedef struct {
     uint32_t max_streams; /* open at once on a connection, SETTINGS_MAX_CONCURRENT_STREAMS; 1 to 65,535 */
-    uint32_t window;     /* bytes of content that a stream, and a connection, may send ahead at first; 65,535 or more */
-    uint32_t max_window; /* what these grow to, for a client that sends so much in a round trip */
+    uint32_t window;      /* bytes of content that a stream may send ahead at first; 65,535 or more */
+    uint32_t max_window;  /* what that grows to, for a client that sends so much in a round trip */
 } ka_h2_options;
 
 extern const ka_h2_options ka_h2_options_default; /* 128; 65,535; 1 MiB */
 
 enum {
-    KA_H2_URGENCIES = 8,     /* RFC 9218 4.1 */
-    KA_H2_BUCKETS = 32,      /* of streams, by their number */
-    KA_H2_RESETS = 8,        /* streams that we reset: what the client sent before it knew is ignored */
+    KA_H2_STREAMS_AHEAD =
+        4,                  /* the window of a connection is that of so many streams: some may wait for their readers */
+    KA_H2_EARLY = 4,        /* priorities that are remembered for streams to come */
+    KA_H2_URGENCIES = 8,    /* RFC 9218 4.1 */
+    KA_H2_BUCKETS = 32,     /* of streams, by their number */
+    KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended: bits of __int128 */
     KA_H2_TURN_REQUESTS = 64 /* handed over in one turn */
 };
 
@@ -46,14 +49,16 @@ struct ka_h2_stream {
     ka_h2_wait wait; /* whom we wait for; by its class */
     uint32_t id;
     int32_t send_window, recv_window;
-    int64_t declared;                          /* content-length of the request, -1 = none */
-    int64_t received;                          /* content */
-    ka_buf *in, *in_last;                      /* owned: content that was not read */
-    ka_buf *out, *out_last;                    /* owned: content that is not in the connection's output */
-    ka_buf *trailers;                          /* owned: field lines to end with */
-    size_t n_in, queued;                       /* bytes of both */
-    ka_h2_stream *chain;                       /* in its bucket */
-    ka_h2_stream *next, *prev;                 /* of all */
+    int64_t declared;          /* content-length of the request, -1 = none */
+    int64_t received;          /* content */
+    ka_buf *in, *in_last;      /* owned: content that was not read */
+    ka_buf *out, *out_last;    /* owned: content that is not in the connection's output */
+    ka_buf *head;              /* owned: the request, until the application has it; see ka_h2_hold */
+    ka_buf *trailers;          /* owned: field lines to end with */
+    size_t n_in, queued;       /* bytes of both */
+    ka_h2_stream *chain;       /* in its bucket */
+    ka_h2_stream *next, *prev; /* of all */
+    ka_h2_stream *held_next, *held_prev;
     ka_h2_stream *ready_next, *ready_prev;     /* ring of those of one urgency with content that may be sent */
     ka_h2_stream *touched_next, *touched_prev; /* list of those that something happened to */
     uint8_t urgency;
@@ -74,9 +79,8 @@ struct ka_h2_live {
     ka_h2_stream *first, *last;
     ka_h2_stream *ready[KA_H2_URGENCIES]; /* the first of each ring */
     ka_h2_stream *touched, *touched_last;
+    ka_h2_stream *held, *held_last; /* whom the application is to have when all is read that is here */
     uint32_t n_streams;
-    uint32_t resets[KA_H2_RESETS];
-    uint8_t next_reset;
     uint8_t urgencies; /* bit u: ready[u] is not empty */
 };
 
@@ -95,14 +99,15 @@ struct ka_h2 {
     ka_hpack_decoder decoder;
     ka_hpack_encoder encoder;
     ka_h2_reader reader;
-    uint64_t opened;      /* bit n: stream last_stream - 2 n was opened, and not skipped */
+    /* Bit n is of stream last_stream - 2 n: it was opened, and not skipped; we reset it, and what comes for it crossed that. */
+    unsigned __int128 opened, were_reset;
     uint32_t last_stream; /* the highest that the client opened */
     uint32_t n_told;      /* streams that the table counts */
     int32_t send_window;  /* of the connection */
     int32_t recv_window;
     int32_t peer_window;     /* SETTINGS_INITIAL_WINDOW_SIZE of the client */
     uint32_t peer_max_frame; /* SETTINGS_MAX_FRAME_SIZE of it */
-    uint32_t window;         /* bytes that it may send ahead, on the connection and on a stream; it grows */
+    uint32_t window;         /* bytes that it may send ahead on a stream; it grows */
     uint32_t n_in;           /* content that is here and was not read, of all streams */
     uint32_t left;           /* bytes of the frame that is read now: content */
     uint32_t left_padding;
@@ -112,7 +117,6 @@ struct ka_h2 {
     uint32_t paid;         /* when something was last taken off it: 2^30 ns */
     uint32_t block_stream; /* whose field block is not whole */
     uint32_t held;         /* bytes of the tables that the budget counts */
-    uint16_t n_continued;  /* frames of that block */
     uint8_t leaving;       /* ka_h2_leaving */
     uint8_t leaves_for;    /* ka_cause */
     uint8_t left_ends;     /* END_STREAM comes with the last of those bytes */
@@ -121,6 +125,9 @@ struct ka_h2 {
     uint8_t is_sampling;
     uint8_t peer_leaves; /* the client sent GOAWAY */
     uint8_t knows_fin;
+    uint8_t n_early; /* of these: PRIORITY_UPDATE that came before its stream, RFC 9218 7.1 */
+    uint8_t early_priority[KA_H2_EARLY];
+    uint32_t early[KA_H2_EARLY];
     uint8_t rests; /* one that lets the others have their turns has more */
 };
 
@@ -128,8 +135,12 @@ struct ka_h2 {
 struct ka_h2_service {
     ka_h2_options options;
     ka_h2_clock clock;
-    ka_hpack_section section; /* of the request that is handed over; its room is owned */
+    ka_hpack_section section; /* of the block that was read last; its room is owned */
+    /* The request that is handed over, in `section`, or in a buffer of its own. */
     ka_h2_request request;
+    const ka_field *fields;
+    const char *bytes;
+    ka_buf *head; /* owned */
     char *staged; /* owned: field lines of the head that is being made */
     size_t staged_room;
     const ka_exchange *staged_for;
@@ -153,8 +164,9 @@ void ka_h2_free(ka_h2 *h2); /* tells the application of what is lost */
 
 /* --- the driver's turn: see ka_h2_turn.h --- */
 void ka_h2_turn_begins(ka_h2 *h2);
-/* What comes next of the client's bytes; KA_TALK_REQUEST: *head, and *stream. */
-ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_head *head, ka_h2_stream **stream);
+/* What comes next of the client's bytes; KA_TALK_REQUEST: *stream, and in the service's ka_h2_service the request, until the
+ * next call of this. */
+ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_h2_stream **stream);
 /* Nothing more will come of it; *lingers: the client may still be sending. */
 int ka_h2_is_over(ka_h2 *h2, int *lingers);
 /* The next one to be told something, and what; NULL: none. */
@@ -163,6 +175,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now); /* content into the output, as far as t
 int ka_h2_has_content(const ka_h2 *h2);  /* ka_h2_fill would find some */
 ka_cause ka_h2_sent(ka_h2 *h2, size_t nbytes, int64_t now); /* KA_CAUSE_NONE, or what to end for */
 int ka_h2_settle(ka_h2 *h2, int64_t now); /* report to the table. KA_ENOMEM: no room for what it remembers */
+void ka_h2_waits(ka_h2 *h2);              /* what waits here of its bytes has changed */
 size_t ka_h2_appetite(const ka_h2 *h2);
 const char *ka_h2_check(const ka_h2 *h2);
 

@@ -25,7 +25,7 @@ ka_cause ka_h2_cause(const ka_exchange *x)
 
 size_t ka_h2_unsent(const ka_exchange *x) { return ka_h2_stream_of(x)->queued + x->talk->unsent; }
 
-const char *ka_h2_head_bytes(const ka_exchange *x) { return ka_h2_service_of(h2_of(x))->section.buf; }
+const char *ka_h2_head_bytes(const ka_exchange *x) { return ka_h2_service_of(h2_of(x))->bytes; }
 
 const char *ka_exchange_protocol(const ka_exchange *x, size_t *len)
 {
@@ -33,7 +33,7 @@ const char *ka_exchange_protocol(const ka_exchange *x, size_t *len)
         return NULL;
     const ka_h2_service *service = ka_h2_service_of(h2_of(x));
     *len = service->request.protocol.len;
-    return *len ? service->section.buf + service->request.protocol.off : NULL;
+    return *len ? service->bytes + service->request.protocol.off : NULL;
 }
 
 /* --- the content of the request --- */
@@ -88,10 +88,11 @@ ptrdiff_t ka_h2_read(ka_exchange *x, char *to, size_t cap, int64_t now)
     if (n) {
         s->n_in -= n;
         h2_of(x)->n_in -= (uint32_t)n;
+        ka_h2_waits(h2_of(x));
         ka_h2_put_credit(h2_of(x), s); /* windows follow what the application takes */
         return (ptrdiff_t)n;
     }
-    if (cap == 0 || s->is_received)
+    if (s->is_received)
         return 0;
     if (ka_talk_is_eof(x->talk))
         return ka_exchange_is_tunnel(x) ? 0 : KA_ESTALE;
@@ -447,6 +448,11 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
         ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? KA_CAUSE_APPLICATION : KA_CAUSE_SEND_RATE);
         return 1;
     }
+    if (h2->knows_fin && s->queued && (s->send_window <= 0 || h2->send_window <= 0)) {
+        s->cause = KA_CAUSE_CLIENT; /* no window will be opened any more */
+        ka_h2_close(h2, s);
+        return 1;
+    }
     if (s->x.writing < KA_WRITING_DONE)
         return 0;
     if (s->x.writing == KA_WRITING_CUT) {
@@ -457,7 +463,8 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
     if (!s->is_sent)
         return 0;
     if (s->is_received) {
-        ka_h2_credit(h2, KA_H2_CREDIT_DONE);
+        if (s->cause == KA_CAUSE_NONE) /* by the application */
+            ka_h2_credit(h2, KA_H2_CREDIT_DONE);
         ka_h2_close(h2, s);
     } else { /* RFC 9113 8.1: the answer is whole; nobody reads the rest of the request */
         ka_h2_reset(h2, s, KA_H2_NO_ERROR, (ka_cause)s->cause);

@@ -105,6 +105,7 @@ static int keep_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t le
     last->end += len;
     s->n_in += len;
     h2->n_in += (uint32_t)len;
+    ka_h2_waits(h2);
     return KA_OK;
 }
 
@@ -164,8 +165,18 @@ static void take_payload(ka_h2 *h2, int64_t now)
 
 /* --- priorities --- */
 
+void ka_h2_waits(ka_h2 *h2)
+{
+    const ka_talk *talk = h2->talk;
+    ka_talk_waits(h2->talk, (talk->in ? talk->in->cap : 0) + (h2->block ? h2->block->cap : 0) + h2->n_in);
+}
+
+enum {
+    INCREMENTAL = 8 /* in a priority, beside its urgency */
+};
+
 /* RFC 9218 4, 5: a dictionary of u=0 to 7 and i; what cannot be understood says nothing. */
-static void prioritize(ka_h2 *h2, ka_h2_stream *s, const char *p, size_t len)
+static unsigned priority_of(const char *p, size_t len)
 {
     const char *end = p + len;
     unsigned urgency = 3;
@@ -184,21 +195,43 @@ static void prioritize(ka_h2 *h2, ka_h2_stream *s, const char *p, size_t len)
                  (n == 1 || from[1] == ';' || from[1] == ' ' || !memcmp(from + 1, "=?1", 3)))
             is_incremental = n < 4 || from[1] != '=' || from[3] == '1';
     }
+    return urgency | (is_incremental ? INCREMENTAL : 0);
+}
+
+static void prioritize(ka_h2 *h2, ka_h2_stream *s, unsigned priority)
+{
     int was_ready = s->is_ready;
     ka_h2_unready(h2, s);
-    s->urgency = (uint8_t)urgency;
-    s->is_incremental = (uint8_t)is_incremental;
+    s->urgency = (uint8_t)(priority % KA_H2_URGENCIES);
+    s->is_incremental = (priority & INCREMENTAL) != 0;
     if (was_ready)
         ka_h2_ready(h2, s);
 }
 
-static void prioritize_by_field(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_section *section, const ka_head *head)
+/* PRIORITY_UPDATE may come before its stream; it is remembered for a few (RFC 9218 7.1). */
+static void priority_update(ka_h2 *h2, const ka_h2_frame *frame, const char *bytes)
+{
+    ka_h2_stream *s = ka_h2_find(h2, frame->other_stream);
+    unsigned priority = priority_of(bytes, frame->content);
+    if (s) {
+        prioritize(h2, s, priority);
+    } else if (frame->other_stream > h2->last_stream) {
+        unsigned i = h2->n_early++ % KA_H2_EARLY;
+        h2->early[i] = frame->other_stream;
+        h2->early_priority[i] = (uint8_t)priority;
+    }
+}
+
+static void prioritize_first(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_section *section, const ka_head *head)
 {
     for (uint32_t i = 0; i < head->n_fields; i++) {
         const ka_field *f = &section->fields[i];
         if (f->name.len == 8 && memcmp(section->buf + f->name.off, "priority", 8) == 0)
-            prioritize(h2, s, section->buf + f->value.off, f->value.len);
+            prioritize(h2, s, priority_of(section->buf + f->value.off, f->value.len));
     }
+    for (unsigned i = 0; h2->n_early && i < KA_H2_EARLY; i++)
+        if (h2->early[i] == s->id)
+            prioritize(h2, s, h2->early_priority[i]); /* it is the later word */
 }
 
 /* --- requests --- */
@@ -206,14 +239,16 @@ static void prioritize_by_field(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_secti
 static void note_opened(ka_h2 *h2, uint32_t id)
 {
     uint32_t distance = (id - h2->last_stream) / 2;
-    h2->opened = h2->last_stream && distance < 64 ? h2->opened << distance | 1 : 1;
+    int is_far = h2->last_stream == 0 || distance >= KA_H2_REMEMBERED;
+    h2->opened = (is_far ? 0 : h2->opened << distance) | 1;
+    h2->were_reset = is_far ? 0 : h2->were_reset << distance;
     h2->last_stream = id;
 }
 
 static int was_opened(const ka_h2 *h2, uint32_t id)
 {
     uint32_t distance = (h2->last_stream - id) / 2;
-    return distance < 64 ? (int)(h2->opened >> distance & 1) : 1;
+    return distance < KA_H2_REMEMBERED ? (int)(h2->opened >> distance & 1) : 1;
 }
 
 /* A field section behind the content of a request (RFC 9113 8.1). */
@@ -282,7 +317,7 @@ static void begin_exchange(ka_h2 *h2, ka_h2_stream *s, const ka_h2_request *requ
         x->max_body = policy->max_body_bytes;
     if (service->limits.max_body_bytes < x->max_body)
         x->max_body = service->limits.max_body_bytes;
-    prioritize_by_field(h2, s, &service->h2->section, head);
+    prioritize_first(h2, s, &service->h2->section, head);
     if (policy->max_requests && ka_conn_requests(service->table, talk->conn) >= policy->max_requests)
         ka_h2_goodbye(h2, KA_CAUSE_MAX_REQUESTS); /* exactly so many: what the client sends behind it may be repeated */
     else if (!policy->keep_alive)
@@ -298,6 +333,7 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     if (!is_taken(h2, id, now))
         return NULL;
     note_opened(h2, id);
+    service->bytes = service->section.buf;
     int got = ka_h2_request_read(&service->section, id, ends, 1, &h2->talk->service->limits, &service->request, &found,
                                  &refusal);
     if (got == KA_EPEER) {
@@ -311,6 +347,8 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     }
     if (got == KA_H2_REFUSED)
         service->request.head.n_fields = 0; /* not all of them are there */
+    if (service->section.is_too_large)
+        ka_h2_charge(h2, KA_H2_COST_FAULT, now);
     begin_exchange(h2, s, &service->request, ends, now);
     ka_h2_touch(h2, s);
     if (got == KA_H2_REFUSED)
@@ -322,6 +360,66 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     if (ka_h2_refuse(&s->x, s->x.fault.status, ka_fault_text(s->x.fault.code), KA_CAUSE_BAD_REQUEST, now) < 0)
         ka_h2_reset(h2, s, KA_H2_INTERNAL_ERROR, KA_CAUSE_BAD_REQUEST);
     return NULL;
+}
+
+/* A request whose content is behind it in what is here waits until that is read: an application that asks for content finds
+ * it, and need not wait for it. Its head is copied, since the section is the next block's. KA_OK or KA_ENOMEM. */
+static int hold(ka_h2 *h2, ka_h2_stream *s)
+{
+    const ka_h2_service *service = ka_h2_service_of(h2);
+    const ka_hpack_section *section = &service->section;
+    size_t n_fields = service->request.head.n_fields * sizeof(ka_field);
+    ka_buf *buf = ka_buf_take(&h2->talk->service->pool, KA_USE_INPUT,
+                              sizeof service->request + n_fields + section->used);
+    if (buf == NULL)
+        return KA_ENOMEM;
+    memcpy(buf->data, &service->request, sizeof service->request);
+    memcpy(buf->data + sizeof service->request, section->fields, n_fields);
+    memcpy(buf->data + sizeof service->request + n_fields, section->buf, section->used);
+    s->head = buf;
+    s->held_next = NULL;
+    s->held_prev = h2->live->held_last;
+    *(s->held_prev ? &s->held_prev->held_next : &h2->live->held) = s;
+    h2->live->held_last = s;
+    return KA_OK;
+}
+
+static ka_buf *take_held(ka_h2 *h2, ka_h2_stream *s)
+{
+    ka_buf *buf = s->head;
+    s->head = NULL;
+    *(s->held_prev ? &s->held_prev->held_next : &h2->live->held) = s->held_next;
+    *(s->held_next ? &s->held_next->held_prev : &h2->live->held_last) = s->held_prev;
+    return buf;
+}
+
+void ka_h2_unhold(ka_h2 *h2, ka_h2_stream *s)
+{
+    if (s->head)
+        ka_buf_give(&h2->talk->service->pool, take_held(h2, s));
+}
+
+/* The one that has waited longest, and has not been refused meanwhile. */
+static ka_h2_stream *next_held(ka_h2 *h2)
+{
+    while (h2->live && h2->live->held && !ka_exchange_is_answering(&h2->live->held->x))
+        ka_h2_unhold(h2, h2->live->held);
+    return h2->live ? h2->live->held : NULL;
+}
+
+/* Hand one over: what was read last, or one that was held. */
+static ka_talk_step hand_over(ka_h2 *h2, ka_h2_stream *s)
+{
+    ka_h2_service *service = ka_h2_service_of(h2);
+    service->fields = service->section.fields;
+    service->bytes = service->section.buf;
+    if (s->head) {
+        ka_buf *buf = service->head = take_held(h2, s);
+        memcpy(&service->request, buf->data, sizeof service->request);
+        service->fields = (const ka_field *)(const void *)(buf->data + sizeof service->request);
+        service->bytes = (const char *)(service->fields + service->request.head.n_fields);
+    }
+    return KA_TALK_REQUEST;
 }
 
 /* A whole field block. It is decoded whatever becomes of it: the tables at both ends stay in step by nothing else. */
@@ -373,6 +471,7 @@ static int keep_block(ka_h2 *h2, const char *bytes, size_t len)
     if (h2->block)
         ka_buf_give(pool, h2->block);
     h2->block = bigger;
+    ka_h2_waits(h2);
     return KA_OK;
 }
 
@@ -383,19 +482,17 @@ static ka_h2_stream *part_of_block(ka_h2 *h2, const ka_h2_frame *frame, const ch
     int is_last = (frame->flags & KA_H2_END_HEADERS) != 0;
     if (frame->type == KA_H2_HEADERS) {
         h2->block_ends = (frame->flags & KA_H2_END_STREAM) != 0;
-        h2->n_continued = 0;
         if (is_last)
             return fields(h2, frame->stream, bytes, frame->content, h2->block_ends, now);
         h2->block_stream = frame->stream;
     } else {
         /* A block has so many frames, and so many bytes: nobody needs more of them (CVE-2024-27316 and its like). */
-        h2->n_continued++;
         ka_h2_charge(h2, KA_H2_COST_FAULT, now);
         if (h2->leaving == KA_H2_FAILED)
             return NULL;
     }
     size_t had = h2->block ? ka_buf_len(h2->block) : 0;
-    if (had + frame->content > 2 * (size_t)service->limits.max_head_bytes) {
+    if (had + frame->content > 4 * (size_t)service->limits.max_head_bytes) {
         ka_h2_fail(h2, KA_H2_ENHANCE_YOUR_CALM, KA_CAUSE_EXCESSIVE_LOAD);
         return NULL;
     }
@@ -408,6 +505,7 @@ static ka_h2_stream *part_of_block(ka_h2 *h2, const ka_h2_frame *frame, const ch
     ka_buf *block = h2->block;
     h2->block = NULL;
     h2->block_stream = 0;
+    ka_h2_waits(h2);
     ka_h2_stream *s = fields(h2, frame->stream, block->data, ka_buf_len(block), h2->block_ends, now);
     ka_buf_give(&h2->talk->service->pool, block);
     return s;
@@ -522,7 +620,6 @@ static void reset_stream(ka_h2 *h2, const ka_h2_frame *frame, int64_t now)
 /* One frame, all of it here. Return: a stream that the application is to have, or NULL. */
 static ka_h2_stream *whole_frame(ka_h2 *h2, const ka_h2_frame *frame, const char *bytes, int64_t now)
 {
-    ka_h2_stream *s;
     switch (frame->type) {
     case KA_H2_HEADERS:
     case KA_H2_CONTINUATION:  return part_of_block(h2, frame, bytes, now);
@@ -536,8 +633,7 @@ static ka_h2_stream *whole_frame(ka_h2 *h2, const ka_h2_frame *frame, const char
         break;
     case KA_H2_PRIORITY_UPDATE:
         ka_h2_charge(h2, KA_H2_COST_FRAME, now);
-        if ((s = ka_h2_find(h2, frame->other_stream)) != NULL)
-            prioritize(h2, s, bytes, frame->content);
+        priority_update(h2, frame, bytes);
         break;
     default: ka_h2_charge(h2, KA_H2_COST_FRAME, now); break; /* PRIORITY, RFC 9113 5.3.2 */
     }
@@ -635,11 +731,15 @@ static void learn_fin(ka_h2 *h2)
     }
 }
 
-ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_head *head, ka_h2_stream **stream)
+ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_h2_stream **stream)
 {
     ka_talk *talk = h2->talk;
     ka_h2_service *service = ka_h2_service_of(h2);
     int lingers;
+    if (service->head) {
+        ka_buf_give(&talk->service->pool, service->head);
+        service->head = NULL;
+    }
     if (!h2->has_preface) {
         ka_h2_fault found;
         int got = ka_h2_preface_read((const uint8_t *)talk->window, talk->window_len, &found);
@@ -652,20 +752,22 @@ ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_head *head, ka_h2_stream **st
     }
     while (h2->leaving != KA_H2_FAILED) {
         size_t before = talk->window_len;
-        if (talk->unsent > KA_H2_OUT_MOST)
-            return KA_TALK_WAIT; /* it is to take what it has asked for */
-        if (h2->has_preface && before) {
+        int waits = talk->unsent > KA_H2_OUT_MOST; /* it is to take what it has asked for */
+        if (h2->has_preface && before && !waits) {
             if (h2->left || h2->left_padding) {
                 take_payload(h2, now);
                 continue;
             }
             if (next_frame(h2, now, stream) == KA_OK) {
-                if (*stream == NULL)
-                    continue;
-                *head = service->request.head;
-                return KA_TALK_REQUEST;
+                if (*stream && ((*stream)->is_received || talk->window_len == 0 || hold(h2, *stream) < 0))
+                    return hand_over(h2, *stream);
+                continue;
             }
         }
+        if ((*stream = next_held(h2)) != NULL)
+            return hand_over(h2, *stream);
+        if (waits)
+            return KA_TALK_WAIT;
         if (ka_talk_is_eof(talk) && !h2->knows_fin)
             learn_fin(h2);
         if (ka_h2_is_over(h2, &lingers))

@@ -34,7 +34,7 @@ static uint32_t credit_of(uint32_t window, int32_t open, size_t unread)
 void ka_h2_put_credit(ka_h2 *h2, ka_h2_stream *s)
 {
     ka_talk *talk = h2->talk;
-    uint32_t of_stream = 0, of_all = credit_of(h2->window, h2->recv_window, h2->n_in);
+    uint32_t of_stream = 0, of_all = credit_of(KA_H2_STREAMS_AHEAD * h2->window, h2->recv_window, h2->n_in);
     if (s && !s->is_received && s->x.reading != KA_READING_CLOSED)
         of_stream = credit_of(h2->window, s->recv_window, s->n_in);
     if (of_all == 0 && of_stream == 0)
@@ -354,4 +354,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now)
         if (take_turn(h2, h2->live->ready[urgency], now) < 0)
             return; /* when there is memory again; its client is waited for until then */
     }
+    if (ka_unlikely(h2->knows_fin) && h2->live && h2->live->urgencies && h2->send_window <= 0)
+        for (ka_h2_stream *s = h2->live->first; s; s = s->next)
+            ka_h2_touch(h2, s); /* what waits for that window waits in vain */
 }

@@ -113,9 +113,10 @@ static void lose_exchange(ka_talk *talk, ka_reading reading)
 
 /* --- whose bytes wait --- */
 
-static void unpark(ka_talk *talk)
+static void leave_ring(ka_talk *talk)
 {
-    ka_talk **ring = &talk->service->parked[ka_buf_class(talk->in->cap)];
+    ka_talk **ring = &talk->service->parked[talk->rank - 1];
+    talk->rank = 0;
     if (talk->parked_next == talk) {
         *ring = NULL;
         return;
@@ -126,17 +127,17 @@ static void unpark(ka_talk *talk)
         *ring = talk->parked_next;
 }
 
-/* The buffer of bytes that wait, in place of the one before; NULL: none. What was in that one is the caller's to copy. */
-static void set_in(ka_talk *talk, ka_buf *in)
+void ka_talk_waits(ka_talk *talk, size_t nbytes)
 {
-    if (talk->in) {
-        unpark(talk);
-        ka_buf_give(&talk->service->pool, talk->in);
-    }
-    talk->in = in;
-    if (in == NULL)
+    unsigned rank = nbytes ? ka_buf_class(nbytes) + 1 : 0;
+    if (rank == talk->rank)
         return;
-    ka_talk **ring = &talk->service->parked[ka_buf_class(in->cap)], *oldest = *ring;
+    if (talk->rank)
+        leave_ring(talk);
+    talk->rank = (uint8_t)rank;
+    if (rank == 0)
+        return;
+    ka_talk **ring = &talk->service->parked[rank - 1], *oldest = *ring;
     if (oldest == NULL) {
         *ring = talk->parked_next = talk->parked_prev = talk;
         return;
@@ -144,6 +145,18 @@ static void set_in(ka_talk *talk, ka_buf *in)
     talk->parked_next = oldest;
     talk->parked_prev = oldest->parked_prev;
     talk->parked_prev->parked_next = oldest->parked_prev = talk;
+}
+
+/* The buffer of bytes that wait, in place of the one before; NULL: none. What was in that one is the caller's to copy. */
+static void set_in(ka_talk *talk, ka_buf *in)
+{
+    if (talk->in)
+        ka_buf_give(&talk->service->pool, talk->in);
+    talk->in = in;
+    if (ka_unlikely(talk->h2 != NULL))
+        ka_h2_waits(talk->h2);
+    else
+        ka_talk_waits(talk, in ? in->cap : 0);
 }
 
 ka_talk *ka_service_fattest(const ka_service *service)
@@ -171,6 +184,7 @@ void ka_talk_free(ka_talk *talk)
         ka_talk_take(talk, KA_LATER);
     }
     set_in(talk, NULL);
+    ka_talk_waits(talk, 0);
     ka_buf *out = talk->out;
     service->n_talks--;
     if (KA_KEEPS_FREED && service->n_free_talks < KA_TALKS_KEEP) {

@@ -110,7 +110,7 @@ typedef struct {
     ka_limits limits;
     ka_field *fields;    /* room for limits.max_headers, owned; valid between ka_talk_next and the next call of it */
     ka_talk *free_talks; /* owned; at most KA_TALKS_KEEP */
-    ka_talk *parked[KA_BUF_SIZES + 1]; /* with bytes that wait, by their buffer's class: rings, oldest first */
+    ka_talk *parked[KA_BUF_SIZES + 1]; /* with bytes of the client that wait, by their class: rings, oldest first */
     ka_talk_list lists[KA_N_LISTS];    /* in the order they came */
     ka_h2_service *h2;                 /* owned; NULL: HTTP/2 is not served */
     uint32_t n_free_talks, n_talks;
@@ -122,7 +122,7 @@ struct ka_talk {
     ka_handle conn;
     ka_h2 *h2;                          /* owned; NULL: it speaks HTTP/1 */
     ka_buf *in;                         /* owned: bytes that waited, or NULL */
-    ka_talk *parked_next, *parked_prev; /* in the service's ring, while `in` is there */
+    ka_talk *parked_next, *parked_prev; /* in the service's ring, while bytes of the client wait */
     const char *window;                 /* bytes to be parsed next: inside `in` or the driver's */
     size_t window_len;
     ka_buf *out, *out_last; /* owned: bytes to be sent */
@@ -141,6 +141,7 @@ struct ka_talk {
     uint8_t is_driven;    /* the driver is inside its turn for this talk */
     uint8_t is_noted;     /* on the list KA_NOTED */
     uint8_t is_later;     /* on the list KA_LATER */
+    uint8_t rank;         /* in which of the service's rings, counted from 1; 0: none */
     uint8_t broken;       /* the ka_cause to end for, which a push has found: the turn does it */
 };
 

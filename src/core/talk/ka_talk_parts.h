@@ -26,6 +26,9 @@ static inline void ka_talk_consume(ka_talk *talk, size_t nbytes)
         talk->in->start += nbytes;
 }
 
+/* So many bytes of the client wait here: whoever has most goes first when there is no room for others'. */
+void ka_talk_waits(ka_talk *talk, size_t nbytes);
+
 /* --- the end of the output --- */
 
 static inline void ka_talk_append(ka_talk *talk, ka_buf *buf)

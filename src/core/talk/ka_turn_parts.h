@@ -200,6 +200,8 @@ static inline ka_turned ka_turn_read(const ka_moves *moves, ka_driver *d, void *
     if (ka_likely(n > 0))
         return ka_turn_arrived(d, peer, talk, (size_t)n);
     if (n == 0) {
+        if (ka_unlikely(talk->h2 != NULL))
+            (void)moves->saw_fin(d, peer, talk); /* requests are open perhaps: is anybody there? */
         ka_turn_eof(d, talk);
         return KA_TURN_ON;
     }
