@@ -103,7 +103,9 @@ static void scene(void)
     n_done = is_freed = 0;
     inside = do_it;
     ka_capacity capacity = small_capacity(6);
-    server_open(&s, &capacity, NULL, 1 << 20);
+    ka_policy policy = ka_policy_default;
+    policy.timeout_ns[KA_IDLE] = 75 * S;
+    server_open(&s, &capacity, &policy, 1 << 20);
     ask_classes(&s, 1);
     say(&clients[0], &s, "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* to be idle */
     say(&clients[1], &s, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* never answered */
