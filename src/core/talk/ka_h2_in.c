@@ -238,17 +238,18 @@ static void prioritize_first(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_section 
 
 static void note_opened(ka_h2 *h2, uint32_t id)
 {
-    uint32_t distance = (id - h2->last_stream) / 2;
-    int is_far = h2->last_stream == 0 || distance >= KA_H2_REMEMBERED;
-    h2->opened = (is_far ? 0 : h2->opened << distance) | 1;
-    h2->were_reset = is_far ? 0 : h2->were_reset << distance;
+    uint32_t n = h2->last_stream ? (id - h2->last_stream) / 2 : KA_H2_REMEMBERED;
+    ka_h2_past_shift(&h2->opened, n);
+    ka_h2_past_shift(&h2->were_reset, n);
+    ka_h2_past_add(&h2->opened, 0);
     h2->last_stream = id;
 }
 
+/* As far as it is known; else it was. */
 static int was_opened(const ka_h2 *h2, uint32_t id)
 {
-    uint32_t distance = (h2->last_stream - id) / 2;
-    return distance < KA_H2_REMEMBERED ? (int)(h2->opened >> distance & 1) : 1;
+    uint32_t n = ka_h2_distance(h2, id);
+    return n >= KA_H2_REMEMBERED || ka_h2_past_has(&h2->opened, n);
 }
 
 /* A field section behind the content of a request (RFC 9113 8.1). */
