@@ -81,6 +81,8 @@ static int is_of_connection(const char *name, size_t n)
 static size_t count_lines(const char *lines, size_t len)
 {
     size_t n = 0;
+    if (len == 0)
+        return 0; /* and perhaps no lines: NULL + 0 is undefined in C */
     for (const char *end = lines + len; lines < end && (lines = memchr(lines, '\n', (size_t)(end - lines))) != NULL;
          lines++)
         n++;
@@ -91,6 +93,8 @@ static size_t count_lines(const char *lines, size_t len)
 static void encode_lines(ka_h2 *h2, char **at, const char *lines, size_t len)
 {
     char small[256];
+    if (len == 0)
+        return; /* as above */
     const char *end = lines + len;
     while (lines < end) {
         const char *colon = memchr(lines, ':', (size_t)(end - lines));
