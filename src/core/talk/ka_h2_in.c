@@ -195,9 +195,10 @@ static unsigned priority_of(const char *p, size_t len)
         if (n >= 3 && from[0] == 'u' && from[1] == '=' && from[2] >= '0' && from[2] <= '7' &&
             (n == 3 || from[3] == ';' || from[3] == ' '))
             urgency = (unsigned)(from[2] - '0');
-        else if (n >= 1 && from[0] == 'i' &&
-                 (n == 1 || from[1] == ';' || from[1] == ' ' || !memcmp(from + 1, "=?1", 3)))
-            is_incremental = n < 4 || from[1] != '=' || from[3] == '1';
+        else if (n >= 1 && from[0] == 'i' && (n == 1 || from[1] == ';' || from[1] == ' '))
+            is_incremental = 1;
+        else if (n >= 4 && from[0] == 'i' && from[1] == '=' && from[2] == '?')
+            is_incremental = from[3] == '1';
     }
     return urgency | (is_incremental ? INCREMENTAL : 0);
 }
