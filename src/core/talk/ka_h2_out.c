@@ -209,7 +209,7 @@ int ka_h2_put_now(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t len, int
 /* A stream ends that has referred bytes, of which a part may be in the output: whoever owns them is let go of behind it. */
 static void give_behind(ka_talk *talk, ka_buf *buf)
 {
-    if (talk->unsent == 0 || buf->cap || buf->start == 0) {
+    if (talk->unsent == 0 || buf->cap || buf->fd >= 0 || buf->start == 0) {
         ka_buf_give(&talk->service->pool, buf);
         return;
     }
