@@ -507,12 +507,15 @@ ka_h2_stream *ka_h2_news(ka_h2 *h2, int64_t now, ka_news *news)
 {
     ka_h2_stream *s, *next;
     for (s = h2->live ? h2->live->touched : NULL; s; s = next) {
-        next = s->touched_next;
-        if (ends(h2, s))
+        ka_h2_stream *prev = s->touched_prev;
+        if (ends(h2, s)) { /* whoever is told of it may have done something to another one meanwhile */
+            next = prev ? prev->touched_next : h2->live->touched;
             continue;
+        }
         if (next_news(h2, s, news))
             return s; /* and it stays on the list: there may be more */
         ka_h2_wait_in(&ka_h2_service_of(h2)->clock, &s->wait, phase_of(s), now);
+        next = s->touched_next;
         if (s->x.hold == KA_HOLD_NOT) /* else it is looked at in every turn, until it is low */
             ka_h2_untouch(h2, s);
     }
