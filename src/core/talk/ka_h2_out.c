@@ -266,9 +266,9 @@ void ka_h2_unready(ka_h2 *h2, ka_h2_stream *s)
         *first = s->ready_next;
 }
 
-/* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK; KA_ENOMEM; KA_EPEER: a file is shorter
- * than it was. */
-static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
+/* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK, and *done is a buffer that is used up, for the
+ * caller to let go of; KA_ENOMEM; KA_EPEER: a file is shorter than it was. */
+static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **done)
 {
     ka_talk *talk = h2->talk;
     ka_pool *pool = &talk->service->pool;
@@ -304,13 +304,14 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
     if (!is_whole)
         buf->start += n;
     else if (!is_referred)
-        give_behind(talk, buf);
+        *done = buf;
     return KA_OK;
 }
 
 /* What a stream may send in its turn; then the next one's is. Return KA_OK or KA_ENOMEM. */
 static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
 {
+    ka_buf *done = NULL;
     size_t n = ka_buf_len(s->out);
     if (n > PIECE)
         n = PIECE;
@@ -319,7 +320,7 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
     if ((int64_t)n > h2->send_window)
         n = (size_t)h2->send_window;
     int ends = s->ends && n == s->queued && s->trailers == NULL;
-    int got = put_bytes(h2, s, (uint32_t)n, ends);
+    int got = put_bytes(h2, s, (uint32_t)n, ends, &done);
     if (got == KA_ENOMEM)
         return KA_ENOMEM;
     ka_h2_touch(h2, s);
@@ -346,6 +347,8 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
         ka_h2_unready(h2, s);
     else if (s->is_incremental)
         h2->live->ready[s->urgency] = s->ready_next;
+    if (done)
+        give_behind(h2->talk, done); /* last: releasing an owner may run arbitrary code, and fill again */
     return KA_OK;
 }
 
