@@ -318,9 +318,11 @@ int ka_h2_interim(ka_exchange *x, unsigned status, const char *lines, size_t len
 void ka_h2_done(ka_exchange *x, ka_cause cause)
 {
     ka_h2_stream *s = ka_h2_stream_of(x);
-    if (!ka_exchange_is_open(x) || x->writing == KA_WRITING_CUT || s->is_sent)
+    if (!ka_exchange_is_open(x) || x->writing == KA_WRITING_CUT || (s->is_sent && x->writing == KA_WRITING_DONE))
         return;
-    if (ka_exchange_is_tunnel(x)) {
+    if (s->is_sent) {
+        x->writing = KA_WRITING_DONE; /* the head was all, whether or not somebody says so */
+    } else if (ka_exchange_is_tunnel(x)) {
         if (x->writing < KA_WRITING_DONE) {
             x->writing = KA_WRITING_DONE;
             s->ends = 1;
