@@ -157,6 +157,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
 {
     ka_service *service = h2->talk->service;
     ka_h2_live *live = h2->live;
+    ka_h2_lose(h2, s); /* first: what is released below may run code that would still write to it */
     ka_h2_stream **at = bucket_of(live, s->id);
     while (*at != s)
         at = &(*at)->chain;
@@ -174,7 +175,6 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
-    ka_h2_lose(h2, s);
     give_stream(service->h2, s);
     ka_h2_put_credit(h2, NULL);
 }

@@ -41,7 +41,8 @@ enum {
     KA_H2_URGENCIES = 8,    /* RFC 9218 4.1 */
     KA_H2_BUCKETS = 32,     /* of streams, by their number */
     KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended */
-    KA_H2_TURN_REQUESTS = 64 /* handed over in one turn */
+    KA_H2_TURN_REQUESTS = 64,        /* handed over in one turn */
+    KA_H2_OUT_MOST = KA_OUT_HIGH * 2 /* unsent bytes above which nothing more is read */
 };
 
 struct ka_h2_stream {

@@ -17,10 +17,6 @@ enum {
     KA_H2_MAX_DEBT = 5000
 };
 
-enum {
-    KA_H2_OUT_MOST = KA_OUT_HIGH * 2 /* unsent bytes above which nothing more is read */
-};
-
 static inline ka_h2_stream *ka_h2_stream_of(const ka_exchange *x) { return (ka_h2_stream *)(uintptr_t)x; }
 static inline ka_h2_service *ka_h2_service_of(const ka_h2 *h2) { return h2->talk->service->h2; }
 
