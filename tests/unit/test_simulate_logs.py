@@ -3,9 +3,11 @@
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -79,6 +81,31 @@ def test_our_own_json_is_read(tmp_path):
     records, (log,) = requests_in(tmp_path, json.dumps(line) + "\n" + json.dumps(unix) + "\n")
     assert records == [(MORNING, 0.25, b"192.0.2.7"), (MORNING + 1, 0.25, b"-")]
     assert (log.format.name, log.format.has_durations) == ("JSON objects", True)
+
+
+def json_texts():
+    agent = 'a "b" \\ \u00e9 {"client": 1}'
+    good = {"time": "2015-05-17T10:05:00Z", "agent": agent, "client": "192.0.2.7", "seconds": 0.25, "n": 5, "x": None}
+    return [json.dumps({**good, "client": client, "seconds": k}) for k, client in enumerate(["a", None, "b\\c", "::1", 7])]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        json_texts(),
+        [COMMON.format(k) + ' "-" "a \\"b\\" [\\\\"' for k in range(5)],
+        [f'192.0.2.{k} - a b [17/May/2015:10:05:00 +0000] "\\"" 200 1 "-" "\\\\" "-" 0.1{k}0' for k in range(5)],
+    ],
+)
+def test_lines_that_are_alike_are_read_quickly_and_to_the_same_effect(texts):
+    """By one expression for a whole block; a line that is otherwise has them all read one by one."""
+    block = "".join(line + "\n" for line in texts).encode()
+    reader = recognise(block.splitlines(), "a.log")
+    quickly = reader.read(block, print)
+    assert len(quickly) == 5
+    spoilt = []
+    assert reader.read(block + b"rubbish\n", lambda line, why: spoilt.append(line)) == quickly
+    assert spoilt == [b"rubbish"]
 
 
 def test_json_that_nginx_was_made_to_write_is_read(tmp_path):
@@ -260,6 +287,17 @@ def test_stdin_is_read_once_also_when_it_is_packed(packed, monkeypatch):
     log = Log("-")
     assert sum(map(len, in_order([log], lambda n: None))) == 6
     assert (log.source.name, log.source.size) == ("stdin", 0)
+
+
+def test_a_pipe_is_read_once_though_it_has_a_name(tmp_path):
+    """As a shell's <(zcat a.log.gz) is."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=[lines_of(COMMON)])
+    writer.start()
+    log = Log(str(pipe))
+    assert sum(map(len, in_order([log], lambda n: None))) == 3
+    writer.join()
 
 
 # -- order --
