@@ -14,7 +14,6 @@ from typing import Any
 from kacore.cli.configuration import Configuration
 from kacore.config.fields import KEY, Field, Record, show
 from kacore.config.options import ServeOptions
-from kacore.config.sources import tell_unknown
 from kacore.policy import Policy, PolicySet
 
 DEFAULT = "default"
@@ -23,7 +22,7 @@ DEFAULT = "default"
 def run(args: argparse.Namespace) -> int:
     """Return: 0. Raises for what is wrong with the input."""
     configuration = Configuration(args, os.environ)
-    tell_unknown(configuration.strange)
+    configuration.tell()
     found = InForce(configuration, has_serve=args.command == "config")
     try:
         as_text = {"table": as_table, "toml": as_toml, "json": as_json}[args.format]
@@ -70,7 +69,7 @@ def as_table(found: InForce, *, is_verbose: bool = False) -> str:
         rows = [(name if found.options is not None else "field", "value", "unit", "from")]
         for field, value in record.as_dict().items():
             what = record.__fields__[field]
-            rows.append((field, shown(what, value), what.unit, origins[field]))
+            rows.append((field, shown(what, value), what.unit_of(value), origins[field]))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines += [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}" for a, b, c, d in rows]
         lines.append("")
@@ -82,7 +81,8 @@ def as_table(found: InForce, *, is_verbose: bool = False) -> str:
         keys = ", ".join(f"{key} {' | '.join(given)}" for key, given in rule.keys().items())
         lines += ["", f"rule {number}: {keys} ({origin}){'' if rule.changes else ': as the default'}"]
         lines += [
-            f"  {name} = {show(value)} {Policy.__fields__[name].unit}".rstrip() for name, value in rule.changes.items()
+            f"  {name} = {show(value)} {Policy.__fields__[name].unit_of(value)}".rstrip()
+            for name, value in rule.changes.items()
         ]
     if told := remarks(found, is_verbose):
         lines += ["", *told]

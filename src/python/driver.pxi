@@ -3,14 +3,12 @@
 # connection (`peer`, `is_trusted`); nothing here knows a socket.
 from libc.stdlib cimport free, malloc
 
-cdef extern from "arpa/inet.h" nogil:
-    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
-
 
 cdef class Driver(BaseDriver):
     cdef readonly ConnectionTable table
     cdef ka_driver *d            # the engine's, or ours: what all drivers do alike
     cdef object policies         # the PolicySet whose rules are asked
+    cdef tuple logged_fields     # names of fields that the access log wants, as its attribute `fields` says
     cdef object on_race, on_closed, on_notice
     cdef object on_drained       # called once, see when_drained(); None = nobody waits
     cdef object context          # the one it was made in, untouched by any request
@@ -51,7 +49,9 @@ cdef class Driver(BaseDriver):
         app.on_lost = driver_on_lost
         app.release = release_object
         app.class_of_request = driver_class_of_request
+        app.on_settled = driver_on_settled
         self.access_log = access_log
+        self.logged_fields = tuple(getattr(access_log, "fields", ()))
         self.on_closed = on_closed
         self.on_race = on_race
         if access_log is not None:
@@ -189,11 +189,13 @@ cdef class Driver(BaseDriver):
         return (<bytes>host).decode("ascii"), port
 
     def connections(self, limit=1000):
-        """list of dict, one for each of at most `limit` open connections: conn, client, phase, policy_class, requests.
-        Cost: O(places in use), about 1 us each."""
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, class, requests, kept_for:
+        seconds that it is kept when idle, until its place is needed. Cost: O(places in use), about 1 us each."""
         cdef uint32_t slot = 1, n = 0
         cdef ka_handle conn
         cdef ka_table *table = self.table.table
+        cdef ka_known known
+        cdef int64_t limit_ns
         self.check_open()
         found = []
         while len(found) < limit and n < ka_table_open_count(table):
@@ -202,12 +204,16 @@ cdef class Driver(BaseDriver):
             if conn == 0:
                 continue
             n += 1
+            limit_ns = ka_conn_policy(table, conn).timeout_ns[<int>KA_IDLE]
+            if limit_ns == KA_AUTO and ka_known_of(table, conn, &known) == KA_OK:
+                limit_ns = known.kept_ns
             found.append({
                 "conn": conn,
                 "client": self.address_of(conn),
                 "phase": PHASES[ka_conn_phase(table, conn)],
                 "class": ka_conn_class(table, conn),
                 "requests": ka_conn_requests(table, conn),
+                "kept_for": limit_ns / 1e9,
             })
         return found
 
@@ -239,12 +245,18 @@ cdef class Driver(BaseDriver):
 
     cdef AccessEntry entry_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
+        cdef AccessEntry entry
         client = self.client_of(core)
         if head != NULL and self.has_proxies:
             origin = self.origin_of(core, head, fields)
             if origin is not None:
                 client = origin[0]
-        return access_entry(client, buf, head, fields, self.now())
+        entry = access_entry(client, buf, head, fields, self.now(), self.logged_fields)
+        entry.connection = ka_exchange_conn(core)
+        entry.number = ka_conn_requests(self.table.table, entry.connection)
+        entry.server = self.server_of(core)
+        entry.is_tls = self.has_tls and self.tls_of(core) is not None
+        return entry
 
     cdef int set_common(self, bytes lines, bint date) except -1:
         if ka_service_set_fields(&self.d.service, lines, <uint32_t>len(lines), date) < 0:
@@ -324,5 +336,13 @@ cdef void driver_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
     try:
         family = driver.peer(conn, addr, &port)
         driver.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
+    except BaseException as error:
+        driver.failed(error)
+
+
+cdef void driver_on_settled(void *ctx, const ka_known *network) noexcept:
+    cdef Driver driver = <Driver>ctx
+    try:
+        driver.table.tell_settled(network)
     except BaseException as error:
         driver.failed(error)
