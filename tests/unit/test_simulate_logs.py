@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from kacore.errors import UsageError
+from kacore.server import access
 from kacore.simulate import opening
 from kacore.simulate.layout import Layout
 from kacore.simulate.opening import Source
@@ -117,21 +118,16 @@ def test_json_that_nginx_was_made_to_write_is_read(tmp_path):
     assert records[0][2] == b"192.0.2.7"
 
 
-@pytest.mark.parametrize("style", ["common", "combined", "json"])
+@pytest.mark.parametrize("style", ["common", "combined", "as_json"])
 def test_what_our_server_logs_is_read(tmp_path, style):
-    import time
-
-    from kacore.server import logs
-
     class Entry:
         client, method, target, version = ("192.0.2.7", 4711), "GET", b'/"\x00', "1.1"
         status, n_bytes, unix_time, duration = 200, 0, int(MORNING), 0.25
         referer, user_agent = None, b'a "b" \\'
+        connection, number = 17, 3
 
-    line = {"common": logs.common_line, "combined": logs.combined_line, "json": logs.json_line}[style]
-    clock = logs.Clock("%Y-%m-%dT%H:%M:%SZ" if style == "json" else "%d/%b/%Y:%H:%M:%S %z", time.gmtime)
-    records, (log,) = requests_in(tmp_path, line(Entry, clock) + "\n")
-    assert records == [(MORNING, 0.25 if style == "json" else 0.0, b"192.0.2.7")]
+    records, (log,) = requests_in(tmp_path, getattr(access, style)()(Entry) + "\n")
+    assert records == [(MORNING, 0.25 if style == "as_json" else 0.0, b"192.0.2.7")]
     assert log.wrong == 0
 
 
