@@ -132,7 +132,9 @@ class Study:
 
         every: list[float | None] = [*self.timeouts, None]
         some: list[float | None] = [*ROOM_TIMEOUTS, None]
-        self.unlimited = {timeout: replay_of(policy_of(timeout), window) for timeout in every}
+        self.unlimited = {
+            timeout: replay_of(policy_of(timeout), window, names_clients=timeout is None) for timeout in every
+        }
         self.limited = {
             (room, timeout): replay_of(policy_of(timeout).replace(max_connections=room), window)
             for room in rooms
@@ -247,5 +249,5 @@ def curve_timeouts(rows: Sequence[float]) -> list[float]:
     return sorted({*steps, *rows})
 
 
-def replay_of(policy: Policy, window: float, closes: float = 0.0) -> Replay:
-    return Replay(ConnectionTable(policy, seed=1), closes=closes, window=window)
+def replay_of(policy: Policy, window: float, closes: float = 0.0, *, names_clients: bool = True) -> Replay:
+    return Replay(ConnectionTable(policy, seed=1), closes=closes, window=window, names_clients=names_clients)
