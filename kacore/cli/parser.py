@@ -15,6 +15,8 @@ from kacore.config.options import CONFIGURATION, ServeOptions
 from kacore.errors import UsageError
 from kacore.policy import Policy
 
+SHELLS = ("bash", "zsh", "tcsh")
+
 
 class Parser(argparse.ArgumentParser):
     """A mistake is one line, like all others. Names in full only: an abbreviation would end with the next new option.
@@ -142,6 +144,10 @@ def fill_demo(parser: Parser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
 
 
+def fill_completion(parser: Parser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="the shell")
+
+
 def add_help_all(parser: Parser) -> None:
     parser.add_own("--help-all", text="all options, each in full", action=HelpAll, nargs=0)
 
@@ -166,5 +172,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "serve": ("serve an ASGI or WSGI application, or a plain handler", fill_serve),
     "config": ("print the configuration in force, and where each value comes from", fill_config),
     "policy": ("print the policy in force, or read it from Apache or nginx", fill_policy),
+    "completion": ("print what makes a shell complete commands and options", fill_completion),
     "demo": ("serve a page that shows what keep-alive saves", fill_demo),
 }
