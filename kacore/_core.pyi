@@ -4,11 +4,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
 from logging import Logger
 from socket import socket
-from typing import Any, Literal, Self, TypeVar, final, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, final, overload
 
 from typing_extensions import Buffer
 
 from kacore.policy import Policy, PolicySet
+from kacore.policy.keywords import PolicyFields
 
 __all__ = [
     "COUNTERS_BYTES",
@@ -383,7 +384,7 @@ class ConnectionTable:
         *,
         seed: int | None = None,
         counters: Buffer | None = None,
-        **fields: Any,
+        **fields: Unpack[PolicyFields],
     ) -> None: ...
     def __len__(self) -> int: ...
     def __contains__(self, conn: object, /) -> bool: ...
