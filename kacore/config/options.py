@@ -231,6 +231,10 @@ class ServerOptions(Record):
         metavar="PATH",
         doc="What the proxy strips from paths.",
     )
+    learned: str | None = field(
+        str, default=None, group=PROXY, metavar="FILE",
+        doc="Where to keep what is learned of idle timeouts (keep_alive_timeout = auto) from one start to the next.",
+    )
 
     access_log: str | None = field(
         str, default=None, convert=access_format, must="off, short, common, combined, json, or a format as '%h \"%r\" %s %D'",

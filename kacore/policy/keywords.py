@@ -9,7 +9,9 @@ class PolicyFields(TypedDict, total=False):
     """What Policy() takes, and whatever changes one."""
 
     keep_alive: bool
-    keep_alive_timeout: float
+    keep_alive_timeout: float | Literal['auto']
+    keep_alive_min: float
+    keep_alive_max: float
     max_keep_alive_requests: int
     advertise: bool
     advertise_margin: float
@@ -38,7 +40,6 @@ class PolicyFields(TypedDict, total=False):
     max_response_buffer: int
     pressure_start: float
     pressure_full: float
-    pressure_min_timeout: float
     when_full: Literal["wait", "reject"]
     retry_after: int
     max_head_bytes: int

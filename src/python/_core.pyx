@@ -6,6 +6,8 @@ include "errors.pxi"
 include "head.pxi"
 include "policy.pxi"
 include "table.pxi"
+include "pools.pxi"
+include "replay.pxi"
 include "access.pxi"
 include "files.pxi"
 include "exchange.pxi"
@@ -32,10 +34,10 @@ HTTP2 = True   # there is HTTP/2 in this build
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
-    "Engine", "FrameReader", "HTTP2", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
-    "Limits", "LocalError", "MAX_WAITING", "PeerError",
+    "Engine", "FrameReader", "HTTP2", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication",
+    "KacoreError", "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
-    "sum_counters",
+    "sum_counters", "ClientPools", "Replay",
 ]

@@ -6,6 +6,7 @@ judged as it comes (`_judge`), so each test is also a test of what a server may 
 
 import contextlib
 import itertools
+import select
 import socket
 import ssl
 import struct
@@ -468,6 +469,12 @@ class Client:
         stream = self.get(path, *fields, method=method, end=False)
         return self.upload(stream, data).answer(stream)
 
+    def drink(self) -> "Client":
+        """What has come so far."""
+        while not self.is_closed and (len(self._buf) > 8 or select.select([self.sock], [], [], 0)[0]):
+            self.read()
+        return self
+
     def listen(self, seconds: float) -> "Client":
         """What comes until nothing has for so long, or the end."""
         self.sock.settimeout(seconds)
@@ -481,6 +488,14 @@ class Client:
         mark = struct.pack("!Q", 0x6B61636F72650000 | next(self._pings))
         self.frame(PING, 0, 0, mark)
         self.until(lambda: mark in self.pongs, "the answer to PING")
+        return self
+
+    def settle_or_end(self) -> "Client":
+        """The same, or the end of the connection, or that a GOAWAY has announced it."""
+        mark = struct.pack("!Q", 0x6B61636F72660000 | next(self._pings))
+        self.frame(PING, 0, 0, mark)
+        while mark not in self.pongs and not self.goaways and self.read() is not None:
+            pass
         return self
 
     def rest(self) -> "Client":

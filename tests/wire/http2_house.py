@@ -95,7 +95,7 @@ class Ours(House):
 
     is_ours = True
 
-    def __init__(self, running: Any, app: App) -> None:
+    def __init__(self, running: Any, app: Any) -> None:
         super().__init__(running.port)
         self.running, self.app = running, app
 
@@ -115,11 +115,26 @@ class Ours(House):
     def look(self) -> None:
         self.running.ask(lambda: None)
 
+    def has_closed(self, *causes: str, leaves: bool = True) -> None:
+        """All clients go, unless it is not for them to end it, and one of them was closed for one of these."""
+        if leaves:
+            self.leave()
+
+        def closed() -> int:
+            return sum(self.running.closed(cause) for cause in causes)
+
+        end = time.monotonic() + PATIENCE
+        while closed() != 1:
+            told = {cause: n for cause, n in self.running.stats()["closed"].items() if n}
+            assert time.monotonic() < end, f"closed: {told}, not {causes}"
+            time.sleep(0.002)
+
     def end(self) -> None:
         super().end()
         try:
             if self.running._thread.is_alive():
-                self.running.ask(self.app.release)
+                if isinstance(self.app, App):
+                    self.release()
                 self.running.check_empty()
         finally:
             self.running.stop(now=True)
@@ -229,7 +244,7 @@ def program(name: str) -> str:
     return found
 
 
-def make(io: str, app: App | None = None, **options: Any) -> House:
+def make(io: str, app: Any = None, **options: Any) -> House:
     """kacore with these options, or the other server."""
     if PEER:
         if io != "epoll":

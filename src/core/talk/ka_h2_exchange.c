@@ -25,7 +25,7 @@ ka_cause ka_h2_cause(const ka_exchange *x)
 
 size_t ka_h2_unsent(const ka_exchange *x) { return ka_h2_stream_of(x)->queued + x->talk->unsent; }
 
-const char *ka_h2_head_bytes(const ka_exchange *x) { return ka_h2_service_of(h2_of(x))->section.buf; }
+const char *ka_h2_head_bytes(const ka_exchange *x) { return ka_h2_service_of(h2_of(x))->bytes; }
 
 const char *ka_exchange_protocol(const ka_exchange *x, size_t *len)
 {
@@ -33,7 +33,7 @@ const char *ka_exchange_protocol(const ka_exchange *x, size_t *len)
         return NULL;
     const ka_h2_service *service = ka_h2_service_of(h2_of(x));
     *len = service->request.protocol.len;
-    return *len ? service->section.buf + service->request.protocol.off : NULL;
+    return *len ? service->bytes + service->request.protocol.off : NULL;
 }
 
 /* --- the content of the request --- */
@@ -318,9 +318,11 @@ int ka_h2_interim(ka_exchange *x, unsigned status, const char *lines, size_t len
 void ka_h2_done(ka_exchange *x, ka_cause cause)
 {
     ka_h2_stream *s = ka_h2_stream_of(x);
-    if (!ka_exchange_is_open(x) || x->writing == KA_WRITING_CUT || s->is_sent)
+    if (!ka_exchange_is_open(x) || x->writing == KA_WRITING_CUT || (s->is_sent && x->writing == KA_WRITING_DONE))
         return;
-    if (ka_exchange_is_tunnel(x)) {
+    if (s->is_sent) {
+        x->writing = KA_WRITING_DONE; /* the head was all, whether or not somebody says so */
+    } else if (ka_exchange_is_tunnel(x)) {
         if (x->writing < KA_WRITING_DONE) {
             x->writing = KA_WRITING_DONE;
             s->ends = 1;
@@ -463,7 +465,8 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
     if (!s->is_sent)
         return 0;
     if (s->is_received) {
-        ka_h2_credit(h2, KA_H2_CREDIT_DONE);
+        if (s->cause == KA_CAUSE_NONE) /* by the application */
+            ka_h2_credit(h2, KA_H2_CREDIT_DONE);
         ka_h2_close(h2, s);
     } else { /* RFC 9113 8.1: the answer is whole; nobody reads the rest of the request */
         ka_h2_reset(h2, s, KA_H2_NO_ERROR, (ka_cause)s->cause);
@@ -507,12 +510,15 @@ ka_h2_stream *ka_h2_news(ka_h2 *h2, int64_t now, ka_news *news)
 {
     ka_h2_stream *s, *next;
     for (s = h2->live ? h2->live->touched : NULL; s; s = next) {
-        next = s->touched_next;
-        if (ends(h2, s))
+        ka_h2_stream *prev = s->touched_prev;
+        if (ends(h2, s)) { /* whoever is told of it may have done something to another one meanwhile */
+            next = prev ? prev->touched_next : h2->live->touched;
             continue;
+        }
         if (next_news(h2, s, news))
             return s; /* and it stays on the list: there may be more */
         ka_h2_wait_in(&ka_h2_service_of(h2)->clock, &s->wait, phase_of(s), now);
+        next = s->touched_next;
         if (s->x.hold == KA_HOLD_NOT) /* else it is looked at in every turn, until it is low */
             ka_h2_untouch(h2, s);
     }

@@ -22,12 +22,12 @@ static inline ka_turned ka_h2_turn_in(const ka_moves *moves, ka_driver *d, void 
 {
     ka_h2 *h2 = talk->h2;
     ka_h2_stream *s;
-    ka_head head;
+    const ka_h2_service *service = d->service.h2;
     for (unsigned n_requests = 0;;) {
         ka_turned turned = KA_TURN_ON;
-        switch (ka_h2_next(h2, d->now, &head, &s)) {
+        switch (ka_h2_next(h2, d->now, &s)) {
         case KA_TALK_REQUEST:
-            d->service.app.on_request(d->service.app.ctx, &s->x, &head, d->service.h2->section.fields);
+            d->service.app.on_request(d->service.app.ctx, &s->x, &service->request.head, service->fields);
             if (++n_requests == KA_H2_TURN_REQUESTS) {
                 ka_driver_again(d, talk->conn, peer, talk);
                 return KA_TURN_PAUSE;
@@ -36,6 +36,15 @@ static inline ka_turned ka_h2_turn_in(const ka_moves *moves, ka_driver *d, void 
         case KA_TALK_READ:
             ka_h2_turn_news(d, h2);
             turned = ka_turn_read(moves, d, peer, talk);
+            break;
+        case KA_TALK_WAIT:
+            /* For output to leave; if it does no event will tell of what is here. */
+            if (talk->unsent <= KA_H2_OUT_MOST)
+                return KA_TURN_PAUSE;
+            if (!ka_turn_flush(moves, d, peer, talk))
+                return KA_TURN_ENDED;
+            if (talk->unsent > KA_H2_OUT_MOST)
+                return KA_TURN_PAUSE;
             break;
         case KA_TALK_CLOSE:  *lingers = 0; return KA_TURN_ON;
         case KA_TALK_LINGER: *lingers = 1; return KA_TURN_ON;
