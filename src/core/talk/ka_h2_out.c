@@ -4,6 +4,7 @@
 
 enum {
     PIECE = 16 * 1024, /* content in a frame at most: what every client takes, and a turn of each */
+    SMALL_PIECE = KA_BUF_MIN - KA_H2_FRAME_HEAD,
     LENGTH_DIGITS = 20
 };
 
@@ -308,7 +309,7 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **
     return KA_OK;
 }
 
-/* What a stream may send in its turn; then the next one's is. Return KA_OK or KA_ENOMEM. */
+/* What a stream may send in its turn; then the next one's is. Return KA_OK, or KA_ENOMEM: when some has left. */
 static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
 {
     ka_buf *done = NULL;
@@ -321,11 +322,17 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
         n = (size_t)h2->send_window;
     int ends = s->ends && n == s->queued && s->trailers == NULL;
     int got = put_bytes(h2, s, (uint32_t)n, ends, &done);
-    if (got == KA_ENOMEM)
+    if (ka_unlikely(got == KA_ENOMEM) && n > SMALL_PIECE) {
+        n = SMALL_PIECE; /* the smallest buffer is enough for it */
+        ends = 0;
+        got = put_bytes(h2, s, SMALL_PIECE, 0, &done);
+    }
+    if (got == KA_ENOMEM && h2->talk->unsent)
         return KA_ENOMEM;
     ka_h2_touch(h2, s);
-    if (got < 0) { /* what was promised cannot be kept */
+    if (got < 0) { /* what was promised cannot be kept; or there is no memory, and what it has is some of it */
         s->error = KA_H2_INTERNAL_ERROR;
+        s->cause = got == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_APPLICATION;
         s->is_slow = 1;
         ka_h2_unready(h2, s);
         return KA_OK;
@@ -359,7 +366,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now)
     while (h2->leaving != KA_H2_FAILED && h2->talk->unsent < KA_OUT_HIGH && ka_h2_has_content(h2)) {
         unsigned urgency = (unsigned)__builtin_ctz(h2->live->urgencies);
         if (take_turn(h2, h2->live->ready[urgency], now) < 0)
-            return; /* when there is memory again; its client is waited for until then */
+            return;
     }
     if (ka_unlikely(h2->knows_fin) && h2->live && h2->live->urgencies && h2->send_window <= 0)
         for (ka_h2_stream *s = h2->live->first; s; s = s->next)
