@@ -267,6 +267,20 @@ void ka_h2_unready(ka_h2 *h2, ka_h2_stream *s)
         *first = s->ready_next;
 }
 
+/* Room for a frame was reserved that is not written after all: no empty buffer stays in the output, where a driver would take
+ * "none of it was sent" for an end. */
+static void give_back_room(ka_talk *talk)
+{
+    ka_buf **at = &talk->out, *before = NULL;
+    if (talk->out_last->cap == 0 || ka_buf_len(talk->out_last))
+        return;
+    for (; *at != talk->out_last; at = &before->next)
+        before = *at;
+    ka_buf_give(&talk->service->pool, *at);
+    *at = NULL;
+    talk->out_last = before;
+}
+
 /* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK, and *done is a buffer that is used up, for the
  * caller to let go of; KA_ENOMEM; KA_EPEER: a file is shorter than it was. */
 static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **done)
@@ -281,11 +295,15 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **
         return KA_ENOMEM;
     char *at = ka_h2_put_head(start, n, KA_H2_DATA, ends ? KA_H2_END_STREAM : 0, s->id);
     ka_buf *piece = NULL;
-    if (is_referred && !is_whole && (piece = ka_buf_refer(pool, buf->ptr + buf->start, n, NULL)) == NULL)
+    if (is_referred && !is_whole && (piece = ka_buf_refer(pool, buf->ptr + buf->start, n, NULL)) == NULL) {
+        give_back_room(talk);
         return KA_ENOMEM;
+    }
     if (buf->fd >= 0) {
-        if (ka_buf_read_file(buf, at, n) != (ptrdiff_t)n)
+        if (ka_buf_read_file(buf, at, n) != (ptrdiff_t)n) {
+            give_back_room(talk);
             return KA_EPEER;
+        }
         at += n;
     } else if (!is_referred) {
         memcpy(at, buf->ptr + buf->start, n);
