@@ -325,6 +325,7 @@ void ka_h2_drain(ka_h2 *h2)
             continue;
         s->has_drain_news = 1;
         ka_h2_touch(h2, s);
+        ka_talk_attend(h2->talk);
     }
     ka_h2_leave(h2, KA_CAUSE_DRAIN);
 }
