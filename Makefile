@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel fresh bench-deadlines bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -223,6 +223,9 @@ bench-round: build-as-wheel $(VENV)/.for-test  ## how long one hostile peer hold
 
 bench-deadlines: build-as-wheel  ## how late idle connections are closed; a burst of newcomers; one client more than full
 	$(BIN)/python benches/bench_deadlines.py $(ARGS)
+
+bench-replay: build-as-wheel  ## a log replayed on a real server, beside its simulation: ARGS='access.log --timeout 75'
+	$(BIN)/python benches/bench_replay.py $(ARGS)
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 

@@ -10,6 +10,7 @@ import time
 
 HELLO = b"Hello, world!"
 MEBIBYTE = b"x" * (1 << 20)
+HUNDRED = b"x" * 100_000
 CHUNK = b"x" * 1024
 N_CHUNKS = 16
 BIG_BYTES = 20_000_000
@@ -65,6 +66,11 @@ async def asgi_stream(scope, receive, send):
     await send(START_STREAM)
     for i in range(N_CHUNKS):
         await send({"type": "http.response.body", "body": CHUNK, "more_body": i < N_CHUNKS - 1})
+
+
+async def asgi_hundred(scope, receive, send):
+    only_http(scope)
+    await answer(send, HUNDRED)
 
 
 async def asgi_mebibyte(scope, receive, send):

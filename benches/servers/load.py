@@ -39,6 +39,8 @@ class Load:
     fields: dict[str, str] = field(default_factory=dict)
     script: str = ""
     threads: int = 1
+    streams: int = 0  # HTTP/2 by h2load, so many at once on each connection; 0: wrk
+    content: str = ""  # name of a file that is sent with each, for h2load
     closes: bool = False  # the server closes after each answer, which wrk takes for errors of reading
 
 
@@ -72,12 +74,33 @@ def read_wrk(done: subprocess.CompletedProcess, closes: bool = False) -> dict[st
     }
 
 
+def h2load_command(server: Running, load: Load, place: Place, seconds: int) -> list[str]:
+    """By time; what begins before it is counted only then."""
+    command = f"taskset -c {place.client_cores} h2load -t1 -c{load.connections} -m{load.streams} -D{seconds}".split()
+    command += [] if server.peer.is_http2 else ["--h1"]
+    return [*command, *(["-d", str(place.files / load.content)] if load.content else []), server.url]
+
+
+def read_h2load(done: subprocess.CompletedProcess) -> dict[str, float]:
+    """As read_wrk. h2load counts what it has asked in its last moment and did not wait for as failed."""
+    counted = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
+    codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout)
+    if done.returncode != 0 or not counted or not codes or int(codes[1]) == 0:
+        raise NotMeasured(f"h2load: {(done.stderr or done.stdout).strip()[-200:]}")
+    if any(map(int, codes.groups()[1:])) or int(counted[3]) or int(counted[4]):
+        raise NotMeasured(f"{codes[0]}; {counted[0]}")
+    return {"n": int(codes[1]), "rps": float(re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)[1])}
+
+
 def measure(server: Running, load: Load, place: Place, seconds: int) -> dict[str, float]:
     """One round: CPU time of the server for each response, responses a second, p99, and how busy the server was."""
-    command = wrk_command(server, load, place.client_cores, seconds, place.scratch)
+    if load.streams:
+        command = h2load_command(server, load, place, seconds)
+    else:
+        command = wrk_command(server, load, place.client_cores, seconds, place.scratch)
     before, began = server.cpu(), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20)
     spent, took = server.cpu() - before, time.monotonic() - began
-    figures = read_wrk(done, load.closes)
+    figures = read_h2load(done) if load.streams else read_wrk(done, load.closes)
     n = figures.pop("n")
     return {"cpu_us": spent / n * 1e6, **figures, "busy": spent / took}

@@ -8,7 +8,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -30,16 +30,18 @@ http {{
     tcp_nopush on;
     open_file_cache max=16;
     keepalive_requests 1000000000;
+    http2_max_concurrent_streams 128;
     keepalive_timeout 75s 74s;
     client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
     uwsgi_temp_path {directory}; scgi_temp_path {directory};
     server {{
-        listen 127.0.0.1:{port} backlog=4096{ssl};
+        listen 127.0.0.1:{port} backlog=4096{ssl}{http2};
         {ssl_files}
         default_type text/plain;
         location / {{ return 200 "Hello, world!"; }}
         location /mebibyte {{ root {files}; }}
         location /file {{ root {files}; }}
+        location /hundred {{ root {files}; }}
     }}
 }}
 """
@@ -56,6 +58,7 @@ class Peer:
     tls: list[str] | None = None  # None: it has none
     patience: list[str] = field(default_factory=list)  # added where thousands of connections stay idle for minutes
     sendfile: bool = True  # nginx only
+    is_http2: bool = False  # asked by HTTP/2: prior knowledge, or ALPN
     is_restless: bool = False  # uses its core while nobody asks, so it is stopped while others are measured
 
 
@@ -67,11 +70,11 @@ def kacore(interface: str, *arguments: str) -> Peer:
     )  # fmt: skip
 
 
-def granian(interface: str) -> Peer:
+def granian(interface: str, version: str = "1") -> Peer:
     return Peer(
-        ["{python}", "-m", "granian", "--interface", interface, "--port", "{port}", "--loop", "uvloop", "--http", "1",
+        ["{python}", "-m", "granian", "--interface", interface, "--port", "{port}", "--loop", "uvloop", "--http", version,
          "--no-ws", "--log-level", "error", "--backlog", "4096", "{app}"],
-        package="granian", interface=interface,
+        package="granian", interface=interface, is_http2=version == "2",
         tls=["--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"], patience=["--backpressure", "20000"],
     )  # fmt: skip
 
@@ -102,6 +105,12 @@ def launched(package: str, interface: str, is_restless: bool = False) -> Peer:
 PEERS = {
     "nginx": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[]),
     "nginx-copying": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[], sendfile=False),
+    "nginx-h2": Peer(["nginx", "-c", "{directory}/nginx.conf", "-g", "daemon off;"], tls=[], is_http2=True),
+    "nghttpd": Peer(
+        ["nghttpd", "-n1", "-d", "{files}", "-a", "127.0.0.1", "--no-tls", "{port}"], is_http2=True,
+    ),
+    "kacore-h2": replace(kacore("asgi"), is_http2=True),
+    "granian-h2": granian("asgi", "2"),
     "kacore-asgi": kacore("asgi", "--pathsend"),
     "kacore-asgi-asyncio": kacore("asgi", "--pathsend", "--loop", "asyncio"),
     "kacore-wsgi": kacore("wsgi", "--threads", "0"),
@@ -131,6 +140,12 @@ PEERS = {
          "--keep-alive", "900", "{app}"],
         package="hypercorn", interface="asgi",
     ),
+    "hypercorn-h2": Peer(
+        ["{python}", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--backlog", "4096", "--worker-class", "uvloop",
+         "--keep-alive", "900", "{app}"],
+        package="hypercorn", interface="asgi", is_http2=True,
+        tls=["--certfile", "{certificate}", "--keyfile", "{key}"],
+    ),
 }  # fmt: skip
 
 
@@ -145,6 +160,7 @@ def nginx_conf(peer: Peer, directory: Path, port: int, files: Path, certificate:
         port=port,
         files=files,
         ssl=" ssl" if certificate else "",
+        http2=" http2" if peer.is_http2 else "",
         ssl_files=ssl_files,
         sendfile="on" if peer.sendfile else "off",
     )
@@ -155,7 +171,7 @@ def version_of(peer: Peer) -> str:
         return (ROOT / "kacore" / "_version.py").read_text().split('"')[1]
     if peer.package:
         return importlib.metadata.version(peer.package)
-    said = subprocess.run([peer.command[0], "-v"], capture_output=True, text=True)
+    said = subprocess.run([peer.command[0], "-v" if peer.command[0] == "nginx" else "--version"], capture_output=True, text=True)
     return (said.stderr or said.stdout).strip().rpartition("/")[2]
 
 

@@ -44,6 +44,9 @@ class Place:
     def furnish(self) -> None:
         self.files.mkdir()
         (self.files / "mebibyte").write_bytes(b"x" * (1 << 20))
+        (self.files / "hundred").write_bytes(b"x" * 100_000)
+        (self.files / "index.html").write_bytes(b"Hello, world!")
+        (self.files / "kibibyte").write_bytes(b"x" * 1024)
         (self.files / "file").write_bytes(b"x" * (10 << 20))
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
         subprocess.run([*command.split(), "-keyout", self.key, "-out", self.certificate], check=True, capture_output=True)
@@ -124,7 +127,7 @@ class Running:
             (self.directory / "nginx.conf").write_text(nginx_conf(self.peer, self.directory, self.port, place.files, *files))
         words = {
             "app": app_of(self.peer, app), "port": self.port, "directory": self.directory, "python": python(),
-            "certificate": place.certificate, "key": place.key,
+            "certificate": place.certificate, "key": place.key, "files": place.files,
         }  # fmt: skip
         return [part.format(**words) for part in [*self.peer.command, *extra]]
 
@@ -133,6 +136,8 @@ class Running:
         return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}{self.path}"
 
     def ask(self, path: str = "/", timeout: float = 10.0) -> bytes:
+        if self.peer.is_http2:
+            return self.ask_by_curl(timeout)
         if self.tls:
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=context)
@@ -145,6 +150,13 @@ class Running:
             if response.status != 200:
                 raise NotMeasured(f"answered {response.status}")
             return body
+
+    def ask_by_curl(self, timeout: float) -> bytes:
+        command = ["curl", "-sSfk", "--http2" if self.tls else "--http2-prior-knowledge", "-m", str(timeout), self.url]
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode:
+            raise NotMeasured(done.stderr.decode().strip())
+        return done.stdout
 
     def wait_until_it_answers(self, patience_s: float = 15.0, every_s: float = 0.05) -> None:
         deadline = time.monotonic() + patience_s

@@ -94,7 +94,8 @@ def row(record: dict, server: str) -> dict[str, str]:
         rate = number(statistics.median(metrics["rps"]), 0)
         rate += "*" if statistics.median(metrics["busy"]) < BUSY else ""
         # wrk's correction for what it did not send in time makes nothing of pipelined answers.
-        p99 = number(statistics.median(metrics["p99_us"]), 0) if all(metrics["p99_us"]) else ""
+        # h2load tells none.
+        p99 = number(statistics.median(metrics["p99_us"]), 0) if all(metrics.get("p99_us", [0])) else ""
     return {
         "server": server, "figure": f"{figure} {unit}", "times as good": ratios(record, server),
         "responses/s": rate, "p99 us": p99,

@@ -48,7 +48,7 @@ class Plan:
 
     def servers(self, names: tuple[str, ...]) -> list[str]:
         wanted = self.only or (QUICK if self.quick else names)
-        return [name for name in names if name in wanted or name == "nginx"]
+        return [name for name in names if name in wanted or name.startswith("nginx")]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Scenario:
     in_quick: bool = False
 
 
+H2 = ("nginx-h2", "nghttpd", "kacore-h2", "granian-h2", "hypercorn-h2")
 BOTH = ("nginx", "kacore-asgi")
 IDLERS = ("kacore-asgi", "bjoern", "nginx", "uvicorn", "granian-asgi")
 HOSTED = ("gunicorn-gthread", "gunicorn-kacore-wsgi-4", "gunicorn-kacore-wsgi", "gunicorn-asgi", "gunicorn-kacore-asgi",
@@ -110,6 +111,26 @@ SCENARIOS = {
     "handshake": Scenario(
         "TLS 1.3, a connection for each request", ("nginx", "kacore-asgi", "uvicorn"), tls=True,
         load=Load(fields={"Connection": "close"}, closes=True),
+    ),
+    "h2-one": Scenario("HTTP/2: 1 connection, 100 streams", H2, load=Load(1, streams=100)),
+    "h2-ten": Scenario("HTTP/2: 64 connections, 10 streams each", H2, load=Load(64, streams=10)),
+    "h2-single": Scenario(
+        "HTTP/2: 64 connections, a stream at a time", (*H2, "kacore-asgi"), load=Load(64, streams=1)
+    ),
+    "h2-post": Scenario(
+        "HTTP/2: POST of 1 KiB, 64 x 10", ("kacore-h2", "granian-h2", "hypercorn-h2"), app="post",
+        load=Load(64, streams=10, content="kibibyte"),
+    ),
+    "h2-hundred": Scenario(
+        "HTTP/2: 100 kB, 8 x 10 (nginx, nghttpd: a file)", H2, app="hundred", path="/hundred", load=Load(8, streams=10)
+    ),
+    "h2-tls": Scenario(
+        "HTTP/2 over TLS 1.3, 64 x 10", ("nginx-h2", "kacore-h2", "granian-h2", "hypercorn-h2"), tls=True,
+        load=Load(64, streams=10),
+    ),
+    "h2-idle": Scenario("HTTP/2: an idle connection's memory after one request of a browser", H2, run=special.idle_h2),
+    "h2-idle-tls": Scenario(
+        "HTTP/2: the same over TLS", ("nginx-h2", "kacore-h2", "granian-h2"), tls=True, run=special.idle_h2_tls
     ),
     "beside": Scenario("hello beside idle connections", BOTH, run=special.beside),
     "lag": Scenario(

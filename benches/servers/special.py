@@ -45,7 +45,7 @@ def started(plan: Plan, name: str, app: str, **options) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def holder(plan: Plan, server: Running) -> Iterator[Idle]:
-    idle = Idle(server.port, plan.place.client_cores, server.tls)
+    idle = Idle(server.port, plan.place.client_cores, server.tls, server.peer.is_http2)
     try:
         yield idle
     finally:
@@ -114,18 +114,32 @@ def kernel(scenario: Scenario, plan: Plan, n: int = 18_000) -> dict[str, Record]
     return {f"{n:,}": one}
 
 
+def idle_h2(scenario: Scenario, plan: Plan) -> dict[str, Record]:
+    """One request of a browser on each connection, then nothing: what HPACK remembers of it is there."""
+    return {f"{n:,}": idle_at(scenario, plan, n, tls=False) for n in (2_000, 10_000)}
+
+
+def idle_h2_tls(scenario: Scenario, plan: Plan, n: int = 3000) -> dict[str, Record]:
+    return {f"{n:,}": idle_at(scenario, plan, n, tls=True)}
+
+
 def idle_tls(scenario: Scenario, plan: Plan, n: int = 3000) -> dict[str, Record]:
+    return {f"{n:,}": idle_at(scenario, plan, n, tls=True)}
+
+
+def idle_at(scenario: Scenario, plan: Plan, n: int, *, tls: bool) -> Record:
+    """Growth of the server's memory by so many idle connections."""
     one = record("bytes_each")
     for name in plan.servers(scenario.servers):
         try:
-            with started(plan, name, "hello", patient=True, tls=True) as server, holder(plan, server) as held:
+            with started(plan, name, "hello", patient=True, tls=tls) as server, holder(plan, server) as held:
                 warm(held)
                 before = server.memory()
                 held.hold(n)
                 one.add(name, {"bytes_each": (server.memory() - before) / n})
         except (NotMeasured, OSError) as reason:
             one.lost[name] = str(reason)
-    return {f"{n:,}": one}
+    return one
 
 
 def beside(scenario: Scenario, plan: Plan) -> dict[str, Record]:

@@ -74,7 +74,7 @@ static void end(peer *p, ka_cause cause)
     if (p->talk)
         ka_talk_free(p->talk);
     close(p->fd);
-    ka_conn_close(table, p->conn, cause);
+    ka_conn_close(table, p->conn, cause, now);
     *p = peers[--n_peers];
 }
 

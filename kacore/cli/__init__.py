@@ -1,4 +1,4 @@
-"""The `kacore` command: serve, config, policy, demo. Every mistake of a user is one line on stderr and exit status 2."""
+"""The `kacore` command: serve, config, policy, simulate, demo. A user's mistake is one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     if args.command == "demo":
         return run_demo(args)
+    if args.command == "simulate":
+        from kacore.cli import simulate
+
+        return simulate.run(args)
     if args.command == "serve":
         from kacore.cli import serve
 

@@ -70,7 +70,7 @@ def as_table(found: InForce, *, is_verbose: bool = False) -> str:
         rows = [(name if found.options is not None else "field", "value", "unit", "from")]
         for field, value in record.as_dict().items():
             what = record.__fields__[field]
-            rows.append((field, shown(what, value), what.unit, origins[field]))
+            rows.append((field, shown(what, value), what.unit_of(value), origins[field]))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines += [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d}" for a, b, c, d in rows]
         lines.append("")
@@ -82,7 +82,8 @@ def as_table(found: InForce, *, is_verbose: bool = False) -> str:
         keys = ", ".join(f"{key} {' | '.join(given)}" for key, given in rule.keys().items())
         lines += ["", f"rule {number}: {keys} ({origin}){'' if rule.changes else ': as the default'}"]
         lines += [
-            f"  {name} = {show(value)} {Policy.__fields__[name].unit}".rstrip() for name, value in rule.changes.items()
+            f"  {name} = {show(value)} {Policy.__fields__[name].unit_of(value)}".rstrip()
+            for name, value in rule.changes.items()
         ]
     if told := remarks(found, is_verbose):
         lines += ["", *told]

@@ -82,4 +82,5 @@ def default_of(what: Field) -> str:
         for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
             if value and value % factor == 0:
                 return f"{value // factor} {unit}"
-    return f"{show(value)} {what.unit}".rstrip() if what.unit in ("s", "bytes", "B/s") else show(value)
+    unit = what.unit_of(value)
+    return f"{show(value)} {unit}".rstrip() if unit in ("s", "bytes", "B/s") else show(value)

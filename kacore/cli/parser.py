@@ -137,6 +137,13 @@ def fill_demo(parser: Parser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
 
 
+def fill_simulate(parser: Parser) -> None:
+    from kacore.cli.simulate import ARGUMENTS
+
+    for name, how in ARGUMENTS.items():
+        parser.add_argument(name, **how)
+
+
 def add_help_all(parser: Parser) -> None:
     parser.add_own("--help-all", text="all options, each in full", action=HelpAll, nargs=0)
 
@@ -149,5 +156,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "serve": ("serve an ASGI or WSGI application, or a plain handler", fill_serve),
     "config": ("print the configuration in force, and where each value comes from", fill_config),
     "policy": ("print the policy in force, or read it from Apache or nginx", fill_policy),
+    "simulate": ("play access logs against keep-alive timeouts, and recommend one", fill_simulate),
     "demo": ("serve a page that shows what keep-alive saves", fill_demo),
 }

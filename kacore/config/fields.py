@@ -48,6 +48,7 @@ class Field:
         high: float | None = None,
         is_open: bool = False,
         choices: tuple[str, ...] = (),
+        words: tuple[str, ...] = (),
         convert: Callable[[Any], Any] | None = None,
         to_text: Callable[[Any], str] | None = None,
         verify: Callable[[Any], bool] | None = None,
@@ -80,6 +81,7 @@ class Field:
         self.high = high if high is not None else YEAR if unit == "s" else 1 if kind is bool else UINT32_MAX
         self.is_open = is_open  # the lower bound itself is not allowed
         self.choices = choices
+        self.words = words  # what a number may be instead
         self.convert = convert  # from what was given, text or not, to what is stored; ValueError says what is wrong
         self.to_text = to_text  # the way back, as it is written
         self.verify = verify  # whether a value of the right type will do
@@ -121,6 +123,10 @@ class Field:
     def shown_default(self) -> str:
         return self.default_text or self.show(self.make_default())
 
+    def unit_of(self, value: object) -> str:
+        """The unit to write behind a value: none behind a word."""
+        return "" if value in self.words else self.unit
+
     def rule(self) -> str:
         """What a value must be, as the end of the sentence "must be ..."."""
         if self.must:
@@ -135,10 +141,11 @@ class Field:
         low, high = show(self.low), show(self.high)
         bounds = f", above {low} and at most {high}" if self.is_open else f" between {low} and {high}"
         zero = f"0 = {self.zero}" if self.zero else ""
+        word = "".join(f", or {word}" for word in self.words)
         if self.kind is int:
             notes = "; ".join(filter(None, (unit, zero)))
             return f"an integer{bounds}" + (f" ({notes})" if notes else "")
-        return "a number" + (f" of {unit}" if unit else "") + bounds + (f" ({zero})" if zero else "")
+        return "a number" + (f" of {unit}" if unit else "") + bounds + (f" ({zero})" if zero else "") + word
 
     def allowed(self) -> str:
         """The same as a cell of a table."""
@@ -147,7 +154,8 @@ class Field:
         if self.choices:
             return ", ".join(self.choices)
         if self.kind in (int, float) and self.convert is None:
-            return f"{'above ' if self.is_open else ''}{show(self.low)} to {show(self.high)}"
+            bounds = f"{'above ' if self.is_open else ''}{show(self.low)} to {show(self.high)}"
+            return ", ".join((*self.words, bounds))
         return self.must or "text"
 
     # -- values ------------------------------------------------------------------------------------------
@@ -167,6 +175,8 @@ class Field:
     def _check_one(self, value: object) -> Any:
         if self.convert is not None:
             return self._convert(value)
+        if value in self.words:
+            return value
         kind = type(value)  # exact: True is an int, and would pass for 1 second
         if not (kind is self.kind or (kind is int and self.kind is float) or (kind is not bool and self._is_a(value))):
             raise self.refuse(value)
@@ -215,6 +225,8 @@ class Field:
         if self.kind is str:
             return self._check_one(text.strip())
         word = text.strip()
+        if word in self.words:
+            return word
         try:
             if self.kind is bool:
                 return _BOOLEANS[word.lower()]

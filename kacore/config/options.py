@@ -205,6 +205,10 @@ class ServerOptions(Record):
         is_common=True, metavar="PATH",
         doc="What the proxy strips from paths.",
     )
+    learned: str | None = field(
+        str, default=None, group=PROXY, metavar="FILE",
+        doc="Where to keep what is learned of idle timeouts (keep_alive_timeout = auto) from one start to the next.",
+    )
 
     access_log: Literal["off", "common", "combined", "json"] = field(
         str, default="off", choices=("off", "common", "combined", "json"), group=LOGS, is_common=True,

@@ -161,8 +161,8 @@ class RequestHandler(HostHandler):
 
     @property
     def keepalive_timeout(self) -> float:
-        """Seconds an idle connection is kept when there is room."""
-        return self._manager.policy.keep_alive_timeout if self._manager is not None else 0.0
+        """Seconds an idle connection is kept at least when there is room."""
+        return self._manager.policy.least_keep_alive if self._manager is not None else 0.0
 
     # aiohttp looks whether it has a timer before it starts one: it has, whenever it would.
     _keepalive_handle = property(lambda self: NO_TIMER if self._keepalive else None, lambda self, value: None)

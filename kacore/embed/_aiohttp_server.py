@@ -139,7 +139,7 @@ class Server(HostServer):
         """The one way out of the table."""
         conn, handler._conn = handler._conn, 0
         del self._by_conn[conn]
-        self.table.close(conn, cause)
+        self.table.close(conn, cause, self._loop.time())
         self.settled()
 
     def fields_of(self, verdict: Verdict) -> list[tuple[str, str]]:

@@ -105,7 +105,7 @@ def policy_for(config: Config) -> PolicySet:
     for flag, (default, field) in FLAGS.items():
         value = getattr(config, flag, default)
         if value != default and value is not None:
-            fields[field] = type(getattr(policies.default, field))(value)
+            fields[field] = Policy.__fields__[field].kind(value)
     if "max_connections" in fields:
         fields["when_full"] = "reject"  # as uvicorn's flag promises: 503 for those beyond
     return policies.replace_default(**fields) if fields else policies

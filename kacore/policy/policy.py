@@ -7,7 +7,7 @@ other server's configuration; those make a Policy and stand beside this file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kacore.config.fields import Field, Record, field, show
 from kacore.errors import ConfigError, PolicyError
@@ -59,22 +59,41 @@ class Policy(Record):
         nginx="keepalive_timeout 0 (off)",
         haproxy="option http-keep-alive / httpclose",
     )
-    keep_alive_timeout: float = field(
+    keep_alive_timeout: float | Literal["auto"] = field(
         float,
         "s",
-        default=75.0,
+        default="auto",
         is_open=True,
+        words=("auto",),
         scope=REQUEST,
         is_common=True,
         doc="How long a kept connection may stay idle. Counted from the moment the response is with the kernel; then it is"
-        " closed.",
-        reason="Long is safe: when the worker is full the least useful idle connection makes room at once."
-        " Longer than the 60 s that common load balancers keep theirs, so that they close first and no"
-        " request crosses our close.",
+        " closed. `auto`: longer than the client's network has shown to keep it, from keep_alive_min to keep_alive_max.",
+        reason="Nobody knows all timeouts in front of a service, and an idle connection costs next to nothing: when the"
+        " worker is full the least useful one makes room at once. See docs/timeouts.md.",
         hint="to close after every response set keep_alive to false",
         apache="KeepAliveTimeout",
         nginx="keepalive_timeout",
         haproxy="timeout http-keep-alive",
+    )
+    keep_alive_min: float = field(
+        float,
+        "s",
+        default=75.0,
+        is_open=True,
+        scope=WORKER,
+        doc="What keep_alive_timeout = auto begins with, and never goes below while there is room.",
+        reason="Longer than the 60 s that common load balancers keep idle connections, so that they close first and no"
+        " request crosses our close.",
+    )
+    keep_alive_max: float = field(
+        float,
+        "s",
+        default=3900.0,
+        is_open=True,
+        scope=WORKER,
+        doc="What keep_alive_timeout = auto never goes above.",
+        reason="Longer than the hour of Envoy, the longest of the known ones.",
     )
     max_keep_alive_requests: int = field(
         int,
@@ -379,8 +398,9 @@ class Policy(Record):
         default=0.85,
         high=1.0,
         scope=WORKER,
-        doc="Share of max_connections above which keep-alive timeouts begin to fall.",
-        reason="Room is made early and gently; below it nobody notices. Envoy's figure.",
+        doc="Share of max_connections above which idle connections under keep_alive_timeout = auto are no longer all kept for"
+        " keep_alive_max.",
+        reason="Below it there is room for everybody, and whoever comes back finds the connection open. Envoy's figure.",
     )
     pressure_full: float = field(
         float,
@@ -389,17 +409,9 @@ class Policy(Record):
         high=1.0,
         is_open=True,
         scope=WORKER,
-        doc="Share of max_connections at which they have fallen to pressure_min_timeout, in a straight line.",
+        doc="Share of max_connections at which they are kept for what their network has shown, in a straight line."
+        " Timeouts never fall below that: beyond it the longest idle goes.",
         reason="Leaves the last twentieth for bursts. Envoy's figure.",
-    )
-    pressure_min_timeout: float = field(
-        float,
-        "s",
-        default=2.0,
-        is_open=True,
-        scope=WORKER,
-        doc="The keep-alive timeout under full pressure. A keep_alive_timeout below it stays what it is.",
-        reason="Still enough for the assets of a page over one connection. Envoy's figure.",
     )
     when_full: str = field(
         str,
@@ -552,6 +564,8 @@ class Policy(Record):
 
     def clashes(self) -> Iterator[ConfigError]:
         """As of Record."""
+        if self.keep_alive_min > self.keep_alive_max:
+            yield clash(self, "keep_alive_min", "keep_alive_max", "must not be above it")
         if self.pressure_start > self.pressure_full:
             yield clash(self, "pressure_start", "pressure_full", "must not be above it")
         if self.max_connections_per_client > self.max_connections:
@@ -574,12 +588,18 @@ class Policy(Record):
                       the default there and such fields make a message malformed (RFC 9113 section 8.2.2).
         responses:    how many responses the connection has had, this one included; the one that reaches
                       max_keep_alive_requests says close.
-        timeout:      the current keep-alive timeout in seconds, where it is not keep_alive_timeout.
+        timeout:      the current keep-alive timeout in seconds, where it is not least_keep_alive.
         ValueError for another version or responses < 1. About 1 us.
         """
         limit = self.max_keep_alive_requests if self.keep_alive else 1
-        current = self.keep_alive_timeout if timeout is None else timeout
+        current = self.least_keep_alive if timeout is None else timeout
         return persistence_fields(http_version, responses, limit, current - self.advertise_margin if self.advertise else 0)
+
+    @property
+    def least_keep_alive(self) -> float:
+        """Seconds that a kept connection may stay idle at least, while there is room: keep_alive_timeout, or keep_alive_min
+        where that is "auto"."""
+        return self.keep_alive_min if isinstance(self.keep_alive_timeout, str) else self.keep_alive_timeout
 
     def worst_case_bytes(self, *, tls: bool = False) -> int:
         """int, bytes: what clients can make one worker hold in memory, all of them together, at the very worst.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Answer = tuple[int, Fields, bytes]  # status, fields, content
 
 MAX_LISTED = 1000
+MAX_FRONTS = 64  # trusted proxies with a time series of their own
 # Few connections, and short lives: whoever asks here asks seldom. With so few requests, short answers and one long one a
 # connection, all that a client can leave unread is in the kernel and holds no place.
 POLICY = Policy(
@@ -79,6 +80,7 @@ class Subject(Protocol):
     def policy(self) -> Policy: ...
     def stats(self) -> dict[str, Any]: ...
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+    def learned(self, limit: int = 1000) -> list[dict[str, Any]]: ...
 
 
 class AdminServer:
@@ -199,6 +201,7 @@ class Admin:
         listed = self.server.connections(MAX_LISTED)
         n_open = sum(stats["phases"].values())
         body = {"open": n_open, "phases": stats["phases"], "is_cut": n_open > len(listed), "connections": listed}
+        body["learned"] = self.server.learned(MAX_LISTED)
         return 200, JSON, json.dumps(body).encode()
 
 
@@ -264,6 +267,8 @@ METRICS = (
     Metric("counter", "reused", "Requests that were not the first of their connection.", "reused"),
     Metric("counter", "races", "Requests that crossed our close of an idle connection.", "races"),
     Metric("counter", "connections_closed", "Connections ended, by cause.", "closed", label="cause"),
+    Metric("gauge", "proxy_kept_seconds", "How long a proxy's idle connections are kept at least.", "kept_for", "proxy"),
+    Metric("gauge", "proxy_closes_after_seconds", "Idle time after which a proxy closes.", "closes_after", "proxy"),
     Metric("histogram", "idle_gap_seconds", "Idle time before a connection's reuse.", "idle_gap", unit=0.001),
     Metric("histogram", "requests_per_connection", "Requests of a connection that ended.", "requests_per_connection"),
     # An event loop's transports do not count these.
@@ -280,11 +285,15 @@ METRICS_OF_ONE = (
 
 
 def figures(server: Subject) -> dict[str, Any]:
-    """Of several workers any one answers, so what it tells are the counters of all; only for these there are sums."""
+    """Of several workers any one answers, so what it tells are the counters of all; only for these there are sums, and
+    what it has learned itself of trusted proxies and unix sockets: networks that are few."""
     stats = server.stats()
+    fronts = [one for one in server.learned(MAX_FRONTS) if one["proxy"] or one["network"] == "unix"]
+    stats["kept_for"] = {one["network"]: one["kept_for"] for one in fronts} or None
+    stats["closes_after"] = {one["network"]: one["closes_after"] for one in fronts if one["settled"]} or None
     if "workers" in stats:
         total: dict[str, Any] = stats["workers"]["total"]
-        return total
+        return total | {name: stats[name] for name in ("kept_for", "closes_after")}
     n_open = sum(stats["phases"].values())
     return stats | {"open": n_open, "max": server.policy.max_connections, "ready": float(server.is_ready)}
 

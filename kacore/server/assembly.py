@@ -17,6 +17,7 @@ from kacore.config.options import ServerOptions
 from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.server.drivers import LoopEngine, LoopTransports
+from kacore.server.learned import SettledLog
 from kacore.server.listening import raise_descriptor_limit
 from kacore.server.loading import Interface
 from kacore.server.logs import closed_log, notice_log
@@ -31,7 +32,9 @@ def policy_set(given: Policy | PolicySet | None) -> PolicySet:
 def table_for(policies: PolicySet, logger: logging.Logger) -> ConnectionTable:
     """A table for this policy, with the limit on descriptors raised to what that takes."""
     raise_descriptor_limit(policies.default.max_connections, logger)
-    return ConnectionTable(policies)
+    table = ConnectionTable(policies)
+    table.on_settled = SettledLog(logger)
+    return table
 
 
 # -- the driver -----------------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ class Alone:
 
     is_one_of_several = False
     counters: mmap.mmap | None = None
+    learned: mmap.mmap | None = None
+    all_learned: tuple[mmap.mmap, ...] = ()
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
@@ -113,6 +115,7 @@ class Worker:
 
     slot:         its number. listeners: the parent's, of all slots. counters: this process's page of shared memory.
     pages:        those of every slot, including processes that are gone.
+    learned:      a page of shared memory for each slot, for what its workers learn of idle timeouts (learned.py).
     channel:      the socket to the parent; supervisor.py says what is sent on it.
     beat:         the parent wants a sign of life every so many seconds; 0 = never.
     max_requests: ask for a successor after this many; 0 = never.
@@ -126,12 +129,14 @@ class Worker:
         listeners: list[Listener],
         counters: mmap.mmap,
         pages: list[list[mmap.mmap]],
+        learned: tuple[mmap.mmap, ...],
         channel: socket.socket,
         *,
         beat: float = 0.0,
         max_requests: int = 0,
     ) -> None:
         self.slot, self.listeners, self.counters = slot, listeners, counters
+        self.learned, self.all_learned = learned[slot], learned
         self._pages, self._channel, self._beat, self._max_requests = pages, channel, beat, max_requests
         self._is_serving = False
 

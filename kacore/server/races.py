@@ -63,6 +63,8 @@ class RaceLog(OncePerNetwork):
     def advice(self, cause: str) -> str:
         if cause == "drain":
             return f"raise drain_grace ({self.policy.drain_grace:g} s) above the time its connections are idle"
+        if isinstance(self.policy.keep_alive_timeout, str):
+            return f"from now on they are kept for up to keep_alive_max ({self.policy.keep_alive_max:g} s)"
         return (
             f"raise keep_alive_timeout ({self.policy.keep_alive_timeout:g} s) above its own idle timeout, "
             "or have it close idle connections sooner"

@@ -13,6 +13,7 @@ import os
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from kacore.server import logs, signals
 from kacore.server.assembly import chosen_io, field_lines_of, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
 from kacore.server.departure import Departure, Terms
+from kacore.server.learned import Learned
 from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import Listener, addresses, most_connections, open_listeners_of
 from kacore.server.loading import Interface, detect_interface, load
@@ -67,6 +69,14 @@ class Server:
         self.logger = logging.getLogger("kacore.error")
         self.place: Place = worker if worker is not None else Alone()
         self.table = ConnectionTable(options.policy, counters=self.place.counters)
+        self._learned = Learned(
+            self.table,
+            self.logger,
+            file=options.learned,
+            page=self.place.learned,
+            pages=self.place.all_learned,
+            writes_file=self.place.warns(),
+        )
         self._policies = policy_set(options.policy)
         self._listeners: list[Listener] = self.place.listeners
         self._driver: LoopEngine | LoopTransports | None = None
@@ -140,6 +150,11 @@ class Server:
         """At most `limit` of the open connections of this process: client, phase, class, requests. Cost: about 1 us for
         each place in use."""
         return self._driver.connections(limit) if self._driver is not None else []
+
+    def learned(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """What is known of the idle timeouts of at most `limit` client networks, as ConnectionTable.learned(): trusted
+        proxies and unix sockets first. Of this process."""
+        return self.table.learned(time.monotonic(), limit)
 
     @property
     def admin_port(self) -> int | None:
@@ -300,6 +315,7 @@ class Server:
             proxy_protocol=self.options.proxy_protocol,
         )
         self._driver = driver
+        self._learned.start(loop)
         self._serve_http2(driver)
         driver.set_fields(self._field_lines, date=self.options.date_header)
         driver.trust(list(self.options.forwarded_allow_ips), proxy_protocol=self.options.proxy_protocol)
@@ -359,6 +375,7 @@ class Server:
         await departure.leave(self._must_end)
 
     def _end(self) -> None:
+        self._learned.stop()
         if self._driver is not None:
             self._driver.close()
             self._driver = None

@@ -32,6 +32,7 @@ from kacore.config.options import RunOptions
 from kacore.errors import PolicyError, UsageError
 from kacore.policy import Policy
 from kacore.server import signals
+from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.place import Worker
 from kacore.server.reload import LOOK_EVERY, Watcher
@@ -122,6 +123,7 @@ class Supervisor:
         self.beat = (self.notifier.watchdog or 0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
         self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * self.n_workers)]
+        self._learned = tuple(mmap.mmap(-1, LEARNED_BYTES) for _ in range(self.n_workers))
         self._slots = [Slot() for _ in range(self.n_workers)]
         self._processes: list[Process] = []
         self._rolling: list[int] = []  # slots whose workers are still to be replaced
@@ -245,6 +247,7 @@ class Supervisor:
             self.listeners,
             self.page(process.page),
             [self.pages(slot) for slot in range(self.n_workers)],
+            self._learned,
             process.child_end,
             beat=self.beat,
             max_requests=self.draw_max_requests(),

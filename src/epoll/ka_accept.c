@@ -134,15 +134,18 @@ static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
 
 static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
 {
-    static const ka_client nobody;
     ka_listener *listener = &e->listeners[i];
     const ka_service *service = &e->d.service;
     int is_trusted = ka_trusts(&e->d.trust, client->family, client->addr),
-        has_client = listener->knows_clients && !is_trusted;
+        awaits_proxy = is_trusted && e->d.trust.expects_proxy;
     unsigned policy_class = service->asks_clients ? service->app.class_of_client(service->app.ctx, i, client)
                                                   : listener->policy_class;
+    ka_client known = {0}; /* whoever a PROXY header will name is not known yet */
+    if (listener->knows_clients && !awaits_proxy)
+        known = *client;
+    known.is_proxy = is_trusted != 0;
     ka_handle h;
-    int got = ka_driver_open(&e->d, policy_class, has_client ? client : &nobody, listener->filter != NULL, &h);
+    int got = ka_driver_open(&e->d, policy_class, &known, listener->filter != NULL, &h);
     if (got < 0) {
         if (got == KA_EFULL || got == KA_ECLIENT) {
             turn_away(e, fd, i, got == KA_EFULL ? KA_CAUSE_REJECTED : KA_CAUSE_CLIENT_LIMIT);
@@ -155,12 +158,12 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     ka_sock *s = ka_sock_make(e, h);
     if (s == NULL) {
         close(fd);
-        (void)ka_conn_close(e->d.service.table, h, KA_CAUSE_BUFFER_LIMIT);
+        (void)ka_conn_close(e->d.service.table, h, KA_CAUSE_BUFFER_LIMIT, e->d.now);
         return;
     }
     *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
     s->is_trusted = is_trusted != 0;
-    s->awaits_proxy = is_trusted && e->d.trust.expects_proxy;
+    s->awaits_proxy = awaits_proxy != 0;
     ka_addr_pack(s->addr, client->family, client->addr);
     watch_sock(e, h, s);
 }

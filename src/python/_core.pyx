@@ -6,6 +6,8 @@ include "errors.pxi"
 include "head.pxi"
 include "policy.pxi"
 include "table.pxi"
+include "pools.pxi"
+include "replay.pxi"
 include "access.pxi"
 include "files.pxi"
 include "exchange.pxi"
@@ -37,5 +39,5 @@ __all__ = [
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
-    "sum_counters",
+    "sum_counters", "ClientPools", "Replay",
 ]

@@ -3,9 +3,6 @@
 # connection (`peer`, `is_trusted`); nothing here knows a socket.
 from libc.stdlib cimport free, malloc
 
-cdef extern from "arpa/inet.h" nogil:
-    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
-
 
 cdef class Driver(BaseDriver):
     cdef readonly ConnectionTable table
@@ -51,6 +48,7 @@ cdef class Driver(BaseDriver):
         app.on_lost = driver_on_lost
         app.release = release_object
         app.class_of_request = driver_class_of_request
+        app.on_settled = driver_on_settled
         self.access_log = access_log
         self.on_closed = on_closed
         self.on_race = on_race
@@ -189,11 +187,13 @@ cdef class Driver(BaseDriver):
         return (<bytes>host).decode("ascii"), port
 
     def connections(self, limit=1000):
-        """list of dict, one for each of at most `limit` open connections: conn, client, phase, policy_class, requests.
-        Cost: O(places in use), about 1 us each."""
+        """list of dict, one for each of at most `limit` open connections: conn, client, phase, class, requests, kept_for:
+        seconds that it is kept when idle, until its place is needed. Cost: O(places in use), about 1 us each."""
         cdef uint32_t slot = 1, n = 0
         cdef ka_handle conn
         cdef ka_table *table = self.table.table
+        cdef ka_known known
+        cdef int64_t limit_ns
         self.check_open()
         found = []
         while len(found) < limit and n < ka_table_open_count(table):
@@ -202,12 +202,16 @@ cdef class Driver(BaseDriver):
             if conn == 0:
                 continue
             n += 1
+            limit_ns = ka_conn_policy(table, conn).timeout_ns[<int>KA_IDLE]
+            if limit_ns == KA_AUTO and ka_known_of(table, conn, &known) == KA_OK:
+                limit_ns = known.kept_ns
             found.append({
                 "conn": conn,
                 "client": self.address_of(conn),
                 "phase": PHASES[ka_conn_phase(table, conn)],
                 "class": ka_conn_class(table, conn),
                 "requests": ka_conn_requests(table, conn),
+                "kept_for": limit_ns / 1e9,
             })
         return found
 
@@ -324,5 +328,13 @@ cdef void driver_on_race(void *ctx, ka_handle conn, ka_cause cause) noexcept:
     try:
         family = driver.peer(conn, addr, &port)
         driver.on_race(addr[:4 if family == 4 else 16] if family > 0 else None, CAUSES[<int>cause])
+    except BaseException as error:
+        driver.failed(error)
+
+
+cdef void driver_on_settled(void *ctx, const ka_known *network) noexcept:
+    cdef Driver driver = <Driver>ctx
+    try:
+        driver.table.tell_settled(network)
     except BaseException as error:
         driver.failed(error)

@@ -168,6 +168,9 @@ cdef extern from "table/ka_table.h" nogil:
     ctypedef struct ka_table:
         pass
 
+    enum:
+        KA_AUTO
+
     ctypedef struct ka_policy:
         int64_t timeout_ns[1]  # KA_N_PHASES
         int64_t rate_window_ns
@@ -190,10 +193,11 @@ cdef extern from "table/ka_table.h" nogil:
         uint8_t prefix_v4
         uint8_t prefix_v6
         uint8_t rejects_when_full
+        int64_t keep_alive_min_ns
+        int64_t keep_alive_max_ns
         int64_t min_idle_before_evict_ns
         double pressure_start
         double pressure_full
-        int64_t pressure_min_timeout_ns
         uint32_t retry_after_s
         uint32_t min_rate_when_full
 
@@ -232,6 +236,7 @@ cdef extern from "table/ka_conn.h" nogil:
     ctypedef struct ka_client:
         uint8_t family
         uint8_t addr[16]
+        uint8_t is_proxy
 
     ctypedef enum ka_event:
         KA_EV_HANDSHAKE_DONE
@@ -266,9 +271,41 @@ cdef extern from "table/ka_conn.h" nogil:
     uint32_t ka_conn_requests(const ka_table *t, ka_handle h)
     int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close,
                        int64_t now, ka_verdict *out)
-    int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
+    int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause, int64_t now)
     bint ka_conn_crossed(ka_table *t, ka_handle h)
     int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause)
+    ka_cause ka_conn_ending(const ka_table *t, ka_handle h)
+
+
+cdef extern from "table/ka_known.h" nogil:
+    enum:
+        KA_LEARNED_AGREED
+        KA_LEARNED_RACED
+        KA_LEARNED_RACED_BEFORE
+        KA_SETTLED_AFTER
+
+    ctypedef struct ka_learned:
+        uint32_t theirs_ms[2]
+        uint32_t ours_ms[2]
+        uint32_t began_s
+        uint32_t since_s
+        uint16_t n_theirs
+        uint16_t n_ours
+        uint16_t n_races
+        uint8_t rung
+        uint8_t marks
+
+    ctypedef struct ka_known:
+        ka_client client
+        uint32_t n_open
+        int64_t kept_ns
+        ka_learned learned
+
+    bint ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out)
+    int ka_known_of(const ka_table *t, ka_handle h, ka_known *out)
+    int ka_known_take(ka_table *t, int64_t now, const ka_known *known)
+    bint ka_known_settled(ka_table *t, ka_known *out)
+    uint32_t ka_learned_theirs_ms(const ka_learned *of)
 
 
 cdef extern from "http/ka_reply.h" nogil:
@@ -401,6 +438,7 @@ cdef extern from "talk/ka_talk.h" nogil:
         void (*on_refused)(void *ctx, ka_exchange *x) noexcept
         void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause) noexcept
         void (*on_race)(void *ctx, ka_handle conn, ka_cause cause) noexcept
+        void (*on_settled)(void *ctx, const ka_known *network) noexcept
         unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client) noexcept
         unsigned (*class_of_request)(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields) noexcept
         void (*on_wake)(void *ctx) noexcept

@@ -30,7 +30,9 @@ cdef int fill_policy(object policy, ka_policy *out) except -1:
     out.timeout_ns[<int>KA_BODY] = duration_ns(policy, "request_body_timeout")
     out.timeout_ns[<int>KA_BUSY] = duration_ns(policy, "handler_timeout")
     out.timeout_ns[<int>KA_WRITE] = duration_ns(policy, "send_timeout")
-    out.timeout_ns[<int>KA_IDLE] = duration_ns(policy, "keep_alive_timeout")
+    out.timeout_ns[<int>KA_IDLE] = KA_AUTO
+    if policy.keep_alive_timeout != "auto":
+        out.timeout_ns[<int>KA_IDLE] = duration_ns(policy, "keep_alive_timeout")
     out.timeout_ns[<int>KA_LINGER] = duration_ns(policy, "linger_timeout")
     out.rate_window_ns = duration_ns(policy, "rate_window")
     out.min_body_rate = count_of(policy, "min_request_body_rate")
@@ -61,10 +63,11 @@ cdef int fill_capacity(object policy, ka_capacity *out) except -1:
     out.prefix_v4 = policy.client_prefix_v4
     out.prefix_v6 = policy.client_prefix_v6
     out.rejects_when_full = policy.when_full == "reject"
+    out.keep_alive_min_ns = duration_ns(policy, "keep_alive_min")
+    out.keep_alive_max_ns = duration_ns(policy, "keep_alive_max")
     out.min_idle_before_evict_ns = duration_ns(policy, "min_idle_before_evict")
     out.pressure_start = policy.pressure_start
     out.pressure_full = policy.pressure_full
-    out.pressure_min_timeout_ns = duration_ns(policy, "pressure_min_timeout")
     out.retry_after_s = policy.retry_after
     out.min_rate_when_full = count_of(policy, "min_rate_when_full")
     return 0
@@ -91,7 +94,7 @@ cdef int set_policies(ka_table *table, object policy) except -1:
         n += 1
     fill_capacity(default_of(policy), &capacity)
     if ka_table_set_capacity(table, &capacity) != KA_OK:
-        raise ValueError(f"max_connections={capacity.max_connections} or a pressure limit is out of range")
+        raise ValueError(f"max_connections={capacity.max_connections}, keep_alive_min or a pressure limit is out of range")
     for k in range(n, <unsigned>KA_N_CLASSES):
         filled[k] = filled[0]
     for k in range(<unsigned>KA_N_CLASSES):

@@ -4,6 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.math cimport nextafter
+from libc.stdint cimport INT64_MIN
 from libc.string cimport memcmp, memcpy
 
 from os import urandom
@@ -13,6 +14,7 @@ cdef extern from "arpa/inet.h" nogil:
         AF_INET
         AF_INET6
     int inet_pton(int family, const char *text, void *addr)
+    const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
 
 
 cdef tuple PHASES = tuple([ka_phase_name(phase).decode() for phase in range(KA_N_PHASES)])
@@ -213,6 +215,75 @@ cdef object make_verdict(const ka_verdict *verdict, bint has_fields):
                    verdict.timeout_s or None, verdict.max or None)
 
 
+# ---- what was learned of networks ----
+
+cdef object network_name(const ka_known *known):
+    """As the table groups clients: "192.0.2.7", "2001:db8::/64", or "unix" for all who have no address."""
+    cdef char text[64]
+    if known.client.family == 0:
+        return "unix"
+    inet_ntop(AF_INET if known.client.family == 4 else AF_INET6, known.client.addr, text, sizeof(text))
+    return (<bytes>text).decode("ascii")
+
+
+cdef dict known_dict(const ka_known *known):
+    cdef const ka_learned *learned = &known.learned
+    return {
+        "network": network_name(known),
+        "proxy": bool(known.client.is_proxy),
+        "connections": known.n_open,
+        "kept_for": known.kept_ns / 1e9,
+        "closes_after": ka_learned_theirs_ms(learned) / 1e3 if learned.n_theirs else None,
+        "settled": (learned.marks & KA_LEARNED_AGREED) >= KA_SETTLED_AFTER,
+        "since": learned.since_s,
+        "closed_by_them": learned.n_theirs,
+        "closed_by_us": learned.n_ours,
+        "races": learned.n_races,
+        "theirs": [learned.theirs_ms[0] / 1e3, learned.theirs_ms[1] / 1e3],
+        "ours": [learned.ours_ms[0] / 1e3, learned.ours_ms[1] / 1e3],
+        "marks": learned.marks & (KA_LEARNED_AGREED | KA_LEARNED_RACED | KA_LEARNED_RACED_BEFORE),
+        "period": learned.began_s,
+    }
+
+
+cdef uint32_t whole_of(dict said, str name, double scale, double most) except? 0xffffffff:
+    """A number from 0 to `most`, times `scale`; 0 where it is not there."""
+    cdef object value = said.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise ValueError(f"{name}={value!r}: must be a number from 0 to {most:g}")
+    return <uint32_t>(<double>value * scale + 0.5)
+
+
+cdef int read_known(dict said, ka_known *out) except -1:
+    """What known_dict says, as it may come from a file. ValueError."""
+    cdef ka_learned *learned = &out.learned
+    cdef int k
+    memset(out, 0, sizeof(ka_known))
+    name = said.get("network")
+    if not isinstance(name, str):
+        raise ValueError(f"network={name!r}: must be an IP address as text, or 'unix'")
+    if name != "unix":
+        read_client(name or "?", &out.client)
+    out.client.is_proxy = bool(said.get("proxy"))
+    for key, to in (("theirs", 0), ("ours", 1)):
+        ages = said.get(key, [0, 0])
+        if not isinstance(ages, list) or len(ages) != 2:
+            raise ValueError(f"{key}={ages!r}: must be two numbers of seconds")
+        for k in range(2):
+            if to:
+                learned.ours_ms[k] = whole_of({key: ages[k]}, key, 1000, 4e6)
+            else:
+                learned.theirs_ms[k] = whole_of({key: ages[k]}, key, 1000, 4e6)
+    learned.n_theirs = <uint16_t>whole_of(said, "closed_by_them", 1, 65535)
+    learned.n_ours = <uint16_t>whole_of(said, "closed_by_us", 1, 65535)
+    learned.n_races = <uint16_t>whole_of(said, "races", 1, 65535)
+    learned.marks = <uint8_t>(whole_of(said, "marks", 1, 255)
+                              & (KA_LEARNED_AGREED | KA_LEARNED_RACED | KA_LEARNED_RACED_BEFORE))
+    learned.began_s = whole_of(said, "period", 1, 4e9)
+    learned.since_s = whole_of(said, "since", 1, 4e9)
+    return 0
+
+
 @cython.binding(False)
 @cython.no_gc_clear  # the engine counts in `shared` until it is gone, also in a cycle
 cdef class ConnectionTable:
@@ -222,6 +293,8 @@ cdef class ConnectionTable:
     seed:   int, keys the hash of client addresses and the age jitter; None: random.
     counters: writable buffer of COUNTERS_BYTES to count in, such as a shared mmap; kept open. None: private memory.
     fields: of Policy, to override: ConnectionTable(max_connections=4, keep_alive_timeout=5.0).
+    on_settled: attribute; called with an entry of learned() when a network has closed idle connections three times at
+            about the same age, or None.
     Raises ValueError for a policy with values out of range, MemoryError.
 
     A connection is an int, `conn`, stale after its close. `now` is seconds on any clock, but always the same
@@ -240,6 +313,7 @@ cdef class ConnectionTable:
     cdef object last_answer
     cdef bint last_has_fields
     cdef readonly object policy
+    cdef public object on_settled
 
     def __cinit__(self, policy=None, *, seed=None, counters=None, **fields):
         cdef ka_capacity capacity
@@ -293,11 +367,12 @@ cdef class ConnectionTable:
 
     # ---- coming and going ----
 
-    def open(self, double now, client=None, unsigned policy_class=0, bint tls=False):
+    def open(self, double now, client=None, unsigned policy_class=0, bint tls=False, bint proxy=False):
         """A connection was accepted. Phase: new, with `tls` handshake.
 
-        client: None for a unix socket or a trusted proxy, which are never limited; else an IP address as text or packed
-                bytes, or the tuple of getpeername(). ::ffff:a.b.c.d counts as IPv4.
+        client: None for a unix socket, which is never limited; else an IP address as text or packed bytes, or the tuple
+                of getpeername(). ::ffff:a.b.c.d counts as IPv4.
+        proxy:  it is a trusted proxy, which is never limited either.
         policy_class:  class of the policy set that NEW and HEAD will always run under.
         Return: conn, an int > 0; or 0 if it was not opened: is_full (call evict(), close that one, and try again), or
                 else the client has max_connections_per_client, which is counted as closed by client_limit.
@@ -310,6 +385,7 @@ cdef class ConnectionTable:
             raise ValueError(f"policy_class={policy_class}: the policy has {self.n_classes} classes")
         if client is not None:
             read_client(client, &who)
+            who.is_proxy = proxy
         cdef int got = ka_conn_open(self.table, start_ns(now), policy_class, NULL if client is None else &who, tls, &conn)
         if got == KA_ECLIENT:
             ka_table_refused(self.table, KA_CAUSE_CLIENT_LIMIT)
@@ -321,11 +397,20 @@ cdef class ConnectionTable:
         """Count a connection that was accepted and turned away without being opened, under a cause of stats()["closed"]."""
         ka_table_refused(self.table, cause_number(cause))
 
-    def close(self, uint64_t conn, str cause="client"):
-        """The connection was closed, in whatever phase; `conn` is stale from now on. cause: a key of stats()["closed"]."""
-        cdef int got = ka_conn_close(self.table, conn, cause_number(cause))
+    def close(self, uint64_t conn, str cause="client", now=None):
+        """The connection was closed, in whatever phase; `conn` is stale from now on.
+
+        cause: a key of stats()["closed"].
+        now:   None counts as the latest one. When a client closes an idle connection (client; error: it was reset), this
+               is how its network's timeout is learned, where keep_alive_timeout is "auto".
+        """
+        cdef int64_t at = INT64_MIN if now is None else until_ns(now)
+        cdef int got = ka_conn_close(self.table, conn, cause_number(cause), at)
+        cdef ka_known settled
         if got != KA_OK:
             self.refuse(conn, "close", got)
+        if ka_known_settled(self.table, &settled):
+            self.tell_settled(&settled)
 
     # ---- what happened to it ----
 
@@ -482,7 +567,7 @@ cdef class ConnectionTable:
         if limit < 1:
             raise ValueError(f"limit={limit}: must be at least 1")
         while len(closed) < limit and ka_table_due(self.table, until, &conn, &cause) != KA_DO_NOTHING:
-            ka_conn_close(self.table, conn, cause)
+            ka_conn_close(self.table, conn, cause, until)
             closed.append(conn)
         return closed
 
@@ -500,10 +585,52 @@ cdef class ConnectionTable:
 
     def evict(self, double now):
         """Close the connection that makes room. Return: its handle, now stale, or 0 if there is none."""
-        cdef ka_handle conn = ka_table_victim(self.table, until_ns(now))
+        cdef int64_t until = until_ns(now)
+        cdef ka_handle conn = ka_table_victim(self.table, until)
         if conn:
-            ka_conn_close(self.table, conn, KA_CAUSE_EVICTED)
+            ka_conn_close(self.table, conn, KA_CAUSE_EVICTED, until)
         return conn
+
+    # ---- what networks have shown ----
+
+    def learned(self, double now, Py_ssize_t limit=1000):
+        """What was learned of client networks, where keep_alive_timeout is "auto": at most `limit`, first trusted proxies
+        and unix sockets. O(networks).
+
+        Return: list of dict: network, an address or "2001:db8::" of a prefix, or "unix"; proxy (a trusted one);
+        connections, open now; kept_for, seconds that idle ones are kept at least, until their place is needed;
+        closes_after, the largest idle age at which it closed first, None: never; settled (three times at about that
+        age), since, seconds since that or since kept_for changed; closed_by_them, closed_by_us, races; and for learn():
+        theirs, ours, marks, period.
+        """
+        cdef uint32_t at
+        cdef ka_known known
+        cdef int64_t until = until_ns(now)
+        cdef bint is_front, wants_fronts
+        found = []
+        for wants_fronts in (True, False):
+            at = 0
+            while len(found) < limit and ka_known_next(self.table, until, &at, &known):
+                is_front = known.client.is_proxy or known.client.family == 0
+                if is_front == wants_fronts:
+                    found.append(known_dict(&known))
+        return found
+
+    def learn(self, double now, entries):
+        """Take over entries of another table's learned(). ValueError for what is none; those before it are taken."""
+        cdef ka_known known
+        cdef int64_t at = start_ns(now)
+        for said in entries:
+            if not isinstance(said, dict):
+                raise ValueError(f"{said!r}: must be an entry of learned()")
+            read_known(said, &known)
+            if ka_known_take(self.table, at, &known) == KA_ENOMEM:
+                raise MemoryError
+
+    cdef int tell_settled(self, const ka_known *known) except -1:
+        if self.on_settled is not None:
+            self.on_settled(known_dict(known))
+        return 0
 
     # ---- the whole table ----
 

@@ -394,11 +394,12 @@ cdef class Transports(Driver):
         client.family = <uint8_t>ka_addr_unpack(one.who.addr, client.addr)
         if self.own.service.asks_clients:
             policy_class = self.class_of_client(self.listener_of(one), &client)
-        if one.who.is_trusted:
-            client.family = 0
+        client.is_proxy = one.who.is_trusted
+        if one.awaits_proxy:
+            client.family = 0  # whoever its header will name is not known yet
         got = ka_driver_open(self.d, policy_class, &client, one.has_filter, &conn)
         if got == KA_OK and not self.has_room(<uint32_t>conn):
-            ka_conn_close(self.table.table, conn, KA_CAUSE_BUFFER_LIMIT)
+            ka_conn_close(self.table.table, conn, KA_CAUSE_BUFFER_LIMIT, self.d.now)
             got = KA_ENOMEM
         if got == KA_EFULL:
             return False

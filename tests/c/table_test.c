@@ -9,6 +9,7 @@ static ka_table *table_of(uint32_t max_connections, ka_counters *counters)
 {
     ka_capacity capacity = ka_capacity_default;
     capacity.max_connections = max_connections;
+    capacity.pressure_start = capacity.pressure_full = 0; /* no more than keep_alive_min_ns */
     memset(counters, 0, sizeof *counters);
     ka_table *t = NULL;
     if (ka_table_new(&t, &capacity, 42, counters) != KA_OK)
@@ -38,9 +39,9 @@ static void a_request_goes_round_and_the_connection_expires(void)
     EXPECT(due == h && cause == KA_CAUSE_IDLE_TIMEOUT);
     EXPECT(ka_table_handle(t, (uint32_t)h) == h && ka_table_handle(t, 2) == 0 && ka_table_handle(t, 0) == 0);
     EXPECT(ka_table_check(t) == NULL);
-    EXPECT(ka_conn_close(t, h, cause) == KA_OK);
+    EXPECT(ka_conn_close(t, h, cause, 180 * S) == KA_OK);
     EXPECT(ka_table_handle(t, (uint32_t)h) == 0);
-    EXPECT(ka_conn_close(t, h, cause) == KA_ESTALE);
+    EXPECT(ka_conn_close(t, h, cause, 180 * S) == KA_ESTALE);
     EXPECT(ka_conn_event(t, h, KA_EV_RECEIVED, 181 * S) == KA_ESTALE);
     EXPECT(ka_table_next_due(t) == INT64_MAX);
     EXPECT(counters.accepted == 1 && counters.closed[KA_CAUSE_IDLE_TIMEOUT] == 1 && counters.requests == 1);
@@ -65,9 +66,9 @@ static void what_the_caller_may_not_say_changes_nothing(void)
     EXPECT(ka_conn_event(t, h + ((uint64_t)1 << 32), KA_EV_HANDSHAKE_DONE, 0) == KA_ESTALE);
     EXPECT(ka_conn_event(t, 0, KA_EV_HANDSHAKE_DONE, 0) == KA_ESTALE);
     EXPECT(ka_conn_phase(t, h) == KA_HANDSHAKE);
-    EXPECT(ka_conn_close(t, h, KA_CAUSE_NONE) == KA_EINVAL);
+    EXPECT(ka_conn_close(t, h, KA_CAUSE_NONE, 0) == KA_EINVAL);
     EXPECT(ka_conn_set_class(t, h, KA_N_CLASSES) == KA_EINVAL);
-    policy.timeout_ns[KA_IDLE] = -1;
+    policy.timeout_ns[KA_NEW] = -1;
     EXPECT(ka_table_set_policy(t, 0, &policy) == KA_EINVAL);
     capacity.pressure_start = 1.5;
     EXPECT(ka_table_set_capacity(t, &capacity) == KA_EINVAL);
@@ -112,7 +113,7 @@ static void a_client_that_is_named_later_counts_from_then_on(void)
     EXPECT(ka_conn_event(t, first, KA_EV_HEAD_DONE, 1) == KA_BUSY &&
            ka_conn_event(t, first, KA_EV_RESPONDED, 2) == KA_IDLE);
     EXPECT(ka_table_check(t) == NULL);
-    EXPECT(ka_conn_close(t, first, KA_CAUSE_CLIENT) == KA_OK);
+    EXPECT(ka_conn_close(t, first, KA_CAUSE_CLIENT, 3) == KA_OK);
     EXPECT(ka_conn_set_client(t, first, &one) == KA_ESTALE);
     EXPECT(ka_conn_set_client(t, second, &one) == KA_OK);
     EXPECT(ka_conn_open(t, 0, 0, &nobody, 0, &third) == KA_OK);

@@ -88,7 +88,7 @@ static inline void wire_close(wire *w)
         ka_talk_free(w->talk);
     EXPECT(w->service.pool.lent_bytes == 0);
     EXPECT(w->service.n_talks == 0);
-    EXPECT(ka_conn_close(w->table, w->conn, KA_CAUSE_CLIENT) == KA_OK);
+    EXPECT(ka_conn_close(w->table, w->conn, KA_CAUSE_CLIENT, w->now) == KA_OK);
     EXPECT(ka_table_check(w->table) == NULL);
     ka_service_free(&w->service);
     ka_table_free(w->table);

@@ -37,6 +37,15 @@ STREAM_EVENTS = ("stream_opened", "stream_closed")
 WORD = (1 << 64) - 1
 
 
+def is_proxy(client):
+    """A client is its address; of a trusted proxy the address and True."""
+    return isinstance(client, tuple)
+
+
+def is_client(client):
+    return client is not None and not is_proxy(client)
+
+
 class Refused(Exception):
     """What LocalError is to the table."""
 
@@ -72,8 +81,65 @@ def ns_of(seconds):
     return math.ceil(seconds * 1e9)
 
 
+RUNGS = 20
+
+
+def ladder_of(least, most):
+    """The timeouts that "auto" stands for, in ns."""
+    step = 1.25
+    while True:
+        reach = float(least)
+        for _ in range(RUNGS - 1):
+            reach *= step
+        if reach >= most:
+            break
+        step *= 1.01
+    rungs, ns = [least], float(least)
+    while len(rungs) < RUNGS - 1 and rungs[-1] < most:
+        ns *= step
+        rungs.append(min(int(ns), most))
+    return rungs if rungs[-1] == most else [*rungs, most]
+
+
+class Network:
+    """Everything that was seen of a network, in order: (what, milliseconds idle, second)."""
+
+    def __init__(self):
+        self.seen = []
+
+    def learned(self):
+        """The largest ages at which they, and we, closed first, each of this half day and of the one before; whether there
+        was a race, in the same way."""
+        theirs, ours, raced, began = [0, 0], [0, 0], [False, False], None
+        for what, age, second in self.seen:
+            if what == "raced":
+                raced[0] = True
+                continue
+            if began is None:
+                began = second
+            if second - began >= 12 * 3600:
+                began = second
+                for pair, nothing in ((theirs, 0), (ours, 0), (raced, False)):
+                    pair[:] = nothing, pair[0]
+            of = theirs if what == "theirs" else ours
+            of[0] = max(of[0], age)
+        return theirs, ours, raced
+
+    def rung(self, ladder):
+        theirs, ours, raced = self.learned()
+        wanted = (max(theirs) + max(theirs) // 4 + 5000) * 10**6 if max(theirs) else 0
+        if max(ours) and max(ours) >= max(theirs):
+            wanted = math.inf if any(raced) else max(wanted, 2 * max(ours) * 10**6)
+        return next((k for k, ns in enumerate(ladder) if ns >= wanted), len(ladder) - 1)
+
+    def count(self, what):
+        return min(65535, sum(one[0] == what for one in self.seen))
+
+
 class Conn:
     def __init__(self, phase, policy_class, client, now, order):
+        self.rung = 0  # of the queue that it is in, when idle
+        self.was_idle = False  # when we closed it
         self.phase, self.policy_class, self.home, self.client = phase, policy_class, policy_class, client
         self.since, self.order, self.ring_order = now, order, order
         self.opened = -(-now // (1 << 24)) << 24
@@ -89,6 +155,8 @@ class Model:
         self.order = 0
         self.jitter_seed = mix((seed + 1) & WORD)
         self.records, self.free_records, self.n_records = {}, [], 1  # a client's place decides order in one case
+        self.remembered = []  # networks without a connection, the longest so first
+        self.networks = {None: Network()}
         self.over = []
         self.share = None
         self.drained = None  # [grace_end, spread, deadline, idle connections when the grace ended or 0, grace]
@@ -101,25 +169,33 @@ class Model:
     def set_policy(self, policies):
         self.policies = policies
         self.capacity = policies[0]
+        self.ladder = ladder_of(ns_of(self.capacity.keep_alive_min), ns_of(self.capacity.keep_alive_max))
+        self.forget_over_limit()
         share = max(1, int(self.capacity.client_share * self.capacity.max_connections))
         if share != self.share:
             self.share = share
             idle = Counter(conn.client for conn in self.conns.values() if conn.phase == "idle")
-            self.over = [client for client in sorted(self.records, key=self.records.get) if idle[client] > share]
+            clients = sorted(self.records, key=self.records.get)
+            self.over = [client for client in clients if idle[client] > share and not is_proxy(client)]
 
     def policy(self, policy_class):
         return self.policies[policy_class if policy_class < len(self.policies) else 0]
 
-    def limit(self, policy_class, phase):
+    def is_auto(self, policy_class):
+        return self.policy(policy_class).keep_alive_timeout == "auto"
+
+    def rung_of(self, conn):
+        return self.networks[conn.client].rung(self.ladder) if self.is_auto(conn.policy_class) else 0
+
+    def limit(self, policy_class, phase, rung=0):
         name = LIMITS[phase][0]
-        limit = ns_of(getattr(self.policy(policy_class), name)) if name else 0
+        if phase == "idle" and self.is_auto(policy_class):
+            limit = self.ladder[min(rung, len(self.ladder) - 1)]
+            limit += int(float(ns_of(self.capacity.keep_alive_max) - limit) * self.relief())
+        else:
+            limit = ns_of(getattr(self.policy(policy_class), name)) if name else 0
         if phase == "linger":
             limit = min(limit, ns_of(self.policy(policy_class).linger_time))
-        relief = self.relief()
-        if phase == "idle" and relief < 1:
-            least = ns_of(self.capacity.pressure_min_timeout)
-            if limit > least:
-                limit = least + int(float(limit - least) * relief)
         return limit
 
     def relief(self):
@@ -156,17 +232,18 @@ class Model:
         return sum(conn.phase == phase for conn in self.conns.values())
 
     def heads(self, *phases):
-        """The first of each (phase, class), in that order."""
+        """The first of each (phase, class), in that order; of idle ones that of each rung, the higher ones at the end."""
         first = {}
         for handle, conn in self.conns.items():
             if not phases or conn.phase in phases:
-                key = (PHASES.index(conn.phase), conn.policy_class)
+                rung = conn.rung if conn.phase == "idle" else 0
+                key = (len(PHASES) + rung if rung else PHASES.index(conn.phase), conn.policy_class)
                 if key not in first or (conn.since, conn.order) < first[key][:2]:
                     first[key] = (conn.since, conn.order, handle)
         return [(key, first[key][2]) for key in sorted(first)]
 
     def due_of(self, conn):
-        limit = self.limit(conn.policy_class, conn.phase)
+        limit = self.limit(conn.policy_class, conn.phase, conn.rung)
         due = conn.since + limit if limit else math.inf
         if self.drained:
             grace_end, spread, deadline, ramp_from, grace = self.drained
@@ -198,7 +275,7 @@ class Model:
             return None
         conn = self.conns[first[4]]
         _, action, cause = LIMITS[conn.phase]
-        limit = self.limit(conn.policy_class, conn.phase)
+        limit = self.limit(conn.policy_class, conn.phase, conn.rung)
         is_over = limit and conn.since + limit <= now
         if conn.phase == "linger" and conn.ending:
             cause = conn.ending
@@ -217,9 +294,9 @@ class Model:
 
         def oldest(*phases):
             # Among equals the one whose class, and before that whose phase, comes first in the order given.
-            found = [(self.conns[handle].since, phases.index(PHASES[phase]), policy_class, handle)
-                     for (phase, policy_class), handle in self.heads(*phases)]
-            return min(found, default=(None, None, None, 0))[3]
+            found = [(self.conns[handle].since, phases.index(self.conns[handle].phase), lane, policy_class, handle)
+                     for (lane, policy_class), handle in self.heads(*phases)]
+            return min(found, default=(0,))[-1]
 
         victim = oldest("linger")
         if not victim and self.over:
@@ -250,8 +327,8 @@ class Model:
         rate = self.capacity.min_rate_when_full
         n_open = Counter(conn.client for conn in self.conns.values())
         slow = [
-            (conn.phase == "write", conn.client is None or n_open[conn.client] <= self.share, conn.policy_class, conn.since,
-             conn.order, handle)
+            (conn.phase == "write", not is_client(conn.client) or n_open[conn.client] <= self.share, conn.policy_class,
+             conn.since, conn.order, handle)
             for handle, conn in self.conns.items()
             if rate and conn.phase in ("body", "write") and self.is_slow(conn, now, rate)
         ]
@@ -273,6 +350,8 @@ class Model:
 
     def tell_over(self, client, step):
         """An idle connection of this client came (+1) or left (-1), and is counted already."""
+        if is_proxy(client):
+            return
         n = sum(conn.phase == "idle" and conn.client == client for conn in self.conns.values())
         if step > 0 and n == self.share + 1:
             self.over.append(client)
@@ -283,6 +362,8 @@ class Model:
         was = conn.phase
         self.order += 1
         conn.phase, conn.since, conn.order, conn.ring_order = phase, now, self.order, self.order
+        if phase == "idle":
+            conn.rung = self.rung_of(conn)
         if conn.client is not None and was != phase:
             if was == "idle":
                 self.tell_over(conn.client, -1)
@@ -294,7 +375,7 @@ class Model:
         if len(self.conns) >= self.capacity.max_connections:
             return handle == 0
         most = self.capacity.max_connections_per_client
-        if client is not None and most and sum(conn.client == client for conn in self.conns.values()) >= most:
+        if is_client(client) and most and sum(conn.client == client for conn in self.conns.values()) >= most:
             self.accepted += 1
             self.closed["client_limit"] += 1
             self.counts[0] += 1
@@ -302,7 +383,10 @@ class Model:
         now = self.start(now)
         self.order += 1
         self.conns[handle] = Conn("handshake" if tls else "new", policy_class, client, now, self.order)
+        if client in self.remembered:
+            self.remembered.remove(client)
         if client is not None and client not in self.records:
+            self.networks[client] = Network()
             if self.free_records:
                 self.records[client] = self.free_records.pop()
             else:
@@ -310,6 +394,54 @@ class Model:
                 self.n_records += 1
         self.accepted += 1
         return handle > 0
+
+    # -- networks --
+
+    def idle_ended(self, conn, cause):
+        """An idle connection ends by this cause, now."""
+        who = "theirs" if cause in ("client", "error") else "ours" if cause == "idle_timeout" else None
+        if who and self.is_auto(conn.policy_class):
+            age = (self.now - conn.since) // 10**6
+            self.networks[conn.client].seen.append((who, age, self.now // 10**9))
+
+    def forget(self, client):
+        self.remembered.remove(client)
+        self.free_records.append(self.records.pop(client))
+        del self.networks[client]
+
+    def forget_over_limit(self):
+        for proxies in (False, True):
+            kind = [client for client in self.remembered if is_proxy(client) == proxies]
+            for client in kind[: max(0, len(kind) - self.capacity.max_connections)]:
+                self.forget(client)
+
+    def left(self, client):
+        """A connection of this network has gone."""
+        if client is None or any(other.client == client for other in self.conns.values()):
+            return
+        self.remembered.append(client)
+        network = self.networks[client]
+        if not (network.rung(self.ladder) or (is_proxy(client) and network.count("theirs") + network.count("ours"))):
+            self.forget(client)
+        else:
+            self.forget_over_limit()
+
+    def learned(self, now):
+        self.until(now)
+        found = {}
+        for client, network in self.networks.items():
+            if network.seen:
+                theirs, ours, _raced = network.learned()
+                found[client] = {
+                    "kept_for": self.ladder[network.rung(self.ladder)] / 1e9,
+                    "connections": sum(conn.client == client for conn in self.conns.values()),
+                    "theirs": [age / 1e3 for age in theirs],
+                    "ours": [age / 1e3 for age in ours],
+                    "closed_by_them": network.count("theirs"),
+                    "closed_by_us": network.count("ours"),
+                    "races": network.count("raced"),
+                }
+        return found
 
     def event(self, name, handle, now):
         conn = self.find(handle)
@@ -336,6 +468,9 @@ class Model:
         if name == "responded":
             conn.ending = None
         if name == "lingering":
+            if conn.phase == "idle":
+                self.idle_ended(conn, conn.ending)
+            conn.was_idle = conn.phase == "idle" and not conn.is_multiplexed
             conn.moved = 0
             conn.lingers_from = -(-now // (1 << 20))
         if name == "stream_opened":
@@ -354,6 +489,9 @@ class Model:
         now = self.start(now)
         policy = self.policy(conn.policy_class)
         if conn.phase == "linger":
+            if conn.was_idle and self.is_auto(conn.policy_class):
+                self.networks[conn.client].seen.append(("raced", 0, self.now // 10**9))
+            conn.was_idle = False
             conn.moved += nbytes
             lasted = max(0, (now >> 20) - conn.lingers_from) << 20
             self.enter(conn, "linger", now)
@@ -389,20 +527,21 @@ class Model:
         conn = self.find(handle)
         if conn.policy_class != policy_class:
             conn.policy_class = policy_class
+            conn.rung = self.rung_of(conn) if conn.phase == "idle" else 0
             self.order += 1
             conn.order = self.order
 
-    def close(self, handle, cause):
+    def close(self, handle, cause, now):
         conn = self.find(handle)
+        self.until(now)
+        if conn.phase == "idle":
+            self.idle_ended(conn, cause)
         del self.conns[handle]
         self.closed[cause] += 1
         self.counts[bucket(conn.requests)] += 1
-        if conn.client is None:
-            return
-        if conn.phase == "idle":
+        if conn.client is not None and conn.phase == "idle":
             self.tell_over(conn.client, -1)
-        if not any(other.client == conn.client for other in self.conns.values()):
-            self.free_records.append(self.records.pop(conn.client))
+        self.left(conn.client)
 
     def decide(self, handle, now, http_version, client_persists, must_close):
         """(keeps, cause, fields)."""
@@ -429,7 +568,8 @@ class Model:
         if conn.ending:
             return False, conn.ending, ((b"connection", b"close"),)
         words = []
-        timeout = self.limit(conn.policy_class, "idle")
+        is_auto = self.is_auto(conn.policy_class)
+        timeout = self.ladder[self.rung_of(conn)] if is_auto else self.limit(conn.policy_class, "idle")
         promise = (timeout - ns_of(policy.advertise_margin)) // 10**9
         if policy.advertise and promise >= 1:
             words = [b"timeout=%d" % promise] + ([b"max=%d" % (most - conn.requests)] if most else [])

@@ -6,7 +6,8 @@ from table_model import MOVES, Model, Refused
 
 from kacore import ConnectionTable, LocalError, Policy
 
-CLIENTS = (None, "192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.7")
+# As the model has them: of a trusted proxy a pair.
+CLIENTS = (None, "192.0.2.1", "192.0.2.2", "2001:db8::", "198.51.100.7", ("192.0.2.1", True), ("10.0.0.1", True))
 PROGRESS = {
     "body_progress": ("body", "busy", "write"),
     "write_progress": ("body", "busy", "write"),
@@ -19,7 +20,7 @@ ROOMY = Policy(
     handshake_timeout=3.0,
     request_body_timeout=6.0, send_timeout=7.0, handler_timeout=9.0, linger_timeout=2.0, linger_time=5.0,
     linger_bytes=1000, rate_window=2.0, min_request_body_rate=100, min_send_rate=50, max_connection_age=40.0, age_jitter=0.2,
-    max_keep_alive_requests=5, client_share=0.25, pressure_start=0.5, pressure_full=0.9, pressure_min_timeout=1.0,
+    max_keep_alive_requests=5, client_share=0.25, pressure_start=0.5, pressure_full=0.9,
     max_head_bytes=4096, max_buffer_bytes=65536, min_rate_when_full=200,
 )
 TIGHT = ROOMY.replace(
@@ -29,9 +30,12 @@ TIGHT = ROOMY.replace(
 )
 SITE = {"keep_alive_timeout": 2.5, "max_keep_alive_requests": 2, "handler_timeout": 1.0}
 CLOSING = {"keep_alive": False}
+# From 2 s, which are 12.5 of the longest step but one: what is learned matters within the time of a test.
+LEARNING = ROOMY.replace(keep_alive_timeout="auto", keep_alive_min=2.0, keep_alive_max=500.0, max_connection_age=4000.0)
 POLICIES = tuple(
     tuple([default, default.replace(**SITE), default.replace(**CLOSING)][:n])
-    for default in (ROOMY, TIGHT, ROOMY.replace(client_share=0.1), TIGHT.replace(keep_alive_timeout=0.5))
+    for default in (ROOMY, TIGHT, ROOMY.replace(client_share=0.1), TIGHT.replace(keep_alive_timeout=0.5), LEARNING,
+                    LEARNING.replace(pressure_start=0.0, pressure_full=0.01, keep_alive_min=7.0, max_connections=5))
     for n in (3, 1)
 )
 
@@ -67,7 +71,8 @@ class Pair:
 
     def open(self, client, policy_class, tls):
         policy_class %= self.n_classes
-        conn = self.table.open(self.now, client, policy_class, tls)
+        address, is_proxy = client if isinstance(client, tuple) else (client, False)
+        conn = self.table.open(self.now, address, policy_class, tls, is_proxy)
         assert conn not in self.seen
         if conn:
             self.seen.add(conn)
@@ -97,7 +102,8 @@ class Pair:
         self.same("decide", ask_table, lambda: self.model.decide(conn, self.now, version, persists, must_close))
 
     def close(self, conn, cause):
-        answer = self.same("close", lambda: self.table.close(conn, cause), lambda: self.model.close(conn, cause))
+        answer = self.same("close", lambda: self.table.close(conn, cause, self.now),
+                           lambda: self.model.close(conn, cause, self.now))
         if answer is None:
             self.gone.append(conn)
 
@@ -107,7 +113,7 @@ class Pair:
     def expire(self, limit):
         expected = []
         while len(expected) < limit and (due := self.model.due(self.now)):
-            self.model.close(due[0], due[2])
+            self.model.close(due[0], due[2], self.now)
             expected.append(due[0])
         self.gone += self.same("expire", lambda: self.table.expire(self.now, limit), lambda: expected)
 
@@ -115,7 +121,7 @@ class Pair:
         victim = self.model.victim(self.now)
         assert self.table.victim(self.now) == victim
         if victim:
-            self.model.close(victim, "evicted")
+            self.model.close(victim, "evicted", self.now)
             self.gone.append(victim)
         assert self.table.evict(self.now) == victim
 
@@ -138,6 +144,11 @@ class Pair:
             shown[histogram] = shown[histogram]["counts"]
         assert {key: shown[key] for key in expected} == expected
         assert len(self.table) == len(self.conns)
+        learned = self.model.learned(self.now)
+        shown = {(one["network"], True) if one["proxy"] else None if one["network"] == "unix" else one["network"]: one
+                 for one in self.table.learned(self.now)}
+        said = {client: {key: one[key] for key in learned.get(client, one)} for client, one in shown.items()}
+        assert said == learned, f"learned: the table says {said}, the model {learned}"
         assert sum(expected["closed"].values()) + len(self.conns) == expected["accepted"]
         for handle, conn in self.conns.items():
             assert self.table.phase(handle) == conn.phase

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from table_model import MOVES
 from table_pair import CAUSES, CLIENTS, EVENTS, POLICIES, PROGRESS, Pair
 
-STEPS = (0.0, 0.0, 1 / 512, 0.1, 0.5, 1.0, 2.5, 7.3, 31.0)
+STEPS = (0.0, 0.0, 1 / 512, 0.1, 0.5, 1.0, 2.5, 7.3, 31.0, 31.0, 400.0)
 BYTES = (0, 1, 60, 250, 1200)
 DRAINS = ((0.0, 0.0, 3.0), (1.0, 2.0, 9.0), (4.0, 5.5, 20.0), (2.0, 1.0, 0.5))
 

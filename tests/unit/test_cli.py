@@ -48,7 +48,7 @@ def test_help_of_serve_is_one_screen(run):
     assert len(lines) <= 51
     assert max(map(len, lines)) <= 100
     assert "--port PORT                   port to listen on; 0 = a free one (default: 8000)" in out
-    assert "--keep-alive-timeout SECONDS  how long a kept connection may stay idle (default: 75 s)" in out
+    assert "--keep-alive-timeout SECONDS  how long a kept connection may stay idle (default: auto)" in out
 
 
 @pytest.mark.parametrize("command", ["serve", "config"])

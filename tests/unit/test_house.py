@@ -19,7 +19,7 @@ PYTHON_ROOMS = (
     ("config",),
     ("policy",),
     ("kacore", "server"),
-    ("embed", "demo", "elsewhere"),
+    ("embed", "demo", "simulate", "elsewhere"),
     ("cli",),
     ("__main__",),
 )

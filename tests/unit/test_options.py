@@ -109,6 +109,8 @@ def test_what_type_checkers_are_told_is_what_is_declared(record):
         elif what.choices and hint is not str:
             said = [choice for part in (hint, *typing.get_args(hint)) for choice in typing.get_args(part)]
             assert set(said) - {type(None)} >= set(what.choices)
+        elif what.words:
+            assert hint == what.kind | typing.Literal[what.words]
         elif what.is_many:
             assert "Iterable" in str(hint)
         else:

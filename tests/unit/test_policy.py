@@ -18,7 +18,8 @@ TIMES = [name for name, what in FIELDS.items() if what.unit == "s" and what.kind
 
 def test_defaults_are_those_of_the_documentation():
     policy = Policy()
-    assert (policy.keep_alive, policy.keep_alive_timeout, policy.max_keep_alive_requests) == (True, 75.0, 0)
+    assert (policy.keep_alive, policy.keep_alive_timeout, policy.max_keep_alive_requests) == (True, "auto", 0)
+    assert (policy.keep_alive_min, policy.keep_alive_max) == (75.0, 3900.0)
     assert (policy.advertise, policy.advertise_margin) == (True, 1.0)
     assert (policy.first_byte_timeout, policy.request_header_timeout) == (30.0, 20.0)
     assert (policy.request_body_timeout, policy.send_timeout, policy.handler_timeout) == (30.0, 60.0, 0.0)
@@ -29,7 +30,7 @@ def test_defaults_are_those_of_the_documentation():
     assert (policy.client_prefix_v4, policy.client_prefix_v6) == (32, 64)
     assert (policy.max_buffer_bytes, policy.min_idle_before_evict) == (64 << 20, 0.0)
     assert policy.min_rate_when_full == 4096
-    assert (policy.pressure_start, policy.pressure_full, policy.pressure_min_timeout) == (0.85, 0.95, 2.0)
+    assert (policy.pressure_start, policy.pressure_full) == (0.85, 0.95)
     assert (policy.when_full, policy.retry_after) == ("wait", 1)
     assert (policy.drain_lame_duck, policy.drain_grace, policy.drain_spread, policy.drain_timeout) == (
         0,
@@ -96,7 +97,8 @@ def test_a_count_is_whole(name):
 
 @pytest.mark.parametrize("name", TIMES)
 def test_a_time_may_be_written_as_a_whole_number(name):
-    assert type(getattr(Policy(**{name: 3}), name)) is float
+    others = {"keep_alive_min": 3} if name == "keep_alive_max" else {}
+    assert type(getattr(Policy(**{name: 3, **others}), name)) is float
 
 
 def test_a_keep_alive_timeout_of_zero_points_to_keep_alive():
@@ -160,8 +162,10 @@ def test_a_policy_is_immutable_and_compares_by_value():
 def test_the_signature_shows_every_field_with_type_and_default():
     parameters = inspect.signature(Policy).parameters
     assert list(parameters) == list(FIELDS)
-    assert parameters["keep_alive_timeout"].default == 75.0
-    assert parameters["keep_alive_timeout"].annotation == "float"
+    assert parameters["keep_alive_timeout"].default == "auto"
+    assert parameters["keep_alive_timeout"].annotation == "float | Literal['auto']"
+    assert parameters["keep_alive_min"].default == 75.0
+    assert parameters["keep_alive_min"].annotation == "float"
 
 
 def test_replace_checks_again():

@@ -29,7 +29,8 @@ def fields_section(text):
 def row(what):
     """The line of the table for one field."""
     default = what.shown_default()
-    unit = "" if what.unit in ("", "fraction") else f" {what.unit}"
+    unit = what.unit_of(what.make_default())
+    unit = "" if unit in ("", "fraction") else f" {unit}"
     zero = f"; 0: {what.zero}" if what.zero else ""
     peers = {"Apache": what.apache, "nginx": what.nginx, "HAProxy": what.haproxy}
     known = "<br>".join(f"{server}: {name}" for server, name in peers.items() if name)

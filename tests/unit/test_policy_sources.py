@@ -153,7 +153,8 @@ def test_every_field_has_a_flag_and_a_variable(name):
     else:
         expected = what.choices[1] if what.choices else what.kind(what.high / 2)
         text, argv = str(expected), [flag, str(expected)]
-    wide = {"max-connections": 1 << 24, "max-buffer-bytes": 1 << 40, "pressure-start": 0, "pressure-full": 1}
+    wide = {"max-connections": 1 << 24, "max-buffer-bytes": 1 << 40, "pressure-start": 0, "pressure-full": 1,
+            "keep-alive-max": 31536000}
     others = [f"--{key}={value}" for key, value in wide.items() if flag != "--" + key]
     assert getattr(policy_from(*others, *argv).policy, name) == expected
     assert getattr(policy_from(*others, environ={f"KACORE_{name.upper()}": text}).policy, name) == expected

@@ -43,6 +43,6 @@ def test_a_million_connections_open_are_touched_ten_times_each_at_random_and_exp
     assert child.wait(220) == 0, child.text  # about 8 s on an idle machine; the suite asserts no time
     seen = json.loads(child.text)
     assert (seen["left"], seen["counted"]) == (0, 1_000_000)
-    assert seen["table"] / 1_000_000 <= 48
+    assert seen["table"] / 1_000_000 <= 51
     if not sanitized:  # their shadow memory counts too
         assert seen["bytes"] < 100e6

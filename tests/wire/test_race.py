@@ -67,7 +67,7 @@ def server_stats():
 @pytest.fixture
 def told(caplog):
     caplog.set_level(logging.WARNING, "race-test")
-    policy = kacore.Policy(client_prefix_v4=24, client_prefix_v6=64, drain_grace=3)
+    policy = kacore.Policy(client_prefix_v4=24, client_prefix_v6=64, drain_grace=3, keep_alive_timeout=75)
     return RaceLog(policy, logging.getLogger("race-test")), caplog
 
 
@@ -91,6 +91,8 @@ def test_advice_names_the_timeout_that_would_have_helped(told):
     assert "raise drain_grace (3 s)" in caplog.text
     assert "a unix socket" in caplog.text
     assert "raise keep_alive_timeout (75 s)" in caplog.text
+    log.policy = kacore.Policy()
+    assert log.advice("idle_timeout") == "from now on they are kept for up to keep_alive_max (3900 s)"
 
 
 def test_what_follows_a_bad_request_on_an_idle_connection_crossed_nothing(start, client):

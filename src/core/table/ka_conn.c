@@ -53,7 +53,7 @@ static const uint8_t next_phase[KA_N_EVENTS][KA_N_PHASES] = {
 /* Out of its queue, and out of its client's ring. `phase` is the slot's own, which the caller may know beforehand. */
 static inline void leave(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase)
 {
-    ka_queue_remove(&t->store, slot, i, phase);
+    ka_queue_remove(&t->store, i);
     t->store.n_in[phase]--;
     if (phase == KA_IDLE && ka_slot_client(slot))
         ka_store_ring_remove(&t->store, ka_slot_client(slot), i);
@@ -61,10 +61,11 @@ static inline void leave(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase)
 
 static inline void enter(ka_table *t, ka_slot *slot, uint32_t i, unsigned phase, int64_t now)
 {
+    unsigned lane = phase == KA_IDLE ? idle_lane(t, slot) : phase;
     ka_slot_set(slot, now, phase);
     t->store.n_in[phase]++;
-    if (ka_queue_push(&t->store, slot, i, phase))
-        note_head(t, ka_slot_class(slot), phase, now);
+    if (ka_queue_push(&t->store, slot, i, lane))
+        note_head(t, ka_slot_class(slot), lane, now);
     if (phase == KA_IDLE && ka_slot_client(slot))
         ka_store_ring_add(&t->store, ka_slot_client(slot), i);
 }
@@ -118,6 +119,8 @@ ALONE int event_of_many(ka_table *t, ka_handle h, ka_event event, int64_t now)
     if (streams && from == KA_BUSY && extra->rate.nbytes == UINT32_MAX)
         return KA_EINVAL;
     now = clock_of(t, now);
+    if (event == KA_EV_LINGERING && from == KA_IDLE)
+        ka_table_idle_ended(t, slot, (ka_cause)(chunk->mark[at].ending & KA_ENDING_MASK));
     uint32_t n_streams = from == KA_BUSY && was_multiplexed ? extra->rate.nbytes : 0;
     leave(t, slot, i, from);
     if (event == KA_EV_STREAM_OPENED) {
@@ -143,6 +146,8 @@ static inline __attribute__((always_inline)) int move(ka_table *t, uint32_t i, k
     ka_chunk *chunk = ka_store_chunk(&t->store, i);
     ka_slot *slot = &chunk->slot[at];
     int64_t now = t->store.now;
+    if (event == KA_EV_LINGERING && from == KA_IDLE)
+        ka_table_idle_ended(t, slot, (ka_cause)(chunk->mark[at].ending & KA_ENDING_MASK));
     leave(t, slot, i, from);
     if (event == KA_EV_RECEIVED || event == KA_EV_HEAD_DONE) {
         begin_request(t, chunk, at, from, event, now);
@@ -197,30 +202,23 @@ int ka_conn_event(ka_table *t, ka_handle h, ka_event event, int64_t now)
 
 /* ---- coming and going ---- */
 
-static uint64_t client_id(const ka_table *t, const ka_client *client)
+/* The record of a network that wants one connection more: *record, 0 for nobody. KA_ECLIENT when it has enough. It is made
+ * when there is none: KA_ENOMEM. */
+static int client_of(ka_table *t, const ka_client *client, uint32_t *record)
 {
-    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-    /* A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one /64 would hold them all. */
-    if (client->family == 6 && memcmp(client->addr, mapped, sizeof mapped) == 0) {
-        uint8_t addr[16] = {0};
-        memcpy(addr, client->addr + 12, 4);
-        return ka_store_client_id(&t->store, addr, 4, t->capacity.prefix_v4);
-    }
-    unsigned prefix = client->family == 4 ? t->capacity.prefix_v4 : t->capacity.prefix_v6;
-    return ka_store_client_id(&t->store, client->addr, client->family, prefix);
-}
-
-/* The record of a client who wants one connection more: *record, 0 for nobody. KA_ECLIENT when it has enough. */
-static int client_of(ka_table *t, const ka_client *client, uint64_t *id, uint32_t *record)
-{
+    uint8_t masked[16];
     *record = 0;
     if (client == NULL || client->family == 0)
         return KA_OK;
-    *id = client_id(t, client);
-    *record = ka_store_client_find(&t->store, *id);
-    if (*record && t->capacity.max_per_client &&
-        ka_store_client(&t->store, *record)->n_open >= t->capacity.max_per_client)
+    uint64_t id = ka_table_network(t, client, masked);
+    *record = ka_store_client_find(&t->store, id);
+    if (*record == 0) {
+        if ((*record = ka_store_client_make(&t->store, id, masked, client->is_proxy)) == 0)
+            return KA_ENOMEM;
+    } else if (t->capacity.max_per_client && !client->is_proxy &&
+               ka_store_client(&t->store, *record)->n_open >= t->capacity.max_per_client) {
         return KA_ECLIENT;
+    }
     return KA_OK;
 }
 
@@ -228,19 +226,17 @@ int ka_conn_set_client(ka_table *t, ka_handle h, const ka_client *client)
 {
     ka_store *s = &t->store;
     uint32_t i = ka_store_find(s, h), c;
-    uint64_t id;
     if (i == 0)
         return KA_ESTALE;
     ka_slot *slot = ka_store_slot(s, i);
     if (ka_slot_client(slot) || ka_slot_phase(slot) == KA_IDLE || (client->family != 4 && client->family != 6))
         return KA_EINVAL;
-    int got = client_of(t, client, &id, &c);
+    int got = client_of(t, client, &c);
     if (got < 0)
         return got;
-    if (c == 0 && (c = ka_store_client_make(s, id)) == 0)
-        return KA_ENOMEM;
     slot->client_class |= c << KA_CLASS_BITS;
-    ka_store_client(s, c)->n_open++;
+    ka_store_client_leave(s, 0, 0);
+    ka_store_client_join(s, c);
     return KA_OK;
 }
 
@@ -252,17 +248,13 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_clien
         return KA_EINVAL;
     if (ka_table_is_full(t))
         return KA_EFULL;
-    uint64_t id = 0; /* of an unknown client: not used */
-    uint32_t c;
-    int got = client_of(t, client, &id, &c);
-    if (got < 0)
-        return got;
-    uint32_t i = ka_store_take(s);
+    uint32_t c, i = ka_store_take(s);
     if (i == 0)
         return KA_ENOMEM;
-    if (is_known && c == 0 && (c = ka_store_client_make(s, id)) == 0) {
+    int got = client_of(t, client, &c);
+    if (got < 0) {
         ka_store_give(s, i);
-        return KA_ENOMEM;
+        return got;
     }
     now = clock_of(t, now);
     ka_slot *slot = ka_store_slot(s, i);
@@ -274,8 +266,7 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_clien
     chunk->mark[at].home = (uint8_t)policy_class;
     chunk->mark[at].ending = 0;
     chunk->rest[at].extra.rate.spent = chunk->rest[at].extra.rate.nbytes = 0;
-    if (c)
-        ka_store_client(s, c)->n_open++;
+    ka_store_client_join(s, c);
     s->n_open++;
     t->counters->accepted++;
     if (s->n_open > t->start_n)
@@ -285,7 +276,13 @@ int ka_conn_open(ka_table *t, int64_t now, unsigned policy_class, const ka_clien
     return KA_OK;
 }
 
-int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
+/* Whether a network without connections is worth its record: something is done differently for it, or people ask. */
+static int is_worth_remembering(const ka_learned *learned)
+{
+    return learned->rung || (learned->marks & KA_LEARNED_IS_PROXY && (learned->n_theirs || learned->n_ours));
+}
+
+int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause, int64_t now)
 {
     ka_store *s = &t->store;
     uint32_t i = ka_store_find(s, h);
@@ -294,9 +291,12 @@ int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause)
     if (!ka_is_cause(cause))
         return KA_EINVAL;
     ka_slot *slot = ka_store_slot(s, i);
+    uint32_t client = ka_slot_client(slot);
+    (void)clock_of(t, now);
+    if (ka_slot_phase(slot) == KA_IDLE)
+        ka_table_idle_ended(t, slot, cause);
     leave(t, slot, i, ka_slot_phase(slot));
-    if (ka_slot_client(slot))
-        ka_store_client_drop(s, ka_slot_client(slot));
+    ka_store_client_leave(s, client, is_worth_remembering(&ka_store_client(s, client)->learned));
     t->counters->closed[cause]++;
     t->counters->requests_per_connection[ka_bucket(*ka_store_requests(s, i))]++;
     ka_store_give(s, i);
@@ -325,29 +325,33 @@ ka_cause ka_conn_ending(const ka_table *t, ka_handle h)
 
 /* ---- while it lasts ---- */
 
-ALONE int restart_in_ring(ka_store *s, uint32_t i)
+/* Idle: its network may have another timeout by now, and the lane it is in is nowhere written. */
+ALONE int restart_idle(ka_table *t, uint32_t i)
 {
-    const ka_slot *slot = ka_store_slot(s, i);
-    ka_queue_renew(s, ka_slot_anchor(slot), i);
-    return ka_store_ring_renew(s, ka_slot_client(slot), i);
+    ka_slot *slot = ka_store_slot(&t->store, i);
+    unsigned lane = idle_lane(t, slot);
+    ka_queue_remove(&t->store, i);
+    if (ka_queue_push(&t->store, slot, i, lane))
+        note_head(t, ka_slot_class(slot), lane, t->store.now);
+    return ka_slot_client(slot) ? ka_store_ring_renew(&t->store, ka_slot_client(slot), i) : KA_OK;
 }
 
 /* Start the clock of its phase again: the table's time now. What is written first frees registers for the rest. */
-static inline int restart(ka_store *s, ka_slot *slot, uint32_t i)
+static inline int restart(ka_table *t, ka_slot *slot, uint32_t i)
 {
     unsigned phase = ka_slot_phase(slot);
-    uint32_t anchor = ka_slot_anchor(slot);
-    ka_slot_set(slot, s->now, phase);
-    if (phase == KA_IDLE && ka_slot_client(slot))
-        return restart_in_ring(s, i);
-    ka_queue_renew(s, anchor, i);
+    uint32_t anchor = ka_queue_anchor(phase, ka_slot_class(slot));
+    ka_slot_set(slot, t->store.now, phase);
+    if (phase == KA_IDLE)
+        return restart_idle(t, i);
+    ka_queue_renew(&t->store, anchor, i);
     return KA_OK;
 }
 
 ALONE int touch_slowly(ka_table *t, uint32_t i, int64_t now)
 {
     (void)clock_of(t, now);
-    return restart(&t->store, ka_store_slot(&t->store, i), i);
+    return restart(t, ka_store_slot(&t->store, i), i);
 }
 
 /* Every call ends this one, so that the usual path saves no registers. */
@@ -358,7 +362,7 @@ int ka_conn_touch(ka_table *t, ka_handle h, int64_t now)
         return KA_ESTALE;
     if (ka_unlikely(!ka_store_clock_goes_on(&t->store, now)))
         return touch_slowly(t, i, now);
-    return restart(&t->store, ka_store_slot(&t->store, i), i);
+    return restart(t, ka_store_slot(&t->store, i), i);
 }
 
 static inline uint32_t add_saturating(uint32_t a, uint64_t b)
@@ -418,10 +422,10 @@ int ka_conn_progress(ka_table *t, ka_handle h, size_t nbytes, int64_t now, ka_ca
         *cause = phase == KA_BODY ? KA_CAUSE_BODY_RATE : KA_CAUSE_SEND_RATE;
         is_kept = feed_rate(policy, extra, mark, phase == KA_BODY ? policy->min_body_rate : policy->min_send_rate,
                             t->capacity.min_rate_when_full, nbytes, now - ka_slot_since(slot));
-        (void)restart(&t->store, slot, i);
+        (void)restart(t, slot, i);
     } else if (phase == KA_LINGER) {
         is_kept = !lingers_too_long(policy, extra, nbytes, now);
-        (void)restart(&t->store, slot, i);
+        (void)restart(t, slot, i);
         *cause = linger_cause(ka_store_mark(&t->store, i)->ending);
     }
     if (is_kept)
@@ -439,6 +443,7 @@ int ka_conn_crossed(ka_table *t, ka_handle h)
         return 0;
     *ending &= (uint8_t)~KA_WAS_IDLE; /* once a connection */
     t->counters->races++;
+    ka_table_raced(t, ka_store_slot(&t->store, i));
     return 1;
 }
 
@@ -454,17 +459,18 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned policy_class)
     if (ka_slot_class(slot) == policy_class)
         return KA_OK;
     unsigned phase = ka_slot_phase(slot);
-    ka_queue_remove(s, slot, i, phase);
+    ka_queue_remove(s, i);
     set_class(slot, policy_class);
-    uint32_t after = ka_slot_anchor(slot), before = ka_store_link(s, after)->prev;
+    unsigned lane = phase == KA_IDLE ? idle_lane(t, slot) : phase;
+    uint32_t after = ka_queue_anchor(lane, policy_class), before = ka_store_link(s, after)->prev;
     while (before >= KA_N_ANCHORS && ka_slot_since(ka_store_slot(s, before)) > ka_slot_since(slot)) {
         after = before;
         before = ka_store_link(s, before)->prev;
     }
     ka_link_between(s, i, before, after);
-    s->classes_in[phase] |= (uint64_t)1 << policy_class;
+    s->classes_in[lane] |= (uint64_t)1 << policy_class;
     if (before < KA_N_ANCHORS)
-        note_head(t, policy_class, phase, ka_slot_since(slot));
+        note_head(t, policy_class, lane, ka_slot_since(slot));
     return KA_OK;
 }
 
@@ -528,10 +534,13 @@ static ka_cause why_not_kept(const ka_table *t, unsigned policy_class, ka_handle
 
 /* The Keep-Alive field, for a connection that is kept. The promise is shorter than the truth by the margin, so that a
  * client that obeys never meets our close; a promise under a second is not worth making. */
-static inline void advertise(const ka_table *t, unsigned policy_class, uint32_t requests, ka_verdict *out)
+static inline void advertise(const ka_table *t, const ka_slot *slot, uint32_t requests, ka_verdict *out)
 {
-    const ka_policy *policy = &t->policy[policy_class];
-    int64_t limit = limit_of(t, policy_class, KA_IDLE), promise = (limit - policy->advertise_margin_ns) / SECOND;
+    const ka_policy *policy = &t->policy[ka_slot_class(slot)];
+    int64_t limit = policy->timeout_ns[KA_IDLE];
+    if (limit == KA_AUTO) /* what will hold, also when there is less room than now */
+        limit = t->ladder.ns[ka_lane_rung(idle_lane(t, slot))];
+    int64_t promise = (limit - policy->advertise_margin_ns) / SECOND;
     if (limit && promise <= 0)
         return;
     if (limit)
@@ -570,6 +579,6 @@ int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists
     if (minor == 0)
         out->sends_keep_alive = 1; /* RFC 9112 9.3: 1.0 persists only when told so */
     if (t->policy[policy_class].advertise)
-        advertise(t, policy_class, rest->requests, out);
+        advertise(t, slot, rest->requests, out);
     return KA_OK;
 }

@@ -7,11 +7,12 @@
 
 #include "table/ka_table.h"
 
-/* Who is at the other end. family 0: unknown, a unix socket or a trusted proxy, which is no client and is never
- * limited. IPv4 addresses stand in the first four bytes; ::ffff:a.b.c.d counts as IPv4. */
+/* Who is at the other end. family 0: unknown, or a unix socket, which is no client and is never limited. IPv4 addresses
+ * stand in the first four bytes; ::ffff:a.b.c.d counts as IPv4. */
 typedef struct {
     uint8_t family; /* 0, 4 or 6 */
     uint8_t addr[16];
+    uint8_t is_proxy; /* a trusted proxy: no client either, but what its idle connections show is learned */
 } ka_client;
 
 /* Events, named after what happened. Anything without a row in the transition table is KA_EINVAL and changes nothing. */
@@ -72,8 +73,9 @@ uint32_t ka_conn_requests(const ka_table *t, ka_handle h);       /* heads seen o
 int ka_conn_decide(ka_table *t, ka_handle h, unsigned minor, int client_persists, ka_cause must_close, int64_t now,
                    ka_verdict *out);
 
-/* The one way out of the table, right for every phase. Counts the cause, bumps the generation. KA_ESTALE if gone. */
-int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause);
+/* The one way out of the table, right for every phase. Counts the cause, bumps the generation. KA_ESTALE if gone. One in
+ * IDLE by KA_CAUSE_CLIENT, or a reset (KA_CAUSE_ERROR): they closed first, which says how long they keep idle connections. */
+int ka_conn_close(ka_table *t, ka_handle h, ka_cause cause, int64_t now);
 
 /* Remember why it will end, for when its LINGER is over. ka_conn_decide and ka_table_due do so themselves. 0, KA_ESTALE. */
 int ka_conn_will_end(ka_table *t, ka_handle h, ka_cause cause);

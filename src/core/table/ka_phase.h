@@ -44,8 +44,8 @@ typedef enum {
     X(DRAIN, "drain")                                                                             \
     X(BAD_REQUEST, "bad_request")                                                                 \
     X(EXCESSIVE_LOAD, "excessive_load") /* HTTP/2: work done for nothing, RFC 9113 10.5 */        \
-    X(ERROR, "error")       /* reset, failed send, TLS error, our own fault */                    \
-    X(UPGRADED, "upgraded") /* a tunnel ended, or its socket was given away */
+    X(ERROR, "error")                   /* reset, failed send, TLS error, our own fault */        \
+    X(UPGRADED, "upgraded")             /* a tunnel ended, or its socket was given away */
 
 typedef enum {
     KA_CAUSE_NONE, /* it does not end, or not yet */

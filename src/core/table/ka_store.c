@@ -78,17 +78,12 @@ static inline void sip_round(uint64_t v[4])
     v[2] += v[1], v[1] = rotl(v[1], 17) ^ v[2], v[2] = rotl(v[2], 32);
 }
 
-/* SipHash-1-3 (Aumasson, Bernstein 2012) of the masked address, its family and the prefix length. */
-uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix)
+/* SipHash-1-3 (Aumasson, Bernstein 2012). */
+uint64_t ka_store_client_id(const ka_store *s, const uint8_t masked[16], unsigned tag)
 {
-    uint8_t masked[16] = {0};
-    unsigned whole = prefix / 8;
-    memcpy(masked, addr, whole);
-    if (prefix % 8)
-        masked[whole] = (uint8_t)(addr[whole] & 0xff << (8 - prefix % 8));
     uint64_t word[3];
     memcpy(word, masked, 16);
-    word[2] = (uint64_t)18 << 56 | prefix << 8 | family;
+    word[2] = (uint64_t)18 << 56 | tag;
     uint64_t v[4] = {s->key[0] ^ 0x736f6d6570736575u, s->key[1] ^ 0x646f72616e646f6du, s->key[0] ^ 0x6c7967656e657261u,
                      s->key[1] ^ 0x7465646279746573u};
     for (int k = 0; k < 3; k++) {
@@ -156,7 +151,44 @@ uint32_t ka_store_client_find(const ka_store *s, uint64_t id)
     return c;
 }
 
-uint32_t ka_store_client_make(ka_store *s, uint64_t id)
+/* ---- lists of clients ---- */
+
+static void list_add(ka_store *s, ka_client_list *list, uint32_t client)
+{
+    ka_client_record *record = ka_store_client(s, client);
+    record->list_next = 0;
+    record->list_prev = list->tail;
+    if (list->tail)
+        ka_store_client(s, list->tail)->list_next = client;
+    else
+        list->head = client;
+    list->tail = client;
+    list->n++;
+}
+
+static void list_remove(ka_store *s, ka_client_list *list, uint32_t client)
+{
+    ka_client_record *record = ka_store_client(s, client);
+    if (record->list_next)
+        ka_store_client(s, record->list_next)->list_prev = record->list_prev;
+    else
+        list->tail = record->list_prev;
+    if (record->list_prev)
+        ka_store_client(s, record->list_prev)->list_next = record->list_next;
+    else
+        list->head = record->list_next;
+    list->n--;
+}
+
+/* ---- coming and going of clients ---- */
+
+/* Whoever has many addresses cannot make us forget what proxies have shown. */
+static ka_client_list *remembered_of(ka_store *s, uint32_t client)
+{
+    return &s->remembered[(ka_store_client(s, client)->learned.marks & KA_LEARNED_IS_PROXY) != 0];
+}
+
+uint32_t ka_store_client_make(ka_store *s, uint64_t id, const uint8_t masked[16], int is_proxy)
 {
     uint32_t c = s->client_free;
     if (c) {
@@ -171,17 +203,20 @@ uint32_t ka_store_client_make(ka_store *s, uint64_t id)
     if (s->n_clients++ >= s->n_buckets)
         bucket_split(s);
     uint32_t *bucket = bucket_of(s, id);
-    *ka_store_client(s, c) = (ka_client_record){.id = id, .chain = *bucket};
+    ka_client_record *record = ka_store_client(s, c);
+    *record = (ka_client_record){.id = id, .chain = *bucket};
+    record->learned.marks = is_proxy ? KA_LEARNED_IS_PROXY : 0;
+    memcpy(record->addr, masked, sizeof record->addr);
     *bucket = c;
+    list_add(s, remembered_of(s, c), c);
     return c;
 }
 
-void ka_store_client_drop(ka_store *s, uint32_t client)
+static void client_forget(ka_store *s, uint32_t client)
 {
     ka_client_record *record = ka_store_client(s, client);
-    if (--record->n_open)
-        return;
     uint32_t *link = bucket_of(s, record->id);
+    list_remove(s, remembered_of(s, client), client);
     while (*link != client)
         link = &ka_store_client(s, *link)->chain;
     *link = record->chain;
@@ -190,34 +225,36 @@ void ka_store_client_drop(ka_store *s, uint32_t client)
     s->n_clients--;
 }
 
+void ka_store_client_join(ka_store *s, uint32_t client)
+{
+    if (ka_store_client(s, client)->n_open++ == 0 && client)
+        list_remove(s, remembered_of(s, client), client);
+}
+
+void ka_store_client_leave(ka_store *s, uint32_t client, int is_worth_it)
+{
+    if (--ka_store_client(s, client)->n_open || client == 0)
+        return;
+    ka_client_list *list = remembered_of(s, client);
+    list_add(s, list, client);
+    if (!is_worth_it)
+        client_forget(s, client);
+    else if (list->n > s->max_remembered)
+        client_forget(s, list->head);
+}
+
+void ka_store_set_remembered(ka_store *s, uint32_t most)
+{
+    s->max_remembered = most;
+    for (unsigned k = 0; k < 2; k++)
+        while (s->remembered[k].n > most)
+            client_forget(s, s->remembered[k].head);
+}
+
 /* ---- a client's idle connections, and the clients that have too many ---- */
 
-static void over_add(ka_store *s, uint32_t client)
-{
-    ka_client_record *record = ka_store_client(s, client);
-    record->over_next = 0;
-    record->over_prev = s->over_tail;
-    if (s->over_tail)
-        ka_store_client(s, s->over_tail)->over_next = client;
-    else
-        s->over_head = client;
-    s->over_tail = client;
-    s->n_over++;
-}
-
-static void over_remove(ka_store *s, uint32_t client)
-{
-    ka_client_record *record = ka_store_client(s, client);
-    if (record->over_next)
-        ka_store_client(s, record->over_next)->over_prev = record->over_prev;
-    else
-        s->over_tail = record->over_prev;
-    if (record->over_prev)
-        ka_store_client(s, record->over_prev)->over_next = record->over_next;
-    else
-        s->over_head = record->over_next;
-    s->n_over--;
-}
+/* A trusted proxy has a ring, but no share: it stands for many. */
+static int is_limited(const ka_client_record *record) { return !(record->learned.marks & KA_LEARNED_IS_PROXY); }
 
 /* Into a ring that is not empty, as its newest. */
 static void ring_link(ka_store *s, ka_client_record *record, uint32_t i)
@@ -239,16 +276,16 @@ void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i)
     } else {
         extra->ring.next = extra->ring.prev = record->idle_tail = i;
     }
-    if (++record->n_idle == s->share + 1)
-        over_add(s, client);
+    if (++record->n_idle == s->share + 1 && is_limited(record))
+        list_add(s, &s->over, client);
 }
 
 void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i)
 {
     ka_client_record *record = ka_store_client(s, client);
     ka_extra *extra = ka_store_extra(s, i);
-    if (--record->n_idle == s->share)
-        over_remove(s, client);
+    if (--record->n_idle == s->share && is_limited(record))
+        list_remove(s, &s->over, client);
     if (record->n_idle == 0) {
         record->idle_tail = 0;
     } else {
@@ -277,10 +314,10 @@ void ka_store_set_share(ka_store *s, uint32_t share)
     if (share == s->share)
         return;
     s->share = share;
-    s->over_head = s->over_tail = s->n_over = 0;
+    s->over = (ka_client_list){0};
     for (uint32_t c = 1; c < s->n_clients_used; c++) /* a free record has no idle connection */
-        if (ka_store_client(s, c)->n_idle > share)
-            over_add(s, c);
+        if (ka_store_client(s, c)->n_idle > share && is_limited(ka_store_client(s, c)))
+            list_add(s, &s->over, c);
 }
 
 /* ---- the whole ---- */
@@ -308,10 +345,13 @@ int ka_store_init(ka_store *s, uint64_t seed)
     s->now = INT64_MAX;
     s->clock_end = (uint64_t)1 << KA_CLOCK_BITS;
     s->share = UINT32_MAX - 1;
+    s->max_remembered = UINT32_MAX;
     s->key[0] = ka_store_mix(seed);
     s->key[1] = ka_store_mix(~seed);
-    if (!bucket_part_add(s) || parts_grow(&s->slots, sizeof(ka_chunk)) == NULL)
+    if (!bucket_part_add(s) || parts_grow(&s->slots, sizeof(ka_chunk)) == NULL ||
+        parts_grow(&s->clients, sizeof(ka_client_record) << KA_CLIENT_CHUNK_BITS) == NULL)
         return KA_ENOMEM;
+    *ka_store_client(s, 0) = (ka_client_record){0};
     for (uint32_t i = 0; i < KA_N_ANCHORS; i++) {
         *ka_store_link(s, i) = (ka_link){i, i};
         *ka_store_slot(s, i) = (ka_slot){.since_phase = KA_FREE};
@@ -340,12 +380,13 @@ size_t ka_store_bytes(const ka_store *s)
     if (!(condition))             \
     return sentence
 
-static const char *check_queue(const ka_store *s, unsigned phase, unsigned policy_class, uint32_t *n)
+static const char *check_queue(const ka_store *s, unsigned lane, unsigned policy_class, uint32_t *n)
 {
-    uint32_t anchor = ka_queue_anchor(phase, policy_class), before = anchor, i;
-    int is_empty = ka_queue_head(s, phase, policy_class) == 0;
+    uint32_t anchor = ka_queue_anchor(lane, policy_class), before = anchor, i;
+    unsigned phase = ka_lane_phase(lane);
+    int is_empty = ka_queue_head(s, lane, policy_class) == 0;
     int64_t since = 0;
-    MUST(is_empty != (int)(s->classes_in[phase] >> policy_class & 1),
+    MUST(is_empty != (int)(s->classes_in[lane] >> policy_class & 1),
          "the bit of a queue does not say whether it is empty");
     for (i = ka_store_link(s, anchor)->next; i != anchor; i = ka_store_link(s, i)->next) {
         MUST(i >= KA_N_ANCHORS && i < s->n_used, "a queue leaves the table");
@@ -382,51 +423,72 @@ static const char *check_ring(const ka_store *s, uint32_t c)
     return NULL;
 }
 
+static const char *check_list(const ka_store *s, const ka_client_list *list, int is_over)
+{
+    uint32_t before = 0, n = 0;
+    for (uint32_t c = list->head; c; c = ka_store_client(s, c)->list_next) {
+        const ka_client_record *record = ka_store_client(s, c);
+        MUST(++n <= list->n, "a list of clients is longer than its count");
+        MUST(is_over ? record->n_idle > s->share && is_limited(record) : record->n_open == 0,
+             "a client is on the wrong list");
+        MUST(record->list_prev == before, "a link back in a list of clients is wrong");
+        before = c;
+    }
+    MUST(list->tail == before && n == list->n, "a list of clients is shorter than its count");
+    return NULL;
+}
+
 /* n_open[c]: how many slots name client c, counted by the caller. */
 static const char *check_clients(const ka_store *s, const uint32_t *n_open)
 {
-    uint32_t n = 0, n_idle = 0, n_over = 0;
+    uint32_t n = 0, n_idle = 0, n_over = 0, n_remembered = 0;
+    MUST(ka_store_client(s, 0)->n_open == n_open[0], "the connections of nobody are miscounted");
     for (uint32_t b = 0; b < s->n_buckets; b++) {
         for (uint32_t c = *bucket_at(s, b); c; c = ka_store_client(s, c)->chain) {
             MUST(c < s->n_clients_used && ++n <= s->n_clients, "a chain of clients leaves the table or is too long");
             const ka_client_record *record = ka_store_client(s, c);
             MUST(bucket_of(s, record->id) == bucket_at(s, b), "a client is in another's bucket");
-            MUST(record->n_open && record->n_open == n_open[c], "the connections of a client are miscounted");
+            MUST(record->n_open == n_open[c], "the connections of a client are miscounted");
             const char *broken = check_ring(s, c);
             if (broken)
                 return broken;
             n_idle += record->n_idle;
-            n_over += record->n_idle > s->share;
+            n_over += record->n_idle > s->share && is_limited(record);
+            n_remembered += record->n_open == 0;
         }
     }
     MUST(n == s->n_clients, "the clients are miscounted");
-    uint32_t before = 0, on_list = 0;
-    for (uint32_t c = s->over_head; c; c = ka_store_client(s, c)->over_next) {
-        MUST(++on_list <= n_over && ka_store_client(s, c)->n_idle > s->share, "a client is wrongly over its share");
-        MUST(ka_store_client(s, c)->over_prev == before, "a link back between clients over the share is wrong");
-        before = c;
-    }
-    MUST(s->over_tail == before && on_list == n_over && on_list == s->n_over, "a client over its share is not listed");
+    const char *broken = check_list(s, &s->over, 1);
+    for (unsigned k = 0; k < 2 && broken == NULL; k++)
+        broken = check_list(s, &s->remembered[k], 0);
+    if (broken)
+        return broken;
+    MUST(n_over == s->over.n, "a client over its share is not listed");
+    MUST(n_remembered == s->remembered[0].n + s->remembered[1].n, "a client without a connection is not listed");
+    MUST(s->remembered[0].n <= s->max_remembered && s->remembered[1].n <= s->max_remembered, "too many are remembered");
     uint32_t idle_of_clients = 0;
-    for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++)
-        for (uint32_t i = ka_queue_head(s, KA_IDLE, policy_class); i >= KA_N_ANCHORS; i = ka_store_link(s, i)->next)
-            idle_of_clients += ka_slot_client(ka_store_slot(s, i)) != 0;
+    for (unsigned lane = KA_IDLE; lane < KA_N_LANES; lane++)
+        for (unsigned policy_class = 0; policy_class < KA_N_CLASSES && ka_lane_phase(lane) == KA_IDLE; policy_class++)
+            for (uint32_t i = ka_queue_head(s, lane, policy_class); i >= KA_N_ANCHORS; i = ka_store_link(s, i)->next)
+                idle_of_clients += ka_slot_client(ka_store_slot(s, i)) != 0;
     MUST(idle_of_clients == n_idle, "an idle connection is not in the ring of its client");
     return NULL;
 }
 
 const char *ka_store_check(const ka_store *s)
 {
-    uint32_t n = 0;
-    for (unsigned phase = 1; phase < KA_N_PHASES; phase++) {
+    uint32_t n = 0, n_in[KA_N_PHASES] = {0};
+    for (unsigned lane = 1; lane < KA_N_LANES; lane++) {
         uint32_t before = n;
         for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++) {
-            const char *broken = check_queue(s, phase, policy_class, &n);
+            const char *broken = check_queue(s, lane, policy_class, &n);
             if (broken)
                 return broken;
         }
-        MUST(n - before == s->n_in[phase], "a phase is miscounted");
+        n_in[ka_lane_phase(lane)] += n - before;
     }
+    for (unsigned phase = 1; phase < KA_N_PHASES; phase++)
+        MUST(n_in[phase] == s->n_in[phase], "a phase is miscounted");
     MUST(n == s->n_open, "the open connections are miscounted");
     for (uint32_t i = s->free_head; i; i = ka_store_link(s, i)->next) {
         MUST(i < s->n_used && ++n < s->n_used, "the free list leaves the table or runs in a circle");
@@ -437,7 +499,7 @@ const char *ka_store_check(const ka_store *s)
     MUST(n_open != NULL, "no memory to check the clients");
     for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {
         uint32_t c = ka_slot_client(ka_store_slot(s, i));
-        if (c < s->n_clients_used)
+        if (c < s->n_clients_used && ka_slot_phase(ka_store_slot(s, i)) != KA_FREE)
             n_open[c]++;
     }
     const char *broken = check_clients(s, n_open);

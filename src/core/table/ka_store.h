@@ -4,7 +4,7 @@
  * Knows no socket, no clock, no Python object, no random source: `now` and the hash seed are arguments.
  *
  * Invariants, walked by ka_store_check():
- *  - a slot is on the free list, or in exactly one queue: that of its (class, phase);
+ *  - a slot is on the free list, or in exactly one queue: that of its (class, lane);
  *  - a queue is ordered by since_ns: members enter at the tail and `now` never decreases;
  *  - an idle connection of a known client is on that client's idle list, in the same order;
  *  - the counts equal what the lists hold;
@@ -12,6 +12,7 @@
 #ifndef KA_STORE_H
 #define KA_STORE_H
 
+#include "table/ka_learned.h"
 #include "table/ka_phase.h"
 
 /* What belongs to a connection lies in several arrays, by when it is needed: a touch reads the slot and the link and
@@ -71,22 +72,34 @@ enum {
     KA_WAS_IDLE = 0x20,        /* LINGER: we closed it idle, so a byte now is a request that crossed the close */
     KA_WAS_SLOW = 0x20,        /* BODY, WRITE: its last whole rate window was below min_rate_when_full */
     KA_ENDING_MASK = 0x1f,
-    KA_N_ANCHORS = KA_N_PHASES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
+    /* A lane is a phase, but for IDLE, which has one for each rung of the ladder: one queue is one timeout. */
+    KA_N_LANES = KA_N_PHASES + KA_N_RUNGS - 1,
+    KA_N_ANCHORS = KA_N_LANES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };
+_Static_assert((int)KA_N_ANCHORS < (int)KA_CHUNK, "anchors lie in the first chunk");
 _Static_assert((int)KA_N_PHASES <= 1 << KA_PHASE_BITS && (int)KA_N_CLASSES == 1 << KA_CLASS_BITS, "packed above");
 _Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK + 1, "a cause must fit");
 
-/* One client: an address prefix with at least one connection. Known by a keyed 64-bit hash alone: the key is secret,
- * so nobody can make two prefixes meet, and the table holds no address. */
+/* One network: an address prefix with at least one connection, or of which something was learned. It is found by a keyed
+ * 64-bit hash alone: the key is secret, so nobody can make two prefixes meet. Record 0 is that of unix sockets and of whom
+ * nobody knows; it is never limited, has no ring, and is not in the hash. */
 typedef struct {
     uint64_t id;
     uint32_t chain; /* next in its hash bucket; also links the free list */
     uint32_t n_open;
     uint32_t n_idle;
-    uint32_t idle_tail;            /* newest of the ring of idle connections; the one after it is the oldest */
-    uint32_t over_next, over_prev; /* the list of clients with more than `share` idle connections */
+    uint32_t idle_tail; /* newest of the ring of idle connections; the one after it is the oldest */
+    /* The list of clients with more than `share` idle connections; without any connection: of those remembered. */
+    uint32_t list_next, list_prev;
+    uint8_t addr[16]; /* masked; IPv4 as ::ffff:a.b.c.d. For people, and for what outlives the process */
+    ka_learned learned;
 } ka_client_record;
-_Static_assert(sizeof(ka_client_record) == 32, "half a cache line");
+_Static_assert(sizeof(ka_client_record) == 80, "48 bytes more than a client needs");
+
+/* A list through list_next and list_prev. */
+typedef struct {
+    uint32_t head, tail, n;
+} ka_client_list;
 
 /* Parts of equal size that never move. */
 typedef struct {
@@ -100,7 +113,7 @@ typedef struct {
     uint32_t free_head;
     uint32_t n_open;
     uint32_t n_in[KA_N_PHASES];
-    uint64_t classes_in[KA_N_PHASES]; /* bit c: the queue of class c is not empty */
+    uint64_t classes_in[KA_N_LANES]; /* bit c: the queue of class c is not empty */
 
     ka_parts clients; /* of ka_client_record */
     ka_parts buckets; /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
@@ -108,8 +121,9 @@ typedef struct {
     uint32_t client_free;
     uint32_t n_clients;
     uint32_t n_buckets;
-    uint32_t over_head, over_tail;
-    uint32_t n_over;
+    ka_client_list over;          /* more idle connections than `share`, the first to be so at the head */
+    ka_client_list remembered[2]; /* without a connection, the longest so at the head; [1]: of trusted proxies */
+    uint32_t max_remembered;
     uint32_t share;
     uint64_t key[2];
 
@@ -125,10 +139,15 @@ void ka_store_free(ka_store *s);
 uint32_t ka_store_take(ka_store *s);
 void ka_store_give(ka_store *s, uint32_t i); /* back to the free list, under the next generation */
 
-uint64_t ka_store_client_id(const ka_store *s, const uint8_t addr[16], unsigned family, unsigned prefix);
+/* masked: as in a record. tag: what else tells networks apart. */
+uint64_t ka_store_client_id(const ka_store *s, const uint8_t masked[16], unsigned tag);
 uint32_t ka_store_client_find(const ka_store *s, uint64_t id);
-uint32_t ka_store_client_make(ka_store *s, uint64_t id); /* 0 when out of memory */
-void ka_store_client_drop(ka_store *s, uint32_t client); /* one connection less; the record goes with the last */
+/* A record without a connection, 0 when out of memory. */
+uint32_t ka_store_client_make(ka_store *s, uint64_t id, const uint8_t masked[16], int is_proxy);
+void ka_store_client_join(ka_store *s, uint32_t client); /* one connection more */
+/* One connection less. With the last the record is remembered when `is_worth_it`, else it goes. */
+void ka_store_client_leave(ka_store *s, uint32_t client, int is_worth_it);
+void ka_store_set_remembered(ka_store *s, uint32_t most); /* of each list; the longest without a connection go first */
 void ka_store_ring_add(ka_store *s, uint32_t client, uint32_t i);
 void ka_store_ring_remove(ka_store *s, uint32_t client, uint32_t i);
 int ka_store_ring_renew(ka_store *s, uint32_t client, uint32_t i); /* to the tail; KA_OK */
@@ -222,19 +241,23 @@ static inline int ka_store_clock_goes_on(ka_store *s, int64_t now)
 
 /* ---- queues ---- */
 
-static inline uint32_t ka_queue_anchor(unsigned phase, unsigned policy_class)
+static inline unsigned ka_lane_of_rung(unsigned rung)
 {
-    return phase * KA_N_CLASSES + policy_class;
+    return rung ? (unsigned)KA_N_PHASES + rung - 1 : (unsigned)KA_IDLE;
 }
-static inline uint32_t ka_slot_anchor(const ka_slot *slot)
+static inline unsigned ka_lane_rung(unsigned lane) { return lane < KA_N_PHASES ? 0 : lane - KA_N_PHASES + 1; }
+static inline unsigned ka_lane_phase(unsigned lane) { return lane < KA_N_PHASES ? lane : (unsigned)KA_IDLE; }
+
+static inline uint32_t ka_queue_anchor(unsigned lane, unsigned policy_class)
 {
-    return ka_queue_anchor(ka_slot_phase(slot), ka_slot_class(slot));
+    return lane * KA_N_CLASSES + policy_class;
 }
+static inline unsigned ka_anchor_lane(uint32_t anchor) { return anchor / KA_N_CLASSES; }
 
 /* The one that entered first, or 0. */
-static inline uint32_t ka_queue_head(const ka_store *s, unsigned phase, unsigned policy_class)
+static inline uint32_t ka_queue_head(const ka_store *s, unsigned lane, unsigned policy_class)
 {
-    uint32_t i = ka_store_link(s, ka_queue_anchor(phase, policy_class))->next;
+    uint32_t i = ka_store_link(s, ka_queue_anchor(lane, policy_class))->next;
     return i < KA_N_ANCHORS ? 0 : i;
 }
 
@@ -245,15 +268,15 @@ static inline void ka_link_between(ka_store *s, uint32_t i, uint32_t before, uin
     ka_store_link(s, after)->prev = i;
 }
 
-/* Take a slot out of its queue: that of its class and `phase`. */
-static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i, unsigned phase)
+/* Take a slot out of its queue. */
+static inline void ka_queue_remove(ka_store *s, uint32_t i)
 {
     ka_link *own = ka_store_link(s, i);
     uint32_t next = own->next, prev = own->prev;
     if (next == prev) { /* both are the anchor: the queue is empty now */
         ka_link *ends = ka_store_anchor(s, next);
         ends->next = ends->prev = next;
-        s->classes_in[phase] &= ~((uint64_t)1 << ka_slot_class(slot));
+        s->classes_in[ka_anchor_lane(next)] &= ~((uint64_t)1 << next % KA_N_CLASSES);
         s->head_left = 1;
         return;
     }
@@ -263,11 +286,11 @@ static inline void ka_queue_remove(ka_store *s, const ka_slot *slot, uint32_t i,
         s->head_left = 1;
 }
 
-/* Put a slot at the tail of the queue of its class and `phase`, where its `since` belongs: it is `now`.
+/* Put a slot at the tail of the queue of its class and `lane`, where its `since` belongs: it is `now`.
  * Return: whether it is the head. */
-static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, unsigned phase)
+static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, unsigned lane)
 {
-    uint32_t anchor = ka_queue_anchor(phase, ka_slot_class(slot));
+    uint32_t anchor = ka_queue_anchor(lane, ka_slot_class(slot));
     ka_link *ends = ka_store_anchor(s, anchor);
     uint32_t tail = ends->prev;
     *ka_store_link(s, i) = (ka_link){.next = anchor, .prev = tail};
@@ -277,7 +300,7 @@ static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, un
         return 0;
     }
     ends->next = i;
-    s->classes_in[phase] |= (uint64_t)1 << ka_slot_class(slot);
+    s->classes_in[lane] |= (uint64_t)1 << ka_slot_class(slot);
     return 1;
 }
 

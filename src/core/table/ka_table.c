@@ -15,7 +15,7 @@ const ka_policy ka_policy_default = {
                    [KA_HEAD] = 20 * SECOND,
                    [KA_BODY] = 30 * SECOND,
                    [KA_WRITE] = 60 * SECOND,
-                   [KA_IDLE] = 75 * SECOND,
+                   [KA_IDLE] = KA_AUTO,
                    [KA_LINGER] = 2 * SECOND},
     .rate_window_ns = 5 * SECOND,
     .min_body_rate = 240,
@@ -33,9 +33,10 @@ const ka_capacity ka_capacity_default = {
     .max_connections = 10000,
     .prefix_v4 = 32,
     .prefix_v6 = 64,
+    .keep_alive_min_ns = 75 * SECOND,
+    .keep_alive_max_ns = 3900 * SECOND,
     .pressure_start = 0.85,
     .pressure_full = 0.95,
-    .pressure_min_timeout_ns = 2 * SECOND,
     .min_rate_when_full = 4096,
 };
 
@@ -52,14 +53,14 @@ int64_t ka_table_clock(ka_table *t, int64_t now)
     return now;
 }
 
-/* It lies between itself and the minimum. */
-int64_t ka_table_relieved(const ka_table *t, int64_t limit)
+/* What a network has shown is what it is given in any case; while there is room, up to the maximum. */
+int64_t ka_table_idle_limit(const ka_table *t, unsigned policy_class, unsigned rung)
 {
-    int64_t least = t->capacity.pressure_min_timeout_ns;
-    if (limit <= least)
+    int64_t limit = t->policy[policy_class].timeout_ns[KA_IDLE];
+    if (limit != KA_AUTO)
         return limit;
-    int64_t left = least + (int64_t)((double)(limit - least) * t->relief);
-    return left ? left : 1;
+    limit = t->ladder.ns[rung];
+    return limit + (int64_t)((double)(t->capacity.keep_alive_max_ns - limit) * t->relief);
 }
 
 void ka_table_update_pressure(ka_table *t)
@@ -79,8 +80,9 @@ void ka_table_update_pressure(ka_table *t)
 static int capacity_is_valid(const ka_capacity *c)
 {
     return c->max_connections >= 1 && c->max_connections <= KA_MAX_CONNECTIONS && c->prefix_v4 <= 32 &&
-           c->prefix_v6 <= 128 && c->min_idle_before_evict_ns >= 0 && c->pressure_min_timeout_ns >= 0 &&
-           c->pressure_start >= 0 && c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
+           c->prefix_v6 <= 128 && c->keep_alive_min_ns > 0 && c->keep_alive_min_ns <= c->keep_alive_max_ns &&
+           c->keep_alive_max_ns <= LONGEST && c->min_idle_before_evict_ns >= 0 && c->pressure_start >= 0 &&
+           c->pressure_start <= c->pressure_full && c->pressure_full <= 1e9;
 }
 
 const ka_policy *ka_table_policy(const ka_table *t, unsigned policy_class) { return &t->policy[policy_class]; }
@@ -89,7 +91,14 @@ int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity)
 {
     if (!capacity_is_valid(capacity))
         return KA_EINVAL;
+    int is_other_ladder = capacity->keep_alive_min_ns != t->capacity.keep_alive_min_ns ||
+                          capacity->keep_alive_max_ns != t->capacity.keep_alive_max_ns;
     t->capacity = *capacity;
+    if (is_other_ladder) {
+        ka_ladder_set(&t->ladder, capacity->keep_alive_min_ns, capacity->keep_alive_max_ns);
+        ka_table_climb(t);
+    }
+    ka_store_set_remembered(&t->store, capacity->max_connections);
     uint32_t quarter = capacity->max_connections / 4;
     uint32_t share = capacity->client_share ? capacity->client_share : quarter ? quarter : 1;
     ka_store_set_share(&t->store, share < KA_MAX_CONNECTIONS ? share : KA_MAX_CONNECTIONS);
@@ -108,7 +117,7 @@ int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *pol
         policy->advertise_margin_ns < 0 || policy->linger_time_ns < 0 || policy->age_jitter_permille > 1000)
         return KA_EINVAL;
     for (unsigned phase = 0; phase < KA_N_PHASES; phase++)
-        if (policy->timeout_ns[phase] < 0)
+        if (policy->timeout_ns[phase] < 0 && !(phase == KA_IDLE && policy->timeout_ns[phase] == KA_AUTO))
             return KA_EINVAL;
     ka_policy *own = &t->policy[policy_class];
     *own = *policy;
@@ -223,12 +232,12 @@ static int64_t drain_due(const ka_table *t, unsigned phase, int64_t since)
     return due;
 }
 
-static int64_t head_due(const ka_table *t, unsigned policy_class, unsigned phase, int64_t since)
+static int64_t head_due(const ka_table *t, unsigned policy_class, unsigned lane, int64_t since)
 {
-    int64_t limit = limit_of(t, policy_class, phase);
+    int64_t limit = limit_of(t, policy_class, lane);
     int64_t due = limit ? since + limit : NEVER;
     if (t->is_draining) {
-        int64_t drained = drain_due(t, phase, since);
+        int64_t drained = drain_due(t, ka_lane_phase(lane), since);
         if (drained < due)
             due = drained;
     }
@@ -241,12 +250,12 @@ static int64_t earliest(ka_table *t, uint32_t *which)
     const ka_store *s = &t->store;
     int64_t best = NEVER, best_since = NEVER;
     *which = 0;
-    for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++) {
-        for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
+    for (unsigned lane = KA_HANDSHAKE; lane < KA_N_LANES; lane++) {
+        for (uint64_t classes = s->classes_in[lane]; classes; classes &= classes - 1) {
             unsigned policy_class = (unsigned)__builtin_ctzll(classes);
-            uint32_t i = ka_queue_head(s, phase, policy_class);
+            uint32_t i = ka_queue_head(s, lane, policy_class);
             int64_t since = ka_slot_since(ka_store_slot(s, i));
-            int64_t due = head_due(t, policy_class, phase, since);
+            int64_t due = head_due(t, policy_class, lane, since);
             if (due < best || (due == best && due != NEVER && since < best_since)) {
                 best = due;
                 best_since = since;
@@ -266,11 +275,13 @@ static int64_t find_due(ka_table *t, uint32_t *which)
     return due;
 }
 
+/* i: the head of its queue. */
 static ka_action what_to_do(ka_table *t, uint32_t i, ka_cause *cause)
 {
     const ka_slot *slot = ka_store_slot(&t->store, i);
     unsigned phase = ka_slot_phase(slot), ending = ka_store_mark(&t->store, i)->ending;
-    int64_t now = t->store.now, limit = limit_of(t, ka_slot_class(slot), phase);
+    unsigned lane = ka_anchor_lane(ka_store_link(&t->store, i)->prev);
+    int64_t now = t->store.now, limit = limit_of(t, ka_slot_class(slot), lane);
     int is_over = limit && ka_slot_since(slot) + limit <= now;
     ka_action action = (ka_action)at_limit[phase].action;
     *cause = (ka_cause)at_limit[phase].cause;
@@ -341,10 +352,10 @@ const char *ka_table_check(const ka_table *t)
     if (broken)
         return broken;
     const ka_store *s = &t->store;
-    for (unsigned phase = KA_HANDSHAKE; phase < KA_N_PHASES; phase++)
+    for (unsigned lane = KA_HANDSHAKE; lane < KA_N_LANES; lane++)
         for (unsigned policy_class = 0; policy_class < KA_N_CLASSES; policy_class++) {
-            uint32_t i = ka_queue_head(s, phase, policy_class);
-            if (i && head_due(t, policy_class, phase, ka_slot_since(ka_store_slot(s, i))) < t->due)
+            uint32_t i = ka_queue_head(s, lane, policy_class);
+            if (i && head_due(t, policy_class, lane, ka_slot_since(ka_store_slot(s, i))) < t->due)
                 return "something is due before the bound of what is due";
         }
     for (uint32_t i = KA_N_ANCHORS; i < s->n_used; i++) {

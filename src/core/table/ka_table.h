@@ -11,11 +11,13 @@
 
 typedef struct ka_table ka_table;
 
+#define KA_AUTO ((int64_t)-1) /* timeout_ns[KA_IDLE]: what the client's network has shown (ka_learned.h) */
+
 /* What one class of connections is allowed. 0 ns = no limit. kacore.Policy documents every number. */
 typedef struct {
-    int64_t
-        timeout_ns[KA_N_PHASES]; /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE, LINGER (gap) */
-    int64_t rate_window_ns;      /* a rate is judged when bytes move after waiting for this long in all */
+    /* HANDSHAKE, NEW, HEAD, BODY (gap), BUSY (handler), WRITE (gap), IDLE (or KA_AUTO), LINGER (gap) */
+    int64_t timeout_ns[KA_N_PHASES];
+    int64_t rate_window_ns;                /* a rate is judged when bytes move after waiting for this long in all */
     uint32_t min_body_rate, min_send_rate; /* bytes per second; 0 = no limit */
     int64_t max_age_ns;                    /* Connection: close on the first response after it */
     uint32_t age_jitter_permille;          /* +- of max_age_ns, fixed for a connection by its handle */
@@ -40,9 +42,10 @@ typedef struct {
     uint8_t prefix_v4, prefix_v6; /* leading bits of an address that make one client: 32, 64 */
     uint8_t rejects_when_full;    /* 0: leave them in the backlog; 1: 503 with Retry-After */
     uint8_t spare;
+    int64_t keep_alive_min_ns, keep_alive_max_ns; /* what KA_AUTO lies between */
     int64_t min_idle_before_evict_ns;
-    double pressure_start, pressure_full; /* fractions of max_connections */
-    int64_t pressure_min_timeout_ns;
+    /* Fractions of max_connections between which KA_AUTO falls from keep_alive_max_ns to what a network has shown. */
+    double pressure_start, pressure_full;
     uint32_t retry_after_s;      /* of the 503 for one that is turned away; 0 = 1 */
     uint32_t min_rate_when_full; /* bytes per second over a rate window: whoever moves less in BODY or WRITE goes
                                          when nobody else can; 0 = nobody does */
@@ -56,7 +59,7 @@ int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed
 void ka_table_free(ka_table *t);
 
 /* Take effect on all open connections at once. KA_EINVAL, and nothing changed, for a class >= KA_N_CLASSES, a negative
- * time, a fraction or prefix out of range, no room at all. O(1), but for a changed client_share: O(clients). */
+ * time, a fraction or prefix out of range, no room at all. O(1), but for a changed client_share or keep_alive_*: O(clients). */
 int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy);
 const ka_policy *ka_table_policy(const ka_table *t, unsigned policy_class);
 int ka_table_set_capacity(ka_table *t, const ka_capacity *capacity);

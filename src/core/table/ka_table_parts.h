@@ -2,6 +2,7 @@
 #ifndef KA_TABLE_PARTS_H
 #define KA_TABLE_PARTS_H
 
+#include "table/ka_known.h"
 #include "table/ka_store.h"
 #include "table/ka_table.h"
 
@@ -14,13 +15,16 @@ struct ka_table {
     ka_store store;
     ka_counters *counters;  /* the caller's */
     int64_t due;            /* nothing is due before; UNKNOWN when it must be found again, and all through a drain */
-    double relief;          /* 1: no pressure, 0: timeouts at their minimum */
+    double relief;          /* 1: there is room, 0: KA_AUTO is what was learned */
     double start_n, full_n; /* connections between which relief falls from 1 to 0 */
     uint64_t jitter_seed;
     int64_t grace, grace_end, spread, deadline; /* of the drain */
     uint32_t ramp_from;                         /* idle connections when the grace ended; 0 = it has not */
     uint8_t is_draining;
     uint32_t looked_at[2]; /* BODY, WRITE: where to go on looking for a victim that is slow; 0 = at the front */
+    uint8_t has_settled;
+    ka_known settled; /* the network that did, while has_settled */
+    ka_ladder ladder; /* of the timeouts that KA_AUTO stands for */
     ka_capacity capacity;
     ka_policy policy[KA_N_CLASSES];
     int64_t age_span[KA_N_CLASSES];     /* what age_jitter_permille makes of max_age_ns */
@@ -36,24 +40,42 @@ static inline int64_t clock_of(ka_table *t, int64_t now)
     return ka_likely(ka_store_clock_goes_on(&t->store, now)) ? t->store.now : ka_table_clock(t, now);
 }
 
-int64_t ka_table_relieved(const ka_table *t, int64_t limit); /* an idle timeout under pressure */
+/* An idle timeout: of a rung, where the class has KA_AUTO, and of the room. */
+int64_t ka_table_idle_limit(const ka_table *t, unsigned policy_class, unsigned rung);
 
-/* The limit of a phase, 0 = none. */
-static inline int64_t limit_of(const ka_table *t, unsigned policy_class, unsigned phase)
+/* The limit of a lane, 0 = none. */
+static inline int64_t limit_of(const ka_table *t, unsigned policy_class, unsigned lane)
 {
-    int64_t limit = t->policy[policy_class].timeout_ns[phase];
-    return ka_unlikely(phase == KA_IDLE && t->relief < 1.0) ? ka_table_relieved(t, limit) : limit;
+    if (lane == KA_IDLE || lane >= KA_N_PHASES)
+        return ka_table_idle_limit(t, policy_class, ka_lane_rung(lane));
+    return t->policy[policy_class].timeout_ns[lane];
+}
+
+/* Where a slot of this class and network goes when it becomes idle. */
+static inline unsigned idle_lane(const ka_table *t, const ka_slot *slot)
+{
+    if (t->policy[ka_slot_class(slot)].timeout_ns[KA_IDLE] != KA_AUTO)
+        return KA_IDLE;
+    return ka_lane_of_rung(ka_store_client(&t->store, ka_slot_client(slot))->learned.rung);
 }
 
 /* A slot has just come into a queue as its head: only that can bring the earliest deadline. */
-static inline void note_head(ka_table *t, unsigned policy_class, unsigned phase, int64_t since)
+static inline void note_head(ka_table *t, unsigned policy_class, unsigned lane, int64_t since)
 {
-    int64_t limit = limit_of(t, policy_class, phase), due = since + limit;
+    int64_t limit = limit_of(t, policy_class, lane), due = since + limit;
     if (limit && due < t->due)
         t->due = due;
 }
 
 void ka_table_update_pressure(ka_table *t); /* the count of open connections has changed */
+
+/* ---- networks: ka_known.c ---- */
+
+uint64_t ka_table_network(const ka_table *t, const ka_client *client,
+                          uint8_t masked[16]);                              /* its id; not for family 0 */
+void ka_table_idle_ended(ka_table *t, const ka_slot *slot, ka_cause cause); /* a slot in IDLE ends, now, by it */
+void ka_table_raced(ka_table *t, const ka_slot *slot);
+void ka_table_climb(ka_table *t); /* the ladder has changed. O(networks) */
 
 /* ---- marks and rates ---- */
 

@@ -12,16 +12,24 @@ enum {
  * come back whenever they are closed would each time push out whoever has only just got in. */
 #define JUST_COME SECOND
 
-/* The longest in a phase: the smallest start among the heads of its classes. */
-static uint32_t oldest_in(const ka_table *t, unsigned phase)
+static void oldest_in_lane(const ka_table *t, unsigned lane, uint32_t *best)
 {
     const ka_store *s = &t->store;
-    uint32_t best = 0;
-    for (uint64_t classes = s->classes_in[phase]; classes; classes &= classes - 1) {
-        uint32_t i = ka_queue_head(s, phase, (unsigned)__builtin_ctzll(classes));
-        if (best == 0 || ka_slot_since(ka_store_slot(s, i)) < ka_slot_since(ka_store_slot(s, best)))
-            best = i;
+    for (uint64_t classes = s->classes_in[lane]; classes; classes &= classes - 1) {
+        uint32_t i = ka_queue_head(s, lane, (unsigned)__builtin_ctzll(classes));
+        if (*best == 0 || ka_slot_since(ka_store_slot(s, i)) < ka_slot_since(ka_store_slot(s, *best)))
+            *best = i;
     }
+}
+
+/* The longest in a phase: the smallest start among the heads of its queues. A network for which idle connections are kept
+ * for longer has no privilege. */
+static uint32_t oldest_in(const ka_table *t, unsigned phase)
+{
+    uint32_t best = 0;
+    oldest_in_lane(t, phase, &best);
+    for (unsigned rung = 1; rung < KA_N_RUNGS && phase == KA_IDLE; rung++)
+        oldest_in_lane(t, ka_lane_of_rung(rung), &best);
     return best;
 }
 
@@ -86,7 +94,8 @@ static uint32_t slow_among(const ka_table *t, unsigned phase, uint32_t i, int64_
         if (!is_slow(t, i, now))
             continue;
         uint32_t client = ka_slot_client(ka_store_slot(s, i));
-        if (client && ka_store_client(s, client)->n_open > s->share)
+        const ka_client_record *record = ka_store_client(s, client);
+        if (client && record->n_open > s->share && !(record->learned.marks & KA_LEARNED_IS_PROXY))
             return i;
         if (found == 0)
             found = i;
@@ -124,8 +133,8 @@ static uint32_t victim_among(ka_table *t, int64_t now)
     uint32_t i = oldest_in(t, KA_LINGER), idle, young, head;
     if (i)
         return i;
-    if (s->over_head)
-        return ka_store_extra(s, ka_store_client(s, s->over_head)->idle_tail)->ring.next;
+    if (s->over.head)
+        return ka_store_extra(s, ka_store_client(s, s->over.head)->idle_tail)->ring.next;
     idle = oldest_in(t, KA_IDLE);
     young = older_of(s, oldest_in(t, KA_NEW), oldest_in(t, KA_HANDSHAKE));
     if ((i = if_since(s, idle, now, t->capacity.min_idle_before_evict_ns)))

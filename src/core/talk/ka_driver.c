@@ -69,7 +69,10 @@ void ka_driver_end(ka_driver *d, ka_handle conn, void *peer, ka_cause cause)
     ka_talk *talk = part(d, peer);
     if (app->on_closed)
         app->on_closed(app->ctx, conn, cause);
-    (void)ka_conn_close(d->service.table, conn, cause);
+    (void)ka_conn_close(d->service.table, conn, cause, d->now);
+    ka_known settled;
+    if (ka_unlikely(ka_known_settled(d->service.table, &settled)) && app->on_settled)
+        app->on_settled(app->ctx, &settled);
     d->moves->close(d, conn, peer, cause,
                     talk && ka_unlikely(ka_talk_needs_reset(talk)) ? KA_CLOSE_RESET
                     : talk && talk->unsent                         ? KA_CLOSE_CUT

@@ -48,6 +48,8 @@ void ka_h2_disable(ka_service *service)
         h2->free_streams = s->chain;
         free(s);
     }
+    if (h2->head)
+        ka_buf_give(&service->pool, h2->head);
     free(h2->section.buf);
     free(h2->section.fields);
     free(h2->staged);
@@ -164,6 +166,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     live->n_streams--;
     ka_h2_untouch(h2, s);
     ka_h2_unready(h2, s);
+    ka_h2_unhold(h2, s);
     ka_h2_wait_in(&service->h2->clock, &s->wait, KA_FREE, 0);
     h2->n_in -= (uint32_t)s->n_in; /* given back to the window of the connection with what is read next */
     ka_buf_give_all(&service->pool, s->in);

@@ -49,14 +49,16 @@ struct ka_h2_stream {
     ka_h2_wait wait; /* whom we wait for; by its class */
     uint32_t id;
     int32_t send_window, recv_window;
-    int64_t declared;                          /* content-length of the request, -1 = none */
-    int64_t received;                          /* content */
-    ka_buf *in, *in_last;                      /* owned: content that was not read */
-    ka_buf *out, *out_last;                    /* owned: content that is not in the connection's output */
-    ka_buf *trailers;                          /* owned: field lines to end with */
-    size_t n_in, queued;                       /* bytes of both */
-    ka_h2_stream *chain;                       /* in its bucket */
-    ka_h2_stream *next, *prev;                 /* of all */
+    int64_t declared;          /* content-length of the request, -1 = none */
+    int64_t received;          /* content */
+    ka_buf *in, *in_last;      /* owned: content that was not read */
+    ka_buf *out, *out_last;    /* owned: content that is not in the connection's output */
+    ka_buf *head;              /* owned: the request, until the application has it; see ka_h2_hold */
+    ka_buf *trailers;          /* owned: field lines to end with */
+    size_t n_in, queued;       /* bytes of both */
+    ka_h2_stream *chain;       /* in its bucket */
+    ka_h2_stream *next, *prev; /* of all */
+    ka_h2_stream *held_next, *held_prev;
     ka_h2_stream *ready_next, *ready_prev;     /* ring of those of one urgency with content that may be sent */
     ka_h2_stream *touched_next, *touched_prev; /* list of those that something happened to */
     uint8_t urgency;
@@ -77,6 +79,7 @@ struct ka_h2_live {
     ka_h2_stream *first, *last;
     ka_h2_stream *ready[KA_H2_URGENCIES]; /* the first of each ring */
     ka_h2_stream *touched, *touched_last;
+    ka_h2_stream *held, *held_last; /* whom the application is to have when all is read that is here */
     uint32_t n_streams;
     uint8_t urgencies; /* bit u: ready[u] is not empty */
 };
@@ -132,8 +135,12 @@ struct ka_h2 {
 struct ka_h2_service {
     ka_h2_options options;
     ka_h2_clock clock;
-    ka_hpack_section section; /* of the request that is handed over; its room is owned */
+    ka_hpack_section section; /* of the block that was read last; its room is owned */
+    /* The request that is handed over, in `section`, or in a buffer of its own. */
     ka_h2_request request;
+    const ka_field *fields;
+    const char *bytes;
+    ka_buf *head; /* owned */
     char *staged; /* owned: field lines of the head that is being made */
     size_t staged_room;
     const ka_exchange *staged_for;
@@ -157,8 +164,9 @@ void ka_h2_free(ka_h2 *h2); /* tells the application of what is lost */
 
 /* --- the driver's turn: see ka_h2_turn.h --- */
 void ka_h2_turn_begins(ka_h2 *h2);
-/* What comes next of the client's bytes; KA_TALK_REQUEST: *head, and *stream. */
-ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_head *head, ka_h2_stream **stream);
+/* What comes next of the client's bytes; KA_TALK_REQUEST: *stream, and in the service's ka_h2_service the request, until the
+ * next call of this. */
+ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_h2_stream **stream);
 /* Nothing more will come of it; *lingers: the client may still be sending. */
 int ka_h2_is_over(ka_h2 *h2, int *lingers);
 /* The next one to be told something, and what; NULL: none. */

@@ -25,7 +25,7 @@ ka_cause ka_h2_cause(const ka_exchange *x)
 
 size_t ka_h2_unsent(const ka_exchange *x) { return ka_h2_stream_of(x)->queued + x->talk->unsent; }
 
-const char *ka_h2_head_bytes(const ka_exchange *x) { return ka_h2_service_of(h2_of(x))->section.buf; }
+const char *ka_h2_head_bytes(const ka_exchange *x) { return ka_h2_service_of(h2_of(x))->bytes; }
 
 const char *ka_exchange_protocol(const ka_exchange *x, size_t *len)
 {
@@ -33,7 +33,7 @@ const char *ka_exchange_protocol(const ka_exchange *x, size_t *len)
         return NULL;
     const ka_h2_service *service = ka_h2_service_of(h2_of(x));
     *len = service->request.protocol.len;
-    return *len ? service->section.buf + service->request.protocol.off : NULL;
+    return *len ? service->bytes + service->request.protocol.off : NULL;
 }
 
 /* --- the content of the request --- */
@@ -463,7 +463,8 @@ static int ends(ka_h2 *h2, ka_h2_stream *s)
     if (!s->is_sent)
         return 0;
     if (s->is_received) {
-        ka_h2_credit(h2, KA_H2_CREDIT_DONE);
+        if (s->cause == KA_CAUSE_NONE) /* by the application */
+            ka_h2_credit(h2, KA_H2_CREDIT_DONE);
         ka_h2_close(h2, s);
     } else { /* RFC 9113 8.1: the answer is whole; nobody reads the rest of the request */
         ka_h2_reset(h2, s, KA_H2_NO_ERROR, (ka_cause)s->cause);

@@ -333,6 +333,7 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     if (!is_taken(h2, id, now))
         return NULL;
     note_opened(h2, id);
+    service->bytes = service->section.buf;
     int got = ka_h2_request_read(&service->section, id, ends, 1, &h2->talk->service->limits, &service->request, &found,
                                  &refusal);
     if (got == KA_EPEER) {
@@ -346,6 +347,8 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     }
     if (got == KA_H2_REFUSED)
         service->request.head.n_fields = 0; /* not all of them are there */
+    if (service->section.is_too_large)
+        ka_h2_charge(h2, KA_H2_COST_FAULT, now);
     begin_exchange(h2, s, &service->request, ends, now);
     ka_h2_touch(h2, s);
     if (got == KA_H2_REFUSED)
@@ -357,6 +360,66 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
     if (ka_h2_refuse(&s->x, s->x.fault.status, ka_fault_text(s->x.fault.code), KA_CAUSE_BAD_REQUEST, now) < 0)
         ka_h2_reset(h2, s, KA_H2_INTERNAL_ERROR, KA_CAUSE_BAD_REQUEST);
     return NULL;
+}
+
+/* A request whose content is behind it in what is here waits until that is read: an application that asks for content finds
+ * it, and need not wait for it. Its head is copied, since the section is the next block's. KA_OK or KA_ENOMEM. */
+static int hold(ka_h2 *h2, ka_h2_stream *s)
+{
+    const ka_h2_service *service = ka_h2_service_of(h2);
+    const ka_hpack_section *section = &service->section;
+    size_t n_fields = service->request.head.n_fields * sizeof(ka_field);
+    ka_buf *buf = ka_buf_take(&h2->talk->service->pool, KA_USE_INPUT,
+                              sizeof service->request + n_fields + section->used);
+    if (buf == NULL)
+        return KA_ENOMEM;
+    memcpy(buf->data, &service->request, sizeof service->request);
+    memcpy(buf->data + sizeof service->request, section->fields, n_fields);
+    memcpy(buf->data + sizeof service->request + n_fields, section->buf, section->used);
+    s->head = buf;
+    s->held_next = NULL;
+    s->held_prev = h2->live->held_last;
+    *(s->held_prev ? &s->held_prev->held_next : &h2->live->held) = s;
+    h2->live->held_last = s;
+    return KA_OK;
+}
+
+static ka_buf *take_held(ka_h2 *h2, ka_h2_stream *s)
+{
+    ka_buf *buf = s->head;
+    s->head = NULL;
+    *(s->held_prev ? &s->held_prev->held_next : &h2->live->held) = s->held_next;
+    *(s->held_next ? &s->held_next->held_prev : &h2->live->held_last) = s->held_prev;
+    return buf;
+}
+
+void ka_h2_unhold(ka_h2 *h2, ka_h2_stream *s)
+{
+    if (s->head)
+        ka_buf_give(&h2->talk->service->pool, take_held(h2, s));
+}
+
+/* The one that has waited longest, and has not been refused meanwhile. */
+static ka_h2_stream *next_held(ka_h2 *h2)
+{
+    while (h2->live && h2->live->held && !ka_exchange_is_answering(&h2->live->held->x))
+        ka_h2_unhold(h2, h2->live->held);
+    return h2->live ? h2->live->held : NULL;
+}
+
+/* Hand one over: what was read last, or one that was held. */
+static ka_talk_step hand_over(ka_h2 *h2, ka_h2_stream *s)
+{
+    ka_h2_service *service = ka_h2_service_of(h2);
+    service->fields = service->section.fields;
+    service->bytes = service->section.buf;
+    if (s->head) {
+        ka_buf *buf = service->head = take_held(h2, s);
+        memcpy(&service->request, buf->data, sizeof service->request);
+        service->fields = (const ka_field *)(const void *)(buf->data + sizeof service->request);
+        service->bytes = (const char *)(service->fields + service->request.head.n_fields);
+    }
+    return KA_TALK_REQUEST;
 }
 
 /* A whole field block. It is decoded whatever becomes of it: the tables at both ends stay in step by nothing else. */
@@ -668,11 +731,15 @@ static void learn_fin(ka_h2 *h2)
     }
 }
 
-ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_head *head, ka_h2_stream **stream)
+ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_h2_stream **stream)
 {
     ka_talk *talk = h2->talk;
     ka_h2_service *service = ka_h2_service_of(h2);
     int lingers;
+    if (service->head) {
+        ka_buf_give(&talk->service->pool, service->head);
+        service->head = NULL;
+    }
     if (!h2->has_preface) {
         ka_h2_fault found;
         int got = ka_h2_preface_read((const uint8_t *)talk->window, talk->window_len, &found);
@@ -685,20 +752,22 @@ ka_talk_step ka_h2_next(ka_h2 *h2, int64_t now, ka_head *head, ka_h2_stream **st
     }
     while (h2->leaving != KA_H2_FAILED) {
         size_t before = talk->window_len;
-        if (talk->unsent > KA_H2_OUT_MOST)
-            return KA_TALK_WAIT; /* it is to take what it has asked for */
-        if (h2->has_preface && before) {
+        int waits = talk->unsent > KA_H2_OUT_MOST; /* it is to take what it has asked for */
+        if (h2->has_preface && before && !waits) {
             if (h2->left || h2->left_padding) {
                 take_payload(h2, now);
                 continue;
             }
             if (next_frame(h2, now, stream) == KA_OK) {
-                if (*stream == NULL)
-                    continue;
-                *head = service->request.head;
-                return KA_TALK_REQUEST;
+                if (*stream && ((*stream)->is_received || talk->window_len == 0 || hold(h2, *stream) < 0))
+                    return hand_over(h2, *stream);
+                continue;
             }
         }
+        if ((*stream = next_held(h2)) != NULL)
+            return hand_over(h2, *stream);
+        if (waits)
+            return KA_TALK_WAIT;
         if (ka_talk_is_eof(talk) && !h2->knows_fin)
             learn_fin(h2);
         if (ka_h2_is_over(h2, &lingers))

@@ -28,6 +28,7 @@ static inline ka_h2_service *ka_h2_service_of(const ka_h2 *h2) { return h2->talk
 ka_h2_stream *ka_h2_find(const ka_h2 *h2, uint32_t id);
 ka_h2_stream *ka_h2_open(ka_h2 *h2, uint32_t id); /* NULL: no memory */
 void ka_h2_close(ka_h2 *h2, ka_h2_stream *s);     /* it is gone, and whoever has it is told */
+void ka_h2_unhold(ka_h2 *h2, ka_h2_stream *s);    /* the application is not to have it, or not later */
 void ka_h2_lose(ka_h2 *h2, ka_h2_stream *s);      /* the application has it no longer */
 void ka_h2_touch(ka_h2 *h2, ka_h2_stream *s);     /* look at it in the turn */
 void ka_h2_untouch(ka_h2 *h2, ka_h2_stream *s);

@@ -22,12 +22,12 @@ static inline ka_turned ka_h2_turn_in(const ka_moves *moves, ka_driver *d, void 
 {
     ka_h2 *h2 = talk->h2;
     ka_h2_stream *s;
-    ka_head head;
+    const ka_h2_service *service = d->service.h2;
     for (unsigned n_requests = 0;;) {
         ka_turned turned = KA_TURN_ON;
-        switch (ka_h2_next(h2, d->now, &head, &s)) {
+        switch (ka_h2_next(h2, d->now, &s)) {
         case KA_TALK_REQUEST:
-            d->service.app.on_request(d->service.app.ctx, &s->x, &head, d->service.h2->section.fields);
+            d->service.app.on_request(d->service.app.ctx, &s->x, &service->request.head, service->fields);
             if (++n_requests == KA_H2_TURN_REQUESTS) {
                 ka_driver_again(d, talk->conn, peer, talk);
                 return KA_TURN_PAUSE;

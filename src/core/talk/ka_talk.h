@@ -25,7 +25,7 @@
 #ifndef KA_TALK_H
 #define KA_TALK_H
 
-#include "table/ka_conn.h"
+#include "table/ka_known.h"
 #include "talk/ka_buf.h"
 #include "talk/ka_exchange.h"
 
@@ -76,6 +76,7 @@ typedef struct {
     /* NULL. The connection can still be asked about (phase, requests, peer). */
     void (*on_closed)(void *ctx, ka_handle conn, ka_cause cause);
     void (*on_race)(void *ctx, ka_handle conn, ka_cause cause); /* NULL; a request crossed our close of it */
+    void (*on_settled)(void *ctx, const ka_known *network);     /* NULL; see ka_known_settled */
     /* Which class is it of? Asked only while the service says so. */
     unsigned (*class_of_client)(void *ctx, unsigned listener, const ka_client *client);
     unsigned (*class_of_request)(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields);
