@@ -171,7 +171,8 @@ def version_of(peer: Peer) -> str:
         return (ROOT / "kacore" / "_version.py").read_text().split('"')[1]
     if peer.package:
         return importlib.metadata.version(peer.package)
-    said = subprocess.run([peer.command[0], "-v" if peer.command[0] == "nginx" else "--version"], capture_output=True, text=True)
+    flag = "-v" if peer.command[0] == "nginx" else "--version"
+    said = subprocess.run([peer.command[0], flag], capture_output=True, text=True)
     return (said.stderr or said.stdout).strip().rpartition("/")[2]
 
 

@@ -1,4 +1,7 @@
-"""The `kacore` command: serve, config, policy, simulate, demo. A user's mistake is one line on stderr and exit status 2."""
+"""The `kacore` command: serve, config, policy, simulate, demo; `kacore app:app` is `kacore serve app:app`.
+
+Every mistake of a user is one line on stderr and exit status 2.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from kacore.cli.elsewhere import explain
-from kacore.cli.parser import make_parser
+from kacore.cli.parser import make_parser, with_command
 from kacore.errors import ConfigError, UsageError, told
 
 
@@ -17,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kacore._core import LocalError
 
     open_standard_streams()
-    args, unknown = make_parser().parse_known_args(argv)
     try:
+        args, unknown = make_parser().parse_known_args(with_command(sys.argv[1:] if argv is None else argv))
         if unknown:
             raise UsageError(explain(unknown, args.flags()))
         return run(args)

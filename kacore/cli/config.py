@@ -14,7 +14,6 @@ from typing import Any
 from kacore.cli.configuration import Configuration
 from kacore.config.fields import KEY, Field, Record, show
 from kacore.config.options import ServeOptions
-from kacore.config.sources import tell_unknown
 from kacore.policy import Policy, PolicySet
 
 DEFAULT = "default"
@@ -23,7 +22,7 @@ DEFAULT = "default"
 def run(args: argparse.Namespace) -> int:
     """Return: 0. Raises for what is wrong with the input."""
     configuration = Configuration(args, os.environ)
-    tell_unknown(configuration.strange)
+    configuration.tell()
     found = InForce(configuration, has_serve=args.command == "config")
     try:
         as_text = {"table": as_table, "toml": as_toml, "json": as_json}[args.format]

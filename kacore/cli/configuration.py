@@ -6,12 +6,15 @@ server's configuration and the defaults.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from kacore.cli.gunicorn_file import is_gunicorns
+from kacore.cli.gunicorn_file import read as read_gunicorn
 from kacore.config.options import CONFIGURATION, ServeOptions
-from kacore.config.sources import Values, add_environment
+from kacore.config.sources import Values, add_environment, common_variables, tell_unknown
 from kacore.errors import ConfigError, UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.policy.sources import Sources
@@ -31,6 +34,7 @@ class Configuration:
         self.policy_sources = Sources()
         self.variables: dict[str, str] = {}
         self.strange: dict[str, str] = {}  # variables that are none, for tell_unknown() once there is a log
+        self.remarks: list[str] = []  # about settings of another server that have no counterpart
         self.errors: list[Exception] = []  # of the files as such
         flags, of_environment, of_file = self._without_files(args, environ)
         named = {**of_file[0].values, **of_environment[0].values, **flags[0].values}
@@ -39,6 +43,7 @@ class Configuration:
             self.serve.add_table(*tables["serve"])
         for layer in (of_file, of_environment, flags):
             self.serve.merge(layer[0])
+        self.serve.add_missing(common_variables({**self.variables, **environ}, self.serve.values))
         self._read_other_servers()
         if "policy" in tables:
             self.policy_sources.add_policy_table(tables["policy"][0], tables["policy"][1].partition(" [")[0])
@@ -66,7 +71,10 @@ class Configuration:
             path = DEFAULT_FILE
         if path is None:
             return {}
-        content = self._tried(read_toml, path) or {}
+        if is_gunicorns(path):
+            content, self.remarks = self._tried(read_gunicorn, path) or ({}, [])
+        else:
+            content = self._tried(read_toml, path) or {}
         found = {name: (table, f"{path} [{name}]") for name, table in content.items()}
         if "serve" in found and not isinstance(found["serve"][0], dict):
             table, where = found.pop("serve")
@@ -115,6 +123,12 @@ class Configuration:
         """All of them."""
         found = [*self.errors, *self.serve.errors, *self.policy_sources.errors]
         return [*found, *self.serve.clashes(), *self.policy_sources.clashes()]
+
+    def tell(self) -> None:
+        """What means nothing here: variables, and settings of another server. On the logger kacore.error."""
+        tell_unknown(self.strange)
+        for sentence in self.remarks:
+            logging.getLogger("kacore.error").warning("%s", sentence)
 
     def complete_environment(self, environ: Mapping[str, str]) -> None:
         """Give the application the variables of --env-file; those of `environ` win."""

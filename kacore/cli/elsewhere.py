@@ -1,58 +1,68 @@
-"""What options of other servers are called here, so that whoever types one out of habit is told the word."""
+"""What options of other servers are called here: those that mean the same are taken, and whoever types another one out of
+habit is told the word."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-# Of gunicorn, uvicorn, granian and hypercorn: option -> the one that does the same here, or a sentence.
-OPTIONS = {
-    "--access-logfile": "--access-log writes it to stdout, --log-config anywhere",
-    "--access-logformat": "--access-log has common, combined and json",
-    "--blocking-threads": "--threads",
+# Of gunicorn, uvicorn, granian and hypercorn: option -> ours that means the same and takes the same values.
+SAME = {
+    "--access-logfile": "--access-log-file",
     "--ca-certs": "--ssl-ca-certs",
-    "--cert-reqs": "--ssl-client-certs is none, optional or required",
     "--certfile": "--ssl-certfile",
-    "--chdir": "--app-dir is where the application is imported from; the directory stays that where it is started",
     "--ciphers": "--ssl-ciphers",
-    "--daemon": "a service manager runs it in the background, see docs/workers.md",
-    "--env": "--env-file has variables for the application",
     "--graceful-timeout": "--drain-timeout",
-    "--h11-max-incomplete-event-size": "--max-head-bytes",
-    "--http": "there is one implementation of HTTP/1.1",
     "--keyfile": "--ssl-keyfile",
-    "--limit-concurrency": "--max-connections with --when-full reject",
     "--limit-max-requests": "--max-requests-per-worker",
     "--limit-request-field_size": "--max-header-bytes",
     "--limit-request-fields": "--max-headers",
-    "--limit-request-line": "--max-target-bytes",
     "--max-requests": "--max-requests-per-worker",
-    "--max-requests-jitter": "--max-requests-per-worker is varied by a tenth",
-    "--no-access-log": "the access log is off unless --access-log asks for it",
-    "--no-sendfile": "files are always sent by the kernel",
     "--pidfile": "--pid",
+    "--pythonpath": "--app-dir",
+    "--ssl-certificate": "--ssl-certfile",
+    "--timeout-graceful-shutdown": "--drain-timeout",
+    "--timeout-keep-alive": "--keep-alive-timeout",
+    "--timeout-worker-healthcheck": "--worker-timeout",
+    "--url-path-prefix": "--root-path",
+    "--websocket-max-message-size": "--ws-max-size",
+    "--worker-connections": "--max-connections",
+    "-c": "--config",
+    "-p": "--pid",
+}
+# The same for options that need an explanation: the one that does the same here, or a sentence.
+OPTIONS = {
+    "--access-logformat": "--access-log takes a format in Apache's words: %h, %r, %s, %{User-Agent}i",
+    "--blocking-threads": "--threads",
+    "--cert-reqs": "--ssl-client-certs is none, optional or required",
+    "--chdir": "--app-dir is where the application is imported from; the directory stays that where it is started",
+    "--daemon": "a service manager runs it in the background, see docs/workers.md",
+    "--env": "--env-file has variables for the application",
+    "--error-logfile": "--log-config says where the log goes; it is stderr",
+    "--h11-max-incomplete-event-size": "--max-head-bytes",
+    "--http": "there is one implementation of HTTP/1.1",
+    "--limit-concurrency": "--max-connections with --when-full reject",
+    "--limit-request-line": "--max-target-bytes",
+    "--max-requests-jitter": "--max-requests-per-worker is varied by a tenth",
+    "--no-sendfile": "files are always sent by the kernel",
     "--preload": "each worker imports the application itself, so that a reload reads it anew",
     "--proxy-allow-from": "--forwarded-allow-ips names those who send --proxy-protocol, too",
     "--proxy-headers": "--forwarded-allow-ips names the proxies that are believed; nobody else is",
-    "--pythonpath": "--app-dir",
-    "--ssl-certificate": "--ssl-certfile",
+    "--reload-delay": "a change is seen at once",
+    "--reload-engine": "a change is seen at once, and cheaply with kacore[reload]",
     "--ssl-version": "TLS 1.2 and newer are spoken",
-    "--timeout": "--handler-timeout is for a response; the process is looked after by systemd's WatchdogSec",
-    "--timeout-graceful-shutdown": "--drain-timeout",
-    "--timeout-keep-alive": "--keep-alive-timeout",
+    "--timeout": "--worker-timeout replaces a worker whose event loop is stuck; --handler-timeout ends one response",
     "--umask": "--uds-mode is for the socket; the umask is that where it is started",
-    "--url-path-prefix": "--root-path",
     "--use-colors": "levels are in colour on a terminal, unless NO_COLOR=1",
-    "--websocket-max-message-size": "--ws-max-size",
     "--websockets": "install kacore[websockets]",
     "--worker-class": "there is one kind of worker, see --interface and --loop",
-    "--worker-connections": "--max-connections",
 }
 # Other names of the same.
 ALIASES = {
     "--access-log-fmt": "--access-logformat",
     "--limit-max-requests-jitter": "--max-requests-jitter",
+    "--log-file": "--error-logfile",
     "--no-proxy-headers": "--proxy-headers",
     "--no-use-colors": "--use-colors",
     "--ssl-cert-reqs": "--cert-reqs",
@@ -60,9 +70,33 @@ ALIASES = {
     "-D": "--daemon",
     "-e": "--env",
     "-k": "--worker-class",
-    "-p": "--pidfile",
     "-t": "--timeout",
 }
+
+
+def translate(words: Sequence[str], ours: Collection[str]) -> list[str]:
+    """The command line in our words, as far as others mean the same. ours: the options that there are."""
+    found: list[str] = []
+    names_proxies = any(word.partition("=")[0] == "--forwarded-allow-ips" for word in words)
+    for at, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        after = value if equals else words[at + 1] if at + 1 < len(words) else ""
+        if option == "--keep-alive" and is_number(after):  # gunicorn's; without a number it is ours
+            found.append(f"--keep-alive-timeout{equals}{value}")
+        elif word == "--no-access-log":  # uvicorn's
+            found.append("--access-log=off")
+        elif word == "--access-log" and (not after or after.startswith("-")):  # uvicorn's
+            found.append("--access-log=short")
+        elif word == "--proxy-headers" and names_proxies:  # uvicorn's, for whoever it names
+            pass
+        else:
+            known = SAME.get(option)
+            found.append(f"{known}{equals}{value}" if known in ours and option not in ours else word)
+    return found
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
 
 
 def explain(words: list[str], ours: Collection[str]) -> str:

@@ -4,12 +4,15 @@ about a wrong value is better than argparse's."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from kacore._version import __version__
+from kacore.cli.elsewhere import translate
 from kacore.config.fields import FLAG, Field, Record
 from kacore.config.options import CONFIGURATION, ServeOptions
+from kacore.errors import UsageError
 from kacore.policy import Policy
 
 
@@ -29,10 +32,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"kacore: {message} (see {self.prog} --help)\n")
 
-    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
-        """As of ArgumentParser."""
+    def parse_known_args(self, args: Any = None, *arguments: Any, **more: Any) -> Any:
+        """As of ArgumentParser. Options of other servers that mean the same are taken for ours."""
         self.make_full()
-        return super().parse_known_args(*arguments, **more)
+        if self.shown and args is not None:
+            args = translate(args, self.flags())
+        return super().parse_known_args(args, *arguments, **more)
 
     def make_full(self) -> None:
         """The arguments of commands that are not called are not made: half of what the parser costs at a start."""
@@ -150,6 +155,18 @@ def add_help_all(parser: Parser) -> None:
 
 def options_of(record: type[Record]) -> list[Field]:
     return [what for what in record.__fields__.values() if FLAG in what.sources]
+
+
+def with_command(words: Sequence[str]) -> list[str]:
+    """`kacore app:app` is `kacore serve app:app`. UsageError for what can only be a command that is misspelt."""
+    if not words or words[0] in COMMANDS or words[0] in ("-h", "--help", "--version"):
+        return list(words)
+    if words[0] == "help":
+        return ["--help"]
+    near = get_close_matches(words[0], COMMANDS, n=1, cutoff=0.7)
+    if near and ":" not in words[0]:
+        raise UsageError(f"there is no command {words[0]!r}; did you mean {near[0]}?")
+    return ["serve", *words]
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kacore.cli.configuration import Configuration
 from kacore.config.options import ServeOptions
-from kacore.config.sources import tell_unknown
 from kacore.errors import ConfigError, UsageError, told
 
 if TYPE_CHECKING:
     from kacore.server import Server
+    from kacore.server.broken import Failure
+    from kacore.server.place import Worker
 
 NO_APPLICATION = "the application is missing: kacore serve MODULE:NAME"
 
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     environ = dict(os.environ)
     configuration = Configuration(args, environ)
     if args.check_config:
-        tell_unknown(configuration.strange)
+        configuration.tell()
         return check(configuration)
     from kacore.server import logs, signals
     from kacore.server.listening import check_inherited
@@ -42,11 +43,17 @@ def run(args: argparse.Namespace) -> int:
     if options.log_config is not None:
         logs.configure(options.log_config)
     if options.log_config is None or configuration.serve.origin("log_level") != "default":
-        logs.set_up(options.log_level or "info")
-    tell_unknown(configuration.strange)
+        logs.set_up(options.log_level or "info", options.access_log_file)
+    configuration.tell()
+
+    def make(worker: Worker | None = None, shows: Failure | None = None) -> Server:
+        if shows is not None:
+            return page_server(configuration, shows, fds=fds, worker=worker)
+        return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker)
+
     return serve(
         options.replace(fds=fds),
-        lambda **given: make_server(args, environ, configuration if not given else None, fds=fds, **given),
+        make,
         scheme="http" if options.ssl_certfile is None else "https",
         policy=policies.default,
     )
@@ -56,12 +63,12 @@ def make_server(
     args: argparse.Namespace, environ: Mapping[str, str], configuration: Configuration | None, **given: Any
 ) -> Server:
     """In a worker too, which reads configuration and application anew."""
-    from kacore.server import Server, load
+    from kacore.server import Server, load, logs
     from kacore.server.tls import from_options
 
     if configuration is None:
         configuration = Configuration(args, environ)
-        tell_unknown(configuration.strange)
+        configuration.tell()
     options = configuration.options
     tls = from_options(options)
     policies = configuration.policies
@@ -69,7 +76,18 @@ def make_server(
         raise UsageError(NO_APPLICATION)
     configuration.complete_environment(environ)
     app = load(options.app, app_dir=options.app_dir, factory=options.factory)
-    return Server(app, policy=policies, tls=tls, **{**options.server_options(), **given})
+    return Server(app, policy=policies, tls=tls, **{**logs.with_access_log(options), **given})
+
+
+def page_server(configuration: Configuration, shows: Failure, **given: Any) -> Server:
+    """For the page about a failure: as the parent was configured, since what is in the files now may be what failed."""
+    from kacore.server import Server, logs
+    from kacore.server.broken import application_of
+    from kacore.server.tls import from_options
+
+    options = configuration.options
+    own = {**logs.with_access_log(options), **given, "interface": "handler"}
+    return Server(application_of(shows), policy=configuration.policies, tls=from_options(options), **own)
 
 
 # -- only a look -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
+from kacore.config.access_format import access_format
 from kacore.config.fields import FLAG, VARIABLE, Record, field
 from kacore.errors import ConfigError, UsageError
 
@@ -40,9 +41,34 @@ GROUPS = {
 HOST, PORT = "127.0.0.1", 8000
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 MAX_PERMISSIONS = 0o777
+MAX_WORKERS = 512
+LEVELS = ("trace", "debug", "info", "warning", "error", "critical")
 EVERY_LINE = "\n"  # between values that may hold commas
 
 # -- values of a form of their own -----------------------------------------------------------------------------
+
+
+def count_of_workers(given: object) -> int:
+    """A number, or "auto": one for each core that this process may use."""
+    if isinstance(given, str):
+        if given == "auto":
+            from kacore.config.cores import usable_cores
+
+            return usable_cores()
+        given = int(given) if given.isascii() and given.isdigit() else None
+    if type(given) is not int or not 1 <= given <= MAX_WORKERS:
+        raise TypeError
+    return given
+
+
+def level(given: object) -> str:
+    """In small letters, as "warn" and "fatal" are called."""
+    if not isinstance(given, str):
+        raise TypeError
+    word = {"warn": "warning", "fatal": "critical"}.get(given.lower(), given.lower())
+    if word not in LEVELS:
+        raise TypeError
+    return word
 
 
 def permissions(given: object) -> int:
@@ -168,7 +194,7 @@ class ServerOptions(Record):
         doc="HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH.",
     )
     uds: str | None = field(
-        str, default=None, group=LISTENING, is_common=True, metavar="PATH",
+        str, default=None, group=LISTENING, metavar="PATH",
         doc="Unix socket to listen on.",
     )
     uds_mode: int | None = field(
@@ -202,7 +228,7 @@ class ServerOptions(Record):
     )
     root_path: str = field(
         str, default="", verify=is_prefix, must="empty, or begin with / and not end with one", group=PROXY,
-        is_common=True, metavar="PATH",
+        metavar="PATH",
         doc="What the proxy strips from paths.",
     )
     learned: str | None = field(
@@ -210,10 +236,10 @@ class ServerOptions(Record):
         doc="Where to keep what is learned of idle timeouts (keep_alive_timeout = auto) from one start to the next.",
     )
 
-    access_log: Literal["off", "common", "combined", "json"] = field(
-        str, default="off", choices=("off", "common", "combined", "json"), group=LOGS, is_common=True,
-        metavar="FORMAT",
-        doc="Requests, to stdout.",
+    access_log: str | None = field(
+        str, default=None, convert=access_format, must="off, short, common, combined, json, or a format as '%h \"%r\" %s %D'",
+        default_text="short on a terminal and with reload", group=LOGS, is_common=True, metavar="FORMAT",
+        doc="Requests, to stdout. Off, short, common, combined, json, or a format of Apache's words.",
     )
 
     admin: str | None = field(
@@ -239,7 +265,7 @@ class ServerOptions(Record):
 
     http2: Literal["auto", "on", "off"] = field(
         str, default="auto", choices=("auto", "on", "off"), group=HTTP2, is_common=True,
-        doc="Serve HTTP/2: over TLS to who agrees by ALPN, on plain ports to who begins with its preface. on: also with an"
+        doc="Serve HTTP/2. Over TLS to who agrees by ALPN, on plain ports to who begins with its preface; on: also with an"
         " SSLContext of your own, which is told to offer it.",
     )
     http2_max_streams: int = field(
@@ -299,14 +325,19 @@ class RunOptions(ServerOptions):
         doc="MODULE:NAME makes the application when called.",
     )
 
-    workers: int | None = field(
-        int, default=None, low=1, high=512, default_text="one process", aliases=("-w",), group=PROCESSES,
-        is_common=True,
-        doc="Worker processes under a parent.",
+    workers: int | Literal["auto"] | None = field(
+        int, default=None, convert=count_of_workers, must=f"an integer between 1 and {MAX_WORKERS}, or auto",
+        default_text="one process", aliases=("-w",), group=PROCESSES, is_common=True, metavar="N|auto",
+        doc="Worker processes under a parent. Auto: one for each core that is ours by affinity and control group.",
     )
     max_requests_per_worker: int = field(
-        int, default=0, zero="never", group=PROCESSES, is_common=True,
+        int, default=0, zero="never", group=PROCESSES,
         doc="Replace a worker after so many requests.",
+    )
+    worker_timeout: float = field(
+        float, "s", default=0.0, high=86_400, zero="never", group=PROCESSES,
+        doc="Kill and replace a worker whose event loop has not run for so long. It says nothing of how long a response may"
+        " take.",
     )
     reload: bool = field(
         bool, default=False, group=PROCESSES, is_common=True,
@@ -321,15 +352,23 @@ class RunOptions(ServerOptions):
         str, default=(), is_repeated=True, separator=",", group=PROCESSES, metavar="PATTERN",
         doc='Names of files that count besides *.py, as "*.html".',
     )
+    reload_exclude: Iterable[str] = field(
+        str, default=(), is_repeated=True, separator=",", group=PROCESSES, metavar="PATTERN",
+        doc='Names of files and directories that do not, or paths below the directory, as "tests" or "*/generated/*".',
+    )
     pid: str | None = field(
         str, default=None, group=PROCESSES, metavar="FILE",
         doc="Write the process id there while it runs.",
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] | None = field(
-        str, is_optional=True, default="info", choices=("debug", "info", "warning", "error"), group=LOGS,
-        is_common=True, metavar="LEVEL",
+    log_level: Literal["trace", "debug", "info", "warning", "error", "critical"] | None = field(
+        str, is_optional=True, default="info", choices=LEVELS, convert=level, group=LOGS, is_common=True,
+        metavar="LEVEL",
         doc="What goes to stderr.",
+    )
+    access_log_file: str | None = field(
+        str, default=None, default_text="stdout", group=LOGS, metavar="FILE",
+        doc="Where the access log goes, - for stdout; SIGUSR1 opens it again. Its format is combined then, unless said.",
     )
     log_config: str | None = field(
         str, default=None, group=LOGS, metavar="FILE",
@@ -339,11 +378,19 @@ class RunOptions(ServerOptions):
     @property
     def has_parent(self) -> bool:
         """Whether workers serve, below a parent."""
-        return self.workers is not None or self.reload or bool(self.max_requests_per_worker)
+        return self.workers is not None or self.reload or bool(self.max_requests_per_worker or self.worker_timeout)
 
     @property
     def n_workers(self) -> int:
-        return 1 if self.workers is None else self.workers
+        return self.workers if isinstance(self.workers, int) else 1
+
+    def chosen_access_log(self, *, is_terminal: bool) -> str:
+        """The format, or "off"."""
+        if self.access_log is not None or self.log_config is not None:
+            return self.access_log or "off"
+        if self.access_log_file not in (None, "-"):
+            return "combined"
+        return "short" if self.reload or is_terminal else "off"
 
     @property
     def watched_dirs(self) -> list[str]:

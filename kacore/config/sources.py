@@ -50,6 +50,12 @@ class Values:
         self.add(later.values, later.origins)
         self.errors += later.errors
 
+    def add_missing(self, found: Mapping[str, tuple[str, str]]) -> None:
+        """What variables say that are not ours alone, field -> (variable, text): only of what nobody else has said."""
+        for name, (said_by, text) in found.items():
+            if name not in self.values:
+                self.take(name, text, said_by, f"environment variable {said_by}")
+
     def origin(self, field: str) -> str:
         return self.origins.get(field, "default")
 
@@ -138,6 +144,32 @@ def add_environment(
         where = f"{file}: {name}" if file else f"environment variable {name}"
         values.take(field, text, f"{file}: {name}" if file else name, where)
     return strange
+
+
+def common_variables(environ: Mapping[str, str], said: Collection[str]) -> dict[str, tuple[str, str]]:
+    """What platforms and other servers have in the environment: WEB_CONCURRENCY, PORT with HOST, FORWARDED_ALLOW_IPS.
+    said: options with a value already. Return: field -> (variable, text).
+
+    A platform that names a port alone means it to be reached there from outside. HOST is believed where it is an address,
+    or localhost: shells and conda have other things there.
+    """
+    found: dict[str, tuple[str, str]] = {}
+
+    def take(field: str, name: str, text: str) -> None:
+        if text.strip() and field not in said:
+            found[field] = name, text.strip()
+
+    if "reload" not in said:
+        take("workers", "WEB_CONCURRENCY", environ.get("WEB_CONCURRENCY", ""))
+    take("forwarded_allow_ips", "FORWARDED_ALLOW_IPS", environ.get("FORWARDED_ALLOW_IPS", ""))
+    if not {"bind", "uds", "fds"} & set(said) and not environ.get("LISTEN_FDS"):
+        port, host = environ.get("PORT", ""), environ.get("HOST", "")
+        take("port", "PORT", port)
+        if re.fullmatch(r"localhost|[\d.]+|[\da-fA-F:]*:[\da-fA-F:.]*", host):
+            take("host", "HOST", host)
+        elif port.strip() and "port" not in said and "host" not in said:
+            found["host"] = "PORT", ""
+    return found
 
 
 def variable(field: str) -> str:

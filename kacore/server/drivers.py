@@ -54,7 +54,7 @@ class LoopTransports(_core.Transports):
         self._numbers: dict[socket.socket, int] = {}
         self._servers: dict[socket.socket, asyncio.Task[asyncio.AbstractServer]] = {}
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object] | None = None) -> None:
         """Nothing to do: its loop runs it already."""
 
     def listen(self, sock: socket.socket, *, tls: Any = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Literal, cast
@@ -102,6 +103,11 @@ def detect_interface(app: Callable[..., Any]) -> Interface:
     if n_needed == 2:
         return "wsgi"
     if n_needed == 1:
+        if is_factory(app):
+            raise UsageError(
+                f"{app.__name__!r} looks like a factory that needs an argument ({positional[0].name}): serve what it returns,"
+                " or a factory without arguments with --factory; if it answers requests, say --interface handler"
+            )
         return "handler"
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return "asgi" if is_async(app) else "wsgi"  # as wsgiref.validate.validator and old middleware write it
@@ -110,6 +116,35 @@ def detect_interface(app: Callable[..., Any]) -> Interface:
         "nor (request); say --interface asgi, wsgi or handler"
         + ("; or --factory, if it makes the application" if not positional else "")
     )
+
+
+def is_factory(app: Any) -> bool:
+    """By its name: `create_app(settings)`, `main(global_config, **settings)` of PasteDeploy."""
+    return re.match(r"(create|make|build|get)_\w*(app|application)|app_factory", getattr(app, "__name__", "")) is not None
+
+
+def of_version_2(app: Any) -> Any:
+    """An application of ASGI 2, `app(scope)` and then `(receive, send)` of what that returned, as one of version 3;
+    everything else as it is."""
+    if inspect.isclass(app):
+        call = app.__dict__.get("__call__")
+        is_old = inspect.iscoroutinefunction(call) and list(inspect.signature(call).parameters)[1:] == ["receive", "send"]
+    else:
+        is_old = not is_async(app) and parameters_of(app) == ["scope"]
+    if not is_old:
+        return app
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope)(receive, send)
+
+    return asgi
+
+
+def parameters_of(app: Any) -> list[str]:
+    try:
+        return list(inspect.signature(app).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 def is_async(app: Any) -> bool:

@@ -1,7 +1,6 @@
 """What a server says: the loggers kacore.error and kacore.access, and their format when the program has not set up logging.
 
-Everything goes through the standard `logging` module. What a client wrote is escaped before it reaches a record, so
-that no line can pass for another and nothing reaches a terminal that steers it.
+Everything goes through the standard `logging` module. The lines of the access log are made in access.py.
 """
 
 from __future__ import annotations
@@ -9,27 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import sys
-import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-AccessLog = Callable[[Any], None]
-
-# What could end a quoted word or a line, or steer a terminal; bytes above ASCII too, whose encoding nobody knows.
-UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
-
-
-def escaped(sent: bytes | None) -> str:
-    r"""What a client sent, for the inside of a quoted word: `"` and `\` get a backslash, other bytes are \xhh."""
-    if sent is None:
-        return "-"
-    text = sent.decode("latin-1")
-    if UNSAFE.search(text) is None:
-        return text
-    return UNSAFE.sub(lambda found: "\\" + found[0] if found[0] in '"\\' else f"\\x{ord(found[0]):02x}", text)
-
+if TYPE_CHECKING:
+    from kacore.config.options import RunOptions
 
 def address_text(client: tuple[str, int] | None) -> str:
     """ "192.0.2.1:4711", "[2001:db8::1]:4711"; "unix" if there is none."""
@@ -37,85 +21,6 @@ def address_text(client: tuple[str, int] | None) -> str:
         return "unix"
     host, port = client
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-# -- the access log -------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """The time in some format, made once a second."""
-
-    def __init__(self, style: str, broken_down: Callable[[float], time.struct_time]) -> None:
-        self._style, self._broken_down = style, broken_down
-        self._second = -1
-        self._text = ""
-
-    def __call__(self, second: int) -> str:
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime(self._style, self._broken_down(second))
-        return self._text
-
-
-def common_line(entry: Any, clock: Clock) -> str:
-    """Apache's "%h %l %u %t \\"%r\\" %>s %b"."""
-    client = entry.client[0] if entry.client else "-"
-    request = "-" if entry.method is None else f"{entry.method} {escaped(entry.target)} HTTP/{entry.version}"
-    return f'{client} - - [{clock(entry.unix_time)}] "{request}" {entry.status} {entry.n_bytes or "-"}'
-
-
-def combined_line(entry: Any, clock: Clock) -> str:
-    """The same and "%{Referer}i" "%{User-agent}i"."""
-    return f'{common_line(entry, clock)} "{escaped(entry.referer)}" "{escaped(entry.user_agent)}"'
-
-
-to_json = json.JSONEncoder(check_circular=False).encode
-
-
-def json_line(entry: Any, clock: Clock) -> str:
-    """One object a line. Bytes above ASCII are given as the code points of Latin-1, escaped."""
-    text = to_json(
-        {
-            "time": clock(entry.unix_time),
-            "client": entry.client[0] if entry.client else None,
-            "method": entry.method,
-            "target": latin1(entry.target),
-            "version": entry.version,
-            "status": entry.status,
-            "bytes": entry.n_bytes,
-            "seconds": round(entry.duration, 6),
-            "referer": latin1(entry.referer),
-            "user_agent": latin1(entry.user_agent),
-        }
-    )
-    return text.replace("\x7f", "\\u007f")
-
-
-def latin1(sent: bytes | None) -> str | None:
-    return None if sent is None else sent.decode("latin-1")
-
-
-def access_log(style: str) -> AccessLog | None:
-    """What the engine calls for each request; None when nothing is to be logged, which costs nothing."""
-    logger = logging.getLogger("kacore.access")
-    if style == "off" or not logger.isEnabledFor(logging.INFO):
-        return None
-    if style == "json":
-        line, clock = json_line, Clock("%Y-%m-%dT%H:%M:%SZ", time.gmtime)
-    else:
-        line = common_line if style == "common" else combined_line
-        clock = Clock("%d/%b/%Y:%H:%M:%S %z", time.localtime)
-
-    handler = logger.handlers[0] if logger.handlers else None
-    if isinstance(handler, LineHandler) and len(logger.handlers) == 1 and not (logger.filters or logger.propagate):
-        write = handler.write_line
-        return lambda entry: write(line(entry, clock))
-
-    def log(entry: Any) -> None:
-        # By hand: Logger.info would walk the stack for the place in the source, which says nothing here.
-        logger.handle(logging.LogRecord("kacore.access", logging.INFO, "", 0, line(entry, clock), None, None))
-
-    return log
 
 
 # -- connections ------------------------------------------------------------------------------------------------
@@ -230,6 +135,9 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
+        self._begin()
+
+    def _begin(self) -> None:
         self.setFormatter(logging.Formatter("%(message)s"))
         self._lines: list[str] = []
 
@@ -262,16 +170,39 @@ class LineHandler(logging.StreamHandler[TextIO]):
             self.release()
 
 
-def set_up(level: int | str) -> None:
-    """For a program that has not set up logging itself: messages to stderr, the access log to stdout, bare. level: of the
-    logging module, or its name in small letters."""
+class LineFileHandler(LineHandler, logging.FileHandler):
+    """The same into a file, which is made anew if it was moved (reopen_files)."""
+
+    def __init__(self, path: str) -> None:
+        logging.FileHandler.__init__(self, path, encoding="utf-8", errors="backslashreplace")
+        self._begin()
+
+
+def set_up(level: int | str, access_file: str | None = None) -> None:
+    """For a program that has not set up logging itself: messages to stderr, the access log to stdout or a file, bare. level:
+    of the logging module, or its name in small letters. UsageError for a file that cannot be opened."""
     errors = logging.getLogger("kacore")
-    errors.setLevel(level.upper() if isinstance(level, str) else level)
+    errors.setLevel(logging.DEBUG if level == "trace" else level.upper() if isinstance(level, str) else level)
     access = logging.getLogger("kacore.access")
     access.setLevel(logging.INFO)
     if not errors.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LineFormatter(sys.stderr))
         errors.addHandler(handler)
-        access.addHandler(LineHandler(sys.stdout))
+        access.addHandler(LineHandler(sys.stdout) if access_file in (None, "-") else line_file(access_file))
         access.propagate = False
+
+
+def line_file(path: str) -> LineFileHandler:
+    from kacore.errors import UsageError, told
+
+    try:
+        return LineFileHandler(path)
+    except OSError as error:
+        raise UsageError(f"access_log_file={path!r}: {error.strerror or told(error)}") from None
+
+
+def with_access_log(options: RunOptions) -> dict[str, object]:
+    """The options of the server, with the format of the access log that is meant where nothing is said."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return {**options.server_options(), "access_log": options.chosen_access_log(is_terminal=is_terminal)}

@@ -7,13 +7,14 @@ it shows.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import mmap
 import os
 import signal
 import socket
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kacore import _core
 from kacore.policy import Policy
@@ -21,6 +22,9 @@ from kacore.server import signals
 from kacore.server.listening import Listener, raise_descriptor_limit
 from kacore.server.loops import repeat
 from kacore.server.systemd import Notifier
+
+if TYPE_CHECKING:
+    from kacore.server.reload import Freshness
 
 # How often a worker looks whether it has served its number of requests, in seconds.
 COUNT_EVERY = 0.1
@@ -33,12 +37,15 @@ class Served(Protocol):
     table: _core.ConnectionTable
     tls: Any
     has_successor: bool
+    is_outdated: bool
 
     @property
     def is_ending(self) -> bool: ...
     def introduction(self) -> str: ...
     def listen(self, listener: Listener) -> None: ...
     def unlisten(self, listener: Listener) -> None: ...
+    def give_away_quiet(self) -> list[tuple[int, Any]]: ...
+    def adopt(self, fd: int, where: Any) -> None: ...
     def reload_certificates(self) -> None: ...
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None: ...
 
@@ -70,6 +77,10 @@ class Alone:
     def watches(self, _: Listener) -> bool:
         """Whether this process accepts from the listener from the start."""
         return True
+
+    def step_of(self, _server: Served, _step: Callable[[], object]) -> Callable[[], object] | None:
+        """What the loop calls in place of the engine's step; None: nothing else."""
+        return None
 
     def stats(self) -> dict[str, Any]:
         """What Server.stats() adds about other processes."""
@@ -119,6 +130,7 @@ class Worker:
     channel:      the socket to the parent; supervisor.py says what is sent on it.
     beat:         the parent wants a sign of life every so many seconds; 0 = never.
     max_requests: ask for a successor after this many; 0 = never.
+    freshness:    whether the source has changed; None: no matter.
     """
 
     is_one_of_several = True
@@ -134,11 +146,13 @@ class Worker:
         *,
         beat: float = 0.0,
         max_requests: int = 0,
+        freshness: Freshness | None = None,
     ) -> None:
         self.slot, self.listeners, self.counters = slot, listeners, counters
         self.learned, self.all_learned = learned[slot], learned
         self._pages, self._channel, self._beat, self._max_requests = pages, channel, beat, max_requests
         self._is_serving = False
+        self._freshness = freshness
 
     def take_process(self) -> None:
         """The parent tells the service manager."""
@@ -153,6 +167,20 @@ class Worker:
     def watches(self, listener: Listener) -> bool:
         """As of Alone."""
         return listener.slot is None or listener.slot == self.slot
+
+    def step_of(self, server: Served, step: Callable[[], object]) -> Callable[[], object] | None:
+        """As of Alone: before anything is read, whether that is still ours to answer."""
+        if self._freshness is None:
+            return None
+        is_stale = self._freshness.is_stale
+
+        def guarded() -> object:
+            if not server.is_ending and is_stale():
+                self._say("changed")
+                self._give_up_serving(server)
+            return step()
+
+        return guarded
 
     def stats(self) -> dict[str, Any]:
         """`workers`: the counters of all worker processes, also of those that are gone: `total`, and `slots`, one each.
@@ -195,15 +223,35 @@ class Worker:
         else:
             server.shutdown(now=True)
 
-    def _say(self, word: str) -> None:
+    def _give_up_serving(self, server: Served) -> None:
+        """What we have loaded is not what the files say: finish what is in progress, and leave everything else to a
+        successor who does not serve yet."""
+        for listener in self.listeners:
+            server.unlisten(listener)
+        for fd, where in server.give_away_quiet():
+            self._say(f"take {json.dumps(where)}", fd)
+            os.close(fd)
+        server.has_successor = server.is_outdated = True
+        server.shutdown(hurry=True)
+
+    def _take(self, server: Served, where: str, fd: int) -> None:
+        """A connection of our predecessor's."""
         try:
-            self._channel.send(word.encode())
+            server.adopt(fd, tuple(json.loads(where)))
+        except (OSError, _core.LocalError):
+            os.close(fd)  # the client is gone, or nothing listens there any more
+
+    def _say(self, word: str, fd: int | None = None) -> None:
+        try:
+            socket.send_fds(self._channel, [word.encode()], [] if fd is None else [fd])
         except OSError:
             pass  # the parent is gone; the end of file will tell
 
     def _hear(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
+        fds: list[int] = []
         try:
-            message = self._channel.recv(64).decode()
+            received, fds, _, _ = socket.recv_fds(self._channel, 4096, 1)
+            message = received.decode()
         except BlockingIOError:
             return
         except OSError:
@@ -218,13 +266,19 @@ class Worker:
             server.listen(self.listeners[int(rest)])
         elif word == "unwatch":
             server.unlisten(self.listeners[int(rest)])
+        elif word == "take":
+            self._take(server, rest, fds[0])
         elif word == "reopen":
             signals.reopen(server.logger)
         elif word == "now":
             server.shutdown(now=True)
-        elif not server.is_ending:  # leave, hurry, stop, interrupt; a second shutdown() would mean "now"
-            server.has_successor = word in ("leave", "hurry")
-            server.shutdown(hurry=word in ("hurry", "interrupt"))
+        elif server.is_ending:
+            pass  # a second shutdown() would mean "now"
+        elif word == "outdated":
+            self._give_up_serving(server)
+        else:  # leave, stop, interrupt
+            server.has_successor = word == "leave"
+            server.shutdown(hurry=word == "interrupt")
 
     def _count(self, server: Served, loop: asyncio.AbstractEventLoop, last: int) -> None:
         if server.table.n_requests >= last:

@@ -16,6 +16,7 @@ from kacore.config.options import RunOptions
 from kacore.errors import ConfigError, UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.server import logs
+from kacore.server.broken import Failure, application_of
 from kacore.server.loading import load
 from kacore.server.loops import loop_factory
 from kacore.server.options import RunKeywords, ServerKeywords
@@ -39,15 +40,18 @@ def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
     if options.log_config is not None:
         logs.configure(options.log_config)
     elif options.log_level is not None:
-        logs.set_up(options.log_level)
+        logs.set_up(options.log_level, options.access_log_file)
     policy = options.policy or Policy()
 
-    def make(**given: Any) -> Server:
-        if isinstance(app, str):
+    def make(shows: Failure | None = None, **given: Any) -> Server:
+        found: Any
+        if shows is not None:
+            found, given["interface"] = application_of(shows), "handler"
+        elif isinstance(app, str):
             found = load(app, app_dir=options.app_dir, factory=options.factory)
         else:
             found = app() if options.factory else app
-        keywords = {**options.server_options(), "tls": options.tls, "sockets": options.sockets}
+        keywords = {**logs.with_access_log(options), "tls": options.tls, "sockets": options.sockets}
         return Server(found, policy=policy, **{**keywords, **given})
 
     how: dict[str, Any] = {
@@ -61,8 +65,8 @@ def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
 
 
 def serve(options: RunOptions, make: Callable[..., Server], *, scheme: str, policy: Policy) -> int:
-    """One process, or a parent with workers. make: called with `worker` in each worker. policy: the default. Return: the
-    exit status, in the parent as in each worker."""
+    """One process, or a parent with workers. make: called with `worker` in each worker, and with `shows` for a server of the
+    page about that failure. policy: the default. Return: the exit status, in the parent as in each worker."""
     if not options.has_parent:
         server = make()
         server.bind()
@@ -71,7 +75,7 @@ def serve(options: RunOptions, make: Callable[..., Server], *, scheme: str, poli
         return 0
     from kacore.server.supervisor import Supervisor
 
-    supervisor = Supervisor(lambda worker: make(worker=worker), options, scheme=scheme, policy=policy)
+    supervisor = Supervisor(lambda worker, shows: make(worker=worker, shows=shows), options, scheme=scheme, policy=policy)
     with contextlib.closing(supervisor), pid_file(options.pid):
         return supervisor.run()
 

@@ -24,14 +24,15 @@ from kacore.config.fields import method_keywords_of
 from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
-from kacore.server import logs, signals
+from kacore.server import signals
+from kacore.server.access import access_log
 from kacore.server.assembly import chosen_io, field_lines_of, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
 from kacore.server.departure import Departure, Terms
 from kacore.server.learned import Learned
 from kacore.server.lifespan import Lifespan, LifespanError
 from kacore.server.listening import Listener, addresses, most_connections, open_listeners_of
-from kacore.server.loading import Interface, detect_interface, load
+from kacore.server.loading import Interface, detect_interface, load, of_version_2
 from kacore.server.loops import loop_factory
 from kacore.server.options import ServerKeywords
 from kacore.server.place import Alone, Place
@@ -63,7 +64,7 @@ class Server:
         self._admin = self._made_admin(options.admin, options.admin_hosts) if options.admin is not None else None
         if worker is not None and self.admin_port == 0:
             raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
-        self.app: Callable[..., Any] = load(app) if isinstance(app, str) else app
+        self.app: Callable[..., Any] = of_version_2(load(app) if isinstance(app, str) else app)
         self.interface: Interface = detect_interface(self.app) if options.interface == "auto" else options.interface
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
         self.logger = logging.getLogger("kacore.error")
@@ -89,6 +90,7 @@ class Server:
         self._is_ending = self._ends_now = False  # what the two events say, at once for every thread
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
+        self.is_outdated = False  # nothing more is to be answered than what has begun
 
     def _made_admin(self, where: str, hosts: Iterable[str]) -> AdminServer:
         from kacore.server.admin import AdminServer  # with what it needs: most servers have none
@@ -241,6 +243,19 @@ class Server:
         if self._driver is not None and listener.sock.fileno() >= 0:
             self._driver.unlisten(listener.sock, is_last=False)
 
+    def give_away_quiet(self) -> list[tuple[int, Any]]:
+        """Sockets of connections on which nothing is going on, see Engine. Over a loop's transports, and where a PROXY
+        header was read, they cannot go."""
+        if not isinstance(self._driver, _core.Engine) or self.options.proxy_protocol:
+            return []
+        return self._driver.give_away_quiet()
+
+    def adopt(self, fd: int, where: Any) -> None:
+        """Serve a connection that another process gave away, see Engine. LocalError, OSError."""
+        if not isinstance(self._driver, _core.Engine):
+            raise _core.LocalError("only the engine adopts connections")
+        self._driver.adopt(fd, where)
+
     async def serve(self, *, handle_signals: bool = True) -> None:
         """Serve in the running loop until shutdown(), or SIGTERM or SIGINT.
 
@@ -311,7 +326,7 @@ class Server:
             loop,
             self.logger,
             server_name=self.options.server_name,
-            access_log=logs.access_log(self.options.access_log),
+            access_log=access_log(self.options.access_log),
             proxy_protocol=self.options.proxy_protocol,
         )
         self._driver = driver
@@ -322,7 +337,7 @@ class Server:
         for listener in self._listeners:
             if self.place.watches(listener):
                 self.listen(listener)
-        driver.start(loop)
+        driver.start(loop, self.place.step_of(self, driver.step) if isinstance(driver, _core.Engine) else None)
         await driver.started()
 
     def _wake(self) -> None:
@@ -360,7 +375,9 @@ class Server:
         if self._admin is not None and self.has_successor:
             await self._admin.stop()  # who asks is to hear of those who stay
         terms = Terms.of(self.policy)
-        if self._is_hurried:
+        if self.is_outdated:
+            terms = terms.at_once()
+        elif self._is_hurried:
             terms = terms.hurried()
         elif self.has_successor:
             terms = terms.without_lame_duck()

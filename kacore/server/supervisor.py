@@ -7,10 +7,15 @@ inherits all of them and accepts from its own slot's; while a slot has no worker
 it as well. So no client waits in a queue that nobody serves, and no queue is lost with a worker. Unix and inherited
 sockets cannot be had once per slot: all workers accept from them, and a new connection wakes every idle one.
 
+After a change of the source (--reload) it is the other way round: the old workers read nothing more, give up the
+connections on which nothing is going on, and finish what they have begun; clients wait for the new ones. If those cannot
+load the application, they serve a page that says why.
+
 Parent and worker talk over a socket pair, a word or two per message. To the worker: "watch I" and "unwatch I" (a
-listener), "leave" (a successor is serving: drain), "hurry" (the same, with 0.2 s of grace), "stop" (there is no
-successor), "interrupt" (the same, with 0.2 s of grace), "now", "reopen" (the log files). To the parent: "serving",
-"retire" (start my successor), "closed" (my listeners), "beat". End of file means that the other side is gone.
+listener), "leave" (a successor is serving: drain), "outdated" (there will be one), "take ADDRESS" (with a descriptor: a
+predecessor's connection), "stop" (there is no successor), "interrupt" (the same, with 0.2 s of grace), "now", "reopen"
+(the log files). To the parent: "serving", "retire" (start my successor), "closed" (my listeners), "changed" (I have found
+that the source has), "take ADDRESS", "failed REASON", "beat". End of file means that the other side is gone.
 """
 
 from __future__ import annotations
@@ -29,13 +34,13 @@ from typing import Protocol
 from kacore import _core
 from kacore._version import __version__
 from kacore.config.options import RunOptions
-from kacore.errors import PolicyError, UsageError
 from kacore.policy import Policy
 from kacore.server import signals
+from kacore.server.broken import Failure
 from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.place import Worker
-from kacore.server.reload import LOOK_EVERY, Watcher
+from kacore.server.reload import LOOK_EVERY_IF_TOLD, Freshness, Watcher, made_observer
 from kacore.server.systemd import Notifier
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, *signals.IGNORED)
@@ -52,6 +57,7 @@ KILL_STARTING = 2.0
 PAGE_RETRY = 0.1
 # Pages of shared memory, for the counters of one process each: one may be draining while its successor serves.
 PAGES_PER_SLOT = 2
+MAX_MESSAGE = 65536  # on the channel
 
 
 class Runs(Protocol):
@@ -62,10 +68,12 @@ class Runs(Protocol):
 
 class Process:
     """In the parent: one worker process. state: "starting", "serving", "leaving"; "outdated" when it was starting from
-    files that have changed since."""
+    files that have changed since. shows: what it is to serve in place of the application. failure: why it ended, if it
+    said so."""
 
-    def __init__(self, slot: int, page: int) -> None:
-        self.slot, self.page = slot, page
+    def __init__(self, slot: int, page: int, shows: Failure | None) -> None:
+        self.slot, self.page, self.shows = slot, page, shows
+        self.failure: Failure | None = None
         self.pid = 0
         self.state = "starting"
         self.since = self.heard = time.monotonic()
@@ -75,20 +83,23 @@ class Process:
         self.channel.setblocking(False)
         self.child_end.setblocking(False)
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, fd: int | None = None) -> None:
         try:
-            self.channel.send(message.encode())
+            socket.send_fds(self.channel, [message.encode()], [] if fd is None else [fd])
         except OSError:
             pass  # it is gone, or so stuck that it will be killed anyway
 
 
 class Slot:
-    """In the parent: a place for one serving worker. n_failures: workers in a row that exited too soon."""
+    """In the parent: a place for one serving worker. n_failures: workers in a row that exited too soon. shows: what the next
+    one is to serve in place of the application. waiting: connections for it, with what is said to it of each."""
 
     def __init__(self) -> None:
         self.serving: Process | None = None
         self.starting: Process | None = None
         self.n_failures = 0
+        self.shows: Failure | None = None
+        self.waiting: list[tuple[str, int]] = []
         self.is_retiring = False  # its worker asked for a successor
         self.start_at = float("inf")  # when to start a worker; inf: no need to
 
@@ -103,7 +114,8 @@ class Born(BaseException):
 class Supervisor:
     """The parent of `n_workers` workers, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
 
-    make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`.
+    make_server:  called in each worker with its Worker; loads the application and makes the Server with `worker`. With a
+                  Failure as well, the server is to show that instead.
     options:      where to listen, how many workers, when to replace them: after max_requests_per_worker, give or take a
                   tenth so that not all go at once; or whenever a source file changes.
     scheme:       "https" when the workers speak TLS. policy: for the drain's timeout and the line at the start.
@@ -111,29 +123,42 @@ class Supervisor:
     """
 
     def __init__(
-        self, make_server: Callable[[Worker], Runs], options: RunOptions, *, scheme: str = "http", policy: Policy
+        self,
+        make_server: Callable[[Worker, Failure | None], Runs],
+        options: RunOptions,
+        *,
+        scheme: str = "http",
+        policy: Policy,
     ) -> None:
         self._pid = os.getpid()
         self.make_server, self.n_workers, self.policy = make_server, options.n_workers, policy
         self.max_requests = options.max_requests_per_worker
         self.scheme = scheme
         self.logger = logging.getLogger("kacore.error")
-        self.listeners = open_listeners_of(options, n_slots=self.n_workers)
+        self._watcher = self._observer = None
+        if options.reload:
+            self._watcher = Watcher(options.watched_dirs, options.reload_include, options.reload_exclude)
+            self._observer = made_observer(self._watcher)
+        try:
+            self.listeners = open_listeners_of(options, n_slots=self.n_workers)
+        except BaseException:
+            self._end_observer()
+            raise
         self.notifier = Notifier()
-        self.beat = (self.notifier.watchdog or 0.0) / 2
+        watchdogs = [seconds for seconds in (self.notifier.watchdog, options.worker_timeout) if seconds]
+        self.beat = min(watchdogs, default=0.0) / 2
         raise_descriptor_limit(policy.max_connections, self.logger)
         self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * self.n_workers)]
         self._learned = tuple(mmap.mmap(-1, LEARNED_BYTES) for _ in range(self.n_workers))
         self._slots = [Slot() for _ in range(self.n_workers)]
         self._processes: list[Process] = []
         self._rolling: list[int] = []  # slots whose workers are still to be replaced
-        self._is_reloading = False  # replace in a hurry: somebody waits for the result of an edit
         self._helpers: dict[int, Process] = {}  # listener's index -> the neighbour that watches it
         self._was_ready = False
         self._stopping = ""  # the word the workers were told
         self._status = 0
-        self._watcher = Watcher(options.watched_dirs, options.reload_include) if options.reload else None
         self._next_look = self._next_ping = 0.0
+        self._told_failures: set[str] = set()  # since the last change: several workers fail alike
         self._told: set[int] = set()  # signals that are ignored, and that was said
 
     def page(self, number: int) -> mmap.mmap:
@@ -166,6 +191,7 @@ class Supervisor:
             wakeup_end.close()
             process = born.process
         else:
+            self._end_observer()
             self.close()
             return self._status
         return self._work(process)
@@ -180,7 +206,7 @@ class Supervisor:
         waiting = poll()
         waiting.register(wakeup, POLLIN)
         by_fd = {process.channel.fileno(): process for process in self._processes if not process.has_hung_up}
-        for fd in by_fd:
+        for fd in [*by_fd, *([self._observer.fileno()] if self._observer is not None else [])]:
             waiting.register(fd, POLLIN)
         ready = [fd for fd, _ in waiting.poll(self._milliseconds_to_wait(now))]
         signals = wakeup.recv(4096) if wakeup.fileno() in ready else b""
@@ -189,6 +215,8 @@ class Supervisor:
         for fd in ready:
             if fd in by_fd:
                 self._hear(by_fd[fd])
+            elif self._observer is not None and fd == self._observer.fileno():
+                self._hear_observer()
         self._reap()
         self._kill_overdue(time.monotonic())
         self._look_after(time.monotonic())
@@ -218,9 +246,12 @@ class Supervisor:
         free = [page for page in range(number * PAGES_PER_SLOT, (number + 1) * PAGES_PER_SLOT) if page not in used]
         if not free:
             slot.start_at = time.monotonic() + PAGE_RETRY  # one that drains has to end first
+            if self._watcher is not None:
+                self._hurry(number)
             return
         slot.start_at = float("inf")
-        process = Process(number, free[0])
+        process = Process(number, free[0], slot.shows)
+        slot.shows = None
         # A signal in the child before it has its own handlers would be told to the parent's loop.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         process.pid = os.fork()
@@ -230,6 +261,13 @@ class Supervisor:
         process.child_end.close()
         self._processes.append(process)
         slot.starting = process
+
+    def _hurry(self, number: int) -> None:
+        """Somebody waits for the result of an edit, and what is still in progress goes back to the edit before the last."""
+        oldest = min((one for one in self._processes if one.slot == number), key=lambda one: one.since)
+        if oldest.state == "leaving":
+            oldest.kill_at = min(oldest.kill_at, time.monotonic() + KILL_AFTER_NOW)
+            oldest.say("now")
 
     def _work(self, process: Process) -> int:
         """The child: all of its life. The parent's ends are closed, or nobody would notice the parent's death."""
@@ -242,6 +280,12 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for other in [*self._processes, process]:
             other.channel.close()
+        for slot in self._slots:
+            for _, fd in slot.waiting:
+                os.close(fd)
+        if self._observer is not None:
+            self._observer.close(in_child=True)
+        is_broken = process.shows is not None
         worker = Worker(
             process.slot,
             self.listeners,
@@ -251,17 +295,16 @@ class Supervisor:
             process.child_end,
             beat=self.beat,
             max_requests=self.draw_max_requests(),
+            freshness=Freshness(self._watcher, shows_failure=is_broken) if self._watcher is not None else None,
         )
         try:
-            self.make_server(worker).run()
-        except (UsageError, PolicyError, _core.LocalError) as error:
-            self.logger.error("%s", error)
-            return MISTAKE
+            self.make_server(worker, process.shows).run()
         except SystemExit:
             raise
-        except BaseException:
-            self.logger.exception("worker %d failed", os.getpid())
-            return CRASH
+        except BaseException as error:
+            failure = Failure.of(error)
+            process.child_end.send(b"failed " + failure.to_bytes())
+            return MISTAKE if failure.is_mistake else CRASH
         return 0
 
     # -- hearing -----------------------------------------------------------------------------------------------
@@ -269,14 +312,21 @@ class Supervisor:
     def _hear(self, process: Process) -> None:
         while True:
             try:
-                word = process.channel.recv(64).decode()
+                message, fds, _, _ = socket.recv_fds(process.channel, MAX_MESSAGE, 1)
             except OSError:
                 return
-            if not word:
+            if not message:
                 process.has_hung_up = True
                 return
             process.heard = time.monotonic()
-            if word == "serving":
+            word = message.partition(b" ")[0].decode()
+            if word == "failed":
+                process.failure = Failure.from_bytes(message.partition(b" ")[2])
+            elif word == "take":
+                self._pass_on(self._slots[process.slot], message.decode(), fds[0])
+            elif word == "changed" and process.state == "serving" and self._watcher is not None:
+                self._reload(self._watcher.changed())
+            elif word == "serving":
                 self._on_serving(process)
             elif word == "closed":
                 process.has_closed = True
@@ -284,10 +334,19 @@ class Supervisor:
                 self._slots[process.slot].start_at = 0.0
                 self._slots[process.slot].is_retiring = True
 
+    def _pass_on(self, slot: Slot, message: str, fd: int) -> None:
+        """A connection that a worker has given up, to the next one."""
+        if slot.serving is None and not self._stopping:
+            slot.waiting.append((message, fd))
+            return
+        if slot.serving is not None:
+            slot.serving.say(message, fd)
+        os.close(fd)
+
     def _on_serving(self, process: Process) -> None:
         if process.state == "outdated":  # it had begun to serve when it was told to end
             process.kill_at = self._end_of_drain()
-            process.say("hurry")
+            process.say("outdated")
             return
         slot = self._slots[process.slot]
         predecessor, slot.serving, slot.starting = slot.serving, process, None
@@ -298,7 +357,10 @@ class Supervisor:
             process.say(self._stopping)
             return
         if predecessor is not None:
-            self._dismiss(predecessor, "hurry" if self._is_reloading else "leave")
+            self._dismiss(predecessor, "leave")
+        waiting, slot.waiting = slot.waiting, []
+        for message, fd in waiting:
+            self._pass_on(slot, message, fd)
         self.logger.log(
             logging.INFO if self._was_ready else logging.DEBUG, "worker %d (pid %d) serves", process.slot, process.pid
         )
@@ -306,7 +368,6 @@ class Supervisor:
             self._was_ready = True
             self._announce()
         if self._was_ready and not self._rolling and not any(slot.starting for slot in self._slots):
-            self._is_reloading = False
             self.notifier.ready()
 
     def _announce(self) -> None:
@@ -364,23 +425,26 @@ class Supervisor:
             return
         if self._stopping or not (was_starting or was_serving):
             self.logger.debug("worker %d (pid %d) exited with status %d", process.slot, process.pid, status)
-            return
-        if was_starting and not self._was_ready and self._watcher is None:
+        elif was_starting and self._watcher is not None and slot.serving is None:
+            self._on_broken(process, slot, status)
+        elif was_starting and not self._was_ready:
+            self._tell_failure(process)
             self.logger.error("worker %d (pid %d) did not start: status %d", process.slot, process.pid, status)
             self._status = MISTAKE if status == MISTAKE else CRASH
             self._stop("now")
-        elif was_starting and not slot.is_retiring and (slot.serving is not None or self._watcher is not None):
+        elif was_starting and not slot.is_retiring and slot.serving is not None:
             # What was to be replaced goes on; another attempt is worth while when something has changed.
+            self._tell_failure(process)
             self.logger.error(
-                "the new worker %d (pid %d) did not start: status %d%s",
+                "the new worker %d (pid %d) did not start: status %d; the old one keeps serving",
                 process.slot,
                 process.pid,
                 status,
-                "; the old one keeps serving" if slot.serving else "; waiting for a change",
             )
             self._rolling.clear()
             self.notifier.ready()
         else:
+            self._tell_failure(process)
             slot.n_failures = 0 if was_serving and now - process.since > SETTLED_AFTER else slot.n_failures + 1
             wait = min(MAX_BACKOFF, MIN_BACKOFF * 2.0 ** (slot.n_failures - 2)) if slot.n_failures > 1 else 0.0
             self.logger.error(
@@ -391,6 +455,31 @@ class Supervisor:
                 f"in {wait:g} s" if wait else "at once",
             )
             slot.start_at = now + wait
+
+    def _tell_failure(self, process: Process) -> None:
+        """Once, when all workers fail alike."""
+        failure = process.failure
+        if failure is None or failure.text + failure.title in self._told_failures:
+            return
+        self._told_failures.add(failure.text + failure.title)
+        if failure.is_mistake:
+            self.logger.error("%s", failure.title)
+        else:
+            self.logger.error("worker %d failed\n%s", process.pid, failure.text.rstrip())
+
+    def _on_broken(self, process: Process, slot: Slot, status: int) -> None:
+        """Under reload: nobody serves, and clients may wait. Have them told why, unless there is other code already."""
+        assert self._watcher is not None
+        if changed := self._watcher.changed():
+            self._reload(changed)
+            return
+        self._tell_failure(process)
+        if process.shows is not None:
+            self.logger.error("not even the page about it could be served; waiting for a change")
+            return
+        self.logger.error("the application did not start: clients are told why, until a file changes")
+        slot.shows = process.failure or Failure(f"the worker exited with status {status} before it served")
+        slot.start_at = time.monotonic()
 
     def _kill_overdue(self, now: float) -> None:
         for process in self._processes:
@@ -442,6 +531,7 @@ class Supervisor:
 
     def _roll(self) -> None:
         self.notifier.reloading()
+        self._told_failures.clear()
         self._rolling = list(range(self.n_workers))
 
     def _stop(self, word: str) -> None:
@@ -468,16 +558,43 @@ class Supervisor:
             self._next_ping = now + self.beat
             self.notifier.alive()
         if self._watcher is not None and now >= self._next_look and not self._stopping:
-            self._next_look = now + LOOK_EVERY
             changed = self._watcher.changed()
+            is_told = self._observer is not None
+            self._next_look = time.monotonic() + max(self._watcher.look_every, LOOK_EVERY_IF_TOLD if is_told else 0.0)
             if changed:
-                self.logger.info("%s changed: reloading", ", ".join(map(os.path.relpath, changed[:3])))
-                self._is_reloading = True
-                for process in self._processes:  # what is starting may have read the file before
-                    if process.state == "starting":
-                        process.state = "outdated"
-                        self._end_starting(process)
-                self._roll()
+                self._reload(changed)
+
+    # -- changes of the source ----------------------------------------------------------------------------------
+
+    def _hear_observer(self) -> None:
+        assert self._observer is not None
+        has_news = self._observer.has_news()
+        if has_news is None:
+            self._end_observer()
+        if has_news is not False:
+            self._next_look = 0.0
+
+    def _reload(self, changed: list[str]) -> None:
+        """Have every worker replaced, and none answer any more with what it has loaded before."""
+        names = ", ".join(map(os.path.relpath, changed[:3])) or "the source"
+        self.logger.info("%s changed: reloading", names)
+        self.notifier.reloading()
+        self._rolling.clear()
+        self._told_failures.clear()
+        for process in self._processes:
+            if process.state == "starting":  # it may have read the file before
+                process.state = "outdated"
+                self._end_starting(process)
+            elif process.state == "serving":
+                self._dismiss(process, "outdated")
+        for slot in self._slots:
+            slot.serving, slot.shows, slot.n_failures = None, None, 0
+            slot.start_at = time.monotonic() if slot.starting is None else slot.start_at
+
+    def _end_observer(self) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.close()
 
     def close(self) -> None:
         """Give up the listening sockets, which the end of run() does, too; not in a worker, who has them from us."""
@@ -486,3 +603,6 @@ class Supervisor:
         for listener in self.listeners:
             listener.refuse()
             listener.close()
+        for slot in self._slots:
+            while slot.waiting:
+                os.close(slot.waiting.pop()[1])

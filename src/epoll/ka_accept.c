@@ -132,7 +132,8 @@ static void watch_sock(ka_engine *e, ka_handle h, ka_sock *s)
     }
 }
 
-static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
+/* Return it, or NULL when it was not let in. */
+static ka_sock *take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, uint16_t port)
 {
     ka_listener *listener = &e->listeners[i];
     const ka_service *service = &e->d.service;
@@ -149,23 +150,24 @@ static void take_in(ka_engine *e, uint32_t i, int fd, const ka_client *client, u
     if (got < 0) {
         if (got == KA_EFULL || got == KA_ECLIENT) {
             turn_away(e, fd, i, got == KA_EFULL ? KA_CAUSE_REJECTED : KA_CAUSE_CLIENT_LIMIT);
-            return;
+            return NULL;
         }
         close(fd);
         ka_table_refused(e->d.service.table, KA_CAUSE_BUFFER_LIMIT);
-        return;
+        return NULL;
     }
     ka_sock *s = ka_sock_make(e, h);
     if (s == NULL) {
         close(fd);
         (void)ka_conn_close(e->d.service.table, h, KA_CAUSE_BUFFER_LIMIT, e->d.now);
-        return;
+        return NULL;
     }
     *s = (ka_sock){.fd = fd, .can_write = 1, .listener = i & 63, .port = port};
     s->is_trusted = is_trusted != 0;
     s->awaits_proxy = awaits_proxy != 0;
     ka_addr_pack(s->addr, client->family, client->addr);
     watch_sock(e, h, s);
+    return ka_sock_of(e, h);
 }
 
 /* All places are taken, and newcomers wait in the backlog until there is one: it is made before the next is accepted,
@@ -215,6 +217,22 @@ int ka_accept_some(ka_engine *e, uint32_t i)
         take_in(e, i, fd, &client, port);
     }
     return !e->listeners[i].is_off;
+}
+
+int ka_accept_from_elsewhere(ka_engine *e, uint32_t i, int fd)
+{
+    struct sockaddr_storage from;
+    socklen_t len = sizeof from;
+    ka_client client;
+    uint16_t port;
+    from.ss_family = AF_UNSPEC;
+    if (getpeername(fd, (struct sockaddr *)&from, &len) < 0)
+        return ka_os_error();
+    client_from(&from, &client, &port);
+    ka_sock *s = take_in(e, i, fd, &client, port);
+    if (s)
+        s->awaits_proxy = 0; /* it was read where the connection was accepted */
+    return KA_OK;
 }
 
 /* --- listeners --- */

@@ -339,12 +339,30 @@ ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     return ka_sock_of(e, conn) ? ka_session_of(e, conn) : NULL;
 }
 
+int ka_engine_adopt(ka_engine *e, unsigned listener, int fd)
+{
+    if (listener >= e->n_listeners || e->listeners[listener].filter)
+        return KA_EINVAL;
+    (void)ka_engine_now(e);
+    enter(e);
+    int got = ka_accept_from_elsewhere(e, listener, fd);
+    leave(e);
+    return got;
+}
+
+/* Nothing of a request is here, and nothing of a response is left: what is said next belongs to nobody yet. */
+static int is_quiet(const ka_engine *e, ka_handle conn)
+{
+    int phase = ka_conn_phase(e->d.service.table, conn);
+    return phase == KA_IDLE || phase == KA_NEW;
+}
+
 int ka_engine_give_away(ka_engine *e, ka_handle conn)
 {
     ka_sock *s = ka_sock_of(e, conn);
     if (s == NULL)
         return KA_ESTALE;
-    if (ka_session_of(e, conn) || s->talk == NULL || s->talk->h2 || s->talk->is_driven || s->talk->unsent)
+    if (ka_session_of(e, conn) || (s->talk ? s->talk->h2 || s->talk->is_driven || s->talk->unsent : !is_quiet(e, conn)))
         return KA_EINVAL;
     int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)

@@ -50,6 +50,11 @@ int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, int knows_clie
 void ka_engine_unlisten(ka_engine *e, int fd, int is_last);
 void ka_engine_stop_listening(ka_engine *e); /* on all of them, each as the last */
 
+/* Take in a connected, non-blocking socket that another process accepted and gave away between two requests, as if it had
+ * come through this listener, which has no filter. The descriptor is the engine's, unless the call fails: KA_EINVAL, or
+ * -errno - 1000, as when the client is gone. A PROXY header is not expected. */
+int ka_engine_adopt(ka_engine *e, unsigned listener, int fd);
+
 /* Let no new client begin a handshake with a listening TCP socket, while those in the middle of one get through:
  * without it, whoever comes between the last accept() and close() gets a reset for an answer. Return 0 or -errno - 1000. */
 int ka_listener_refuse(int fd);
@@ -87,9 +92,10 @@ int ka_engine_is_stepping(const ka_engine *e);
  * index of the listener. */
 int ka_engine_peer(ka_engine *e, ka_handle conn, uint8_t addr[16], uint16_t *port, unsigned *listener);
 int ka_engine_is_trusted(ka_engine *e, ka_handle conn); /* whether it is a trusted proxy */
-/* Give a tunnel's socket away: a descriptor of its own, the caller's. The connection is over here (KA_CAUSE_UPGRADED)
- * and nothing is said about it to the peer; what the talk still holds unread is to be taken before. KA_EINVAL when
- * output waits, a turn is on, or the bytes pass through a filter; KA_ESTALE; -errno - 1000. */
+/* Give the socket of a tunnel, or of a connection between two requests, away: a descriptor of its own, the caller's. The
+ * connection is over here (KA_CAUSE_UPGRADED) and nothing is said about it to the peer; what the talk of a tunnel still
+ * holds unread is to be taken before. KA_EINVAL when output waits, a turn or a request is on, or the bytes pass through a
+ * filter; KA_ESTALE; -errno - 1000. */
 int ka_engine_give_away(ka_engine *e, ka_handle conn);
 int ka_engine_fd(ka_engine *e, ka_handle conn); /* the socket, still the engine's; -1 if stale */
 

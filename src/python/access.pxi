@@ -16,6 +16,13 @@ cdef class AccessEntry:
     cdef readonly unsigned status      # 499: the client disconnected before a response began
     cdef readonly int64_t n_bytes      # content of the response
     cdef readonly int64_t unix_time    # when the head had arrived, seconds
+    cdef readonly uint64_t connection  # its handle in the table; 0: a host's that has none
+    cdef readonly unsigned number      # of the request on its connection, from 1
+    cdef readonly bytes host           # None: not sent
+    cdef readonly bint is_tls
+    cdef readonly bint is_kept         # whether another request is taken on the connection
+    cdef readonly object server        # (host, port) or (path, None) of the listener
+    cdef readonly dict headers         # those of the head that were wanted, by name in small letters; the last one counts
     cdef int64_t begun_ns
     cdef int64_t took_ns
 
@@ -25,10 +32,13 @@ cdef class AccessEntry:
         return self.took_ns / 1e9
 
 
-cdef AccessEntry access_entry(object client, const char *buf, const ka_head *head, const ka_field *fields, int64_t now):
+cdef AccessEntry access_entry(object client, const char *buf, const ka_head *head, const ka_field *fields, int64_t now,
+                              tuple wanted):
+    """wanted: names of fields, in small letters."""
     cdef AccessEntry entry = AccessEntry.__new__(AccessEntry)
     cdef uint32_t i
     cdef ka_span name
+    cdef bytes one
     entry.client = client
     entry.unix_time = time(NULL)
     entry.begun_ns = now
@@ -37,8 +47,15 @@ cdef AccessEntry access_entry(object client, const char *buf, const ka_head *hea
     entry.method = method_str(buf, head.method)
     entry.target = bytes_at(buf, head.target)
     entry.version = "2" if head.flags & KA_HEAD_IS_H2 else "1.1" if head.minor else "1.0"
+    if head.host.len:
+        entry.host = bytes_at(buf, head.host)
+    if wanted:
+        entry.headers = {}
     for i in range(head.n_fields):
         name = fields[i].name
+        for one in wanted:
+            if name.len == <uint32_t>len(one) and ka_equals_lower(buf + name.off, one, name.len):
+                entry.headers[one] = bytes_at(buf, fields[i].value)
         if name.len == 7 and ka_equals_lower(buf + name.off, b"referer", 7):
             entry.referer = bytes_at(buf, fields[i].value)
         elif name.len == 10 and ka_equals_lower(buf + name.off, b"user-agent", 10):

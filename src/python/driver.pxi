@@ -8,6 +8,7 @@ cdef class Driver(BaseDriver):
     cdef readonly ConnectionTable table
     cdef ka_driver *d            # the engine's, or ours: what all drivers do alike
     cdef object policies         # the PolicySet whose rules are asked
+    cdef tuple logged_fields     # names of fields that the access log wants, as its attribute `fields` says
     cdef object on_race, on_closed, on_notice
     cdef object on_drained       # called once, see when_drained(); None = nobody waits
     cdef object context          # the one it was made in, untouched by any request
@@ -50,6 +51,7 @@ cdef class Driver(BaseDriver):
         app.class_of_request = driver_class_of_request
         app.on_settled = driver_on_settled
         self.access_log = access_log
+        self.logged_fields = tuple(getattr(access_log, "fields", ()))
         self.on_closed = on_closed
         self.on_race = on_race
         if access_log is not None:
@@ -243,12 +245,18 @@ cdef class Driver(BaseDriver):
 
     cdef AccessEntry entry_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
+        cdef AccessEntry entry
         client = self.client_of(core)
         if head != NULL and self.has_proxies:
             origin = self.origin_of(core, head, fields)
             if origin is not None:
                 client = origin[0]
-        return access_entry(client, buf, head, fields, self.now())
+        entry = access_entry(client, buf, head, fields, self.now(), self.logged_fields)
+        entry.connection = ka_exchange_conn(core)
+        entry.number = ka_conn_requests(self.table.table, entry.connection)
+        entry.server = self.server_of(core)
+        entry.is_tls = self.has_tls and self.tls_of(core) is not None
+        return entry
 
     cdef int set_common(self, bytes lines, bint date) except -1:
         if ka_service_set_fields(&self.d.service, lines, <uint32_t>len(lines), date) < 0:

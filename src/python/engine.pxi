@@ -174,6 +174,46 @@ cdef class Engine(Driver):
             self.sockets.remove(sock)
         self.close_at_last()
 
+    def give_away_quiet(self):
+        """Give away the sockets of connections on which nothing is going on: for another process, see `adopt`. Those over
+        TLS stay, since a socket carries no session.
+
+        Return: list of (descriptor, (host, port) or (path, None) of the listener); the descriptors are the caller's."""
+        cdef ka_table *table = self.table.table
+        cdef uint32_t slot = 0, last = ka_table_open_count(table), n = 0
+        cdef ka_handle conn
+        cdef uint8_t addr[16]
+        cdef uint16_t port
+        cdef unsigned listener
+        cdef int fd
+        self.check_open()
+        found = []
+        while n < last:
+            slot += 1
+            conn = ka_table_handle(table, slot)
+            if conn == 0:
+                continue
+            n += 1
+            if ka_conn_phase(table, conn) not in (KA_IDLE, KA_NEW):
+                continue
+            if ka_engine_peer(self.engine, conn, addr, &port, &listener) < 0:
+                continue
+            fd = ka_engine_give_away(self.engine, conn)
+            if fd >= 0:
+                found.append((fd, self.servers[listener]))
+        return found
+
+    def adopt(self, int fd, where):
+        """Serve a connection that another process gave away, as if it had come through the listener at `where`, of those
+        that are listened on; the descriptor is the engine's from now on. Raises OSError when the client is gone, LocalError
+        when there is no such listener or it speaks TLS; then the descriptor is still the caller's."""
+        self.check_open()
+        got = ka_engine_adopt(self.engine, self.servers.index(where), fd) if where in self.servers else KA_EINVAL
+        if got == KA_EINVAL:
+            raise LocalError(f"a connection of {where!r} cannot be adopted: nothing listens there without TLS")
+        if got < 0:
+            raise os_error(got)
+
     def stop_listening(self):
         """Accept what waits in the queues, then no more. The sockets stay open; they are the caller's."""
         self.check_open()

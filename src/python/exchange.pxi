@@ -84,6 +84,7 @@ cdef class BaseDriver:
         cdef unsigned status = ka_exchange_status(core)
         entry.status = <uint16_t>(status if status else 499)
         entry.n_bytes = ka_exchange_n_content(core)
+        entry.is_kept = core.talk.persistence == KA_PERSISTS
         entry.took_ns = self.now_exactly() - entry.begun_ns
         if self.access_log is not None:
             try:

@@ -469,8 +469,12 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint8_t asks_clients
         uint8_t asks_requests
 
+    ctypedef enum ka_persistence:
+        KA_PERSISTS
+
     ctypedef struct ka_talk:
         ka_service *service
+        uint8_t persistence
         ka_handle conn
         ka_h2 *h2
         const char *window
@@ -661,6 +665,7 @@ cdef extern from "ka_engine.h" nogil:
     int ka_engine_fileno(const ka_engine *e)
     ka_driver *ka_engine_driver(ka_engine *e)
     int ka_engine_listen(ka_engine *e, int fd, unsigned policy_class, bint knows_clients)
+    int ka_engine_adopt(ka_engine *e, unsigned listener, int fd)
     int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_session *ka_engine_session(ka_engine *e, ka_handle conn)
     int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)

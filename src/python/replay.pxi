@@ -156,14 +156,14 @@ cdef class Replay:
             ka_conn_event(self.table.table, handle, KA_EV_LINGERING, self.now_ns)
             return queue_add(&self.seeing, self.now_ns + self.window_ns, handle, 0)
         if self.has_expired:
-            ka_conn_close(self.table.table, handle, cause)
+            ka_conn_close(self.table.table, handle, cause, self.now_ns)
         return 0
 
     cdef void see(self) noexcept nogil:
         """A client sees that its connection was closed, and closes its side."""
         cdef replay_due due = queue_take(&self.seeing)
         if ka_conn_phase(self.table.table, due.handle) == <int>KA_LINGER:
-            ka_conn_close(self.table.table, due.handle, ka_conn_ending(self.table.table, due.handle))
+            ka_conn_close(self.table.table, due.handle, ka_conn_ending(self.table.table, due.handle), self.now_ns)
 
     cdef void leave(self) noexcept nogil:
         """A client closes a connection that it has not used for so long."""
@@ -171,7 +171,7 @@ cdef class Replay:
         cdef replay_conn *conn = self.conns + due.conn
         if (conn.handle == due.handle and conn.idle_since + self.closes_ns == due.at
                 and ka_conn_phase(self.table.table, due.handle) == <int>KA_IDLE):
-            ka_conn_close(self.table.table, due.handle, KA_CAUSE_CLIENT)
+            ka_conn_close(self.table.table, due.handle, KA_CAUSE_CLIENT, self.now_ns)
 
     # ---- requests ----
 
@@ -187,7 +187,7 @@ cdef class Replay:
         if phase == <int>KA_LINGER:
             if self.expired_ns != self.now_ns:  # logs with whole seconds have many that come in the very moment of the close
                 self.n_races += ka_conn_crossed(table, conn.handle)
-            ka_conn_close(table, conn.handle, ka_conn_ending(table, conn.handle))
+            ka_conn_close(table, conn.handle, ka_conn_ending(table, conn.handle), self.now_ns)
         return self.open(conn, client)
 
     cdef int open(self, replay_conn *conn, const ka_client *client) noexcept nogil:
@@ -203,7 +203,7 @@ cdef class Replay:
             victim = ka_table_victim(table, self.now_ns)
             if victim == 0:
                 break
-            ka_conn_close(table, victim, KA_CAUSE_EVICTED)
+            ka_conn_close(table, victim, KA_CAUSE_EVICTED, self.now_ns)
             self.n_evicted += 1
         if got == KA_ENOMEM:
             return got
@@ -223,7 +223,7 @@ cdef class Replay:
         if ka_conn_decide(table, conn.handle, 1, 1, KA_CAUSE_NONE, self.now_ns, &verdict) < 0:
             return 0  # it was turned away
         if not verdict.keeps:
-            ka_conn_close(table, conn.handle, <ka_cause>verdict.cause)
+            ka_conn_close(table, conn.handle, <ka_cause>verdict.cause, self.now_ns)
             return 0
         ka_conn_event(table, conn.handle, KA_EV_RESPONDED, self.now_ns)
         conn.idle_since = self.now_ns

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from kacore import cli
-from kacore.cli import elsewhere
-from kacore.cli.parser import make_parser
+from kacore.cli import elsewhere, gunicorn_file
+from kacore.cli.parser import make_parser, with_command
 from kacore.config.options import ServeOptions
 from kacore.policy import Policy
 
@@ -96,8 +96,107 @@ def test_no_suggestion_is_made_twice():
 
 
 def test_a_command_that_has_no_such_option_suggests_none():
-    assert "--keep-alive-timeout" in elsewhere.explain(["--timeout-keep-alive"], parser_of("serve").flags())
-    assert "--keep-alive-timeout" not in elsewhere.explain(["--timeout-keep-alive"], parser_of("demo").flags())
+    assert "--worker-timeout" in elsewhere.explain(["--timeout"], parser_of("serve").flags())
+    assert "--worker-timeout" not in elsewhere.explain(["--timeout"], parser_of("demo").flags())
+
+
+@pytest.mark.parametrize("theirs", elsewhere.SAME)
+def test_options_of_other_servers_that_mean_the_same_are_none_of_ours_and_are_taken(theirs):
+    known = parser_of("serve").flags()
+    assert theirs not in known and elsewhere.SAME[theirs] in known
+    ours = elsewhere.SAME[theirs]
+    assert elsewhere.translate([theirs, "x", f"{theirs}=y"], known) == [ours, "x", f"{ours}=y"]
+    assert elsewhere.translate([theirs], parser_of("demo").flags()) == [theirs]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--keep-alive 5", "--keep-alive-timeout 5"),
+        ("--keep-alive=5.5", "--keep-alive-timeout=5.5"),
+        ("--keep-alive app:app", "--keep-alive app:app"),
+        ("--no-keep-alive", "--no-keep-alive"),
+        ("--access-log", "--access-log=short"),
+        ("--access-log --port 1", "--access-log=short --port 1"),
+        ("--access-log json", "--access-log json"),
+        ("--no-access-log", "--access-log=off"),
+        ("--proxy-headers --forwarded-allow-ips *", "--forwarded-allow-ips *"),
+        ("--proxy-headers", "--proxy-headers"),
+    ],
+)
+def test_what_is_typed_out_of_habit(typed, meant):
+    assert elsewhere.translate(typed.split(), parser_of("serve").flags()) == meant.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["app:app", "--port", "1"], ["serve", "app:app", "--port", "1"]),
+        (["--port", "1", "app:app"], ["serve", "--port", "1", "app:app"]),
+        (["shop.wsgi"], ["serve", "shop.wsgi"]),
+        (["demo:app"], ["serve", "demo:app"]),
+        (["config"], ["config"]),
+        (["--version"], ["--version"]),
+        (["help"], ["--help"]),
+        ([], []),
+    ],
+)
+def test_without_a_command_it_is_serve(words, meant):
+    assert with_command(words) == meant
+
+
+def test_a_command_that_is_misspelt_is_no_application(run):
+    assert run("sevre", "app:app") == (2, "", "kacore: there is no command 'sevre'; did you mean serve?\n")
+
+
+# -- gunicorn.conf.py -----------------------------------------------------------------------------------------
+
+GUNICORN = """
+import multiprocessing
+bind = ["0.0.0.0:9000", "unix:/run/a.sock"]
+workers = 1 + 2
+keepalive = 5
+timeout = 30
+limit_request_fields = 50
+worker_class = "uvicorn.workers.UvicornWorker"
+preload_app = True
+accesslog = "-"
+loglevel = "INFO"
+wsgi_app = "shop:app"
+
+def on_starting(server):
+    raise RuntimeError
+"""
+
+
+def test_settings_of_gunicorn_that_have_a_counterpart_are_read_and_the_others_are_told(run, tmp_path, caplog):
+    (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
+    status, out, err = run("config", "-c", "gunicorn.conf.py", "--format", "json", "--port", "1")
+    assert status == 0, err
+    found = json.loads(out)
+    said = {name: value["value"] for table in ("serve", "policy") for name, value in found[table].items()}
+    assert said["bind"] == ["0.0.0.0:9000", "unix:/run/a.sock"]
+    assert (said["workers"], said["app"], said["port"]) == (3, "shop:app", 1)
+    assert (said["keep_alive_timeout"], said["worker_timeout"], said["max_headers"]) == (5, 30, 50)
+    assert (said["access_log"], said["log_level"]) == ("combined", "info")
+    assert found["policy"]["keep_alive_timeout"]["from"] == "gunicorn.conf.py [policy]"
+    for name in ("worker_class", "preload_app", "on_starting"):
+        assert f"gunicorn.conf.py: {name} is not taken: " in caplog.text
+
+
+def test_what_is_wrong_in_it_is_one_line_with_its_place(run, tmp_path):
+    (tmp_path / "gunicorn.conf.py").write_text("import os\nworkers = os.nothing\n")
+    status, _, err = run("config", "-c", "gunicorn.conf.py")
+    assert (status, err) == (2, "kacore: gunicorn.conf.py:2: AttributeError: module 'os' has no attribute 'nothing'\n")
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 'two'\n")
+    assert "gunicorn.conf.py [serve]: workers='two'" in run("config", "-c", "gunicorn.conf.py")[2]
+
+
+@pytest.mark.parametrize("setting", [*gunicorn_file.SAME, *gunicorn_file.WITHOUT])
+def test_the_settings_are_gunicorns_and_their_counterparts_ours(setting):
+    known = pytest.importorskip("gunicorn.config").KNOWN_SETTINGS
+    assert setting in {one.name for one in known}
+    assert gunicorn_file.SAME.get(setting, "app") in {**ServeOptions.__fields__, **Policy.__fields__}
 
 
 # -- kacore config --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import inspect
 import typing
+from typing import Literal
 
 import pytest
 
@@ -24,6 +25,7 @@ SOME = {
     "ssl_sni": ("a.example=cert,key", (("a.example", ("cert", "key")),)),
     "htaccess": ("a.example=file", (("a.example", "file"),)),
     "fds": ("7", (7,)),
+    "access_log": ("%h %s", "%h %s"),
 }
 
 
@@ -113,6 +115,8 @@ def test_what_type_checkers_are_told_is_what_is_declared(record):
             assert hint == what.kind | typing.Literal[what.words]
         elif what.is_many:
             assert "Iterable" in str(hint)
+        elif name == "workers":
+            assert hint == int | Literal["auto"] | None
         else:
             assert hint == (what.kind | None if what.is_optional else what.kind)
 
@@ -229,7 +233,7 @@ def test_a_line_of_an_env_file_that_is_none_names_its_place(tmp_path, text):
     [
         (["--port", "http"], {}, "--port: port='http': must be an integer between 0 and 65535"),
         ([], {"KACORE_PORT": "http"}, "environment variable KACORE_PORT: port='http': must be an integer"),
-        (["--workers", "0"], {}, "--workers: workers=0: must be an integer between 1 and 512"),
+        (["--workers", "0"], {}, "--workers: workers='0': must be an integer between 1 and 512, or auto"),
         ([], {"KACORE_RELOAD": "perhaps"}, "KACORE_RELOAD: reload='perhaps': must be True or False"),
         (["--proxy-protocol"], {}, "proxy_protocol needs forwarded_allow_ips"),
         (["--ssl-keyfile", "k"], {}, "--ssl-certfile is missing"),
@@ -271,3 +275,74 @@ def test_an_option_of_the_command_is_told_where_the_command_does_not_run(monkeyp
     monkeypatch.setattr("kacore.config.sources._told", set())
     Sources().add_environment({"KACORE_WORKERS": "4"})
     assert "KACORE_WORKERS is an option of kacore serve alone; it is ignored" in caplog.text
+
+
+# -- variables that are not ours alone ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "argv", "addresses"),
+    [
+        ({"PORT": "9000"}, (), [":9000"]),  # of a platform, which means from outside
+        ({"PORT": "9000", "HOST": "10.0.0.1"}, (), ["10.0.0.1:9000"]),
+        ({"PORT": "9000", "HOST": "::"}, (), ["[::]:9000"]),
+        ({"PORT": "9000", "HOST": "x86_64-conda-linux-gnu"}, (), [":9000"]),
+        ({"HOST": "x86_64-conda-linux-gnu"}, (), ["127.0.0.1:8000"]),
+        ({"HOST": "localhost"}, (), ["localhost:8000"]),
+        ({"PORT": "9000"}, ("--host", "::1"), ["[::1]:9000"]),
+        ({"PORT": "9000"}, ("--port", "1"), ["127.0.0.1:1"]),
+        ({"PORT": "9000"}, ("--bind", "unix:a"), ["unix:a"]),
+        ({"PORT": "9000", "KACORE_PORT": "9001"}, (), ["127.0.0.1:9001"]),
+        ({"PORT": "9000", "HOST": "0.0.0.0"}, ("--uds", "a"), ["unix:a"]),
+        ({"PORT": ""}, (), ["127.0.0.1:8000"]),
+    ],
+)
+def test_port_and_host_of_a_platform_count_where_nothing_says_where_to_listen(environ, argv, addresses):
+    assert configuration(*argv, environ=environ).options.addresses() == addresses
+
+
+def test_other_variables_of_a_platform_are_heard_unless_something_else_says_it():
+    environ = {"WEB_CONCURRENCY": "3", "FORWARDED_ALLOW_IPS": "10.0.0.1,unix"}
+    found = configuration(environ=environ)
+    assert (found.options.workers, found.options.forwarded_allow_ips) == (3, ("10.0.0.1", "unix"))
+    assert found.serve.origin("workers") == "WEB_CONCURRENCY"
+    assert configuration("--workers", "2", environ=environ).options.workers == 2
+    assert configuration("--reload", environ=environ).options.workers is None
+    with pytest.raises(UsageError, match="environment variable PORT: port='http': must be an integer"):
+        _ = configuration(environ={"PORT": "http"}).options
+
+
+def test_workers_auto_is_what_affinity_and_control_groups_allow(tmp_path, monkeypatch):
+    from kacore.config import cores
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    assert cores.usable_cores(str(tmp_path)) == 8
+    write("proc/self/cgroup", "0::/system.slice/shop.service\n")
+    write("sys/fs/cgroup/system.slice/shop.service/cpu.max", "max 100000\n")
+    assert cores.usable_cores(str(tmp_path)) == 8
+    write("sys/fs/cgroup/system.slice/cpu.max", "250000 100000\n")
+    assert cores.usable_cores(str(tmp_path)) == 3
+    write("sys/fs/cgroup/cpu.max", "20000 100000\n")  # of a container
+    assert cores.usable_cores(str(tmp_path)) == 1
+    write("proc/self/cgroup", "4:cpu,cpuacct:/docker/x\n3:memory:/docker/x\n")  # version 1
+    write("sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us", "-1\n")
+    write("sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_period_us", "100000\n")
+    assert cores.usable_cores(str(tmp_path)) == 8
+    write("sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us", "400000\n")
+    assert cores.usable_cores(str(tmp_path)) == 4
+    assert configuration("--workers", "auto").options.workers == cores.usable_cores()
+    assert RunOptions(workers="auto").n_workers >= 1
+
+
+LEVELS = [("WARNING", "warning"), ("warn", "warning"), ("Trace", "trace"), ("fatal", "critical")]
+
+
+@pytest.mark.parametrize(("given", "level"), LEVELS)
+def test_log_levels_are_written_in_any_case(given, level):
+    assert configuration("--log-level", given).options.log_level == level

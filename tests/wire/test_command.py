@@ -35,6 +35,9 @@ async def soon(request):
 def make():
     return app
 
+def create_app(settings):
+    return app
+
 not_callable = 5
 """
 
@@ -102,10 +105,13 @@ def test_a_mistake_is_one_clear_line_and_exit_status_2(launch, app, arguments, w
     (["./app:app"], ["no module", "app:app"]),
     (["app:make"], ["--factory"]),
     (["app:app", "--factory"], ["app"]),
-    (["app:app", "--timeout-keep-alive", "5"], ["--timeout-keep-alive", "--keep-alive-timeout"]),
-    (["--max-requests=5", "app:app"], ["--max-requests", "--max-requests-per-worker"]),
+    (["app:app", "--timeout-keep-alive", "-5"], ["--keep-alive-timeout"]),
+    (["--max-requests=many", "app:app"], ["--max-requests-per-worker", "many"]),
     (["app:app", "-k", "sync"], ["-k", "--interface"]),
-    (["app:app", "--keep-alive", "5"], ["'5'"]),
+    (["app:app", "--timeout", "30"], ["--worker-timeout", "--handler-timeout"]),
+    (["app:app", "--workers", "many"], ["workers='many'", "between 1 and 512, or auto"]),
+    (["app:app", "--log-level", "loud"], ["log_level='loud'", "trace, debug, info, warning, error, critical"]),
+    (["app:create_app"], ["factory", "settings"]),
     (["app:app", "--keep-alive-time", "5"], ["--keep-alive-time"]),
     (["app:app", "--nonsense"], ["--nonsense"]),
     (["app:app", "--header", "X-A"], ["X-A", "NAME:VALUE"]),
@@ -128,7 +134,7 @@ def test_a_mistake_is_one_clear_line_and_exit_status_2(launch, app, arguments, w
 def test_a_mistake_names_the_value_and_the_rule(app, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(logs, "set_up", lambda level: None)
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
     monkeypatch.delitem(sys.modules, "app", raising=False)
     with contextlib.suppress(SystemExit):
         assert cli.main(["serve", *arguments, "--port", "0"]) == 2

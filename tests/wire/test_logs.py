@@ -63,6 +63,7 @@ def test_json_format_is_one_ascii_object_a_line(start, client, lines):
     entry = json.loads(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", entry.pop("time"))
     assert 0 <= entry.pop("seconds") < 10
+    assert int(entry.pop("connection"), 16) > 0
     assert entry == {
         "client": "127.0.0.1",
         "method": "GET",
@@ -72,6 +73,7 @@ def test_json_format_is_one_ascii_object_a_line(start, client, lines):
         "bytes": 5,
         "referer": None,
         "user_agent": '"\xe9',
+        "number": 1,
     }
 
 
@@ -103,7 +105,7 @@ def test_nothing_is_logged_of_requests_unless_asked(start, client, lines):
 def test_unknown_format_is_a_usage_error_that_names_the_known():
     from kacore import Server
 
-    with pytest.raises(UsageError, match="access_log='apache': must be one of off, common, combined, json"):
+    with pytest.raises(UsageError, match="access_log='apache': must be off, short, common, combined, json, or a format as"):
         Server(hello, access_log="apache")
 
 

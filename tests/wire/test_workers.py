@@ -144,16 +144,6 @@ def test_application_that_does_not_start_ends_the_whole_with_its_status(launch, 
     assert "'app' has no 'app'" in server.text
 
 
-def test_reload_serves_an_edit_and_goes_on_with_the_old_code_while_the_new_one_is_broken(run, tmp_path):
-    server = run("--reload")
-    for text, wanted in (("def app(request): return b'one'", "one"), ("broken(", "one"), ("app = lambda r: b'2'", "2")):
-        (tmp_path / "app.py").write_text(text)
-        if "broken" in text:
-            server.wait_for("did not start: status 3; the old one keeps serving")
-        wait_until(lambda wanted=wanted: ask(server) == wanted)
-    assert server.stop() == 0
-
-
 def test_worker_is_replaced_after_its_number_of_requests_and_none_is_lost(run):
     server = run("--workers", "1", "--max-requests-per-worker", "200", "--drain-grace", "10", "--drain-spread", "0.1")
     with Hammer(socket.AF_INET, ("127.0.0.1", server.port), n=6) as hammer:
@@ -242,7 +232,7 @@ import kacore
 from kacore.config.options import RunOptions
 from kacore.server.supervisor import Supervisor
 
-def make_server(worker):
+def make_server(worker, shows):
     def app(request):
         if request.path == "/die":
             os._exit(9)
@@ -331,3 +321,20 @@ def test_address_that_is_none_is_refused_by_name(launch, tmp_path, address):
     child = launch("-m", "kacore", "serve", "app:app", "--bind", address)
     assert child.wait() == 2
     assert address in child.text
+
+
+def test_worker_whose_event_loop_is_stuck_is_replaced(run, tmp_path):
+    (tmp_path / "app.py").write_text("""
+import os, time
+
+def app(request):
+    while request.path == "/stuck":
+        time.sleep(0.01)
+    return str(os.getpid())
+""")
+    server = run("--worker-timeout", "0.5")
+    (old,) = pids(server, 3)
+    with pytest.raises(OSError):
+        ask(server, "/stuck")
+    assert pids(server, 3) != {old}
+    assert f"killing worker 0 (pid {old}): its event loop does not respond" in server.text
