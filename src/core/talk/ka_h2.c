@@ -157,6 +157,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
 {
     ka_service *service = h2->talk->service;
     ka_h2_live *live = h2->live;
+    ka_h2_lose(h2, s); /* first: what is released below may run code that would still write to it */
     ka_h2_stream **at = bucket_of(live, s->id);
     while (*at != s)
         at = &(*at)->chain;
@@ -174,7 +175,6 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
-    ka_h2_lose(h2, s);
     give_stream(service->h2, s);
     ka_h2_put_credit(h2, NULL);
 }
@@ -185,15 +185,13 @@ void ka_h2_put_rst(ka_h2 *h2, uint32_t id, unsigned error)
     if (at == NULL)
         return;
     ka_talk_wrote_until(h2->talk, ka_h2_put_reset(at, id, error));
-    uint32_t distance = (h2->last_stream - id) / 2;
-    if (id <= h2->last_stream && distance < KA_H2_REMEMBERED)
-        h2->were_reset |= (unsigned __int128)1 << distance;
+    if (id <= h2->last_stream)
+        ka_h2_past_add(&h2->were_reset, ka_h2_distance(h2, id));
 }
 
 int ka_h2_was_reset(const ka_h2 *h2, uint32_t id)
 {
-    uint32_t distance = (h2->last_stream - id) / 2;
-    return id <= h2->last_stream && distance < KA_H2_REMEMBERED && (h2->were_reset >> distance & 1) != 0;
+    return id <= h2->last_stream && ka_h2_past_has(&h2->were_reset, ka_h2_distance(h2, id));
 }
 
 void ka_h2_reset(ka_h2 *h2, ka_h2_stream *s, unsigned error, ka_cause cause)

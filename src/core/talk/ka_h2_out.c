@@ -81,6 +81,8 @@ static int is_of_connection(const char *name, size_t n)
 static size_t count_lines(const char *lines, size_t len)
 {
     size_t n = 0;
+    if (len == 0)
+        return 0; /* and perhaps no lines: NULL + 0 is undefined in C */
     for (const char *end = lines + len; lines < end && (lines = memchr(lines, '\n', (size_t)(end - lines))) != NULL;
          lines++)
         n++;
@@ -91,6 +93,8 @@ static size_t count_lines(const char *lines, size_t len)
 static void encode_lines(ka_h2 *h2, char **at, const char *lines, size_t len)
 {
     char small[256];
+    if (len == 0)
+        return; /* as above */
     const char *end = lines + len;
     while (lines < end) {
         const char *colon = memchr(lines, ':', (size_t)(end - lines));
@@ -205,7 +209,7 @@ int ka_h2_put_now(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t len, int
 /* A stream ends that has referred bytes, of which a part may be in the output: whoever owns them is let go of behind it. */
 static void give_behind(ka_talk *talk, ka_buf *buf)
 {
-    if (talk->unsent == 0 || buf->cap || buf->start == 0) {
+    if (talk->unsent == 0 || buf->cap || buf->fd >= 0 || buf->start == 0) {
         ka_buf_give(&talk->service->pool, buf);
         return;
     }
@@ -262,9 +266,9 @@ void ka_h2_unready(ka_h2 *h2, ka_h2_stream *s)
         *first = s->ready_next;
 }
 
-/* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK; KA_ENOMEM; KA_EPEER: a file is shorter
- * than it was. */
-static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
+/* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK, and *done is a buffer that is used up, for the
+ * caller to let go of; KA_ENOMEM; KA_EPEER: a file is shorter than it was. */
+static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **done)
 {
     ka_talk *talk = h2->talk;
     ka_pool *pool = &talk->service->pool;
@@ -300,13 +304,14 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
     if (!is_whole)
         buf->start += n;
     else if (!is_referred)
-        give_behind(talk, buf);
+        *done = buf;
     return KA_OK;
 }
 
 /* What a stream may send in its turn; then the next one's is. Return KA_OK or KA_ENOMEM. */
 static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
 {
+    ka_buf *done = NULL;
     size_t n = ka_buf_len(s->out);
     if (n > PIECE)
         n = PIECE;
@@ -315,7 +320,7 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
     if ((int64_t)n > h2->send_window)
         n = (size_t)h2->send_window;
     int ends = s->ends && n == s->queued && s->trailers == NULL;
-    int got = put_bytes(h2, s, (uint32_t)n, ends);
+    int got = put_bytes(h2, s, (uint32_t)n, ends, &done);
     if (got == KA_ENOMEM)
         return KA_ENOMEM;
     ka_h2_touch(h2, s);
@@ -342,6 +347,8 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
         ka_h2_unready(h2, s);
     else if (s->is_incremental)
         h2->live->ready[s->urgency] = s->ready_next;
+    if (done)
+        give_behind(h2->talk, done); /* last: releasing an owner may run arbitrary code, and fill again */
     return KA_OK;
 }
 

@@ -37,6 +37,15 @@ static inline ka_turned ka_h2_turn_in(const ka_moves *moves, ka_driver *d, void 
             ka_h2_turn_news(d, h2);
             turned = ka_turn_read(moves, d, peer, talk);
             break;
+        case KA_TALK_WAIT:
+            /* For output to leave; if it does no event will tell of what is here. */
+            if (talk->unsent <= KA_H2_OUT_MOST)
+                return KA_TURN_PAUSE;
+            if (!ka_turn_flush(moves, d, peer, talk))
+                return KA_TURN_ENDED;
+            if (talk->unsent > KA_H2_OUT_MOST)
+                return KA_TURN_PAUSE;
+            break;
         case KA_TALK_CLOSE:  *lingers = 0; return KA_TURN_ON;
         case KA_TALK_LINGER: *lingers = 1; return KA_TURN_ON;
         default:             return KA_TURN_PAUSE;
