@@ -34,8 +34,8 @@ HTTP2 = True   # there is HTTP/2 in this build
 # What the stub describes; the other classes are the parts of these.
 __all__ = [
     "AccessEntry", "AsgiApplication", "COUNTERS_BYTES", "ClientGone", "ConnectionTable", "EndOfMessage",
-    "Engine", "FrameReader", "HTTP2", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication", "KacoreError",
-    "Limits", "LocalError", "MAX_WAITING", "PeerError",
+    "Engine", "FrameReader", "HTTP2", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication",
+    "KacoreError", "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",

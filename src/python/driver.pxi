@@ -75,8 +75,8 @@ cdef class Driver(BaseDriver):
         if self.d.service.h2 != NULL:
             raise LocalError("HTTP/2 is served already")
         if not (1 <= max_streams <= 65_535 and 65_535 <= window <= max_window <= 1 << 27):
-            raise ValueError(f"max_streams={max_streams!r}, window={window!r}, max_window={max_window!r}: must be 1 to 65,535, "
-                             "65,535 or more, and from there up to 128 MiB")
+            raise ValueError(f"max_streams={max_streams!r}, window={window!r}, max_window={max_window!r}: must be "
+                             "1 to 65,535, 65,535 or more, and from there up to 128 MiB")
         options.max_streams = max_streams
         options.window = window
         options.max_window = max_window

@@ -6,8 +6,11 @@
 enum {
     STREAMS_KEEP = 256,
     MAX_STREAMS = 65535,
+    LOOKS = 16,     /* at those who may go when room is needed */
     NO_REQUEST = 18 /* "PRI * HTTP/2.0" and the empty line */
 };
+
+#define JUST_COME ((int64_t)1000000000) /* as for the heads of HTTP/1: what is on its way is waited for */
 
 const ka_h2_options ka_h2_options_default = {.max_streams = 128, .window = KA_H2_DEFAULT_WINDOW, .max_window = 1 << 20};
 
@@ -157,6 +160,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
 {
     ka_service *service = h2->talk->service;
     ka_h2_live *live = h2->live;
+    ka_h2_lose(h2, s); /* first: what is released below may run code that would still write to it */
     ka_h2_stream **at = bucket_of(live, s->id);
     while (*at != s)
         at = &(*at)->chain;
@@ -174,7 +178,6 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
-    ka_h2_lose(h2, s);
     give_stream(service->h2, s);
     ka_h2_put_credit(h2, NULL);
 }
@@ -185,15 +188,13 @@ void ka_h2_put_rst(ka_h2 *h2, uint32_t id, unsigned error)
     if (at == NULL)
         return;
     ka_talk_wrote_until(h2->talk, ka_h2_put_reset(at, id, error));
-    uint32_t distance = (h2->last_stream - id) / 2;
-    if (id <= h2->last_stream && distance < KA_H2_REMEMBERED)
-        h2->were_reset |= (unsigned __int128)1 << distance;
+    if (id <= h2->last_stream)
+        ka_h2_past_add(&h2->were_reset, ka_h2_distance(h2, id));
 }
 
 int ka_h2_was_reset(const ka_h2 *h2, uint32_t id)
 {
-    uint32_t distance = (h2->last_stream - id) / 2;
-    return id <= h2->last_stream && distance < KA_H2_REMEMBERED && (h2->were_reset >> distance & 1) != 0;
+    return id <= h2->last_stream && ka_h2_past_has(&h2->were_reset, ka_h2_distance(h2, id));
 }
 
 void ka_h2_reset(ka_h2 *h2, ka_h2_stream *s, unsigned error, ka_cause cause)
@@ -324,6 +325,7 @@ void ka_h2_drain(ka_h2 *h2)
             continue;
         s->has_drain_news = 1;
         ka_h2_touch(h2, s);
+        ka_talk_attend(h2->talk);
     }
     ka_h2_leave(h2, KA_CAUSE_DRAIN);
 }
@@ -385,6 +387,37 @@ ka_cause ka_h2_late(ka_h2 *h2, ka_h2_wait *wait, int64_t now)
     ka_h2_wait_in(&ka_h2_service_of(h2)->clock, wait, KA_FREE, now);
     ka_h2_fail(h2, KA_H2_ENHANCE_YOUR_CALM, KA_CAUSE_HEADER_TIMEOUT);
     return KA_CAUSE_NONE;
+}
+
+/* Is the application at work for it? Then it stays. */
+static int is_served(const ka_h2 *h2)
+{
+    for (const ka_h2_stream *s = h2->live ? h2->live->first : NULL; s; s = s->next)
+        if (s->wait.phase == KA_BUSY || ka_exchange_is_tunnel(&s->x))
+            return 1;
+    return 0;
+}
+
+ka_talk *ka_h2_victim(const ka_service *service, int64_t now)
+{
+    static const uint8_t phases[] = {KA_HEAD, KA_BODY, KA_WRITE};
+    const ka_h2_clock *clock = &service->h2->clock;
+    unsigned n = 0;
+    for (unsigned i = 0; i < sizeof phases; i++) {
+        unsigned k = phases[i] - (unsigned)KA_HEAD;
+        for (uint64_t classes = clock->classes[k]; classes; classes &= classes - 1) {
+            unsigned c = (unsigned)__builtin_ctzll(classes);
+            int64_t least = phases[i] == KA_HEAD ? JUST_COME : ka_table_policy(service->table, c)->rate_window_ns;
+            for (ka_h2_wait *wait = clock->first[k][c]; wait && now - wait->since >= least; wait = wait->next) {
+                ka_talk *talk = ka_h2_talk_of(wait);
+                if (!talk->is_driven && !is_served(talk->h2))
+                    return talk;
+                if (++n == LOOKS)
+                    return NULL;
+            }
+        }
+    }
+    return NULL;
 }
 
 /* --- what is reported --- */

@@ -40,8 +40,9 @@ enum {
     KA_H2_EARLY = 4,        /* priorities that are remembered for streams to come */
     KA_H2_URGENCIES = 8,    /* RFC 9218 4.1 */
     KA_H2_BUCKETS = 32,     /* of streams, by their number */
-    KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended: bits of __int128 */
-    KA_H2_TURN_REQUESTS = 64 /* handed over in one turn */
+    KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended */
+    KA_H2_TURN_REQUESTS = 64,        /* handed over in one turn */
+    KA_H2_OUT_MOST = KA_OUT_HIGH * 2 /* unsent bytes above which nothing more is read */
 };
 
 struct ka_h2_stream {
@@ -74,6 +75,11 @@ struct ka_h2_stream {
     uint8_t cause;   /* ka_cause, for the application */
 };
 
+/* A bit for each of the streams of late, the last one's first. */
+typedef struct {
+    uint64_t near, far;
+} ka_h2_past;
+
 struct ka_h2_live {
     ka_h2_stream *bucket[KA_H2_BUCKETS];
     ka_h2_stream *first, *last;
@@ -100,7 +106,7 @@ struct ka_h2 {
     ka_hpack_encoder encoder;
     ka_h2_reader reader;
     /* Bit n is of stream last_stream - 2 n: it was opened, and not skipped; we reset it, and what comes for it crossed that. */
-    unsigned __int128 opened, were_reset;
+    ka_h2_past opened, were_reset;
     uint32_t last_stream; /* the highest that the client opened */
     uint32_t n_told;      /* streams that the table counts */
     int32_t send_window;  /* of the connection */
@@ -183,6 +189,9 @@ const char *ka_h2_check(const ka_h2 *h2);
 /* Its time is up: what is to be said is in the output. KA_CAUSE_NONE, or what the connection ends by, at once. */
 ka_cause ka_h2_late(ka_h2 *h2, ka_h2_wait *wait, int64_t now);
 ka_talk *ka_h2_talk_of(ka_h2_wait *wait);
+/* When the table names nobody who could go for a newcomer: one that has us wait for it in all it has asked for, and has moved no
+ * byte for a whole rate window, or has not ended a head for a second. NULL: nobody. Looks at a bounded number. */
+ka_talk *ka_h2_victim(const ka_service *service, int64_t now);
 /* Tell the client that the connection is about to end, and let what it has sent be served. */
 void ka_h2_leave(ka_h2 *h2, ka_cause cause);
 void ka_h2_drain(ka_h2 *h2); /* the same, since the server stops; tunnels are told */

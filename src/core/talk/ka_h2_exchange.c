@@ -318,9 +318,11 @@ int ka_h2_interim(ka_exchange *x, unsigned status, const char *lines, size_t len
 void ka_h2_done(ka_exchange *x, ka_cause cause)
 {
     ka_h2_stream *s = ka_h2_stream_of(x);
-    if (!ka_exchange_is_open(x) || x->writing == KA_WRITING_CUT || s->is_sent)
+    if (!ka_exchange_is_open(x) || x->writing == KA_WRITING_CUT || (s->is_sent && x->writing == KA_WRITING_DONE))
         return;
-    if (ka_exchange_is_tunnel(x)) {
+    if (s->is_sent) {
+        x->writing = KA_WRITING_DONE; /* the head was all, whether or not somebody says so */
+    } else if (ka_exchange_is_tunnel(x)) {
         if (x->writing < KA_WRITING_DONE) {
             x->writing = KA_WRITING_DONE;
             s->ends = 1;
@@ -445,7 +447,7 @@ static ka_phase phase_of(const ka_h2_stream *s)
 static int ends(ka_h2 *h2, ka_h2_stream *s)
 {
     if (s->is_slow) {
-        ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? KA_CAUSE_APPLICATION : KA_CAUSE_SEND_RATE);
+        ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? (ka_cause)s->cause : KA_CAUSE_SEND_RATE);
         return 1;
     }
     if (h2->knows_fin && s->queued && (s->send_window <= 0 || h2->send_window <= 0)) {
@@ -508,12 +510,15 @@ ka_h2_stream *ka_h2_news(ka_h2 *h2, int64_t now, ka_news *news)
 {
     ka_h2_stream *s, *next;
     for (s = h2->live ? h2->live->touched : NULL; s; s = next) {
-        next = s->touched_next;
-        if (ends(h2, s))
+        ka_h2_stream *prev = s->touched_prev;
+        if (ends(h2, s)) { /* whoever is told of it may have done something to another one meanwhile */
+            next = prev ? prev->touched_next : h2->live->touched;
             continue;
+        }
         if (next_news(h2, s, news))
             return s; /* and it stays on the list: there may be more */
         ka_h2_wait_in(&ka_h2_service_of(h2)->clock, &s->wait, phase_of(s), now);
+        next = s->touched_next;
         if (s->x.hold == KA_HOLD_NOT) /* else it is looked at in every turn, until it is low */
             ka_h2_untouch(h2, s);
     }

@@ -8,6 +8,16 @@ static void fault_of_connection(ka_h2 *h2, const ka_h2_fault *fault)
     ka_h2_fail(h2, fault->error, KA_CAUSE_BAD_REQUEST);
 }
 
+/* RFC 9113 5.1: no frame but HEADERS and PRIORITY for a stream that is idle. One of an even number is for ever: we push
+ * nothing. */
+static int is_idle_stream(const ka_h2 *h2, uint32_t id)
+{
+    return id % 2 == 0 || (id > h2->last_stream && h2->leaving != KA_H2_LEAVES);
+}
+
+/* What crossed our RST_STREAM or our last GOAWAY is nobody's fault, and is ignored (RFC 9113 5.4.2, 6.8). */
+static int is_ignored(const ka_h2 *h2, uint32_t id) { return id > h2->last_stream || ka_h2_was_reset(h2, id); }
+
 /* RFC 9113 5.4.2. An error of a stream that there is not is told all the same, if it was not told already. */
 static void fault_of_stream(ka_h2 *h2, uint32_t id, unsigned error, int64_t now)
 {
@@ -15,7 +25,7 @@ static void fault_of_stream(ka_h2 *h2, uint32_t id, unsigned error, int64_t now)
     if (s) {
         /* Half of what the application wrote has left perhaps, and it is to know that its client is gone. */
         ka_h2_reset(h2, s, error, KA_CAUSE_BAD_REQUEST);
-    } else if (!ka_h2_was_reset(h2, id)) {
+    } else if (!is_ignored(h2, id)) {
         ka_h2_put_rst(h2, id, error);
     }
     ka_h2_charge(h2, KA_H2_COST_FAULT, now);
@@ -23,17 +33,11 @@ static void fault_of_stream(ka_h2 *h2, uint32_t id, unsigned error, int64_t now)
 
 static void fault(ka_h2 *h2, const ka_h2_fault *fault, int64_t now)
 {
-    if (fault->of_stream)
+    if (fault->of_stream && !is_idle_stream(h2, fault->stream)) /* which may not be reset, RFC 9113 6.4 */
         fault_of_stream(h2, fault->stream, fault->error, now);
     else
         fault_of_connection(h2, fault);
 }
-
-/* RFC 9113 5.1: no frame but HEADERS and PRIORITY for a stream that is idle. */
-static int is_idle_stream(const ka_h2 *h2, uint32_t id) { return id > h2->last_stream && h2->leaving != KA_H2_LEAVES; }
-
-/* What crossed our RST_STREAM or our last GOAWAY is nobody's fault, and is ignored (RFC 9113 5.4.2, 6.8). */
-static int is_ignored(const ka_h2 *h2, uint32_t id) { return id > h2->last_stream || ka_h2_was_reset(h2, id); }
 
 /* --- content --- */
 
@@ -191,9 +195,10 @@ static unsigned priority_of(const char *p, size_t len)
         if (n >= 3 && from[0] == 'u' && from[1] == '=' && from[2] >= '0' && from[2] <= '7' &&
             (n == 3 || from[3] == ';' || from[3] == ' '))
             urgency = (unsigned)(from[2] - '0');
-        else if (n >= 1 && from[0] == 'i' &&
-                 (n == 1 || from[1] == ';' || from[1] == ' ' || !memcmp(from + 1, "=?1", 3)))
-            is_incremental = n < 4 || from[1] != '=' || from[3] == '1';
+        else if (n >= 1 && from[0] == 'i' && (n == 1 || from[1] == ';' || from[1] == ' '))
+            is_incremental = 1;
+        else if (n >= 4 && from[0] == 'i' && from[1] == '=' && from[2] == '?')
+            is_incremental = from[3] == '1';
     }
     return urgency | (is_incremental ? INCREMENTAL : 0);
 }
@@ -238,17 +243,18 @@ static void prioritize_first(ka_h2 *h2, ka_h2_stream *s, const ka_hpack_section 
 
 static void note_opened(ka_h2 *h2, uint32_t id)
 {
-    uint32_t distance = (id - h2->last_stream) / 2;
-    int is_far = h2->last_stream == 0 || distance >= KA_H2_REMEMBERED;
-    h2->opened = (is_far ? 0 : h2->opened << distance) | 1;
-    h2->were_reset = is_far ? 0 : h2->were_reset << distance;
+    uint32_t n = h2->last_stream ? (id - h2->last_stream) / 2 : KA_H2_REMEMBERED;
+    ka_h2_past_shift(&h2->opened, n);
+    ka_h2_past_shift(&h2->were_reset, n);
+    ka_h2_past_add(&h2->opened, 0);
     h2->last_stream = id;
 }
 
+/* As far as it is known; else it was. */
 static int was_opened(const ka_h2 *h2, uint32_t id)
 {
-    uint32_t distance = (h2->last_stream - id) / 2;
-    return distance < KA_H2_REMEMBERED ? (int)(h2->opened >> distance & 1) : 1;
+    uint32_t n = ka_h2_distance(h2, id);
+    return n >= KA_H2_REMEMBERED || ka_h2_past_has(&h2->opened, n);
 }
 
 /* A field section behind the content of a request (RFC 9113 8.1). */
@@ -525,6 +531,8 @@ static int new_window(ka_h2 *h2, uint32_t value)
         s->send_window = (int32_t)window;
         ka_h2_unready(h2, s);
         ka_h2_ready(h2, s);
+        if (s->queued)
+            ka_h2_touch(h2, s); /* the client may be waited for now, or no longer */
     }
     return KA_OK;
 }

@@ -4,6 +4,7 @@
 
 enum {
     PIECE = 16 * 1024, /* content in a frame at most: what every client takes, and a turn of each */
+    SMALL_PIECE = KA_BUF_MIN - KA_H2_FRAME_HEAD,
     LENGTH_DIGITS = 20
 };
 
@@ -81,6 +82,8 @@ static int is_of_connection(const char *name, size_t n)
 static size_t count_lines(const char *lines, size_t len)
 {
     size_t n = 0;
+    if (len == 0)
+        return 0; /* and perhaps no lines: NULL + 0 is undefined in C */
     for (const char *end = lines + len; lines < end && (lines = memchr(lines, '\n', (size_t)(end - lines))) != NULL;
          lines++)
         n++;
@@ -91,6 +94,8 @@ static size_t count_lines(const char *lines, size_t len)
 static void encode_lines(ka_h2 *h2, char **at, const char *lines, size_t len)
 {
     char small[256];
+    if (len == 0)
+        return; /* as above */
     const char *end = lines + len;
     while (lines < end) {
         const char *colon = memchr(lines, ':', (size_t)(end - lines));
@@ -205,7 +210,7 @@ int ka_h2_put_now(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t len, int
 /* A stream ends that has referred bytes, of which a part may be in the output: whoever owns them is let go of behind it. */
 static void give_behind(ka_talk *talk, ka_buf *buf)
 {
-    if (talk->unsent == 0 || buf->cap || buf->start == 0) {
+    if (talk->unsent == 0 || buf->cap || buf->fd >= 0 || buf->start == 0) {
         ka_buf_give(&talk->service->pool, buf);
         return;
     }
@@ -262,9 +267,23 @@ void ka_h2_unready(ka_h2 *h2, ka_h2_stream *s)
         *first = s->ready_next;
 }
 
-/* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK; KA_ENOMEM; KA_EPEER: a file is shorter
- * than it was. */
-static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
+/* Room for a frame was reserved that is not written after all: no empty buffer stays in the output, where a driver would take
+ * "none of it was sent" for an end. */
+static void give_back_room(ka_talk *talk)
+{
+    ka_buf **at = &talk->out, *before = NULL;
+    if (talk->out_last->cap == 0 || ka_buf_len(talk->out_last))
+        return;
+    for (; *at != talk->out_last; at = &before->next)
+        before = *at;
+    ka_buf_give(&talk->service->pool, *at);
+    *at = NULL;
+    talk->out_last = before;
+}
+
+/* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK, and *done is a buffer that is used up, for the
+ * caller to let go of; KA_ENOMEM; KA_EPEER: a file is shorter than it was. */
+static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **done)
 {
     ka_talk *talk = h2->talk;
     ka_pool *pool = &talk->service->pool;
@@ -276,11 +295,15 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
         return KA_ENOMEM;
     char *at = ka_h2_put_head(start, n, KA_H2_DATA, ends ? KA_H2_END_STREAM : 0, s->id);
     ka_buf *piece = NULL;
-    if (is_referred && !is_whole && (piece = ka_buf_refer(pool, buf->ptr + buf->start, n, NULL)) == NULL)
+    if (is_referred && !is_whole && (piece = ka_buf_refer(pool, buf->ptr + buf->start, n, NULL)) == NULL) {
+        give_back_room(talk);
         return KA_ENOMEM;
+    }
     if (buf->fd >= 0) {
-        if (ka_buf_read_file(buf, at, n) != (ptrdiff_t)n)
+        if (ka_buf_read_file(buf, at, n) != (ptrdiff_t)n) {
+            give_back_room(talk);
             return KA_EPEER;
+        }
         at += n;
     } else if (!is_referred) {
         memcpy(at, buf->ptr + buf->start, n);
@@ -300,13 +323,14 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends)
     if (!is_whole)
         buf->start += n;
     else if (!is_referred)
-        give_behind(talk, buf);
+        *done = buf;
     return KA_OK;
 }
 
-/* What a stream may send in its turn; then the next one's is. Return KA_OK or KA_ENOMEM. */
+/* What a stream may send in its turn; then the next one's is. Return KA_OK, or KA_ENOMEM: when some has left. */
 static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
 {
+    ka_buf *done = NULL;
     size_t n = ka_buf_len(s->out);
     if (n > PIECE)
         n = PIECE;
@@ -315,12 +339,18 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
     if ((int64_t)n > h2->send_window)
         n = (size_t)h2->send_window;
     int ends = s->ends && n == s->queued && s->trailers == NULL;
-    int got = put_bytes(h2, s, (uint32_t)n, ends);
-    if (got == KA_ENOMEM)
+    int got = put_bytes(h2, s, (uint32_t)n, ends, &done);
+    if (ka_unlikely(got == KA_ENOMEM) && n > SMALL_PIECE) {
+        n = SMALL_PIECE; /* the smallest buffer is enough for it */
+        ends = 0;
+        got = put_bytes(h2, s, SMALL_PIECE, 0, &done);
+    }
+    if (got == KA_ENOMEM && h2->talk->unsent)
         return KA_ENOMEM;
     ka_h2_touch(h2, s);
-    if (got < 0) { /* what was promised cannot be kept */
+    if (got < 0) { /* what was promised cannot be kept; or there is no memory, and what it has is some of it */
         s->error = KA_H2_INTERNAL_ERROR;
+        s->cause = got == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_APPLICATION;
         s->is_slow = 1;
         ka_h2_unready(h2, s);
         return KA_OK;
@@ -342,6 +372,8 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
         ka_h2_unready(h2, s);
     else if (s->is_incremental)
         h2->live->ready[s->urgency] = s->ready_next;
+    if (done)
+        give_behind(h2->talk, done); /* last: releasing an owner may run arbitrary code, and fill again */
     return KA_OK;
 }
 
@@ -352,7 +384,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now)
     while (h2->leaving != KA_H2_FAILED && h2->talk->unsent < KA_OUT_HIGH && ka_h2_has_content(h2)) {
         unsigned urgency = (unsigned)__builtin_ctz(h2->live->urgencies);
         if (take_turn(h2, h2->live->ready[urgency], now) < 0)
-            return; /* when there is memory again; its client is waited for until then */
+            return;
     }
     if (ka_unlikely(h2->knows_fin) && h2->live && h2->live->urgencies && h2->send_window <= 0)
         for (ka_h2_stream *s = h2->live->first; s; s = s->next)

@@ -17,12 +17,35 @@ enum {
     KA_H2_MAX_DEBT = 5000
 };
 
-enum {
-    KA_H2_OUT_MOST = KA_OUT_HIGH * 2 /* unsent bytes above which nothing more is read */
-};
-
 static inline ka_h2_stream *ka_h2_stream_of(const ka_exchange *x) { return (ka_h2_stream *)(uintptr_t)x; }
 static inline ka_h2_service *ka_h2_service_of(const ka_h2 *h2) { return h2->talk->service->h2; }
+
+/* --- what is known of the streams of late --- */
+
+static inline uint32_t ka_h2_distance(const ka_h2 *h2, uint32_t id) { return (h2->last_stream - id) / 2; }
+
+static inline int ka_h2_past_has(const ka_h2_past *past, uint32_t n)
+{
+    return n < KA_H2_REMEMBERED && ((n < 64 ? past->near : past->far) >> n % 64 & 1) != 0;
+}
+
+static inline void ka_h2_past_add(ka_h2_past *past, uint32_t n)
+{
+    if (n < KA_H2_REMEMBERED)
+        *(n < 64 ? &past->near : &past->far) |= (uint64_t)1 << n % 64;
+}
+
+/* `n` streams came. */
+static inline void ka_h2_past_shift(ka_h2_past *past, uint32_t n)
+{
+    if (n >= 64) {
+        past->far = n < KA_H2_REMEMBERED ? past->near << (n - 64) : 0;
+        past->near = 0;
+    } else if (n) {
+        past->far = past->far << n | past->near >> (64 - n);
+        past->near <<= n;
+    }
+}
 
 /* --- ka_h2.c --- */
 ka_h2_stream *ka_h2_find(const ka_h2 *h2, uint32_t id);

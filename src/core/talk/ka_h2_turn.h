@@ -37,6 +37,15 @@ static inline ka_turned ka_h2_turn_in(const ka_moves *moves, ka_driver *d, void 
             ka_h2_turn_news(d, h2);
             turned = ka_turn_read(moves, d, peer, talk);
             break;
+        case KA_TALK_WAIT:
+            /* For output to leave; if it does no event will tell of what is here. */
+            if (talk->unsent <= KA_H2_OUT_MOST)
+                return KA_TURN_PAUSE;
+            if (!ka_turn_flush(moves, d, peer, talk))
+                return KA_TURN_ENDED;
+            if (talk->unsent > KA_H2_OUT_MOST)
+                return KA_TURN_PAUSE;
+            break;
         case KA_TALK_CLOSE:  *lingers = 0; return KA_TURN_ON;
         case KA_TALK_LINGER: *lingers = 1; return KA_TURN_ON;
         default:             return KA_TURN_PAUSE;
@@ -75,14 +84,14 @@ static inline void ka_h2_turn(const ka_moves *moves, ka_driver *d, void *peer, k
     ka_h2_turn_begins(h2);
     if (takes_requests)
         turned = ka_h2_turn_in(moves, d, peer, talk, &lingers);
-    else if (talk->window_len || moves->can_read(d, peer) || ka_talk_is_eof(talk) || h2->leaving >= KA_H2_LEAVES ||
-             h2->peer_leaves)
-        ka_driver_again(d, talk->conn, peer, talk);
     if (turned == KA_TURN_ENDED || !ka_h2_turn_out(moves, d, peer, talk))
         return;
     /* The last stream may have ended by what was sent. */
     if (turned == KA_TURN_PAUSE && takes_requests && ka_h2_is_over(h2, &lingers))
         turned = KA_TURN_ON;
+    if (!takes_requests && (talk->window_len || moves->can_read(d, peer) || (ka_talk_is_eof(talk) && !h2->knows_fin) ||
+                            ka_h2_is_over(h2, &lingers)))
+        ka_driver_again(d, talk->conn, peer, talk);
     if (turned == KA_TURN_ON && ka_turn_finish(moves, d, peer, talk, lingers) == KA_TURN_ENDED)
         return;
     talk->is_driven = 0;
