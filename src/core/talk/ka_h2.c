@@ -455,6 +455,10 @@ int ka_h2_settle(ka_h2 *h2, int64_t now)
         (void)ka_conn_event(table, talk->conn, KA_EV_STREAM_CLOSED, now);
         h2->n_told--;
     }
+    /* A part of a frame is waited for from when it is the first that is here; not so one of a field block's. */
+    if (h2->had_frame && h2->wait.phase == KA_HEAD && h2->block_stream == 0)
+        ka_h2_wait_in(&talk->service->h2->clock, &h2->wait, KA_FREE, now);
+    h2->had_frame = 0;
     ka_h2_wait_in(&talk->service->h2->clock, &h2->wait, phase_of(h2), now);
     if (h2->n_told)
         return KA_OK;

@@ -134,7 +134,8 @@ struct ka_h2 {
     uint8_t n_early; /* of these: PRIORITY_UPDATE that came before its stream, RFC 9218 7.1 */
     uint8_t early_priority[KA_H2_EARLY];
     uint32_t early[KA_H2_EARLY];
-    uint8_t rests; /* one that lets the others have their turns has more */
+    uint8_t rests;     /* one that lets the others have their turns has more */
+    uint8_t had_frame; /* in this turn */
 };
 
 /* What the sessions of one service share. */

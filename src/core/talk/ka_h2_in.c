@@ -706,6 +706,7 @@ static int next_frame(ka_h2 *h2, int64_t now, ka_h2_stream **stream)
         h2->reader = before;
         return KA_PARTIAL;
     }
+    h2->had_frame = 1;
     const char *bytes = talk->window + frame.n_head;
     if (frame.type == KA_H2_DATA) {
         ka_talk_consume(talk, frame.n_head);
