@@ -438,6 +438,8 @@ static ka_phase phase_of(const ka_h2_stream *s)
         return KA_WRITE;
     if (!ka_exchange_is_answering(x))
         return s->queued || s->is_sent ? KA_FREE : KA_BODY;
+    if (x->hold == KA_HOLD_LOW || x->hold == KA_HOLD_EMPTY)
+        return KA_FREE; /* for the connection, whose WRITE has the deadline: the application is not late */
     if (ka_exchange_is_tunnel(x))
         return KA_FREE; /* no longer HTTP */
     return x->wants_body && s->n_in == 0 && !s->is_received ? KA_BODY : KA_BUSY;
