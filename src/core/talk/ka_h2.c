@@ -460,6 +460,9 @@ int ka_h2_settle(ka_h2 *h2, int64_t now)
         ka_h2_wait_in(&talk->service->h2->clock, &h2->wait, KA_FREE, now);
     h2->had_frame = 0;
     ka_h2_wait_in(&talk->service->h2->clock, &h2->wait, phase_of(h2), now);
+    h2->needs_window = talk->unsent == 0;
+    if (live)
+        live->n_filled = 0;
     if (h2->n_told)
         return KA_OK;
     if (live) {
@@ -479,6 +482,12 @@ ka_cause ka_h2_sent(ka_h2 *h2, size_t nbytes, int64_t now)
     const ka_service *service = h2->talk->service;
     if (h2->wait.phase != KA_WRITE)
         return KA_CAUSE_NONE;
+    if (h2->needs_window) { /* answers to its PINGs are not what it is waited for */
+        nbytes = h2->live ? h2->live->n_filled : 0;
+        if (nbytes == 0)
+            return KA_CAUSE_NONE;
+        h2->live->n_filled = 0;
+    }
     const ka_policy *policy = ka_table_policy(service->table, h2->wait.policy_class);
     return ka_h2_wait_progress(&service->h2->clock, &h2->wait, policy, nbytes, now) == KA_ESLOW ? KA_CAUSE_SEND_RATE
                                                                                                 : KA_CAUSE_NONE;

@@ -359,6 +359,7 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
     s->queued -= n;
     s->send_window -= (int32_t)n;
     h2->send_window -= (int32_t)n;
+    h2->live->n_filled += (uint32_t)n;
     if (n >= WORTH || s->queued == 0) /* else the client asks for it octet by octet */
         ka_h2_credit(h2, KA_H2_CREDIT_SENT);
     if (ends)
