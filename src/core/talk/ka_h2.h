@@ -87,6 +87,7 @@ struct ka_h2_live {
     ka_h2_stream *touched, *touched_last;
     ka_h2_stream *held, *held_last; /* whom the application is to have when all is read that is here */
     uint32_t n_streams;
+    uint32_t in_bytes; /* room of the buffers whose content was not read */
     uint32_t n_filled; /* content that went into the output in this turn */
     uint8_t urgencies; /* bit u: ready[u] is not empty */
 };

@@ -110,13 +110,21 @@ static int keep_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t le
             return KA_ENOMEM;
         *(s->in_last ? &s->in_last->next : &s->in) = last;
         s->in_last = last;
+        h2->live->in_bytes += last->cap;
+        ka_h2_waits(h2);
     }
     memcpy(last->data + last->end, bytes, len);
     last->end += len;
     s->n_in += len;
     h2->n_in += (uint32_t)len;
-    ka_h2_waits(h2);
     return KA_OK;
+}
+
+void ka_h2_give_in(ka_h2 *h2, ka_buf *buf)
+{
+    h2->live->in_bytes -= buf->cap;
+    ka_buf_give(&h2->talk->service->pool, buf);
+    ka_h2_waits(h2);
 }
 
 static void take_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t len, int64_t now)
@@ -178,7 +186,8 @@ static void take_payload(ka_h2 *h2, int64_t now)
 void ka_h2_waits(ka_h2 *h2)
 {
     const ka_talk *talk = h2->talk;
-    ka_talk_waits(h2->talk, (talk->in ? talk->in->cap : 0) + (h2->block ? h2->block->cap : 0) + h2->n_in);
+    ka_talk_waits(h2->talk, (talk->in ? talk->in->cap : 0) + (h2->block ? h2->block->cap : 0) +
+                                (h2->live ? h2->live->in_bytes : 0));
 }
 
 enum {
