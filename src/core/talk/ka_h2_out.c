@@ -18,6 +18,7 @@ char *ka_h2_room(ka_h2 *h2, size_t n)
         h2->leaving = KA_H2_FAILED;
         ka_talk_end_with(h2->talk, KA_CAUSE_BUFFER_LIMIT);
         h2->talk->cause = KA_CAUSE_BUFFER_LIMIT;
+        ka_talk_attend(h2->talk);
     }
     return at;
 }
