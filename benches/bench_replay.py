@@ -38,9 +38,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 def policy_for(timeout: float | str, room: int, speed: float = 1.0) -> Policy:
     """Of a server whose clock is so much faster. Only idle time and room end a connection."""
     policy = base_policy().replace(keep_alive_timeout=timeout, max_connections=room)
-    names = ["min_idle_before_evict", "pressure_min_timeout"]
-    names += ["keep_alive_min", "keep_alive_max"] if timeout == "auto" else ["keep_alive_timeout"]
-    return policy.replace(**{name: getattr(policy, name) / speed for name in names})
+    names = ["keep_alive_min", "keep_alive_max"] if timeout == "auto" else ["keep_alive_timeout"]
+    return policy.replace(**{name: getattr(policy, name) / speed for name in ["min_idle_before_evict", *names]})
 
 
 # -- the simulation -----------------------------------------------------------------------------------------------

@@ -820,7 +820,9 @@ class Replay:
     @property
     def mean(self) -> float:
         """float: connections open on average since the first request; 0 when no time has passed."""
-    def __init__(self, table: ConnectionTable, *, closes: float = 0.0, window: float = 0.0) -> None: ...
+    def __init__(
+        self, table: ConnectionTable, *, closes: float = 0.0, window: float = 0.0, names_clients: bool = True
+    ) -> None: ...
     def play(self, pools: ClientPools, /) -> None:
         """What the last feed() or finish() of these pools told. MemoryError leaves the replay unusable."""
 

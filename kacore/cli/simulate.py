@@ -111,8 +111,7 @@ def tell(args: argparse.Namespace, logs: Sequence[Log], result: Result, worth: f
     about = text.about(logs, result)
     toml = advice.as_toml(found, about)
     if args.html is not None:
-        notes = [*text.wrong_lines(logs), *text.remarks(result)]
-        write(args.html, page.page(result, about, toml, found.row, notes, costs))
+        write(args.html, page.page(result, about, toml, found.row, text.wrong_lines(logs), costs))
     if args.svg is not None:
         names = ", ".join(os.path.basename(log.source.name) for log in logs)
         write(args.svg, chart.standalone(plots.reuse(result, 720, 400, f"{plots.REUSE}: {names}")))
@@ -127,7 +126,6 @@ def tell(args: argparse.Namespace, logs: Sequence[Log], result: Result, worth: f
         text.races(result),
         text.rooms(result),
         text.cost(costs, worth) if worth is not None else [],
-        text.remarks(result),
         toml.splitlines(),
     ]
     show("\n\n".join("\n".join(block) for block in blocks if block))

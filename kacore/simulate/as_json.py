@@ -38,7 +38,6 @@ def as_json(result: Result, logs: Sequence[Log], advice: Advice, costs: Sequence
         "ended": result.ended,
         "has_durations": result.has_durations,
         "per_client": result.per_client or "auto",
-        "has_auto": result.has_auto,
         "window": result.window,
         "fronts": {front.name: front.timeout for front in result.fronts},
         "timeouts": [row_of(row, result) for row in [*result.rows, result.auto]],

@@ -29,6 +29,7 @@ class Source:
         self.path = path
         self.name = "stdin" if path == STDIN else path
         self.size = 0
+        self.is_once = path == STDIN  # it cannot be opened again
         self._raw: IO[bytes] | None = None
 
     @property
@@ -62,9 +63,11 @@ class Source:
         if self.path == STDIN:
             return cast(io.BufferedReader, sys.stdin.buffer)
         raw = open(self.path, "rb")  # noqa: SIM115
-        self.size = raw.seek(0, io.SEEK_END) if raw.seekable() else 0
-        if self.size:
+        if raw.seekable():
+            self.size = raw.seek(0, io.SEEK_END)
             raw.seek(0)
+        else:
+            self.is_once = True
         return raw
 
 

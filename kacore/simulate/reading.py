@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from kacore.errors import UsageError
 from kacore.simulate.layout import Record
-from kacore.simulate.opening import STDIN, Source
+from kacore.simulate.opening import Source
 from kacore.simulate.recognise import SAMPLE, Format, recognise
 from kacore.simulate.times import shown
 
@@ -43,7 +43,7 @@ class Log:
             self.format.read(b"\n".join(lines), self._count_wrong)
             raise UsageError(self.first_wrong or f"{self.source.name}: is empty")
         self.starts = min(started)[0]
-        if path != STDIN:  # it is opened again when its time has come
+        if not self.source.is_once:  # it is opened again when its time has come
             self._blocks.close()  # type: ignore[attr-defined]
             self._blocks, self._waiting = self.source.blocks(), []
 

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from kacore._core import ClientPools, ConnectionTable, Replay
-from kacore.errors import ConfigError
 from kacore.policy import Policy
 from kacore.simulate.fronts import Front
 from kacore.simulate.layout import Record
@@ -23,7 +22,7 @@ from kacore.simulate.layout import Record
 TIMEOUTS = (1.0, 2.0, 5.0, 15.0, 30.0, 75.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 ROOMS = (16, 128, 1024, 8192)
 ROOM_TIMEOUTS = (5.0, 75.0, 600.0)  # and auto
-AUTO_MAX = 3900.0  # the longest that "auto" keeps a connection
+AUTO_MAX: float = Policy().keep_alive_max
 UNLIMITED = 1 << 24
 
 # Bytes of an idle connection, as docs/capacity.md measures them.
@@ -83,7 +82,6 @@ class Result(NamedTuple):
     rooms: list[Room]
     fronts: list[Front]
     window: float
-    has_auto: bool  # whether the table knows "auto"; else it is the longest timeout with eviction
 
     @property
     def span(self) -> float:
@@ -100,15 +98,6 @@ class Result(NamedTuple):
 def base_policy() -> Policy:
     """What is the same in all that is compared: a connection ends for its idle time alone, and for room."""
     return Policy(max_connection_age=0, max_keep_alive_requests=0, max_connections=UNLIMITED)
-
-
-def auto_policy(base: Policy) -> tuple[Policy, bool]:
-    """The policy of "auto", and whether the table knows it. Where it does not, that is the longest timeout: what is left of
-    the idea that a connection is closed because its place is needed."""
-    try:
-        return base.replace(keep_alive_timeout="auto"), True
-    except ConfigError:
-        return base.replace(keep_alive_timeout=AUTO_MAX), False
 
 
 class Study:
@@ -137,20 +126,21 @@ class Study:
         self.clients = ClientPools(self.edges, per_client=per_client or int(whole), whole=whole)
         self.front = ClientPools(self.edges, is_one=True)
         base = base_policy()
-        auto, self.has_auto = auto_policy(base)
 
         def policy_of(timeout: float | None) -> Policy:
-            return auto if timeout is None else base.replace(keep_alive_timeout=timeout)
+            return base.replace(keep_alive_timeout="auto" if timeout is None else timeout)
 
         every: list[float | None] = [*self.timeouts, None]
         some: list[float | None] = [*ROOM_TIMEOUTS, None]
-        self.unlimited = {timeout: replay_of(policy_of(timeout), window) for timeout in every}
+        self.unlimited = {
+            timeout: replay_of(policy_of(timeout), window, names_clients=timeout is None) for timeout in every
+        }
         self.limited = {
             (room, timeout): replay_of(policy_of(timeout).replace(max_connections=room), window)
             for room in rooms
             for timeout in some
         }
-        self.behind = {front: replay_of(auto, window, front.timeout) for front in self.fronts if self.has_auto}
+        self.behind = {front: replay_of(policy_of(None), window, front.timeout) for front in self.fronts}
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
         self._playing: list[Future[None]] = []
 
@@ -192,11 +182,7 @@ class Study:
         ]
         free = self.unlimited[None]
         n = self.clients.n_requests
-        races = {
-            front.name: self.behind[front].n_races * 1e6 / n if self.behind and n else
-            front_gaps.races(AUTO_MAX, front, self.window)
-            for front in self.fronts
-        }
+        races = {front.name: replay.n_races * 1e6 / n if n else 0.0 for front, replay in self.behind.items()}
         return Result(
             n_requests=n,
             n_clients=self.clients.n_clients,
@@ -215,7 +201,6 @@ class Study:
             ],
             fronts=self.fronts,
             window=self.window,
-            has_auto=self.has_auto,
         )
 
 
@@ -264,5 +249,5 @@ def curve_timeouts(rows: Sequence[float]) -> list[float]:
     return sorted({*steps, *rows})
 
 
-def replay_of(policy: Policy, window: float, closes: float = 0.0) -> Replay:
-    return Replay(ConnectionTable(policy, seed=1), closes=closes, window=window)
+def replay_of(policy: Policy, window: float, closes: float = 0.0, *, names_clients: bool = True) -> Replay:
+    return Replay(ConnectionTable(policy, seed=1), closes=closes, window=window, names_clients=names_clients)

@@ -50,13 +50,6 @@ def wrong_lines(logs: Sequence[Log]) -> list[str]:
     ]
 
 
-def remarks(result: Result) -> list[str]:
-    """What else is to be known."""
-    if result.has_auto:
-        return []
-    return ['"auto" stands for a timeout of 65 minutes here; the longest idle connection makes room.']
-
-
 def how(result: Result) -> str:
     """How requests become connections: what a log cannot say."""
     if result.has_durations:

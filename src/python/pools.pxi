@@ -78,7 +78,7 @@ cdef class ClientPools:
 
     edges:      timeouts in seconds, rising, for which gaps() answers.
     per_client: at most so many connections for a client; its further requests wait. 0: as many as overlap.
-    is_one:     all requests are those of one client, such as a proxy in front.
+    is_one:     all requests are those of one client, a trusted proxy in front.
     whole:      times are rounded down to whole seconds, for logs that know no better; with per_client above 1 a client's
                 requests within one second then count as simultaneous.
     Raises ValueError, MemoryError. Cost: about 0.2 us a request, and 60 bytes for each client and for each connection.
@@ -312,6 +312,7 @@ cdef class ClientPools:
         client = <pool_client *>self.clients.items + number
         memset(client, 0, sizeof(pool_client))
         read_log_client(key, &client.address)
+        client.address.is_proxy = self.is_one
         self.ids[None if self.is_one else key] = number
         self.n_clients += 1
         return number

@@ -1,15 +1,10 @@
 # Replay: what ClientPools tells, played through a ConnectionTable in virtual time. A driver whose clients, sockets and
 # clock are those of a log: all that is decided is decided by the table, as in a server.
 
-cdef struct replay_conn:    # of the pools, as this table has it
-    ka_handle handle        # stale when it is not open
-    int64_t idle_since
-
-
 cdef struct replay_due:     # what a client will do, unless it uses the connection before
     int64_t at
     ka_handle handle
-    uint32_t conn
+    uint32_t conn           # of the pools
 
 
 cdef struct replay_queue:   # in order of time: each is as long after its cause as the one before
@@ -53,11 +48,15 @@ cdef class Replay:
     window:  seconds until a client sees that its connection was closed; a request that it sends before is lost, counted as a
              race, and repeated on a new connection. Until then the connection takes its place, which counts when room is
              short. 0: it sees it at once.
+    names_clients: whether the table is told who a client is: for auto, and where room is short. What it does not know takes
+             no memory.
     Raises ValueError, MemoryError. Not thread-safe, but play() lets go of the GIL. Cost: about 0.1 us a request.
     """
     cdef readonly ConnectionTable table
-    cdef replay_conn *conns
+    cdef ka_handle *handles     # of the pools' connections in this table; stale when they are not open
+    cdef int64_t *idle_since    # of the same; NULL when clients never close
     cdef size_t n_conns
+    cdef bint names_clients
     cdef replay_queue leaving, seeing  # by `closes`, by `window`
     cdef int64_t closes_ns, window_ns, begun_ns, now_ns
     cdef bint has_begun
@@ -67,16 +66,19 @@ cdef class Replay:
     cdef readonly uint64_t n_requests, n_reused, n_opened, n_evicted, n_refused, n_races
     cdef readonly uint32_t peak
 
-    def __cinit__(self, ConnectionTable table not None, *, double closes=0.0, double window=0.0):
+    def __cinit__(self, ConnectionTable table not None, *, double closes=0.0, double window=0.0,
+                  bint names_clients=True):
         if not 0 <= closes <= 1e9 or not 0 <= window <= 1e9:
             raise ValueError(f"closes={closes!r}, window={window!r}: must be between 0 and 1e9 seconds")
         if len(table):
             raise ValueError(f"table: has {len(table)} connections, must have none")
         self.table = table
+        self.names_clients = names_clients
         self.closes_ns, self.window_ns = <int64_t>ceil(closes * 1e9), <int64_t>ceil(window * 1e9)
 
     def __dealloc__(self):
-        free(self.conns)
+        free(self.handles)
+        free(self.idle_since)
         free(self.leaving.items)
         free(self.seeing.items)
 
@@ -94,7 +96,7 @@ cdef class Replay:
                     self.begun_ns = self.now_ns = visits[k].at
                 got = self.advance(visits[k].at)
                 if got == 0 and visits[k].what & VISIT_BEGINS:
-                    got = self.begin(visits[k].conn, &clients[visits[k].client].address)
+                    got = self.begin(visits[k].conn, &clients[visits[k].client].address if self.names_clients else NULL)
                 if got == 0 and visits[k].what & VISIT_ENDS:
                     got = self.end(visits[k].conn)
                 if got < 0:
@@ -107,12 +109,17 @@ cdef class Replay:
         cdef void *items
         if n <= self.n_conns:
             return 0
-        room = max(n, 2 * self.n_conns)
-        items = realloc(self.conns, room * sizeof(replay_conn))
+        room = max(n, self.n_conns + self.n_conns // 2)
+        items = realloc(self.handles, room * sizeof(ka_handle))
         if items == NULL:
             raise MemoryError
-        self.conns = <replay_conn *>items
-        memset(self.conns + self.n_conns, 0, (room - self.n_conns) * sizeof(replay_conn))
+        self.handles = <ka_handle *>items
+        if self.closes_ns:
+            items = realloc(self.idle_since, room * sizeof(int64_t))
+            if items == NULL:
+                raise MemoryError
+            self.idle_since = <int64_t *>items
+        memset(self.handles + self.n_conns, 0, (room - self.n_conns) * sizeof(ka_handle))
         self.n_conns = room
         return 0
 
@@ -168,8 +175,7 @@ cdef class Replay:
     cdef void leave(self) noexcept nogil:
         """A client closes a connection that it has not used for so long."""
         cdef replay_due due = queue_take(&self.leaving)
-        cdef replay_conn *conn = self.conns + due.conn
-        if (conn.handle == due.handle and conn.idle_since + self.closes_ns == due.at
+        if (self.handles[due.conn] == due.handle and self.idle_since[due.conn] + self.closes_ns == due.at
                 and ka_conn_phase(self.table.table, due.handle) == <int>KA_IDLE):
             ka_conn_close(self.table.table, due.handle, KA_CAUSE_CLIENT, self.now_ns)
 
@@ -177,27 +183,27 @@ cdef class Replay:
 
     cdef int begin(self, uint32_t number, const ka_client *client) noexcept nogil:
         cdef ka_table *table = self.table.table
-        cdef replay_conn *conn = self.conns + number
-        cdef int phase = ka_conn_phase(table, conn.handle)
+        cdef ka_handle handle = self.handles[number]
+        cdef int phase = ka_conn_phase(table, handle)
         self.n_requests += 1
         if phase == <int>KA_IDLE:
             self.n_reused += 1
-            ka_conn_event(table, conn.handle, KA_EV_HEAD_DONE, self.now_ns)
+            ka_conn_event(table, handle, KA_EV_HEAD_DONE, self.now_ns)
             return 0
         if phase == <int>KA_LINGER:
             if self.expired_ns != self.now_ns:  # logs with whole seconds have many that come in the very moment of the close
-                self.n_races += ka_conn_crossed(table, conn.handle)
-            ka_conn_close(table, conn.handle, ka_conn_ending(table, conn.handle), self.now_ns)
-        return self.open(conn, client)
+                self.n_races += ka_conn_crossed(table, handle)
+            ka_conn_close(table, handle, ka_conn_ending(table, handle), self.now_ns)
+        return self.open(&self.handles[number], client)
 
-    cdef int open(self, replay_conn *conn, const ka_client *client) noexcept nogil:
+    cdef int open(self, ka_handle *handle, const ka_client *client) noexcept nogil:
         """A client connects. It is turned away when nobody can make room for it, or as the policy says."""
         cdef ka_table *table = self.table.table
         cdef ka_handle victim
         cdef int got
-        conn.handle = 0
+        handle[0] = 0
         while True:
-            got = ka_conn_open(table, self.now_ns, 0, client, 0, &conn.handle)
+            got = ka_conn_open(table, self.now_ns, 0, client, 0, handle)
             if got != KA_EFULL:
                 break
             victim = ka_table_victim(table, self.now_ns)
@@ -213,22 +219,22 @@ cdef class Replay:
             return 0
         self.n_opened += 1
         self.peak = max(self.peak, ka_table_open_count(table))
-        ka_conn_event(table, conn.handle, KA_EV_HEAD_DONE, self.now_ns)
+        ka_conn_event(table, handle[0], KA_EV_HEAD_DONE, self.now_ns)
         return 0
 
     cdef int end(self, uint32_t number) noexcept nogil:
         cdef ka_table *table = self.table.table
-        cdef replay_conn *conn = self.conns + number
+        cdef ka_handle handle = self.handles[number]
         cdef ka_verdict verdict
-        if ka_conn_decide(table, conn.handle, 1, 1, KA_CAUSE_NONE, self.now_ns, &verdict) < 0:
+        if ka_conn_decide(table, handle, 1, 1, KA_CAUSE_NONE, self.now_ns, &verdict) < 0:
             return 0  # it was turned away
         if not verdict.keeps:
-            ka_conn_close(table, conn.handle, <ka_cause>verdict.cause, self.now_ns)
+            ka_conn_close(table, handle, <ka_cause>verdict.cause, self.now_ns)
             return 0
-        ka_conn_event(table, conn.handle, KA_EV_RESPONDED, self.now_ns)
-        conn.idle_since = self.now_ns
+        ka_conn_event(table, handle, KA_EV_RESPONDED, self.now_ns)
         if self.closes_ns:
-            return queue_add(&self.leaving, self.now_ns + self.closes_ns, conn.handle, number)
+            self.idle_since[number] = self.now_ns
+            return queue_add(&self.leaving, self.now_ns + self.closes_ns, handle, number)
         return 0
 
     # ---- what came of it ----

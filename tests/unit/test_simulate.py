@@ -103,30 +103,25 @@ def test_a_simple_loop_over_the_table_finds_the_same_reuse_and_fewer_open_when_i
     assert found == {5: (0.508, 1.3), 15: (0.656, 4.0), 75: (0.818, 13.6), 600: (0.888, 58.8), 1800: (0.903, 138.9)}
 
 
-@pytest.fixture
-def without_pressure(monkeypatch):
-    """Only eviction makes room."""
-    policy = base_policy().replace(pressure_start=1.0, pressure_full=1.0)
-    monkeypatch.setattr("kacore.simulate.study.base_policy", lambda: policy)
-
-
-@pytest.mark.usefixtures("without_pressure")
-def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds():
+def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds(monkeypatch):
+    monkeypatch.setattr("kacore.simulate.study.ROOM_TIMEOUTS", (5.0, 75.0, 600.0, 3900.0))
     result = studied(trace("nasa"), rooms=(16, 64, 1000))
     shares = {}
     for room in result.rooms:
-        shares.setdefault(room.max_connections, []).append(round(result.share(room.reused), 3))
-    assert shares[16] == [0.508, 0.793, 0.809, 0.809]
-    assert shares[64] == [0.508, 0.818, 0.881, 0.885]
-    assert shares[1000] == [0.508, 0.818, 0.888, 0.910]
+        shares.setdefault(room.max_connections, []).append(result.share(room.reused))
+    fixed = {size: [round(share, 3) for share in found[:-1]] for size, found in shares.items()}
+    assert fixed[16] == [0.508, 0.793, 0.809, 0.809]
+    assert fixed[64] == [0.508, 0.818, 0.881, 0.885]
+    assert fixed[1000] == [0.508, 0.818, 0.888, 0.910]
+    for size, (*_, longest, auto) in shares.items():
+        assert auto >= longest - 0.01, size  # of closing nobody before the place is needed
 
 
-@pytest.mark.usefixtures("without_pressure")
 @pytest.mark.parametrize("name", ["nasa", "semicomplete"])
 def test_a_longer_timeout_never_reuses_less_whatever_the_room(name):
     result = studied(trace(name))
     for size in {room.max_connections for room in result.rooms}:
-        reused = [room.reused for room in result.rooms if room.max_connections == size]
+        reused = [room.reused for room in result.rooms if room.max_connections == size and room.timeout is not None]
         assert reused == sorted(reused), size
 
 
@@ -137,6 +132,17 @@ def test_the_plots_in_the_docs_are_what_the_command_draws(run, name):
         assert file.read() == (ROOT / "docs" / f"reuse-{name}.svg").read_text(encoding="utf-8"), (
             f"kacore simulate {trace(name).name} --svg docs/reuse-{name}.svg"
         )
+
+
+def test_what_the_page_says_of_limited_room_is_so():
+    page = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) % \|$", page, re.MULTILINE)
+    assert rows
+    result = studied(trace("nasa"), rooms=[int(row[0]) for row in rows])
+    found = {}
+    for room in result.rooms:
+        found.setdefault(str(room.max_connections), []).append(f"{result.share(room.reused) * 100:.1f}")
+    assert {size: list(shares) for size, *shares in rows} == found
 
 
 # -- how requests become connections --
@@ -282,7 +288,7 @@ def test_the_recommendation_is_a_configuration_that_serve_takes(run, log, capsys
     assert cli.main(["config", "--format", "json", "--config", "kacore.toml"]) == 0
     policy = json.loads(capsys.readouterr().out)["policy"]["keep_alive_timeout"]
     assert policy["from"].startswith("kacore.toml")
-    assert policy["value"] in ("auto", 3900)
+    assert policy["value"] == "auto"
     with open("app.py", "w") as file:
         file.write("app = None\n")
     assert cli.main(["serve", "app:app", "--config", "kacore.toml", "--check-config"]) == 0
@@ -291,8 +297,6 @@ def test_the_recommendation_is_a_configuration_that_serve_takes(run, log, capsys
 def test_more_room_is_recommended_when_the_log_needs_it(log):
     result = studied(log, rooms=())
     busy = result._replace(auto=result.auto._replace(peak=123_456))
-    if not result.has_auto:
-        busy = busy._replace(rows=[row._replace(peak=123_456) for row in busy.rows])
     advice = advise(busy)
     assert advice.policy["max_connections"] == 250_000
     assert "max_connections = 250000" in as_toml(advice, "a log")

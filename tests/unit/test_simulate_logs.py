@@ -3,13 +3,16 @@
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from kacore.errors import UsageError
+from kacore.server import access
 from kacore.simulate import opening
 from kacore.simulate.layout import Layout
 from kacore.simulate.opening import Source
@@ -81,6 +84,31 @@ def test_our_own_json_is_read(tmp_path):
     assert (log.format.name, log.format.has_durations) == ("JSON objects", True)
 
 
+def json_texts():
+    agent = 'a "b" \\ \u00e9 {"client": 1}'
+    good = {"time": "2015-05-17T10:05:00Z", "agent": agent, "client": "192.0.2.7", "seconds": 0.25, "n": 5, "x": None}
+    return [json.dumps({**good, "client": client, "seconds": k}) for k, client in enumerate(["a", None, "b\\c", "::1", 7])]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        json_texts(),
+        [COMMON.format(k) + ' "-" "a \\"b\\" [\\\\"' for k in range(5)],
+        [f'192.0.2.{k} - a b [17/May/2015:10:05:00 +0000] "\\"" 200 1 "-" "\\\\" "-" 0.1{k}0' for k in range(5)],
+    ],
+)
+def test_lines_that_are_alike_are_read_quickly_and_to_the_same_effect(texts):
+    """By one expression for a whole block; a line that is otherwise has them all read one by one."""
+    block = "".join(line + "\n" for line in texts).encode()
+    reader = recognise(block.splitlines(), "a.log")
+    quickly = reader.read(block, print)
+    assert len(quickly) == 5
+    spoilt = []
+    assert reader.read(block + b"rubbish\n", lambda line, why: spoilt.append(line)) == quickly
+    assert spoilt == [b"rubbish"]
+
+
 def test_json_that_nginx_was_made_to_write_is_read(tmp_path):
     line = {"msec": "1431857100.500", "remote_addr": "10.0.0.1", "request_time": "0.250", "http_x_forwarded_for": "192.0.2.7"}
     text = json.dumps(line) + "\n"
@@ -90,18 +118,16 @@ def test_json_that_nginx_was_made_to_write_is_read(tmp_path):
     assert records[0][2] == b"192.0.2.7"
 
 
-@pytest.mark.parametrize("style", ["common", "combined", "json"])
+@pytest.mark.parametrize("style", ["common", "combined", "as_json"])
 def test_what_our_server_logs_is_read(tmp_path, style):
-    from kacore.server import access
-
     class Entry:
         client, method, target, version = ("192.0.2.7", 4711), "GET", b'/"\x00', "1.1"
         status, n_bytes, unix_time, duration = 200, 0, int(MORNING), 0.25
-        referer, user_agent, connection, number = None, b'a "b" \\', 1, 1
+        referer, user_agent = None, b'a "b" \\'
+        connection, number = 17, 3
 
-    line, _ = access.line_of(style, in_colour=False)
-    records, (log,) = requests_in(tmp_path, line(Entry) + "\n")
-    assert records == [(MORNING, 0.25 if style == "json" else 0.0, b"192.0.2.7")]
+    records, (log,) = requests_in(tmp_path, getattr(access, style)()(Entry) + "\n")
+    assert records == [(MORNING, 0.25 if style == "as_json" else 0.0, b"192.0.2.7")]
     assert log.wrong == 0
 
 
@@ -257,6 +283,17 @@ def test_stdin_is_read_once_also_when_it_is_packed(packed, monkeypatch):
     log = Log("-")
     assert sum(map(len, in_order([log], lambda n: None))) == 6
     assert (log.source.name, log.source.size) == ("stdin", 0)
+
+
+def test_a_pipe_is_read_once_though_it_has_a_name(tmp_path):
+    """As a shell's <(zcat a.log.gz) is."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=[lines_of(COMMON)])
+    writer.start()
+    log = Log(str(pipe))
+    assert sum(map(len, in_order([log], lambda n: None))) == 3
+    writer.join()
 
 
 # -- order --

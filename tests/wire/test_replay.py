@@ -39,9 +39,8 @@ def test_a_replayed_log_reuses_what_the_simulation_says(start):
 def test_with_limited_room_too(start):
     """Fewer places than clients: whose connection is closed for a newcomer is what the simulation says."""
     records = log_of(random.Random(3), 200, 20, 12.0, 60.0)
-    only_eviction = {"pressure_start": 1.0, "pressure_full": 1.0}  # the order of events decides, and not a few milliseconds
-    said = simulated(records, policy_for(300.0, 12).replace(**only_eviction))
-    running = start(lambda request: BODY, policy=policy_for(300.0, 12, SPEED).replace(**only_eviction))
+    said = simulated(records, policy_for(300.0, 12))
+    running = start(lambda request: BODY, policy=policy_for(300.0, 12, SPEED))
     replayed = Replayed(records, running.port, SPEED)
     asyncio.run(asyncio.wait_for(replayed.run(), 60))
     assert running.closed("evicted") > 0
