@@ -459,7 +459,13 @@ class ClientPools:
     @property
     def ended(self) -> float: ...
     def __init__(
-        self, edges: Sequence[float], *, per_client: int = 0, is_one: bool = False, whole: bool = False
+        self,
+        edges: Sequence[float],
+        *,
+        per_client: int = 0,
+        shares: bool = False,
+        is_one: bool = False,
+        whole: bool = False,
     ) -> None: ...
     def feed(self, records: list[tuple[float, float, bytes]], /) -> None: ...
     def finish(self) -> None: ...

@@ -171,6 +171,25 @@ def test_without_durations_only_a_number_spreads_a_second_over_connections(run, 
     assert json.loads(out)["timeouts"][-1]["peak_open"] == peak
 
 
+@pytest.mark.parametrize(
+    ("version", "words", "peak", "how"),
+    [
+        ("1.1", [], 2, "requests of a client that overlap have one each"),
+        ("2.0", [], 1, "one for each client, which its requests share"),
+        ("2.0", ["--per-client", "6"], 2, "at most 6"),
+        ("1.1", ["--per-client", "http2"], 1, "one for each client, which its requests share"),
+    ],
+)
+def test_over_http_2_requests_that_overlap_share_a_connection(run, tmp_path, version, words, peak, how):
+    path = tmp_path / "a.log"
+    line = '192.0.2.1 - - [17/May/2015:10:05:{:02} +0000] "GET / HTTP/{}" 200 1 "-" "-" 3.000\n'
+    path.write_text("".join(line.format(second, version) for second in range(10, 30, 2)))
+    status, out, _ = run(path, *words)
+    assert status == 0
+    assert how in out
+    assert re.search(rf"^auto .* {peak}  +\S+ kB$", out, re.MULTILINE)
+
+
 # -- races and fronts --
 
 
