@@ -66,7 +66,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def run(args: argparse.Namespace) -> int:
     """Return: 0. Raises for what is wrong with the arguments or the logs."""
     from kacore.simulate.reading import Log, in_order
-    from kacore.simulate.study import Study
+    from kacore.simulate.study import AUTO_MAX, ROOM_TIMEOUTS, Study
 
     worth = None if args.cost is None else seconds("cost", args.cost, 0.001)
     options = study_options(args)
@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     has_durations = any(log.format.has_durations for log in logs)
     if args.per_client == "auto":
         options["shares"] = all(log.speaks_http2 for log in logs)
-    study = Study(has_durations=has_durations, also=[] if worth is None else [worth], **options)
+    if worth is not None:
+        options |= {"also": [worth], "room_timeouts": (*ROOM_TIMEOUTS, AUTO_MAX)}  # with LRU
+    study = Study(has_durations=has_durations, **options)
     progress = Progress(logs, sys.stderr)
     gc.disable()  # millions of tuples, none of them in a cycle
     try:

@@ -135,7 +135,8 @@ def test_a_time_that_is_none_is_refused(record):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    ("durations", "options"), [(0.0, {}), (0.4, {}), (0.4, {"per_client": 2}), (0.0, {"shares": True}), (0.4, {"shares": True})]
+    ("durations", "options"),
+    [(0.0, {}), (0.4, {}), (0.4, {"per_client": 2}), (0.0, {"shares": True}), (0.4, {"shares": True})],
 )
 def test_the_gaps_say_of_every_timeout_what_the_table_does(seed, durations, options):
     records = log_of(random.Random(seed), 3000, 40, 5.0, durations)

@@ -103,9 +103,8 @@ def test_a_simple_loop_over_the_table_finds_the_same_reuse_and_fewer_open_when_i
     assert found == {5: (0.508, 1.3), 15: (0.656, 4.0), 75: (0.818, 13.6), 600: (0.888, 58.8), 1800: (0.903, 138.9)}
 
 
-def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds(monkeypatch):
-    monkeypatch.setattr("kacore.simulate.study.ROOM_TIMEOUTS", (5.0, 75.0, 600.0, 3900.0))
-    result = studied(trace("nasa"), rooms=(16, 64, 1000))
+def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds():
+    result = studied(trace("nasa"), rooms=(16, 64, 1000), room_timeouts=(5.0, 75.0, 600.0, 3900.0))
     shares = {}
     for room in result.rooms:
         shares.setdefault(room.max_connections, []).append(result.share(room.reused))
@@ -143,6 +142,17 @@ def test_what_the_page_says_of_limited_room_is_so():
     for room in result.rooms:
         found.setdefault(str(room.max_connections), []).append(f"{result.share(room.reused) * 100:.1f}")
     assert {size: list(shares) for size, *shares in rows} == found
+
+
+def test_what_the_page_says_of_costs_is_so():
+    page = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
+    head, _, *rows = re.search(r"^\| a handshake is worth .*?\n\n", page, re.MULTILINE | re.DOTALL)[0].strip().splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    for row in rows:
+        handshake, *said = [float(cell) for cell in row.strip("|").split("|")]
+        result = studied(trace("nasa"), rooms=(16, 128), room_timeouts=(3900.0,), also=[handshake])
+        found = {one.name.partition(": ")[0]: one.cost for one in costs(result, handshake)}
+        assert said == [round(found[name], 1) for name in names[1:]]
 
 
 # -- how requests become connections --
@@ -228,7 +238,8 @@ def test_the_text_is_a_table_with_bars_and_a_recommendation(run, log):
     assert (status, err) == (0, "")
     assert re.search(r"^access\.log, common log format: 2,000 requests of 30 clients in \d\.\d+ h\.$", out, re.MULTILINE)
     assert re.search(r"^5 s +[█▏▎▍▌▋▊▉ ]+ +\d+\.\d %.*uvicorn, node, Apache$", out, re.MULTILINE)
-    assert re.search(r"^best fixed: .* s$", out, re.MULTILINE)
+    for name in ("best fixed: ", "LRU, room for 16", "auto, room for 16", "auto", "knows the future"):
+        assert re.search(rf"^{name}.* s$", out, re.MULTILINE), name
     assert "[policy]\nkeep_alive_timeout = " in out
     assert max(map(len, out.partition("# kacore")[0].splitlines())) <= 100
 
