@@ -108,6 +108,7 @@ setup(
             "initializedcheck": False,
             "cdivision": True,
             "embedsignature": True,
+            "embedsignature.format": "clinic",
             "always_allow_keywords": False,
             # No `__test__` dictionary, and no pickling of what holds C pointers: the stub promises neither.
             "autotestdict": False,

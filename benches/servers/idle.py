@@ -17,10 +17,6 @@ from pathlib import Path
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 N_SOURCES = 100
 BROWSER = {
-    ":method": "GET",
-    ":scheme": "http",
-    ":authority": "127.0.0.1",
-    ":path": "/",
     "sec-ch-ua": '"Chromium";v="130", "Not?A_Brand";v="99"',
     "sec-ch-ua-mobile": "?0",
     "sec-ch-ua-platform": '"Linux"',
@@ -71,7 +67,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def ask_by_http2(sock: socket.socket) -> None:
     """One request, every field for the table of the other side; until the whole answer is here, then nothing."""
-    block = b"".join(b"\x40" + string(name) + string(value) for name, value in BROWSER.items())
+    block = b"\x82\x86\x84\x41" + string("127.0.0.1")  # GET http / by their numbers, and :authority
+    block += b"".join(b"\x40" + string(name) + string(value) for name, value in BROWSER.items())
     sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 5, 1, block))
     got, is_over = b"", False
     while not is_over:

@@ -32,4 +32,4 @@ async def main(port):
     await connections.drain_and_close()
 
 
-asyncio.run(main(int(sys.argv[1])))
+asyncio.run(main(int((*sys.argv[1:2], 8000)[0])))

@@ -1,6 +1,6 @@
 """A thread for each connection, by the standard library's socketserver; kacore reads, decides and keeps the time.
 
-    python docs/examples/hello_threads.py PORT CONNECTIONS
+    python docs/examples/hello_threads.py [PORT [CONNECTIONS]]
 
 RequestParser says what the bytes mean, one ConnectionTable who may stay and who is late. The table belongs to one
 thread at a time, so a lock goes around it; a socket that has to go is shut down, which wakes the thread that reads it.
@@ -132,7 +132,8 @@ def shut(sock):
         pass  # the client was quicker
 
 
-with Server(("127.0.0.1", int(sys.argv[1])), Policy(max_connections=int(sys.argv[2]))) as server:
+port, connections = int((*sys.argv[1:2], 8000)[0]), int((*sys.argv[2:3], 100)[0])
+with Server(("127.0.0.1", port), Policy(max_connections=connections)) as server:
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.drain_and_shutdown).start())
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
     server.serve_forever(poll_interval=0.1)

@@ -48,4 +48,4 @@ async def main(port):
     engine.close()
 
 
-trio.run(main, int(sys.argv[1]))
+trio.run(main, int((*sys.argv[1:2], 8000)[0]))

@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
         from kacore.cli import serve
 
         return serve.run(args)
+    if args.command == "completion":
+        from kacore.cli import completion
+
+        return completion.run(args)
     from kacore.cli import config
 
     return config.run(args)

@@ -15,6 +15,8 @@ from kacore.config.options import CONFIGURATION, ServeOptions
 from kacore.errors import UsageError
 from kacore.policy import Policy
 
+SHELLS = ("bash", "zsh", "tcsh")
+
 
 class Parser(argparse.ArgumentParser):
     """A mistake is one line, like all others. Names in full only: an abbreviation would end with the next new option.
@@ -142,6 +144,10 @@ def fill_demo(parser: Parser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
 
 
+def fill_completion(parser: Parser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="the shell")
+
+
 def fill_simulate(parser: Parser) -> None:
     from kacore.cli.simulate import ARGUMENTS
 
@@ -174,5 +180,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "config": ("print the configuration in force, and where each value comes from", fill_config),
     "policy": ("print the policy in force, or read it from Apache or nginx", fill_policy),
     "simulate": ("play access logs against keep-alive timeouts, and recommend one", fill_simulate),
+    "completion": ("print what makes a shell complete commands and options", fill_completion),
     "demo": ("serve a page that shows what keep-alive saves", fill_demo),
 }

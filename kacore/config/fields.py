@@ -307,6 +307,22 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown name {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
+class WithFields:
+    """A class's text and that of its fields, put together when somebody asks for it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __get__(self, _: object, owner: Any) -> str:
+        lines = [f"    {name}: {full(what)}" for name, what in owner.__fields__.items()]
+        return "\n".join([self.text, "", "Fields:", *lines])
+
+
+def full(what: Field) -> str:
+    """What is said of it to whoever has nothing but help(): meaning, rule with unit, default."""
+    return f"{what.doc} Must be {what.rule()}. Default: {what.shown_default()}."
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 class Fields(type):
     """Collects what a class body and its bases declare, in order, in `__fields__`."""
@@ -324,6 +340,8 @@ class Fields(type):
             own[key].annotation = body.get("__annotations__", {}).get(key, own[key].kind)
         made.__own__ = own
         made.__fields__ = {**fields, **own}
+        if made.__fields__:
+            made.__doc__ = WithFields(body.get("__doc__") or "")
         return cast("Fields", made)
 
     @property
@@ -438,7 +456,7 @@ def with_face_of(call: Any, function: Any, record: Any) -> Any:
 
     for name in ("__module__", "__name__", "__qualname__"):
         setattr(call, name, getattr(function, name))
-    sentences = [f"    {name}: {what.doc}" for name, what in record.__fields__.items()]
+    sentences = [f"    {name}: {full(what)}" for name, what in record.__fields__.items()]
     call.__doc__ = f"{function.__doc__}\n\n    Options:\n" + "\n".join(sentences)
     own = signature(function)
     first = [one.replace(kind=Parameter.POSITIONAL_ONLY) for one in own.parameters.values()][:-1]

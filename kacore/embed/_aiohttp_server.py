@@ -228,7 +228,7 @@ def with_keepalive_timeout(policy: Policy, seconds: float) -> Policy:
     if seconds <= 0:
         return policy.replace(keep_alive=False)
     said = policy.changes()
-    first = {
+    first: dict[str, Any] = {
         name: seconds
         for name in ("first_byte_timeout", "request_header_timeout")
         if name not in said and getattr(policy, name) > seconds

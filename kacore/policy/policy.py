@@ -15,7 +15,10 @@ from kacore.policy.fields import REQUEST, WORKER, PolicyField
 from kacore.policy.headers import persistence_fields
 
 if TYPE_CHECKING:
+    from typing import Self, Unpack
+
     from kacore._core import Limits
+    from kacore.policy.keywords import PolicyFields
 
 # What a worker needs descriptors for besides its connections: listeners, the epoll set, timers, logs, files
 # and the application's own connections.
@@ -46,6 +49,11 @@ class Policy(Record):
     __field__: ClassVar[type[Field]] = PolicyField
     __error__: ClassVar[type[ConfigError]] = PolicyError
     __fields__: ClassVar[Mapping[str, PolicyField]]
+
+    if TYPE_CHECKING:
+
+        def replace(self, **changes: Unpack[PolicyFields]) -> Self:  # type: ignore[override]
+            """As of Record."""
 
     # -- keeping -----------------------------------------------------------------------------------------
 

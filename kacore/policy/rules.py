@@ -24,8 +24,10 @@ from kacore.policy.policy import Policy
 
 if TYPE_CHECKING:
     import re
+    from typing import Unpack
 
     from kacore._core import Limits
+    from kacore.policy.keywords import PolicyFields
 
 N_CLASSES = 64  # KA_N_CLASSES in src/core/table/ka_phase.h
 CACHED_KEYS = 1024  # per generation and key; two generations are kept
@@ -73,7 +75,7 @@ class Rule:
         host: Words = (),
         user_agent: Words = (),
         name: str = "",
-        **changes: Any,
+        **changes: Unpack[PolicyFields],
     ) -> None:
         put = object.__setattr__
         put(self, "listener", tuple(map(listener_key, words(listener))))
@@ -233,7 +235,7 @@ class PolicySet:
         """Bit n-1 for the n-th rule that a connection of this listener may have, whoever the client is."""
         return self._listener_mask(listener)
 
-    def replace_default(self, **changes: Any) -> PolicySet:
+    def replace_default(self, **changes: Unpack[PolicyFields]) -> PolicySet:
         """The same rules over a changed default."""
         return PolicySet(self.default.replace(**changes), self.rules)
 

@@ -108,7 +108,8 @@ class Learned:
         self._saved: list[tuple[Any, ...]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._has_failed = False
-        table.on_settled = SettledLog(logger)
+        self._log = SettledLog(logger)
+        table.on_settled = self._settled
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Before the first connection."""
@@ -140,6 +141,11 @@ class Learned:
             self._page[: len(data)] = data
         if self._file is not None and self._writes_file:
             self._write(self._file, packed(entries, 1 << 30))
+
+    def _settled(self, learned: dict[str, Any]) -> None:
+        self._log(learned)
+        if self._timer is not None:
+            self.save()  # a successor may start before the next time
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self.save()

@@ -204,5 +204,10 @@ def line_file(path: str) -> LineFileHandler:
 
 def with_access_log(options: RunOptions) -> dict[str, object]:
     """The options of the server, with the format of the access log that is meant where nothing is said."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_terminal = access_log_on_terminal() is not None
     return {**options.server_options(), "access_log": options.chosen_access_log(is_terminal=is_terminal)}
+
+
+def access_log_on_terminal() -> str | None:
+    """The format for whoever looks at stdout; None: nobody does."""
+    return "short" if sys.stdout is not None and sys.stdout.isatty() else None

@@ -24,7 +24,7 @@ from kacore.config.fields import method_keywords_of
 from kacore.errors import UsageError
 from kacore.policy import Policy, PolicySet
 from kacore.policy.remarks import unheard, voided
-from kacore.server import signals
+from kacore.server import logs, signals, telling
 from kacore.server.access import access_log
 from kacore.server.assembly import chosen_io, field_lines_of, made_application, made_driver, policy_set, probe
 from kacore.server.calls import Calls
@@ -88,6 +88,7 @@ class Server:
         self._must_end = asyncio.Event()
         self._calls = Calls()
         self._is_ending = self._ends_now = False  # what the two events say, at once for every thread
+        self._access_log = options.access_log
         self.is_quiet = False  # no line at the start
         self.has_successor = False  # another process accepts from the same sockets
         self.is_outdated = False  # nothing more is to be answered than what has begun
@@ -213,7 +214,12 @@ class Server:
     # -- serving -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve in a new event loop until SIGTERM or SIGINT. Raises UsageError, e.g. for a port in use."""
+        """Serve in a new event loop until SIGTERM or SIGINT. Raises UsageError, e.g. for a port in use.
+
+        Logging is set up as the command does, if neither kacore's logger nor the root logger has a handler."""
+        if not logging.getLogger("kacore").hasHandlers():
+            logs.set_up("info")
+            self._access_log = self._access_log or logs.access_log_on_terminal()
         self.bind()
         _core.return_large_blocks()
         self.place.take_process()
@@ -277,9 +283,16 @@ class Server:
             await self._start(loop, lifespan)
             self._announce(loop)
             self._started.set()
+            began = time.monotonic()
             await self._stop.wait()
             self.place.ending()
+            is_told = bool(handled) and not self.place.is_one_of_several and not self.is_quiet
+            if is_told:
+                self.logger.info("%s", self._last_words())
             await self._leave()
+            if is_told:
+                seen = self.table.stats()
+                self.logger.info("%s", telling.stopped(seen["requests"], seen["accepted"], time.monotonic() - began))
         except LifespanError as error:
             raise UsageError(str(error)) from None
         finally:
@@ -326,7 +339,7 @@ class Server:
             loop,
             self.logger,
             server_name=self.options.server_name,
-            access_log=access_log(self.options.access_log),
+            access_log=access_log(self._access_log),
             proxy_protocol=self.options.proxy_protocol,
         )
         self._driver = driver
@@ -368,8 +381,12 @@ class Server:
         admin = f", admin on port {self.admin_port}" if self.admin_port is not None else ""
         return (
             f"kacore {__version__} serves {what} on {', '.join(self.addresses)} ({loop}{io}, pid {os.getpid()}, "
-            f"at most {self.policy.max_connections} connections and {mib} MiB for them{admin})"
+            f"at most {self.policy.max_connections} connections and {mib} MiB for them{admin}){telling.how_to_stop()}"
         )
+
+    def _last_words(self) -> str:
+        seconds = self.policy.drain_timeout if not self._ends_now else 0.0
+        return telling.stopping(self.connections(), seconds, by_keyboard=self._is_hurried)
 
     async def _leave(self) -> None:
         if self._admin is not None and self.has_successor:

@@ -29,13 +29,13 @@ import socket
 import time
 from collections.abc import Callable
 from select import POLLIN, poll
-from typing import Protocol
+from typing import Any, Protocol
 
 from kacore import _core
 from kacore._version import __version__
 from kacore.config.options import RunOptions
 from kacore.policy import Policy
-from kacore.server import signals
+from kacore.server import signals, telling
 from kacore.server.broken import Failure
 from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import addresses, open_listeners_of, raise_descriptor_limit
@@ -155,6 +155,7 @@ class Supervisor:
         self._rolling: list[int] = []  # slots whose workers are still to be replaced
         self._helpers: dict[int, Process] = {}  # listener's index -> the neighbour that watches it
         self._was_ready = False
+        self._began = 0.0
         self._stopping = ""  # the word the workers were told
         self._status = 0
         self._next_look = self._next_ping = 0.0
@@ -193,6 +194,9 @@ class Supervisor:
         else:
             self._end_observer()
             self.close()
+            if self._was_ready:
+                seen = self._counted()
+                self.logger.info("%s", telling.stopped(seen["requests"], seen["accepted"], time.monotonic() - self._began))
             return self._status
         return self._work(process)
 
@@ -366,6 +370,7 @@ class Supervisor:
         )
         if not self._was_ready and all(slot.serving for slot in self._slots):
             self._was_ready = True
+            self._began = time.monotonic()
             self._announce()
         if self._was_ready and not self._rolling and not any(slot.starting for slot in self._slots):
             self.notifier.ready()
@@ -373,7 +378,7 @@ class Supervisor:
     def _announce(self) -> None:
         n, each = self.n_workers, self.policy.max_connections
         self.logger.info(
-            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d, and %d MiB for them)",
+            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d, and %d MiB for them)%s",
             __version__,
             ", ".join(addresses(self.listeners, self.scheme)),
             os.getpid(),
@@ -382,6 +387,7 @@ class Supervisor:
             each,
             n * each,
             n * -(-self.policy.worst_case_bytes(tls=self.scheme == "https") // (1 << 20)),
+            telling.how_to_stop(),
         )
 
     def _dismiss(self, process: Process, word: str) -> None:
@@ -516,6 +522,8 @@ class Supervisor:
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             is_first = not self._stopping
+            if is_first and self._was_ready:
+                self._tell_stopping(by_keyboard=number == signal.SIGINT)
             self._stop(("stop" if number == signal.SIGTERM else "interrupt") if is_first else "now")
         elif number == signal.SIGQUIT:
             self._stop("now")
@@ -528,6 +536,14 @@ class Supervisor:
         elif number == signal.SIGHUP and not self._stopping:
             self.logger.info("SIGHUP: replacing the workers one by one")
             self._roll()
+
+    def _counted(self) -> dict[str, Any]:
+        found: dict[str, Any] = _core.sum_counters(self._pages)
+        return found
+
+    def _tell_stopping(self, *, by_keyboard: bool) -> None:
+        n_open = self._counted()["open"]
+        self.logger.info("%s", telling.stopping_workers(n_open, self.policy.drain_timeout, by_keyboard=by_keyboard))
 
     def _roll(self) -> None:
         self.notifier.reloading()

@@ -84,7 +84,8 @@ cdef class Request:
 
 
 cdef class Response:
-    """body: bytes, str (sent as UTF-8) or an iterable of bytes; status: int; headers: pairs of str or bytes, or a dict.
+    """Response(body=b"", status=200, headers=())\n--\n\n\
+    body: bytes, str (sent as UTF-8) or an iterable of bytes; status: int; headers: pairs of str or bytes, or a dict.
 
     Content-Length, the framing and persistence are the server's; `Connection: close` among the headers closes.
     """

@@ -117,7 +117,9 @@ cdef list headers_list(const char *buf, const ka_field *fields, uint32_t n):
 
 
 cdef class Limits:
-    """How large a request may be. Immutable; every number is in bytes except `max_headers`.
+    """Limits(*, max_head_bytes=None, max_target_bytes=None, max_headers=None, \
+max_header_bytes=None, max_body_bytes=None, max_chunk_line_bytes=None, max_trailer_bytes=None)\n--\n\n\
+    How large a request may be. Immutable; every number is in bytes except `max_headers`.
 
     max_head_bytes:       the whole head with its final empty line (431 above it); 32,768; 64 to 2**24
     max_target_bytes:     the request target (414); 8,192
@@ -433,7 +435,8 @@ cdef enum:
 @cython.final
 @cython.no_gc
 cdef class RequestParser:
-    """Reads the requests of one connection, however their bytes arrive. One per connection.
+    """RequestParser(limits=None)\n--\n\n\
+    Reads the requests of one connection, however their bytes arrive. One per connection.
 
     limits: Limits, default Limits().
     Holds no buffer while nothing is pending: an idle one is 40 bytes.

@@ -137,7 +137,7 @@ cdef class ClientPools:
 
     # ---- requests come in ----
 
-    def feed(self, list records):
+    def feed(self, list records, /):
         """Requests in the order of their times: tuples (start, duration, client), seconds and bytes; a time earlier than
         the last counts as the last. client: an IP address as text, or a name.
 

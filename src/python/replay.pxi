@@ -82,7 +82,7 @@ cdef class Replay:
         free(self.leaving.items)
         free(self.seeing.items)
 
-    def play(self, ClientPools pools not None):
+    def play(self, ClientPools pools not None, /):
         """What the last feed() or finish() of these pools told. MemoryError leaves the replay unusable."""
         cdef pool_visit *visits = <pool_visit *>pools.visits.items
         cdef pool_client *clients = <pool_client *>pools.clients.items

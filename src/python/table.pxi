@@ -287,7 +287,8 @@ cdef int read_known(dict said, ka_known *out) except -1:
 @cython.binding(False)
 @cython.no_gc_clear  # the engine counts in `shared` until it is gone, also in a cycle
 cdef class ConnectionTable:
-    """Connections, their phases and deadlines, for a server that has its own sockets. A connection is an integer.
+    """ConnectionTable(policy=None, *, seed=None, counters=None, **fields)\n--\n\n\
+    Connections, their phases and deadlines, for a server that has its own sockets. A connection is an integer.
 
     policy: kacore.Policy, kacore.PolicySet (one class per rule), or None for the defaults.
     seed:   int, keys the hash of client addresses and the age jitter; None: random.

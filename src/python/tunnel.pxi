@@ -165,7 +165,8 @@ cdef class Stream(Tunnel):
 
 
 cdef class Upgrade:
-    """What a handler returns to go on with bare bytes: `await serve(stream)` is run with the connection's Stream.
+    """Upgrade(serve, headers=(), status=None)\n--\n\n\
+    What a handler returns to go on with bare bytes: `await serve(stream)` is run with the connection's Stream.
 
     headers: pairs of str or bytes; `Connection: upgrade` is added to 101. status: 101, but 200 for CONNECT.
     The request must have asked for it: Upgrade (Request.head.upgrade) or CONNECT.

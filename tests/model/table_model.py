@@ -127,7 +127,7 @@ class Network:
 
     def rung(self, ladder):
         theirs, ours, raced = self.learned()
-        wanted = (max(theirs) + max(theirs) // 4 + 5000) * 10**6 if max(theirs) else 0
+        wanted = (max(theirs) + max(theirs) // 4 + 5000) * 10**6 if self.count("theirs") else 0
         if max(ours) and max(ours) >= max(theirs):
             wanted = math.inf if any(raced) else max(wanted, 2 * max(ours) * 10**6)
         return next((k for k, ns in enumerate(ladder) if ns >= wanted), len(ladder) - 1)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -147,6 +148,25 @@ def test_without_a_command_it_is_serve(words, meant):
 
 def test_a_command_that_is_misspelt_is_no_application(run):
     assert run("sevre", "app:app") == (2, "", "kacore: there is no command 'sevre'; did you mean serve?\n")
+
+
+# -- completion -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("module:shtab", "bash")
+def test_a_shell_completes_commands_options_and_their_values(run, tmp_path):
+    status, script, _ = run("completion", "bash")
+    assert status == 0
+    (tmp_path / "kacore").write_text(script)
+
+    def completed(*words):
+        line = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; source ./kacore; _shtab_kacore; "
+        shown = subprocess.run(["bash", "-c", line + 'printf "%s\\n" "${COMPREPLY[@]}"'], cwd=tmp_path, capture_output=True)
+        return shown.stdout.decode().split()
+
+    assert sorted(completed("kacore", "co")) == ["completion", "config"]
+    assert "--keep-alive-timeout" in completed("kacore", "serve", "--keep-a")
+    assert completed("kacore", "serve", "--when-full", "re") == ["reject"]
 
 
 # -- gunicorn.conf.py -----------------------------------------------------------------------------------------

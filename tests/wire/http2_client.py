@@ -351,6 +351,8 @@ class Client:
         assert not self._block or f.stream == self._block[0], f"6.10: {f}"
         if not f.stream:
             return
+        if f.type == RST_STREAM and f.stream < max(self.streams, default=0):
+            self.open(f.stream)  # a number that was left out is that of a closed stream (5.1.1)
         one = self.streams.get(f.stream)
         assert one is not None, f"5.1: a frame of a stream that was never opened: {f}"
         if f.type in (DATA, HEADERS):

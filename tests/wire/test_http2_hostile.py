@@ -400,3 +400,29 @@ def test_streams_do_not_get_around_the_limit_of_connections(build):
     assert b"hello" not in answer
     assert house.running.closed("client_limit") == 1
     assert first.ask("/").data == b"hello\n"
+
+
+# -- a full server -------------------------------------------------------------------------------------------------
+
+
+@only_kacore
+@pytest.mark.parametrize("kind", ["a window that stays shut", "content that does not come", "a head that does not end"])
+def test_who_holds_a_full_server_by_waiting_goes_for_a_newcomer(build, kind):
+    house = build(policy=kacore.Policy(max_connections=3, rate_window=0.05, send_timeout=60.0, request_body_timeout=60.0))
+    holders = []
+    for _ in range(3):
+        c = house.connect(values={INITIAL_WINDOW_SIZE: 0}, takes=False)
+        if kind == "a window that stays shut":
+            stream = c.get("/bytes/100000")
+            c.until(lambda c=c, stream=stream: c.streams[stream].status == 200)
+        elif kind == "content that does not come":
+            c.get("/read", method="POST", end=False)
+            c.settle()
+        else:
+            c.settle()
+            c.frame(HEADERS, 1, 1, GET)
+            house.look()
+        holders.append(c)
+    newcomer = house.connect()
+    assert newcomer.ask("/").data == b"hello\n"
+    assert house.running.closed("evicted") == 1

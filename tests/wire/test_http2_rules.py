@@ -183,6 +183,19 @@ FRAMES: list[Row] = [
     ("5.1 RST_STREAM on an idle stream", sends((RST_STREAM, 0, 1, U32.pack(8))), GOAWAY(PROTOCOL_ERROR)),
     ("5.1 WINDOW_UPDATE on an idle stream", sends((WINDOW_UPDATE, 0, 1, U32.pack(8))), GOAWAY(PROTOCOL_ERROR)),
     ("5.1 WINDOW_UPDATE on a stream of the server's", sends((WINDOW_UPDATE, 0, 2, U32.pack(8))), GOAWAY(PROTOCOL_ERROR)),
+    ("5.1 WINDOW_UPDATE by 0 on an idle stream", sends((WINDOW_UPDATE, 0, 1, bytes(4))), GOAWAY(PROTOCOL_ERROR)),
+    (
+        "5.1 DATA over the limit on an idle stream",
+        sends((DATA, 0, 1, b"x" * 16385)),
+        GOAWAY(PROTOCOL_ERROR, FRAME_SIZE_ERROR),
+    ),
+    (
+        "5.1 DATA of a wrong size on an idle stream",
+        sends((DATA, PADDED, 1, b"")),
+        GOAWAY(PROTOCOL_ERROR, FRAME_SIZE_ERROR),
+    ),
+    # RST_STREAM must not be sent for an idle stream (6.4), so this is no error of the stream there.
+    ("6.3 PRIORITY of 4 bytes on an idle stream", sends((PRIORITY, 0, 1, bytes(4))), GOAWAY(FRAME_SIZE_ERROR)),
     ("5.1 PRIORITY on an idle stream", sends((PRIORITY, 0, 1, b"\0\0\0\0\1")), IGNORES),
     ("5.1 DATA after END_STREAM", on(half_closed, (DATA, 0, b"x")), RESETS(STREAM_CLOSED)),
     ("5.1 HEADERS after END_STREAM", on(half_closed, (HEADERS, 5, GET)), RESETS(STREAM_CLOSED)),

@@ -122,11 +122,13 @@ def exhausted(c):
 
 
 @needs_app
-@pytest.mark.parametrize("how", ["field", "frame"])
+@pytest.mark.parametrize("how", ["field", "frame", "early frame"])
 def test_the_more_urgent_response_comes_first(house, how):
     c = house.connect(values={INITIAL_WINDOW_SIZE: 2**20}, takes=False)
     exhausted(c)
     c.settle()
+    if how == "early frame":
+        c.frame(PRIORITY_UPDATE, 0, 0, struct.pack("!I", 5) + b"u=1")
     low = c.get("/bytes/200000")
     high = c.get("/bytes/200000", *([("priority", "u=1")] if how == "field" else []))
     head_of(c, low, high)

@@ -122,7 +122,7 @@ def test_closed_connections_are_logged_at_debug_with_phase_and_cause(start, clie
     assert re.fullmatch(r"127\.0\.0\.1:\d+ closed in \w+ after 2 requests: client", said[0])
 
 
-def test_serve_writes_the_access_log_to_stdout_and_one_line_at_the_start(serve, tmp_path):
+def test_serve_writes_the_access_log_to_stdout_a_line_at_the_start_and_two_at_the_end(serve, tmp_path):
     (tmp_path / "app.py").write_text("def handler(request): return b'hi'\n")
     server = serve("app:handler", "--access-log", "common")
     import urllib.request
@@ -131,7 +131,7 @@ def test_serve_writes_the_access_log_to_stdout_and_one_line_at_the_start(serve, 
     server.wait_for(r'"GET /x HTTP/1\.1" 200 2')
     assert server.stop() == 0
     lines = server.text.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert re.search(r" INFO kacore \S+ serves a handler on http://127\.0\.0\.1:\d+ \(", lines[0])
     assert "\x1b" not in server.text
 

@@ -67,7 +67,7 @@ static void turn_period(ka_learned *of, uint32_t now_s)
 static int64_t wanted_ns(const ka_learned *of)
 {
     int64_t theirs = ka_learned_theirs_ms(of), ours = ka_learned_ours_ms(of), wanted_ms = 0;
-    if (theirs)
+    if (of->n_theirs)
         wanted_ms = theirs + theirs / 4 + SPARE_MS;
     if (ours && ours >= theirs) { /* they keep them for longer than we have, who knows how long */
         if (of->marks & (KA_LEARNED_RACED | KA_LEARNED_RACED_BEFORE))

@@ -275,6 +275,23 @@ static void evict(ka_driver *d, ka_handle conn, void *peer)
         ka_driver_end(d, conn, peer, KA_CAUSE_EVICTED);
 }
 
+/* Among those whose requests wait for their client. Return whether one has gone. */
+static int make_room_among_requests(ka_driver *d)
+{
+    ka_talk *talk = d->service.h2 ? ka_h2_victim(&d->service, d->now) : NULL;
+    if (ka_likely(talk == NULL))
+        return 0;
+    ka_handle conn = talk->conn;
+    void *peer = d->moves->peer_of(d, conn);
+    d->moves->look(d, conn, peer, KA_BODY);
+    if (!is_open(d, conn))
+        return 1;
+    if (ka_h2_victim(&d->service, d->now) != talk)
+        return 0;
+    evict(d, conn, peer);
+    return 1;
+}
+
 int ka_driver_make_room(ka_driver *d, int for_descriptor)
 {
     ka_table *table = d->service.table;
@@ -282,7 +299,7 @@ int ka_driver_make_room(ka_driver *d, int for_descriptor)
         ka_handle conn = ka_table_victim(table, d->now);
         void *peer = conn ? d->moves->peer_of(d, conn) : NULL;
         if (peer == NULL)
-            return 0;
+            return make_room_among_requests(d) && (for_descriptor || !ka_table_is_full(table));
         uint32_t n_asked = ka_conn_requests(table, conn);
         look(d, conn, peer);
         if (ka_table_victim(table, d->now) == conn && ka_conn_requests(table, conn) == n_asked) {

@@ -6,8 +6,11 @@
 enum {
     STREAMS_KEEP = 256,
     MAX_STREAMS = 65535,
+    LOOKS = 16,     /* at those who may go when room is needed */
     NO_REQUEST = 18 /* "PRI * HTTP/2.0" and the empty line */
 };
+
+#define JUST_COME ((int64_t)1000000000) /* as for the heads of HTTP/1: what is on its way is waited for */
 
 const ka_h2_options ka_h2_options_default = {.max_streams = 128, .window = KA_H2_DEFAULT_WINDOW, .max_window = 1 << 20};
 
@@ -322,6 +325,7 @@ void ka_h2_drain(ka_h2 *h2)
             continue;
         s->has_drain_news = 1;
         ka_h2_touch(h2, s);
+        ka_talk_attend(h2->talk);
     }
     ka_h2_leave(h2, KA_CAUSE_DRAIN);
 }
@@ -383,6 +387,37 @@ ka_cause ka_h2_late(ka_h2 *h2, ka_h2_wait *wait, int64_t now)
     ka_h2_wait_in(&ka_h2_service_of(h2)->clock, wait, KA_FREE, now);
     ka_h2_fail(h2, KA_H2_ENHANCE_YOUR_CALM, KA_CAUSE_HEADER_TIMEOUT);
     return KA_CAUSE_NONE;
+}
+
+/* Is the application at work for it? Then it stays. */
+static int is_served(const ka_h2 *h2)
+{
+    for (const ka_h2_stream *s = h2->live ? h2->live->first : NULL; s; s = s->next)
+        if (s->wait.phase == KA_BUSY || ka_exchange_is_tunnel(&s->x))
+            return 1;
+    return 0;
+}
+
+ka_talk *ka_h2_victim(const ka_service *service, int64_t now)
+{
+    static const uint8_t phases[] = {KA_HEAD, KA_BODY, KA_WRITE};
+    const ka_h2_clock *clock = &service->h2->clock;
+    unsigned n = 0;
+    for (unsigned i = 0; i < sizeof phases; i++) {
+        unsigned k = phases[i] - (unsigned)KA_HEAD;
+        for (uint64_t classes = clock->classes[k]; classes; classes &= classes - 1) {
+            unsigned c = (unsigned)__builtin_ctzll(classes);
+            int64_t least = phases[i] == KA_HEAD ? JUST_COME : ka_table_policy(service->table, c)->rate_window_ns;
+            for (ka_h2_wait *wait = clock->first[k][c]; wait && now - wait->since >= least; wait = wait->next) {
+                ka_talk *talk = ka_h2_talk_of(wait);
+                if (!talk->is_driven && !is_served(talk->h2))
+                    return talk;
+                if (++n == LOOKS)
+                    return NULL;
+            }
+        }
+    }
+    return NULL;
 }
 
 /* --- what is reported --- */

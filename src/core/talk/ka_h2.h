@@ -189,6 +189,9 @@ const char *ka_h2_check(const ka_h2 *h2);
 /* Its time is up: what is to be said is in the output. KA_CAUSE_NONE, or what the connection ends by, at once. */
 ka_cause ka_h2_late(ka_h2 *h2, ka_h2_wait *wait, int64_t now);
 ka_talk *ka_h2_talk_of(ka_h2_wait *wait);
+/* When the table names nobody who could go for a newcomer: one that has us wait for it in all it has asked for, and has moved no
+ * byte for a whole rate window, or has not ended a head for a second. NULL: nobody. Looks at a bounded number. */
+ka_talk *ka_h2_victim(const ka_service *service, int64_t now);
 /* Tell the client that the connection is about to end, and let what it has sent be served. */
 void ka_h2_leave(ka_h2 *h2, ka_cause cause);
 void ka_h2_drain(ka_h2 *h2); /* the same, since the server stops; tunnels are told */

@@ -447,7 +447,7 @@ static ka_phase phase_of(const ka_h2_stream *s)
 static int ends(ka_h2 *h2, ka_h2_stream *s)
 {
     if (s->is_slow) {
-        ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? KA_CAUSE_APPLICATION : KA_CAUSE_SEND_RATE);
+        ka_h2_reset(h2, s, s->error ? s->error : KA_H2_CANCEL, s->error ? (ka_cause)s->cause : KA_CAUSE_SEND_RATE);
         return 1;
     }
     if (h2->knows_fin && s->queued && (s->send_window <= 0 || h2->send_window <= 0)) {

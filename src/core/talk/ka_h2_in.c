@@ -531,6 +531,8 @@ static int new_window(ka_h2 *h2, uint32_t value)
         s->send_window = (int32_t)window;
         ka_h2_unready(h2, s);
         ka_h2_ready(h2, s);
+        if (s->queued)
+            ka_h2_touch(h2, s); /* the client may be waited for now, or no longer */
     }
     return KA_OK;
 }

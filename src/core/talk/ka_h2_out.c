@@ -4,6 +4,7 @@
 
 enum {
     PIECE = 16 * 1024, /* content in a frame at most: what every client takes, and a turn of each */
+    SMALL_PIECE = KA_BUF_MIN - KA_H2_FRAME_HEAD,
     LENGTH_DIGITS = 20
 };
 
@@ -266,6 +267,20 @@ void ka_h2_unready(ka_h2 *h2, ka_h2_stream *s)
         *first = s->ready_next;
 }
 
+/* Room for a frame was reserved that is not written after all: no empty buffer stays in the output, where a driver would take
+ * "none of it was sent" for an end. */
+static void give_back_room(ka_talk *talk)
+{
+    ka_buf **at = &talk->out, *before = NULL;
+    if (talk->out_last->cap == 0 || ka_buf_len(talk->out_last))
+        return;
+    for (; *at != talk->out_last; at = &before->next)
+        before = *at;
+    ka_buf_give(&talk->service->pool, *at);
+    *at = NULL;
+    talk->out_last = before;
+}
+
 /* The first `n` bytes of the stream's first buffer, behind a frame's head. KA_OK, and *done is a buffer that is used up, for the
  * caller to let go of; KA_ENOMEM; KA_EPEER: a file is shorter than it was. */
 static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **done)
@@ -280,11 +295,15 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **
         return KA_ENOMEM;
     char *at = ka_h2_put_head(start, n, KA_H2_DATA, ends ? KA_H2_END_STREAM : 0, s->id);
     ka_buf *piece = NULL;
-    if (is_referred && !is_whole && (piece = ka_buf_refer(pool, buf->ptr + buf->start, n, NULL)) == NULL)
+    if (is_referred && !is_whole && (piece = ka_buf_refer(pool, buf->ptr + buf->start, n, NULL)) == NULL) {
+        give_back_room(talk);
         return KA_ENOMEM;
+    }
     if (buf->fd >= 0) {
-        if (ka_buf_read_file(buf, at, n) != (ptrdiff_t)n)
+        if (ka_buf_read_file(buf, at, n) != (ptrdiff_t)n) {
+            give_back_room(talk);
             return KA_EPEER;
+        }
         at += n;
     } else if (!is_referred) {
         memcpy(at, buf->ptr + buf->start, n);
@@ -308,7 +327,7 @@ static int put_bytes(ka_h2 *h2, ka_h2_stream *s, uint32_t n, int ends, ka_buf **
     return KA_OK;
 }
 
-/* What a stream may send in its turn; then the next one's is. Return KA_OK or KA_ENOMEM. */
+/* What a stream may send in its turn; then the next one's is. Return KA_OK, or KA_ENOMEM: when some has left. */
 static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
 {
     ka_buf *done = NULL;
@@ -321,11 +340,17 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
         n = (size_t)h2->send_window;
     int ends = s->ends && n == s->queued && s->trailers == NULL;
     int got = put_bytes(h2, s, (uint32_t)n, ends, &done);
-    if (got == KA_ENOMEM)
+    if (ka_unlikely(got == KA_ENOMEM) && n > SMALL_PIECE) {
+        n = SMALL_PIECE; /* the smallest buffer is enough for it */
+        ends = 0;
+        got = put_bytes(h2, s, SMALL_PIECE, 0, &done);
+    }
+    if (got == KA_ENOMEM && h2->talk->unsent)
         return KA_ENOMEM;
     ka_h2_touch(h2, s);
-    if (got < 0) { /* what was promised cannot be kept */
+    if (got < 0) { /* what was promised cannot be kept; or there is no memory, and what it has is some of it */
         s->error = KA_H2_INTERNAL_ERROR;
+        s->cause = got == KA_ENOMEM ? KA_CAUSE_BUFFER_LIMIT : KA_CAUSE_APPLICATION;
         s->is_slow = 1;
         ka_h2_unready(h2, s);
         return KA_OK;
@@ -359,7 +384,7 @@ void ka_h2_fill(ka_h2 *h2, int64_t now)
     while (h2->leaving != KA_H2_FAILED && h2->talk->unsent < KA_OUT_HIGH && ka_h2_has_content(h2)) {
         unsigned urgency = (unsigned)__builtin_ctz(h2->live->urgencies);
         if (take_turn(h2, h2->live->ready[urgency], now) < 0)
-            return; /* when there is memory again; its client is waited for until then */
+            return;
     }
     if (ka_unlikely(h2->knows_fin) && h2->live && h2->live->urgencies && h2->send_window <= 0)
         for (ka_h2_stream *s = h2->live->first; s; s = s->next)

@@ -84,14 +84,14 @@ static inline void ka_h2_turn(const ka_moves *moves, ka_driver *d, void *peer, k
     ka_h2_turn_begins(h2);
     if (takes_requests)
         turned = ka_h2_turn_in(moves, d, peer, talk, &lingers);
-    else if (talk->window_len || moves->can_read(d, peer) || ka_talk_is_eof(talk) || h2->leaving >= KA_H2_LEAVES ||
-             h2->peer_leaves)
-        ka_driver_again(d, talk->conn, peer, talk);
     if (turned == KA_TURN_ENDED || !ka_h2_turn_out(moves, d, peer, talk))
         return;
     /* The last stream may have ended by what was sent. */
     if (turned == KA_TURN_PAUSE && takes_requests && ka_h2_is_over(h2, &lingers))
         turned = KA_TURN_ON;
+    if (!takes_requests && (talk->window_len || moves->can_read(d, peer) || (ka_talk_is_eof(talk) && !h2->knows_fin) ||
+                            ka_h2_is_over(h2, &lingers)))
+        ka_driver_again(d, talk->conn, peer, talk);
     if (turned == KA_TURN_ON && ka_turn_finish(moves, d, peer, talk, lingers) == KA_TURN_ENDED)
         return;
     talk->is_driven = 0;
