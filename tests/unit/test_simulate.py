@@ -268,29 +268,36 @@ def test_the_page_is_one_file_without_script_or_anything_that_is_loaded(run, log
     assert "prefers-color-scheme: dark" in page
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark"), (3840, "light")])
-def test_the_page_fits_every_screen_and_loads_nothing(run, log, tmp_path, need, width, scheme):
+@pytest.fixture(scope="module")
+def browser(need):
     chromium = need("chromium")
-    assert run(log, "--html", "page.html", "--cost", "60")[0] == 0
     with need("module:playwright.sync_api").sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
-        page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-        requests, errors = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: errors.append(message.text))
-        page.goto(f"file://{tmp_path}/page.html")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.locator("svg:visible").count() == 4
-        texts = "[...document.querySelectorAll('svg text')].filter(t => t.checkVisibility())"
-        sizes = page.evaluate(f"{texts}.map(t => t.getBoundingClientRect().height)")
-        assert min(sizes) > 11  # letters that can be read
-        outside = "t => { const s = t.ownerSVGElement.getBoundingClientRect(), r = t.getBoundingClientRect();"
-        outside += " return r.left < s.left - 1 || r.right > s.right + 1 }"
-        assert page.evaluate(f"{texts}.filter({outside}).map(t => t.textContent)") == []
-        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (light == "rgb(244, 245, 242)") == (scheme == "light")
+        yield browser
         browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark"), (3840, "light")])
+def test_the_page_fits_every_screen_and_loads_nothing(run, log, tmp_path, browser, width, scheme):
+    assert run(log, "--html", "page.html", "--cost", "60")[0] == 0
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: errors.append(message.text))
+    page.goto(f"file://{tmp_path}/page.html")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.locator("svg:visible").count() == 4
+    texts = "[...document.querySelectorAll('svg text')].filter(t => t.checkVisibility())"
+    sizes = page.evaluate(f"{texts}.map(t => t.getBoundingClientRect().height)")
+    assert min(sizes) > 11  # letters that can be read
+    outside = "t => { const s = t.ownerSVGElement.getBoundingClientRect(), r = t.getBoundingClientRect();"
+    outside += " return r.left < s.left - 1 || r.right > s.right + 1 }"
+    assert page.evaluate(f"{texts}.filter({outside}).map(t => t.textContent)") == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(244, 245, 242)") == (scheme == "light")
+    context.close()
     assert requests == [f"file://{tmp_path}/page.html"]
     assert errors == []
 
