@@ -211,7 +211,7 @@ void ka_h2_reset(ka_h2 *h2, ka_h2_stream *s, unsigned error, ka_cause cause)
 int ka_h2_is_preface(const ka_talk *talk)
 {
     ka_h2_fault fault;
-    if (talk->service->h2 == NULL || ka_conn_requests(talk->service->table, talk->conn))
+    if (talk->service->h2 == NULL || talk->is_filtered || ka_conn_requests(talk->service->table, talk->conn))
         return KA_EPEER;
     /* Its request line and the empty one behind it are enough: no request of HTTP/1 begins so, and the rest is judged as
      * HTTP/2 judges it. */
