@@ -233,7 +233,12 @@ static void expire_requests(ka_driver *d)
         if (wait->phase == KA_WRITE && wait->is_connection) {
             int queued = d->moves->queued(d, peer), taken = queued >= 0 ? talk->outq - queued : 0;
             talk->outq = queued >= 0 ? queued : talk->outq;
-            if (taken > 0 && ka_h2_sent(talk->h2, (size_t)taken, d->now) == KA_CAUSE_NONE)
+            ka_cause slow = taken > 0 ? ka_h2_sent(talk->h2, (size_t)taken, d->now) : KA_CAUSE_NONE;
+            if (slow != KA_CAUSE_NONE) {
+                ka_driver_end(d, conn, peer, slow);
+                continue;
+            }
+            if (wait->since != since)
                 continue;
         }
         ka_cause cause = ka_h2_late(talk->h2, wait, d->now);
