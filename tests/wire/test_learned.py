@@ -14,7 +14,7 @@ from tests.wire.conftest import wait_until
 from tests.wire.test_admin import ask
 
 # Of a millisecond and a thousand seconds the rung above five seconds is one of six: a promise of five. No spare room.
-QUICK = {"keep_alive_min": 0.001, "keep_alive_max": 1000.0, "pressure_start": 0.0, "pressure_full": 0.001}
+QUICK = {"keep_alive_min": 0.001, "keep_alive_max": 1000.0, "pressure_start": 0.0, "pressure_full": 1e-9}
 
 
 def ok(request):
