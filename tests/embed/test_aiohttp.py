@@ -368,7 +368,7 @@ def test_timeouts_are_learned_from_who_closes_first(visit_kacore, caplog):
         await until(lambda: len(house.table) == 0)
         assert "127.0.0.1 closes idle connections after" in caplog.text
 
-    visit_kacore(scenario, keep_alive_min=0.001, pressure_start=0.0, pressure_full=1e-9)
+    visit_kacore(scenario, keep_alive_min=1.0, pressure_start=0.0, pressure_full=1e-9)
 
 
 def test_handler_over_its_time_is_cancelled_and_answered_503(visit):

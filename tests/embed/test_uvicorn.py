@@ -305,7 +305,7 @@ def test_request_that_crosses_the_idle_close_is_counted_and_told(served, caplog)
 
 def test_timeouts_are_learned_unless_a_flag_says_one(served, caplog):
     caplog.set_level("INFO")
-    server = served(policy=Policy(keep_alive_min=0.001, pressure_start=0.0, pressure_full=1e-9))
+    server = served(policy=Policy(keep_alive_min=1.0, pressure_start=0.0, pressure_full=1e-9))
     for n in range(3):
         with server.connect() as sock:
             assert ask(sock)[0] == 200
