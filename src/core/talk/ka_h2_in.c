@@ -131,7 +131,7 @@ static void take_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t l
 {
     const ka_policy *policy;
     ka_exchange *x = &s->x;
-    if (x->reading == KA_READING_CLOSED || !ka_exchange_is_open(x))
+    if (!ka_exchange_is_open(x) || x->writing >= KA_WRITING_DONE)
         return; /* nobody reads it */
     if (s->received > x->max_body) {
         if (ka_h2_refuse(x, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) < 0)
