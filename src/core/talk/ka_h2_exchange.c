@@ -443,7 +443,10 @@ static ka_phase phase_of(const ka_h2_stream *s)
         return KA_FREE; /* for the connection, whose WRITE has the deadline: the application is not late */
     if (ka_exchange_is_tunnel(x))
         return KA_FREE; /* no longer HTTP */
-    return x->wants_body && s->n_in == 0 && !s->is_received ? KA_BODY : KA_BUSY;
+    if (!x->wants_body || s->n_in || s->is_received)
+        return KA_BUSY;
+    /* Without a window of the connection, which others' content has used up, the client cannot send any. */
+    return h2_of(x)->recv_window > 0 ? KA_BODY : KA_FREE;
 }
 
 /* It has been answered, or given up: what remains is to say so. Return whether it is gone. */

@@ -75,6 +75,8 @@ static void begin_data(ka_h2 *h2, const ka_h2_frame *frame, int64_t now)
         return;
     }
     h2->recv_window -= (int32_t)frame->length;
+    if (ka_unlikely(h2->recv_window == 0))
+        ka_h2_look_at_readers(h2);
     h2->sampled += frame->length;
     if (frame->content == 0 && !h2->left_ends)
         ka_h2_charge(h2, KA_H2_COST_EMPTY, now);
