@@ -144,7 +144,7 @@ class Study:
             for room in rooms
             for timeout in some
         }
-        self.behind = {front: replay_of(policy_of(None), window, front.timeout) for front in self.fronts}
+        self.behind = {closes: replay_of(policy_of(None), window, closes) for _, closes in self.fronts}
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
         self._playing: list[Future[None]] = []
 
@@ -186,7 +186,7 @@ class Study:
         ]
         free = self.unlimited
         n = self.clients.n_requests
-        races = {front.name: replay.n_races * 1e6 / n if n else 0.0 for front, replay in self.behind.items()}
+        races = {name: self.behind[closes].n_races * 1e6 / n if n else 0.0 for name, closes in self.fronts}
         return Result(
             n_requests=n,
             n_clients=self.clients.n_clients,
