@@ -753,7 +753,7 @@ class ClientPools:
 
     edges:      timeouts in seconds, rising, for which gaps() answers.
     per_client: at most so many connections for a client; its further requests wait. 0: as many as overlap.
-    is_one:     all requests are those of one client, such as a proxy in front.
+    is_one:     all requests are those of one client, a trusted proxy in front.
     whole:      times are rounded down to whole seconds, for logs that know no better; with per_client above 1 a client's
                 requests within one second then count as simultaneous.
     Raises ValueError, MemoryError. Cost: about 0.2 us a request, and 60 bytes for each client and for each connection.
@@ -774,7 +774,13 @@ class ClientPools:
     def ended(self) -> float:
         """float: how far the log has been played."""
     def __init__(
-        self, edges: Sequence[float], *, per_client: int = 0, is_one: bool = False, whole: bool = False
+        self,
+        edges: Sequence[float],
+        *,
+        per_client: int = 0,
+        shares: bool = False,
+        is_one: bool = False,
+        whole: bool = False,
     ) -> None: ...
     def feed(self, records: list[tuple[float, float, bytes]], /) -> None:
         """Requests in the order of their times: tuples (start, duration, client), seconds and bytes; a time earlier than
@@ -799,6 +805,8 @@ class Replay:
     window:  seconds until a client sees that its connection was closed; a request that it sends before is lost, counted as a
              race, and repeated on a new connection. Until then the connection takes its place, which counts when room is
              short. 0: it sees it at once.
+    names_clients: whether the table is told who a client is: for auto, and where room is short. What it does not know takes
+             no memory.
     Raises ValueError, MemoryError. Not thread-safe, but play() lets go of the GIL. Cost: about 0.1 us a request.
     """
     @property

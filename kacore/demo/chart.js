@@ -1,7 +1,7 @@
 // Draws one load: six rows, one for each place a connection can take; in them the connections, and in those the
 // handshakes and files. Knows the numbers of a load and nothing of how they were had.
 
-const LANE = 18, LANE_GAP = 5, TOP = 20, AXIS = 22, PAUSE = 34, RIGHT = 6;
+const LANE = 18, LANE_GAP = 5, TOP = 20, AXIS = 22, RIGHT = 6;
 const MIN_LANES = 6;
 
 // A load as the picture needs it, from the browser's timings and the server's list of requests.
@@ -58,14 +58,14 @@ function niceStep(range, most) {
   return [1, 2, 5, 10].map(n => n * power).find(step => range / step <= most);
 }
 
-// Draws `load` into `box`; `longest` (ms) is what the whole width stands for, so that two pictures can be compared.
+// Draws `load` into `box`; `longest` (ms) is what the whole width stands for, so that two pictures can be compared. The
+// pause takes its share of it as everything does.
 export function draw(box, load, longest, pause, label) {
   const width = Math.max(box.clientWidth, 240);
   const hasPause = load.parts.length > 1;
-  const perMs = (width - PAUSE - RIGHT) / longest;
+  const perMs = (width - RIGHT) / longest;
   const [first, second] = load.parts;
-  const firstEnd = first.to * perMs;
-  const x = t => !hasPause || t < second.from ? Math.min(t * perMs, firstEnd) : firstEnd + PAUSE + (t - second.from) * perMs;
+  const x = t => t * perMs;
   const placed = lanes(load.connections);
   const nLanes = Math.max(MIN_LANES, ...placed.map(c => c.lane + 1));
   const bottom = TOP + nLanes * (LANE + LANE_GAP);
@@ -74,9 +74,9 @@ export function draw(box, load, longest, pause, label) {
   for (let lane = 0; lane < nLanes; lane++) {
     svg.append(element('rect', {class: 'lane', x: 0, y: TOP + lane * (LANE + LANE_GAP), width, height: LANE, rx: 5}));
   }
-  drawAxis(svg, longest, bottom, perMs, hasPause ? first.to : Infinity);
+  drawAxis(svg, longest, bottom, perMs);
   for (const connection of placed) svg.append(drawConnection(connection, x, box.id));
-  if (hasPause) drawPause(svg, firstEnd, bottom, pause);
+  if (hasPause) drawPause(svg, x(first.to), x(second.from), bottom, pause);
 
   const end = x(load.parts.at(-1).to);
   svg.append(element('line', {class: 'end', x1: end + 2, x2: end + 2, y1: 4, y2: bottom - LANE_GAP + 2}));
@@ -85,11 +85,10 @@ export function draw(box, load, longest, pause, label) {
   box.replaceChildren(svg);
 }
 
-// Marks count loading time only: they jump over the pause as the numbers do.
-function drawAxis(svg, longest, bottom, perMs, firstEnd) {
+function drawAxis(svg, longest, bottom, perMs) {
   const step = niceStep(longest, 7);
   for (let t = 0; t <= longest; t += step) {
-    const x = t * perMs + (t > firstEnd ? PAUSE : 0);
+    const x = t * perMs;
     svg.append(element('line', {class: 'tick', x1: x, x2: x, y1: TOP - 2, y2: bottom}));
     const anchor = t === 0 ? 'start' : 'middle';
     svg.append(element('text', {x, y: bottom + 14, 'text-anchor': anchor}, t === 0 ? '0' : `${+(t / 1000).toFixed(2)} s`));
@@ -110,10 +109,16 @@ function drawConnection({number, requests, begin, end, lane}, x, id) {
   return element('g', {}, element('clipPath', {id: clip}, element('rect', shape)), group);
 }
 
-function drawPause(svg, from, bottom, pause) {
-  for (const edge of [from + 3, from + PAUSE - 1]) {
+// Above everything: the connections are open all the while, or were closed by the timeout.
+function drawPause(svg, from, to, bottom, pause) {
+  const height = bottom - LANE_GAP + 2 - (TOP - 4);
+  svg.append(element('rect', {class: 'pause', x: from, y: TOP - 4, width: Math.max(to - from, 1), height}));
+  for (const edge of [from, to]) {
     svg.append(element('line', {class: 'pause-edge', x1: edge, x2: edge, y1: TOP - 4, y2: bottom - LANE_GAP + 2}));
   }
-  const [x, y] = [from + PAUSE / 2 + 5, (TOP + bottom - LANE_GAP) / 2];
-  svg.append(element('text', {x, y, transform: `rotate(-90 ${x} ${y})`, 'text-anchor': 'middle'}, `${pause} s pause`));
+  if (to - from < 14) return;
+  const [x, y] = [(from + to) / 2, (TOP + bottom - LANE_GAP) / 2];
+  const isNarrow = to - from < 64;
+  const at = isNarrow ? {x: x + 4, y, transform: `rotate(-90 ${x + 4} ${y})`} : {x, y: y + 4};
+  svg.append(element('text', {class: 'pause-label', ...at, 'text-anchor': 'middle'}, `${pause} s pause`));
 }

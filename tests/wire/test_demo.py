@@ -102,7 +102,7 @@ def shown(page, side):
     """The numbers on one side of the page."""
     return {
         name: int(page.inner_text(f"#{side} [data-metric={name}]"))
-        for name in ("connections", "handshakes", "accepted", "requests", "reused")
+        for name in ("connections", "requests", "reused")
     }
 
 
@@ -117,8 +117,6 @@ def counted(page, demo, side):
     accepted = stats["accepted"]
     return {
         "connections": accepted,
-        "handshakes": accepted,
-        "accepted": accepted,
         "requests": stats["requests"],
         "reused": stats["reused"],
     }
@@ -131,11 +129,11 @@ def test_numbers_on_the_page_are_the_counters_of_the_server_and_of_the_browser(d
     for side in ("on", "off"):
         assert shown(page, side) == counted(page, demo, side)
         seen = connections[measured(page, demo, side).server.port]
-        assert shown(page, side)["accepted"] == len(seen)
+        assert shown(page, side)["connections"] == len(seen)
         assert shown(page, side)["requests"] == sum(seen.values()) == N_FILES
         assert shown(page, side)["reused"] == N_FILES - len(seen)
-    assert shown(page, "on")["accepted"] <= BROWSER_LIMIT
-    assert shown(page, "off")["accepted"] == N_FILES
+    assert shown(page, "on")["connections"] <= BROWSER_LIMIT
+    assert shown(page, "off")["connections"] == N_FILES
 
 
 @pytest.mark.browser
@@ -143,10 +141,10 @@ def test_picture_shows_each_handshake_and_each_file(demo, page):
     open_demo(page, demo)
     for side in ("on", "off"):
         numbers = shown(page, side)
-        assert page.locator(f"#{side} .chart rect.handshake").count() == numbers["handshakes"]
+        assert page.locator(f"#{side} .chart rect.handshake").count() == numbers["connections"]
         assert page.locator(f"#{side} .chart rect.file").count() == numbers["requests"]
         assert page.locator(f"#{side} .chart rect.pill").count() == numbers["connections"]
-    on, off = (shown(page, side)["handshakes"] for side in ("on", "off"))
+    on, off = (shown(page, side)["connections"] for side in ("on", "off"))
     assert f"{on} handshakes instead of {off}" in page.inner_text("#verdict")
 
 
@@ -160,24 +158,24 @@ def test_connections_follow_the_limit_of_requests(demo, page, limit):
     assert max(seen.values()) == limit
     # Each connection was used up but for those still open at the end.
     fewest = math.ceil(scene.N_FIRST / limit)
-    assert fewest <= shown(page, "on")["accepted"] == len(seen) <= fewest + BROWSER_LIMIT
+    assert fewest <= shown(page, "on")["connections"] == len(seen) <= fewest + BROWSER_LIMIT
 
 
 @pytest.mark.browser
 def test_pause_longer_than_the_timeout_finds_the_connections_closed(demo, page):
     open_demo(page, demo, mode="on", pause=1.5, keep_alive_timeout=0.5)
     assert shown(page, "on") == counted(page, demo, "on")
-    assert shown(page, "on")["accepted"] > BROWSER_LIMIT
+    assert shown(page, "on")["connections"] > BROWSER_LIMIT
     assert "outlasted" in page.inner_text("#on .story")
     open_demo(page, demo, mode="on", pause=1.5, keep_alive_timeout=5)
-    assert shown(page, "on")["accepted"] <= BROWSER_LIMIT
+    assert shown(page, "on")["connections"] <= BROWSER_LIMIT
 
 
 @pytest.mark.browser
 def test_each_new_connection_waits_for_the_handshake_delay(demo, page):
     open_demo(page, demo, mode="on", handshake=300)
     report = measured(page, demo, "on").report()
-    assert len([r for r in report["requests"] if r["nth"] == 1]) == shown(page, "on")["handshakes"]
+    assert len([r for r in report["requests"] if r["nth"] == 1]) == shown(page, "on")["connections"]
     # The document's connection first, and then the others, which cannot begin before.
     assert float(page.inner_text("#on [data-metric=time]").split()[0]) >= 0.6
 
@@ -198,6 +196,60 @@ def test_keyboard_alone_changes_the_policy_and_loads_again(demo, page):
     page.wait_for_selector("body[data-state=done]", timeout=30_000)
     assert measured(page, demo, "on").load.policy.max_keep_alive_requests == 3
     assert shown(page, "on") == counted(page, demo, "on")
+
+
+@pytest.mark.browser
+def test_the_first_numbers_are_there_before_the_reader_clicks_on(demo, page):
+    page.goto(f"http://127.0.0.1:{demo.server.port}/?handshake=10&answer=0&pause=5&mode=on")
+    page.wait_for_selector("#on [data-metric=time]:text-matches('s$')")
+    assert page.inner_text("#on .progress") == "the reader reads"
+    assert page.get_attribute("body", "data-state") == "running"
+    assert int(page.inner_text("#on [data-metric=requests]")) == scene.N_FIRST
+
+
+@pytest.mark.browser
+def test_the_pause_is_drawn_as_long_as_it_was_and_no_number_stands_twice(demo, page):
+    open_demo(page, demo, pause=1, handshake=20)
+    for side in ("on", "off"):
+        width = page.evaluate(f"document.querySelector('#{side} .chart svg').viewBox.baseVal.width")
+        pause = float(page.get_attribute(f"#{side} rect.pause", "width"))
+        marks = page.locator(f"#{side} .chart text").all_text_contents()
+        assert "1 s pause" in marks
+        files = page.locator(f"#{side} .chart rect.file")
+        last = max(float(files.nth(n).get_attribute("x")) for n in range(files.count()))
+        assert last <= width
+        # A second of pause takes as much of the axis as a second of loading.
+        ticks = [float(page.locator(f"#{side} line.tick").nth(n).get_attribute("x1")) for n in (0, 1)]
+        step = float(next(mark for mark in marks if mark not in ("0",) and mark.endswith(" s")).removesuffix(" s"))
+        second = (ticks[1] - ticks[0]) / step
+        assert 0.95 * second <= pause <= 3 * second  # the browser may be late
+    names = ("time", "connections", "files", "requests", "reused")
+    numbers = [page.inner_text(f"#on [data-metric={name}]") for name in names]
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("delays", "words"),
+    [
+        ({"handshake": 20, "answer": 5}, "at an artificial distance of 20 ms for each handshake and 5 ms for each file"),
+        ({"handshake": 0, "answer": 0}, "without artificial delay"),
+    ],
+)
+def test_the_factor_is_said_together_with_the_artificial_delay(demo, page, delays, words):
+    open_demo(page, demo, **delays)
+    assert words in page.inner_text("#verdict")
+
+
+@pytest.mark.browser
+def test_on_a_phone_the_two_numbers_stand_side_by_side(demo, page):
+    page.set_viewport_size({"width": 375, "height": 740})
+    open_demo(page, demo)
+    on, off = (page.locator(f"#{side} [data-metric=time]").bounding_box() for side in ("on", "off"))
+    assert on["y"] == off["y"]
+    assert on["x"] + on["width"] <= off["x"]
+    assert off["y"] + off["height"] <= 740  # and are seen without scrolling
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 @pytest.mark.browser
