@@ -12,6 +12,7 @@ READS = "is read"
 NO_ECHO = "nobody is there to give content back"
 WEAK = "has no such limit"
 FIELDS_OF_HTTP_1 = ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
+NOT_ON_IDLE = ("DATA", "RST_STREAM", "WINDOW_UPDATE", "DATA over the limit")
 NO_RULES_OF_PRIORITIES = [
     ("RFC 9218 2.1", NO_PRIORITIES),
     ("PRIORITY_UPDATE on a stream", NO_PRIORITIES),

@@ -13,8 +13,8 @@ FILE = Path(__file__).parents[1] / "fuzz" / "differential_h2.py"
 
 
 @pytest.mark.needs("nghttpd")
-def test_no_disagreement_with_nghttpd_is_left_unexplained(io):
+def test_no_disagreement_with_nghttpd_is_left_unexplained():
     spec = importlib.util.spec_from_file_location("differential_h2", FILE)
     differential = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(differential)
-    assert differential.compare(runs=50, seed=14, io=io) == []
+    assert differential.compare(runs=50, seed=14) == []
