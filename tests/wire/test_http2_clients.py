@@ -43,11 +43,8 @@ def place(request, localhost, certificates):
     is_tls = request.param == "tls"
     io = "transports" if "transports" in request.param or not kacore._core.has_epoll else "epoll"
     house = make(io, tls=TLS(localhost)) if is_tls else make(io)
-    yield (
-        house,
-        f"{'https://localhost' if is_tls else 'http://127.0.0.1'}:{house.port}",
-        certificates.roots if is_tls else None,
-    )
+    url = f"https://localhost:{house.port}" if is_tls else f"http://127.0.0.1:{house.port}"
+    yield house, url, certificates.roots if is_tls else None
     house.end()
 
 
