@@ -385,6 +385,7 @@ class Rule(NamedTuple):
     last: str
     ours: str
     theirs: str
+    besides: str = ""  # part of the name of a step that must be among them
 
 
 CONTENT = "DATA|empty DATA|padded DATA|much DATA|END_STREAM|DATA after the end"
@@ -400,7 +401,14 @@ RULES = [
     ),
     Rule("nghttpd: an error of a stream is one of the connection (9113 4.2, 6.3, 6.9)", OF_STREAMS, "reset", "GOAWAY"),
     Rule("nghttpd: another code for padding without its length (9113 4.2 or 6.1)", "DATA with no room for padding", "6", "1"),
-    Rule("nghttpd: passes over content for a number that was left out (9113 5.1)", CONTENT, "reset 5", ""),
+    Rule("nghttpd: passes over content for a number that was left out (9113 5.1)", CONTENT, "reset 5", "nothing"),
+    Rule(
+        "nghttpd: passes over a window for a number that was left out (9113 5.1)", "WINDOW_UPDATE by 0", "reset 1", "nothing"
+    ),
+    Rule(
+        "nghttpd: passes over padding for a number that was left out (9113 6.1)", "DATA that is all padding", "GOAWAY 1", ""
+    ),
+    Rule("nghttpd: the frame that ends a response waits for a window", f"{CONTENT}|{SECTIONS}", "200", "open", "a window of"),
     Rule("nghttpd: passes over fields for a number that was left out (9113 5.1.1)", SECTIONS, "GOAWAY 1", ""),
     Rule("nghttpd: reads a host that is not :authority (9113 8.3.1)", "GET with another host", "reset 1", "200"),
     Rule("nghttpd: PRIORITY_UPDATE means nothing (9218 7.1)", "PRIORITY_UPDATE of stream 0", "GOAWAY 1", ""),
@@ -413,12 +421,16 @@ def explain(steps: list[Step], ours: Outcome, theirs: Outcome) -> str | None:
     def told(one: Outcome, other: Outcome) -> str:
         if one.connection != "goes on":
             return one.connection
-        differs = [state for number, state in one.streams.items() if other.streams.get(number) != state]
-        return ", ".join(differs if other.connection == "goes on" else one.streams.values())
+        numbers = sorted(one.streams.keys() | other.streams.keys())
+        differs = [number for number in numbers if one.streams.get(number) != other.streams.get(number)]
+        asked = differs if other.connection == "goes on" else numbers
+        return ", ".join(one.streams.get(number, "nothing") for number in asked)
 
     mine, yours = told(ours, theirs), told(theirs, ours)
     for rule in RULES:
-        if steps[-1].name in rule.last.split("|") and rule.ours in mine and rule.theirs in yours:
+        is_last = steps[-1].name in rule.last.split("|")
+        has_besides = any(rule.besides in step.name for step in steps)
+        if is_last and has_besides and rule.ours in mine and rule.theirs in yours:
             return rule.why
     return None
 
