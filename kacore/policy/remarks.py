@@ -14,6 +14,7 @@ from kacore.policy.rules import PolicySet
 
 # A part that was said to be larger than the whole it is in.
 PARTS = {"max_header_bytes": "max_head_bytes", "max_target_bytes": "max_head_bytes"}
+OF_AUTO = ("keep_alive_min", "keep_alive_max", "pressure_start", "pressure_full")
 DRAIN = ("drain_lame_duck", "drain_grace", "drain_spread")
 
 
@@ -22,6 +23,9 @@ def voided(policies: PolicySet) -> list[str]:
     found = sentences(policies.default, policies.default.changes())
     for rule, policy in zip(policies.rules, policies.policies[1:], strict=True):
         found += [f"rule {rule.name!r}: {text}" for text in sentences(policy, rule.changes)]
+    said = [name for name in OF_AUTO if name in policies.default.changes()]
+    if said and all(policy.keep_alive_timeout != "auto" for policy in policies.policies):
+        found.append(f"{' and '.join(said)} {'say' if len(said) > 1 else 'says'} nothing: keep_alive_timeout is a number")
     return found
 
 

@@ -352,6 +352,25 @@ def test_idle_connection_is_half_closed_by_its_deadline_and_a_crossing_request_c
     visit(scenario, keep_alive_timeout=0.1)
 
 
+def test_timeouts_are_learned_from_who_closes_first(visit_kacore, caplog):
+    caplog.set_level("INFO")
+
+    async def scenario(house):
+        for n in range(3):
+            client = await house.connect()
+            assert (await client.ask())[2] == b"hello"
+            client.writer.close()
+            await until(lambda n=n: house.table.stats()["closed"]["client"] == n + 1)
+        client = await house.connect()
+        fields = (await client.ask())[1]
+        assert int(fields["keep-alive"].removeprefix("timeout=")) >= 4
+        client.writer.close()
+        await until(lambda: len(house.table) == 0)
+        assert "127.0.0.1 closes idle connections after" in caplog.text
+
+    visit_kacore(scenario, keep_alive_min=1.0, pressure_start=0.0, pressure_full=1e-9)
+
+
 def test_handler_over_its_time_is_cancelled_and_answered_503(visit):
     cancelled = []
 

@@ -303,6 +303,20 @@ def test_request_that_crosses_the_idle_close_is_counted_and_told(served, caplog)
     assert "a request from 127.0.0.1 was lost" in caplog.text
 
 
+def test_timeouts_are_learned_unless_a_flag_says_one(served, caplog):
+    caplog.set_level("INFO")
+    server = served(policy=Policy(keep_alive_min=1.0, pressure_start=0.0, pressure_full=1e-9))
+    for n in range(3):
+        with server.connect() as sock:
+            assert ask(sock)[0] == 200
+        wait_until(lambda n=n: server.table.stats()["closed"]["client"] == n + 1)
+    with server.connect() as sock:
+        assert int(ask(sock)[1]["keep-alive"].removeprefix("timeout=")) >= 4
+    assert "127.0.0.1 closes idle connections after" in caplog.text
+    with served(policy=Policy(), timeout_keep_alive=31).connect() as sock:
+        assert ask(sock)[1]["keep-alive"] == "timeout=30"
+
+
 def test_tls_extension_tells_of_the_connection(served, certificates):  # noqa: F811
     seen = []
 

@@ -220,7 +220,7 @@ POLICIES = {
     "75": {"keep_alive_timeout": 75.0},
     "600": {"keep_alive_timeout": 600.0},
     "auto": {},
-    "auto, no spare room": {"pressure_start": 0.0, "pressure_full": 0.001},
+    "auto, no spare room": {"pressure_start": 0.0, "pressure_full": 1e-9},
     "never, the longest idle goes": {"keep_alive_timeout": 1e7},
 }
 

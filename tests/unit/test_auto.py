@@ -40,7 +40,7 @@ def test_it_never_holds_more_than_max_connections(runs):
 
 def test_every_front_with_a_timeout_is_kept_for_longer_than_that_and_shown():
     fronts = [front for front in FRONTS if front.keeps < math.inf]
-    one = Simulation(Policy(pressure_start=0.0, pressure_full=0.001, max_connection_age=0), fronts=fronts).run(12 * HOUR)
+    one = Simulation(Policy(pressure_start=0.0, pressure_full=1e-9, max_connection_age=0), fronts=fronts).run(12 * HOUR)
     shown = {entry["network"]: entry for entry in one.table.learned(one.now)}
     for source in one.sources:
         keeps = source.front.keeps
@@ -53,7 +53,7 @@ def test_every_front_with_a_timeout_is_kept_for_longer_than_that_and_shown():
 
 def test_a_front_whose_timeout_was_changed_is_relearned_within_a_day():
     front = Front("changed", "10.0.0.1", 600.0)
-    one = Simulation(Policy(pressure_start=0.0, pressure_full=0.001, max_connection_age=0), fronts=[front])
+    one = Simulation(Policy(pressure_start=0.0, pressure_full=1e-9, max_connection_age=0), fronts=[front])
     one.run(24 * HOUR)
     assert one.table.learned(one.now)[0]["kept_for"] >= 755.0
     front.keeps = 100.0

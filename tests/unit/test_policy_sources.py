@@ -328,6 +328,7 @@ def test_the_lines_that_say_nothing_are_counted_unless_all_are_asked_for(run, tm
         (["--max-header-bytes", "65536"], "max_header_bytes=65536 is never reached: a whole head has max_head_bytes=32768"),
         (["--max-target-bytes", "40000"], "max_target_bytes=40000 is never reached: a whole head has max_head_bytes=32768"),
         (["--drain-spread", "9", "--drain-timeout", "4"], "drain_spread=9 is cut short by drain_timeout=4"),
+        (["--keep-alive-timeout", "9", "--keep-alive-min", "4"], "keep_alive_min says nothing: keep_alive_timeout is a"),
     ],
 )
 def test_a_limit_that_another_one_makes_void_is_said(run, argv, said):

@@ -150,7 +150,7 @@ async def app(request):
     await asyncio.sleep({SERVICE})
     return b"ok"
 """
-SERVE = ("--keep-alive-min", "1", "--pressure-start", "0", "--pressure-full", "0.001", "--forwarded-allow-ips", "127.0.0.1")
+SERVE = ("--keep-alive-min", "1", "--pressure-start", "0", "--pressure-full", "1e-9", "--forwarded-allow-ips", "127.0.0.1")
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ from tests.wire.conftest import wait_until
 from tests.wire.real_fronts import FRONTS, SERVICE, answers, command, rounds
 
 # From a tenth of the shortest of their timeouts, and never more room than what was learned needs.
-LEARNS = kacore.Policy(keep_alive_min=0.1, pressure_start=0.0, pressure_full=0.001)
+LEARNS = kacore.Policy(keep_alive_min=0.1, pressure_start=0.0, pressure_full=1e-9)
 
 
 async def slow(request):

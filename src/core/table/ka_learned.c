@@ -3,6 +3,7 @@
 
 #define MS ((int64_t)1000000)
 #define SPARE_MS 5000 /* above a quarter more than they took */
+#define LATE_MS 100
 
 /* ---- the ladder ---- */
 
@@ -51,6 +52,13 @@ static uint32_t ms_of(int64_t age_ns)
     return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
 }
 
+/* Within a twentieth, and what a busy machine is late. */
+static int is_about(uint32_t age_ms, uint32_t other_ms)
+{
+    uint32_t apart = age_ms > other_ms ? age_ms - other_ms : other_ms - age_ms;
+    return apart <= other_ms / 20 + LATE_MS;
+}
+
 /* Only what is seen lets a period end: a network that is silent for days is not forgotten for that. */
 static void turn_period(ka_learned *of, uint32_t now_s)
 {
@@ -96,9 +104,9 @@ int ka_learned_they_closed(ka_learned *of, const ka_ladder *ladder, int64_t age_
     of->n_theirs = one_more(of->n_theirs);
     of->theirs_ms[0] = larger(of->theirs_ms[0], age);
     largest = ka_learned_theirs_ms(of);
-    if (largest > before + before / 20 || largest < before - before / 20)
+    if (!is_about(largest, before))
         agreed = 0;
-    if (age >= largest - largest / 20 && agreed < KA_SETTLED_AFTER)
+    if (is_about(age, largest) && agreed < KA_SETTLED_AFTER)
         agreed++;
     of->marks = (uint8_t)((of->marks & ~(unsigned)KA_LEARNED_AGREED) | agreed);
     ka_learned_climb(of, ladder, now_s);

@@ -36,8 +36,8 @@ typedef struct {
 _Static_assert(sizeof(ka_learned) == 32, "with its address 48 bytes a network");
 
 enum {
-    KA_LEARNED_AGREED = 0x03,       /* closes within a twentieth of the largest age, up to KA_SETTLED_AFTER */
-    KA_LEARNED_RACED = 0x04,        /* in this period */
+    KA_LEARNED_AGREED = 0x03, /* closes within a twentieth (and 0.1 s) of the largest age, up to KA_SETTLED_AFTER */
+    KA_LEARNED_RACED = 0x04,  /* in this period */
     KA_LEARNED_RACED_BEFORE = 0x08, /* in the one before */
     KA_LEARNED_IS_PROXY = 0x80      /* the owner's: a trusted proxy, not a client */
 };
