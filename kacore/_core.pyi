@@ -774,7 +774,13 @@ class ClientPools:
     def ended(self) -> float:
         """float: how far the log has been played."""
     def __init__(
-        self, edges: Sequence[float], *, per_client: int = 0, is_one: bool = False, whole: bool = False
+        self,
+        edges: Sequence[float],
+        *,
+        per_client: int = 0,
+        shares: bool = False,
+        is_one: bool = False,
+        whole: bool = False,
     ) -> None: ...
     def feed(self, records: list[tuple[float, float, bytes]], /) -> None:
         """Requests in the order of their times: tuples (start, duration, client), seconds and bytes; a time earlier than

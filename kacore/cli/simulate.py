@@ -39,8 +39,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "--per-client": {
         "default": "auto",
-        "metavar": "auto|N",
-        "help": "connections of a client: as many as its requests overlap (default), or at most N",
+        "metavar": "auto|N|http2",
+        "help": "connections of a client: as many as its requests overlap, or one that they share when the log is of HTTP/2"
+        " (default); at most N; or http2",
     },
     "--front": {
         "metavar": "LIST",
@@ -65,7 +66,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def run(args: argparse.Namespace) -> int:
     """Return: 0. Raises for what is wrong with the arguments or the logs."""
     from kacore.simulate.reading import Log, in_order
-    from kacore.simulate.study import Study
+    from kacore.simulate.study import AUTO_MAX, ROOM_TIMEOUTS, Study
 
     worth = None if args.cost is None else seconds("cost", args.cost, 0.001)
     options = study_options(args)
@@ -73,7 +74,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"logs: {next(log for log in args.logs if args.logs.count(log) > 1)} is named twice")
     logs = [Log(path, given=args.format, wants_forwarded=args.client == "x-forwarded-for") for path in args.logs]
     has_durations = any(log.format.has_durations for log in logs)
-    study = Study(has_durations=has_durations, also=[] if worth is None else [worth], **options)
+    if args.per_client == "auto":
+        options["shares"] = all(log.speaks_http2 for log in logs)
+    if worth is not None:
+        options |= {"also": [worth], "room_timeouts": (*ROOM_TIMEOUTS, AUTO_MAX)}  # with LRU
+    study = Study(has_durations=has_durations, **options)
     progress = Progress(logs, sys.stderr)
     gc.disable()  # millions of tuples, none of them in a cycle
     try:
@@ -96,7 +101,8 @@ def study_options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "timeouts": sorted(timeouts) or TIMEOUTS,
         "rooms": sorted(rooms) or ROOMS,
-        "per_client": 0 if args.per_client == "auto" else whole("per_client", args.per_client, 1_000_000),
+        "per_client": 0 if args.per_client in ("auto", "http2") else whole("per_client", args.per_client, 1_000_000),
+        "shares": args.per_client == "http2",
         "fronts": read_fronts(DEFAULT if args.front is None else args.front),
         "window": seconds("window", args.window, 0.0),
     }

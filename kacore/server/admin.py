@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Answer = tuple[int, Fields, bytes]  # status, fields, content
 
 MAX_LISTED = 1000
+MAX_NETWORKS = 256
 MAX_FRONTS = 64  # trusted proxies with a time series of their own
 # Few connections, and short lives: whoever asks here asks seldom. With so few requests, short answers and one long one a
 # connection, all that a client can leave unread is in the kernel and holds no place.
@@ -201,7 +202,7 @@ class Admin:
         listed = self.server.connections(MAX_LISTED)
         n_open = sum(stats["phases"].values())
         body = {"open": n_open, "phases": stats["phases"], "is_cut": n_open > len(listed), "connections": listed}
-        body["learned"] = self.server.learned(MAX_LISTED)
+        body["learned"] = self.server.learned(MAX_NETWORKS)
         return 200, JSON, json.dumps(body).encode()
 
 

@@ -8,8 +8,10 @@
     reading.py      several logs, in order of time, as requests
     fronts.py       what stands in front of servers, and what other servers do
     study.py        the simulation: all timeouts in one pass, and limited room through the real ConnectionTable
+    cost.py         idle connections weighed against handshakes
     advice.py       a recommendation, as a kacore.toml
-    words.py, text.py, chart.py, page.py    a result for people
+    words.py, text.py, chart.py, plots.py, page.py    a result for people
+    as_json.py      a result for programs
 
 Knows no server and no socket. The work for each request is compiled: ClientPools and Replay of kacore._core.
 """

@@ -37,7 +37,7 @@ def as_json(result: Result, logs: Sequence[Log], advice: Advice, costs: Sequence
         "begun": result.begun,
         "ended": result.ended,
         "has_durations": result.has_durations,
-        "per_client": result.per_client or "auto",
+        "per_client": "http2" if result.shares else result.per_client or "auto",
         "window": result.window,
         "fronts": {front.name: front.timeout for front in result.fronts},
         "timeouts": [row_of(row, result) for row in [*result.rows, result.auto]],

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kacore.simulate import words
-from kacore.simulate.study import Result
+from kacore.simulate.study import AUTO_MAX, Result
 
 
 class Cost(NamedTuple):
@@ -18,9 +18,9 @@ class Cost(NamedTuple):
 
 
 def costs(result: Result, handshake: float) -> list[Cost]:
-    """Of every timeout of the table, of the best fixed one, of the longest idle going first with limited room (LRU), of
-    auto, and of whoever would know the future: nobody can do better than close at once before a gap that is longer than a
-    handshake is worth."""
+    """Of every timeout of the table and of the best fixed one; of limited room when the longest idle goes only for the next
+    (LRU: a timeout that is as good as none), and of auto there; of auto with room for all; and of whoever knows the future:
+    nobody does better than to close at once before a gap that is longer than a handshake is worth."""
 
     def cost(name: str, open_seconds: float, reused: int) -> Cost:
         handshakes = result.n_requests - reused
@@ -35,10 +35,11 @@ def costs(result: Result, handshake: float) -> list[Cost]:
         (cost(f"best fixed: {words.duration(point.timeout)}", idle(point.mean), point.reused) for point in result.curve),
         key=lambda one: one.cost,
     )
+    kinds = {AUTO_MAX: "LRU", None: "auto"}
     rooms = [
-        cost(f"LRU, room for {room.max_connections:,}", idle(room.mean), room.reused)
+        cost(f"{kinds[room.timeout]}, room for {room.max_connections:,}", idle(room.mean), room.reused)
         for room in result.rooms
-        if room.timeout is None and room.max_connections < result.auto.peak
+        if room.timeout in kinds and room.max_connections < result.auto.peak
     ]
     point = result.at(handshake)
     known = point.mean - result.busy

@@ -7,6 +7,7 @@ are merged. Only those that overlap are open at the same time.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -22,11 +23,14 @@ SLACK = 60.0  # seconds that a line may be too late
 MAX_HELD = 200_000  # requests that wait for it
 AT_ONCE = 20_000  # requests in a batch, at least, but for the last
 
+HTTP2 = re.compile(rb'HTTP/2(\.0)?"|"(version|server_protocol|protocol)": ?"(HTTP/)?2(\.0)?"')
+
 began = itemgetter(0)
 
 
 class Log:
-    """One log that is being read. `wrong` lines could not be read; `first_wrong` says which was the first, and why."""
+    """One log that is being read. `wrong` lines could not be read; `first_wrong` says which was the first, and why.
+    `speaks_http2`: most of its first lines do."""
 
     def __init__(self, path: str, *, given: str | None = None, wants_forwarded: bool = False) -> None:
         self.source = Source(path)
@@ -36,6 +40,7 @@ class Log:
         first = next(self._blocks, b"")
         lines = [line for line in first.splitlines()[:SAMPLE] if line.strip()]
         self.format: Format = recognise(lines, self.source.name, given=given, wants_forwarded=wants_forwarded)
+        self.speaks_http2 = 2 * sum(HTTP2.search(line) is not None for line in lines) > len(lines)
         self._waiting = [first]
         self._line = 0
         started = self.format.read(b"\n".join(lines), lambda *_: None)

@@ -76,6 +76,7 @@ class Result(NamedTuple):
     busy: float  # connections that are in use, on average
     has_durations: bool
     per_client: int  # 0: as many as overlap
+    shares: bool  # requests that overlap share one
     rows: list[Row]
     auto: Row
     curve: list[Point]
@@ -103,8 +104,10 @@ def base_policy() -> Policy:
 class Study:
     """Takes batches of requests in order, and gives a Result.
 
+    timeouts, rooms, room_timeouts: what is compared with room for all, with room for so many, and there; always with "auto".
+    also: further timeouts of the curve.
     per_client: the most connections of a client; 0: as many as its requests overlap, which a log without durations cannot
-    tell: one.
+    tell: one. shares: they share one, as over HTTP/2.
     """
 
     def __init__(
@@ -113,17 +116,19 @@ class Study:
         has_durations: bool,
         fronts: Sequence[Front] = (),
         per_client: int = 0,
+        shares: bool = False,
         timeouts: Sequence[float] = TIMEOUTS,
         rooms: Sequence[int] = ROOMS,
+        room_timeouts: Sequence[float] = ROOM_TIMEOUTS,
         window: float = WINDOW,
         also: Sequence[float] = (),
     ) -> None:
         self.fronts, self.timeouts, self.window = list(fronts), sorted(timeouts), window
-        self.has_durations, self.per_client = has_durations, per_client
-        self.curve_timeouts = curve_timeouts([*self.timeouts, *ROOM_TIMEOUTS, *also])
+        self.has_durations, self.per_client, self.shares = has_durations, per_client, shares
+        self.curve_timeouts = curve_timeouts([*self.timeouts, *also])
         self.edges = sorted({*self.curve_timeouts, *(edge for timeout in self.timeouts for edge in around(timeout))})
         whole = not has_durations
-        self.clients = ClientPools(self.edges, per_client=per_client or int(whole), whole=whole)
+        self.clients = ClientPools(self.edges, per_client=per_client or int(whole), shares=shares, whole=whole)
         self.front = ClientPools(self.edges, is_one=True)
         base = base_policy()
 
@@ -131,7 +136,7 @@ class Study:
             return base.replace(keep_alive_timeout="auto" if timeout is None else timeout)
 
         every: list[float | None] = [*self.timeouts, None]
-        some: list[float | None] = [*ROOM_TIMEOUTS, None]
+        some: list[float | None] = [*room_timeouts, None]
         self.unlimited = {
             timeout: replay_of(policy_of(timeout), window, names_clients=timeout is None) for timeout in every
         }
@@ -192,6 +197,7 @@ class Study:
             busy=self.clients.busy / gaps.span if gaps.span else 0.0,
             has_durations=self.has_durations,
             per_client=self.per_client,
+            shares=self.shares,
             rows=rows,
             auto=Row(None, free.n_reused, free.mean, free.peak, races),
             curve=[Point(timeout, gaps.reused(timeout), gaps.mean(timeout)) for timeout in self.curve_timeouts],

@@ -52,6 +52,8 @@ def wrong_lines(logs: Sequence[Log]) -> list[str]:
 
 def how(result: Result) -> str:
     """How requests become connections: what a log cannot say."""
+    if result.shares:
+        return "Connections: one for each client, which its requests share, as over HTTP/2."
     if result.has_durations:
         limit = f", at most {result.per_client}" if result.per_client else ""
         return f"Connections: requests of a client that overlap have one each{limit}; the last one used is used first."

@@ -362,6 +362,8 @@ int ka_engine_give_away(ka_engine *e, ka_handle conn)
     ka_sock *s = ka_sock_of(e, conn);
     if (s == NULL)
         return KA_ESTALE;
+    if (e->d.ending == conn)
+        return KA_EINVAL;
     if (ka_session_of(e, conn) || (s->talk ? s->talk->h2 || s->talk->is_driven || s->talk->unsent : !is_quiet(e, conn)))
         return KA_EINVAL;
     int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);

@@ -119,6 +119,7 @@ static ptrdiff_t receive(ka_driver *d, void *peer, ka_talk *talk)
     ka_session *session = ka_session_of(e, talk->conn);
     ssize_t n = ka_wire_receive(s, session, e->scratch, to, room, &e->counters.receives);
     if (session) { /* what came off the socket counts, whatever it held */
+        talk->is_filtered = 1;
         d->turn_bytes += KA_READ_COST + session->n_raw;
         session->n_raw = 0;
     } else if (n > 0) {

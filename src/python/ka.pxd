@@ -485,6 +485,7 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint8_t cause
         uint8_t is_driven
         uint8_t is_noted
+        uint8_t is_filtered
         int32_t outq
 
     ka_talk *ka_talk_new(ka_service *service, ka_handle conn)

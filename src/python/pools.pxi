@@ -23,7 +23,7 @@ cdef struct pool_visit:     # what happens to a connection of a pool
 
 
 cdef struct pool_conn:
-    int64_t idle_since
+    int64_t since           # it is idle, or in use where requests share it
     uint32_t client
     uint32_t below          # in the stack of its client's idle ones, or of those that are free; 0: none
 
@@ -31,7 +31,8 @@ cdef struct pool_conn:
 cdef struct pool_client:
     ka_client address
     uint32_t top            # of the stack of idle connections; 0: none
-    uint32_t n_busy
+    uint32_t n_busy         # requests
+    uint32_t shared         # the connection of those, where they share one
     uint32_t first_waiting  # requests that wait for a connection, since the client has per_client; 0: none
     uint32_t last_waiting
 
@@ -78,6 +79,7 @@ cdef class ClientPools:
 
     edges:      timeouts in seconds, rising, for which gaps() answers.
     per_client: at most so many connections for a client; its further requests wait. 0: as many as overlap.
+    shares:     requests that overlap share one connection, as over HTTP/2.
     is_one:     all requests are those of one client, a trusted proxy in front.
     whole:      times are rounded down to whole seconds, for logs that know no better; with per_client above 1 a client's
                 requests within one second then count as simultaneous.
@@ -94,13 +96,13 @@ cdef class ClientPools:
     cdef double *idle_s         # seconds that these were idle
     cdef size_t n_edges
     cdef uint32_t per_client
-    cdef bint is_one, is_whole, is_simultaneous, has_begun
+    cdef bint is_one, shares, is_whole, is_simultaneous, has_begun
     cdef int64_t begun_ns, now_ns
     cdef uint64_t serial
     cdef readonly uint64_t n_requests, n_connections, n_clients
-    cdef readonly double busy   # seconds, of all requests together
+    cdef readonly double busy   # seconds that connections were in use, together
 
-    def __cinit__(self, edges, *, unsigned per_client=0, bint is_one=False, bint whole=False):
+    def __cinit__(self, edges, *, unsigned per_client=0, bint shares=False, bint is_one=False, bint whole=False):
         cdef size_t k
         self.n_edges = len(edges)
         if self.n_edges == 0 or list(edges) != sorted(set(edges)) or not 0 < min(edges) <= max(edges) <= 1e9:
@@ -113,7 +115,7 @@ cdef class ClientPools:
             raise MemoryError
         for k in range(self.n_edges):
             self.edges_ns[k] = <int64_t>ceil(<double>edges[k] * 1e9)
-        self.per_client, self.is_one, self.is_whole = per_client, is_one, whole
+        self.per_client, self.shares, self.is_one, self.is_whole = per_client, shares, is_one, whole
         self.is_simultaneous = whole and per_client > 1
         self.ids = {}
         self.forget_at = FORGET_FROM
@@ -166,7 +168,7 @@ cdef class ClientPools:
         for k in range(1, self.conns.n):
             conn = <pool_conn *>self.conns.items + k
             if conn.client:
-                self.count_idle(self.now_ns - conn.idle_since, False)
+                self.count_idle(self.now_ns - conn.since, False)
 
     cdef int reach(self, int64_t at) except -1:
         """Time goes on: requests that are over by then end, each at its own time. A simultaneous one ends when its second is
@@ -188,8 +190,11 @@ cdef class ClientPools:
         cdef bint takes_time = duration_ns > 0 or self.is_simultaneous
         if conn:
             client.top = (<pool_conn *>self.conns.items)[conn].below
-            self.count_idle(self.now_ns - (<pool_conn *>self.conns.items)[conn].idle_since, True)
+            self.count_idle(self.now_ns - (<pool_conn *>self.conns.items)[conn].since, True)
             return self.begin(conn, duration_ns, takes_time)
+        if self.shares and client.n_busy:
+            self.count_idle(0, True)
+            return self.begin(client.shared, duration_ns, True)
         if self.per_client == 0 or client.n_busy < self.per_client:
             return self.begin(self.new_conn(number), duration_ns, takes_time)
         place = self.free_waiting
@@ -209,17 +214,21 @@ cdef class ClientPools:
         return 0
 
     cdef int begin(self, uint32_t number, int64_t duration_ns, bint takes_time) except -1:
-        """A request on a connection that is not busy, and that is in no stack any more."""
+        """A request on a connection that is in no stack any more, and not busy unless it is shared."""
         cdef pool_conn *conn = <pool_conn *>self.conns.items + number
         cdef pool_client *client = <pool_client *>self.clients.items + conn.client
         self.tell(number, conn.client, VISIT_BEGINS if takes_time else VISIT_BEGINS | VISIT_ENDS)
         if not takes_time:
-            conn.idle_since = self.now_ns
+            conn.since = self.now_ns
             conn.below = client.top
             client.top = number
             return 0
+        if not self.shares:
+            self.busy += duration_ns / 1e9
+        elif client.n_busy == 0:
+            conn.since = self.now_ns
+            client.shared = number
         client.n_busy += 1
-        self.busy += duration_ns / 1e9
         return self.push_end(self.now_ns + duration_ns, number)
 
     cdef int end(self) except -1:
@@ -229,8 +238,12 @@ cdef class ClientPools:
         cdef pool_client *client = <pool_client *>self.clients.items + conn.client
         cdef pool_waiting *waiting
         client.n_busy -= 1
-        conn.idle_since = self.now_ns
         self.tell(number, conn.client, VISIT_ENDS)
+        if self.shares and client.n_busy:
+            return 0
+        if self.shares:
+            self.busy += (self.now_ns - conn.since) / 1e9
+        conn.since = self.now_ns
         place = client.first_waiting
         if place == 0:
             conn.below = client.top
@@ -338,12 +351,12 @@ cdef class ClientPools:
         cdef uint32_t number, conn, below
         for key, number in list(self.ids.items()):
             client = <pool_client *>self.clients.items + number
-            if client.n_busy or client.top == 0 or conns[client.top].idle_since > before:
+            if client.n_busy or client.top == 0 or conns[client.top].since > before:
                 continue
             conn = client.top
             while conn:
                 below = conns[conn].below
-                self.count_idle(self.now_ns - conns[conn].idle_since, False)
+                self.count_idle(self.now_ns - conns[conn].since, False)
                 conns[conn].client = 0
                 conns[conn].below = self.free_conn
                 self.free_conn = conn

@@ -56,7 +56,7 @@ cdef class Replay:
     cdef ka_handle *handles     # of the pools' connections in this table; stale when they are not open
     cdef int64_t *idle_since    # of the same; NULL when clients never close
     cdef size_t n_conns
-    cdef bint names_clients
+    cdef bint names_clients, shares
     cdef replay_queue leaving, seeing  # by `closes`, by `window`
     cdef int64_t closes_ns, window_ns, begun_ns, now_ns
     cdef bint has_begun
@@ -88,6 +88,7 @@ cdef class Replay:
         cdef pool_client *clients = <pool_client *>pools.clients.items
         cdef size_t k
         cdef int got = 0
+        self.shares = pools.shares
         self.grow(pools.conns.n)
         with nogil:
             for k in range(pools.visits.n):
@@ -98,7 +99,7 @@ cdef class Replay:
                 if got == 0 and visits[k].what & VISIT_BEGINS:
                     got = self.begin(visits[k].conn, &clients[visits[k].client].address if self.names_clients else NULL)
                 if got == 0 and visits[k].what & VISIT_ENDS:
-                    got = self.end(visits[k].conn)
+                    got = self.stream_end(visits[k].conn) if self.shares else self.end(visits[k].conn)
                 if got < 0:
                     break
         if got < 0:
@@ -186,9 +187,9 @@ cdef class Replay:
         cdef ka_handle handle = self.handles[number]
         cdef int phase = ka_conn_phase(table, handle)
         self.n_requests += 1
-        if phase == <int>KA_IDLE:
+        if phase == <int>KA_IDLE or (phase == <int>KA_BUSY and self.shares):
             self.n_reused += 1
-            ka_conn_event(table, handle, KA_EV_HEAD_DONE, self.now_ns)
+            ka_conn_event(table, handle, KA_EV_STREAM_OPENED if self.shares else KA_EV_HEAD_DONE, self.now_ns)
             return 0
         if phase == <int>KA_LINGER:
             if self.expired_ns != self.now_ns:  # logs with whole seconds have many that come in the very moment of the close
@@ -219,7 +220,7 @@ cdef class Replay:
             return 0
         self.n_opened += 1
         self.peak = max(self.peak, ka_table_open_count(table))
-        ka_conn_event(table, handle[0], KA_EV_HEAD_DONE, self.now_ns)
+        ka_conn_event(table, handle[0], KA_EV_STREAM_OPENED if self.shares else KA_EV_HEAD_DONE, self.now_ns)
         return 0
 
     cdef int end(self, uint32_t number) noexcept nogil:
@@ -232,10 +233,19 @@ cdef class Replay:
             ka_conn_close(table, handle, <ka_cause>verdict.cause, self.now_ns)
             return 0
         ka_conn_event(table, handle, KA_EV_RESPONDED, self.now_ns)
-        if self.closes_ns:
-            self.idle_since[number] = self.now_ns
-            return queue_add(&self.leaving, self.now_ns + self.closes_ns, handle, number)
+        return self.idle(number)
+
+    cdef int stream_end(self, uint32_t number) noexcept nogil:
+        """The same where requests share a connection: it is idle after the last."""
+        if ka_conn_event(self.table.table, self.handles[number], KA_EV_STREAM_CLOSED, self.now_ns) == <int>KA_IDLE:
+            return self.idle(number)
         return 0
+
+    cdef int idle(self, uint32_t number) noexcept nogil:
+        if self.closes_ns == 0:
+            return 0
+        self.idle_since[number] = self.now_ns
+        return queue_add(&self.leaving, self.now_ns + self.closes_ns, self.handles[number], number)
 
     # ---- what came of it ----
 

@@ -301,7 +301,7 @@ cdef class ConnectionTable:
     A connection is an int, `conn`, stale after its close. `now` is seconds on any clock, but always the same
     one; it is rounded so that nothing ends early, a `now` earlier than the last counts as the last, and NaN and
     infinity are a ValueError. A stale `conn`, or an event that the phase does not allow, raises LocalError and
-    changes nothing. Not thread-safe. Every call is O(1) unless it says otherwise; about 46 bytes per
+    changes nothing. Not thread-safe. Every call is O(1) unless it says otherwise; about 51 bytes per
     connection. Source: docs/table.md.
     """
     cdef ka_table *table

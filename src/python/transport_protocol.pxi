@@ -349,6 +349,7 @@ cdef class TransportProtocol:
         cdef ptrdiff_t n
         if to == NULL:
             return KA_ENOMEM
+        self.talk.is_filtered = True
         n = self.session.filter.read(self.session, to, room)
         # Behind the last bytes FIN is still to be asked for.
         self.has_more = self.session.has_more or (n > 0 and (self.saw_fin or not self.session.is_empty))

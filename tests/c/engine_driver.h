@@ -282,6 +282,11 @@ static void on_race(void *ctx, ka_handle conn, ka_cause cause)
     (void)cause;
     look_inside(ctx, "race", conn);
 }
+static void on_settled(void *ctx, const ka_known *network)
+{
+    (void)network;
+    look_inside(ctx, "settled", 0);
+}
 static void on_refused(void *ctx, ka_exchange *core) { look_inside(ctx, "refused", ka_exchange_conn(core)); }
 static unsigned class_of_client(void *ctx, unsigned listener, const ka_client *client)
 {
@@ -325,6 +330,7 @@ static void server_open(server *s, const ka_capacity *capacity, const ka_policy 
                           .on_notice = on_notice,
                           .on_closed = on_closed,
                           .on_race = on_race,
+                          .on_settled = on_settled,
                           .on_refused = on_refused,
                           .class_of_client = class_of_client,
                           .class_of_request = class_of_request,

@@ -77,7 +77,8 @@ static void good(const char *lines, const char *wanted, int how, unsigned flags,
     int rc = read_request(lines, how, &request, &fault, &refusal, told);
     CHECK(rc == KA_OK && !strcmp(told, wanted), "%s: %d %s%s\n%s", why, rc, ka_h2_fault_text(fault.code),
           ka_fault_text(refusal.code), told);
-    CHECK(rc != KA_OK || request.head.flags == (flags | KA_HEAD_KEEP_ALIVE | KA_HEAD_IS_H2), "%s: flags %x", why, request.head.flags);
+    CHECK(rc != KA_OK || request.head.flags == (flags | KA_HEAD_KEEP_ALIVE | KA_HEAD_IS_H2), "%s: flags %x", why,
+          request.head.flags);
 }
 
 static void bad(const char *lines, unsigned code, int how, const char *why)

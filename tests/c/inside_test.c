@@ -4,9 +4,8 @@
  * wrap: recv send sendmsg sendfile accept4 epoll_ctl open malloc calloc realloc clock_gettime */
 #include "engine_driver.h"
 
-static const char *const calls[] = {"request",         "news",   "lost", "wake",    "notice",
-                                    "release",         "closed", "race", "refused", "class of client",
-                                    "class of request"};
+static const char *const calls[] = {"request", "news", "lost",    "wake",    "notice",          "release",
+                                    "closed",  "race", "refused", "settled", "class of client", "class of request"};
 static const char *const deeds[] = {"free",           "close all", "close this",    "close all one by one",
                                     "stop listening", "unlisten",  "step",          "attend",
                                     "drain",          "give away", "answer others", "ask nothing"};
@@ -103,7 +102,14 @@ static void scene(void)
     n_done = is_freed = 0;
     inside = do_it;
     ka_capacity capacity = small_capacity(6);
+    capacity.pressure_start = capacity.pressure_full = 0; /* idle connections end after keep_alive_min_ns */
     server_open(&s, &capacity, NULL, 1 << 20);
+    for (int i = 0; i < KA_SETTLED_AFTER; i++) { /* each closes its idle connection first */
+        say(&clients[0], &s, "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n");
+        pass(&s, clients, 1, MS);
+        client_leave(&clients[0]);
+        pass(&s, clients, 1, MS);
+    }
     ask_classes(&s, 1);
     say(&clients[0], &s, "GET /a1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* to be idle */
     say(&clients[1], &s, "GET /m1 HTTP/1.1\r\nHost: a\r\n\r\n"); /* never answered */

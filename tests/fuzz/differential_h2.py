@@ -397,6 +397,7 @@ RULES = [
         "GOAWAY 5",
     ),
     Rule("nghttpd: an error of a stream is one of the connection (9113 4.2, 6.3, 6.9)", OF_STREAMS, "reset", "GOAWAY"),
+    Rule("nghttpd: another code for padding without its length (9113 4.2 or 6.1)", "DATA with no room for padding", "6", "1"),
     Rule("nghttpd: passes over content for a number that was left out (9113 5.1)", CONTENT, "reset 5", ""),
     Rule("nghttpd: passes over fields for a number that was left out (9113 5.1.1)", SECTIONS, "GOAWAY 1", ""),
     Rule("nghttpd: reads a host that is not :authority (9113 8.3.1)", "GET with another host", "reset 1", "200"),

@@ -8,6 +8,7 @@
  * Checked as it goes: the talks and the table by their own checks, the pool's cap, that a phase says what is in hand, that
  * nothing that could go on stands still, and by answers.h every byte that is sent. At the end the application answers
  * what it has and the clock jumps from deadline to deadline: then all must be closed and given back. */
+#include "kept.h"
 #include "play.h"
 
 /* --- the driver --- */
@@ -384,46 +385,6 @@ static void step(world *w)
     ka_driver_relieve(&w->d);
     ka_driver_attend(&w->d);
     check_quiet(w);
-}
-
-/* --- memory of the table --- */
-
-/* ka_table.c is built with these in place of aligned_alloc and free: its parts are so large that AddressSanitizer would
- * map and unmap them with each play, which costs more than the play. They are kept for the next one. */
-void *kept_alloc(size_t alignment, size_t nbytes);
-void kept_free(void *block);
-
-static struct {
-    void *block;
-    size_t nbytes;
-    int is_taken;
-} kept[8];
-
-enum {
-    N_KEPT = sizeof kept / sizeof kept[0]
-};
-
-void *kept_alloc(size_t alignment, size_t nbytes)
-{
-    for (int i = 0; i < N_KEPT; i++) {
-        if (kept[i].is_taken || (kept[i].block && kept[i].nbytes != nbytes))
-            continue;
-        if (kept[i].block == NULL)
-            kept[i].block = aligned_alloc(alignment, kept[i].nbytes = nbytes);
-        kept[i].is_taken = 1;
-        return kept[i].block;
-    }
-    return NULL;
-}
-
-void kept_free(void *block)
-{
-    for (int i = 0; i < N_KEPT; i++)
-        if (block && kept[i].block == block) {
-            kept[i].is_taken = 0;
-            return;
-        }
-    free(block);
 }
 
 /* --- a play --- */

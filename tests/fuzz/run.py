@@ -34,6 +34,8 @@ class Target(NamedTuple):
     checks_itself: bool
 
 
+FAILING = ("-Dmalloc=failing_malloc", "-Dcalloc=failing_calloc", "-Drealloc=failing_realloc")
+
 TARGETS = {
     # An overread: a block that is not loaded further back at the end of the input.
     "core": Target(
@@ -50,6 +52,22 @@ TARGETS = {
         "talk->out->start += nbytes + (nbytes > 2900);",
         ("-fno-sanitize-coverage=trace-cmp",),
         {"table": ("-Daligned_alloc=kept_alloc", "-Dfree=kept_free", "-fno-sanitize=fuzzer-no-link")},
+        True,
+    ),
+    # A byte less than a large frame of content has is taken off its stream's window.
+    "session": Target(
+        "http h2 table talk",
+        256,
+        "",
+        "talk/ka_h2_out.c",
+        "s->send_window -= (int32_t)n;",
+        "s->send_window -= (int32_t)(n - (n > 2900));",
+        ("-fno-sanitize-coverage=trace-cmp",),
+        {
+            "table": ("-Daligned_alloc=kept_alloc", "-Dfree=kept_free", "-fno-sanitize=fuzzer-no-link"),
+            "talk": FAILING,
+            "h2": FAILING,
+        },
         True,
     ),
     # An overread: a word is loaded at the end of a string of 7 bytes.

@@ -79,6 +79,17 @@ def test_a_client_with_enough_connections_waits_for_one():
     assert played(records, [], per_client=2).ended == 5.0
 
 
+def test_requests_that_overlap_share_a_connection_over_http_2():
+    records = [(0.0, 3.0, b"a"), (1.0, 1.0, b"a"), (1.5, 0.0, b"a"), (2.0, 4.0, b"a"), (8.0, 1.0, b"a"), (20.0, 0.0, b"a")]
+    edges = [1.0, 5.0]
+    replays = [Replay(table_with(timeout)) for timeout in edges]
+    pools = played(records, replays, edges=edges, shares=True)
+    assert (pools.n_connections, pools.ended) == (1, 20.0)
+    assert pools.gaps()[0] == [3, 1, 1]  # three at once, after 2 s and after 11 s
+    assert [replay.n_reused for replay in replays] == [3, 4]
+    assert [replay.table.stats()["requests"] for replay in replays] == [6, 6]
+
+
 def test_requests_within_one_second_are_simultaneous_when_a_log_knows_no_better():
     records = [(0.1, 0.0, b"a"), (0.5, 0.0, b"a"), (0.9, 0.0, b"a"), (2.0, 0.0, b"a")]
     assert played(records, [], whole=True, per_client=2).n_connections == 2
@@ -123,12 +134,15 @@ def test_a_time_that_is_none_is_refused(record):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("durations", "per_client"), [(0.0, 0), (0.4, 0), (0.4, 2)])
-def test_the_gaps_say_of_every_timeout_what_the_table_does(seed, durations, per_client):
+@pytest.mark.parametrize(
+    ("durations", "options"),
+    [(0.0, {}), (0.4, {}), (0.4, {"per_client": 2}), (0.0, {"shares": True}), (0.4, {"shares": True})],
+)
+def test_the_gaps_say_of_every_timeout_what_the_table_does(seed, durations, options):
     records = log_of(random.Random(seed), 3000, 40, 5.0, durations)
     edges = [0.5, 2.0, 5.0, 30.0, 300.0]
     replays = {timeout: Replay(table_with(timeout)) for timeout in edges}
-    pools = played(records, list(replays.values()), edges=edges, batch=700, per_client=per_client)
+    pools = played(records, list(replays.values()), edges=edges, batch=700, **options)
     for timeout, replay in replays.items():
         assert replay.n_requests == pools.n_requests == 3000
         assert replay.n_reused == reused_at(pools, edges, timeout), timeout

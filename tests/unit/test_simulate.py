@@ -103,9 +103,8 @@ def test_a_simple_loop_over_the_table_finds_the_same_reuse_and_fewer_open_when_i
     assert found == {5: (0.508, 1.3), 15: (0.656, 4.0), 75: (0.818, 13.6), 600: (0.888, 58.8), 1800: (0.903, 138.9)}
 
 
-def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds(monkeypatch):
-    monkeypatch.setattr("kacore.simulate.study.ROOM_TIMEOUTS", (5.0, 75.0, 600.0, 3900.0))
-    result = studied(trace("nasa"), rooms=(16, 64, 1000))
+def test_sixteen_places_with_eviction_reuse_more_than_any_number_of_them_at_five_seconds():
+    result = studied(trace("nasa"), rooms=(16, 64, 1000), room_timeouts=(5.0, 75.0, 600.0, 3900.0))
     shares = {}
     for room in result.rooms:
         shares.setdefault(room.max_connections, []).append(result.share(room.reused))
@@ -145,6 +144,17 @@ def test_what_the_page_says_of_limited_room_is_so():
     assert {size: list(shares) for size, *shares in rows} == found
 
 
+def test_what_the_page_says_of_costs_is_so():
+    page = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
+    head, _, *rows = re.search(r"^\| a handshake is worth .*?\n\n", page, re.MULTILINE | re.DOTALL)[0].strip().splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    for row in rows:
+        handshake, *said = [float(cell) for cell in row.strip("|").split("|")]
+        result = studied(trace("nasa"), rooms=(16, 128), room_timeouts=(3900.0,), also=[handshake])
+        found = {one.name.partition(": ")[0]: one.cost for one in costs(result, handshake)}
+        assert said == [round(found[name], 1) for name in names[1:]]
+
+
 # -- how requests become connections --
 
 
@@ -169,6 +179,25 @@ def test_without_durations_only_a_number_spreads_a_second_over_connections(run, 
     status, out, _ = run(path, "--per-client", word, "--json")
     assert status == 0
     assert json.loads(out)["timeouts"][-1]["peak_open"] == peak
+
+
+@pytest.mark.parametrize(
+    ("version", "words", "peak", "how"),
+    [
+        ("1.1", [], 2, "requests of a client that overlap have one each"),
+        ("2.0", [], 1, "one for each client, which its requests share"),
+        ("2.0", ["--per-client", "6"], 2, "at most 6"),
+        ("1.1", ["--per-client", "http2"], 1, "one for each client, which its requests share"),
+    ],
+)
+def test_over_http_2_requests_that_overlap_share_a_connection(run, tmp_path, version, words, peak, how):
+    path = tmp_path / "a.log"
+    line = '192.0.2.1 - - [17/May/2015:10:05:{:02} +0000] "GET / HTTP/{}" 200 1 "-" "-" 3.000\n'
+    path.write_text("".join(line.format(second, version) for second in range(10, 30, 2)))
+    status, out, _ = run(path, *words)
+    assert status == 0
+    assert how in out
+    assert re.search(rf"^auto .* {peak}  +\S+ kB$", out, re.MULTILINE)
 
 
 # -- races and fronts --
@@ -209,7 +238,8 @@ def test_the_text_is_a_table_with_bars_and_a_recommendation(run, log):
     assert (status, err) == (0, "")
     assert re.search(r"^access\.log, common log format: 2,000 requests of 30 clients in \d\.\d+ h\.$", out, re.MULTILINE)
     assert re.search(r"^5 s +[█▏▎▍▌▋▊▉ ]+ +\d+\.\d %.*uvicorn, node, Apache$", out, re.MULTILINE)
-    assert re.search(r"^best fixed: .* s$", out, re.MULTILINE)
+    for name in ("best fixed: ", "LRU, room for 16", "auto, room for 16", "auto", "knows the future"):
+        assert re.search(rf"^{name}.* s$", out, re.MULTILINE), name
     assert "[policy]\nkeep_alive_timeout = " in out
     assert max(map(len, out.partition("# kacore")[0].splitlines())) <= 100
 
@@ -238,29 +268,36 @@ def test_the_page_is_one_file_without_script_or_anything_that_is_loaded(run, log
     assert "prefers-color-scheme: dark" in page
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark"), (3840, "light")])
-def test_the_page_fits_every_screen_and_loads_nothing(run, log, tmp_path, need, width, scheme):
+@pytest.fixture(scope="module")
+def browser(need):
     chromium = need("chromium")
-    assert run(log, "--html", "page.html", "--cost", "60")[0] == 0
     with need("module:playwright.sync_api").sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
-        page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-        requests, errors = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: errors.append(message.text))
-        page.goto(f"file://{tmp_path}/page.html")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.locator("svg:visible").count() == 4
-        texts = "[...document.querySelectorAll('svg text')].filter(t => t.checkVisibility())"
-        sizes = page.evaluate(f"{texts}.map(t => t.getBoundingClientRect().height)")
-        assert min(sizes) > 11  # letters that can be read
-        outside = "t => { const s = t.ownerSVGElement.getBoundingClientRect(), r = t.getBoundingClientRect();"
-        outside += " return r.left < s.left - 1 || r.right > s.right + 1 }"
-        assert page.evaluate(f"{texts}.filter({outside}).map(t => t.textContent)") == []
-        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (light == "rgb(244, 245, 242)") == (scheme == "light")
+        yield browser
         browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark"), (3840, "light")])
+def test_the_page_fits_every_screen_and_loads_nothing(run, log, tmp_path, browser, width, scheme):
+    assert run(log, "--html", "page.html", "--cost", "60")[0] == 0
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: errors.append(message.text))
+    page.goto(f"file://{tmp_path}/page.html")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.locator("svg:visible").count() == 4
+    texts = "[...document.querySelectorAll('svg text')].filter(t => t.checkVisibility())"
+    sizes = page.evaluate(f"{texts}.map(t => t.getBoundingClientRect().height)")
+    assert min(sizes) > 11  # letters that can be read
+    outside = "t => { const s = t.ownerSVGElement.getBoundingClientRect(), r = t.getBoundingClientRect();"
+    outside += " return r.left < s.left - 1 || r.right > s.right + 1 }"
+    assert page.evaluate(f"{texts}.filter({outside}).map(t => t.textContent)") == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(244, 245, 242)") == (scheme == "light")
+    context.close()
     assert requests == [f"file://{tmp_path}/page.html"]
     assert errors == []
 

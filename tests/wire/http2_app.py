@@ -122,6 +122,24 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": fields})
         await send({"type": "http.response.body", "body": b"fields"})
 
+    async def _mirror(self, scope: Message, receive: Receive, send: Send, _: str) -> None:
+        """The fields of the request that begin with x-, as fields of the response."""
+        fields = [(name, value) for name, value in scope["headers"] if name.startswith(b"x-")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"mirrored"})
+
+    async def _large(self, scope: Message, receive: Receive, send: Send, n: str) -> None:
+        """A head of N bytes or more."""
+        fields = [(b"x-%d" % i, b"%d " % i * 200 + b".") for i in range(int(n) // 600)]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"large"})
+
+    async def _short(self, scope: Message, receive: Receive, send: Send, _: str) -> None:
+        """Promises ten bytes and sends five."""
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"short", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
     async def _fail(self, scope: Message, receive: Receive, send: Send, _: str) -> None:
         raise RuntimeError("on purpose")
 

@@ -253,7 +253,7 @@ class Client:
         """The same with hpack's compression, in as many frames as it takes."""
         stream = self.number() if stream is None else stream
         self.open(stream)
-        block = self.encoder.encode(fields)
+        block = self.encoder.encode([(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields])
         pieces = [block[at : at + 16384] for at in range(0, len(block), 16384)] or [b""]
         out = b""
         for i, piece in enumerate(pieces):

@@ -98,6 +98,7 @@ class Ours(House):
     def __init__(self, running: Any, app: Any) -> None:
         super().__init__(running.port)
         self.running, self.app = running, app
+        self.is_ending = False
 
     def counts(self) -> dict[str, int]:
         return dict(self.running.ask(lambda: {**self.app.counts, "active": self.app.n_active}))
@@ -114,6 +115,11 @@ class Ours(House):
 
     def look(self) -> None:
         self.running.ask(lambda: None)
+
+    def shutdown(self) -> None:
+        """Have the server drain and end."""
+        self.is_ending = True
+        self.running.server.shutdown()
 
     def has_closed(self, *causes: str, leaves: bool = True) -> None:
         """All clients go, unless it is not for them to end it, and one of them was closed for one of these."""
@@ -132,7 +138,9 @@ class Ours(House):
     def end(self) -> None:
         super().end()
         try:
-            if self.running._thread.is_alive():
+            if self.is_ending:
+                self.running._thread.join(PATIENCE)
+            else:
                 if isinstance(self.app, App):
                     self.release()
                 self.running.check_empty()

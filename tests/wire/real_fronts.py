@@ -159,7 +159,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measure(name: str, n_gaps: int, *policy: str) -> str:
+def measure(name: str, n_gaps: int, gap: float, *policy: str) -> str:
     front = FRONTS[name]
     with tempfile.TemporaryDirectory() as directory:
         path, port, app, admin = Path(directory), free_port(), free_port(), free_port()
@@ -172,8 +172,8 @@ def measure(name: str, n_gaps: int, *policy: str) -> str:
             try:
                 while not (answers(port) and answers(app) and answers(admin)):
                     time.sleep(0.05)
-                learning = rounds(port, front.timeout, 4)
-                learned = rounds(port, front.timeout, -(-n_gaps // AT_ONCE), seed=2)
+                learning = rounds(port, gap, 4)
+                learned = rounds(port, gap, -(-n_gaps // AT_ONCE), seed=2)
                 with urllib.request.urlopen(f"http://127.0.0.1:{admin}/connections", timeout=20) as page:
                     told = [one for one in json.load(page)["learned"] if one["proxy"]]
             finally:
@@ -192,7 +192,7 @@ if __name__ == "__main__":
         if which(FRONTS[name].program) is None:
             print(f"{name}: {FRONTS[name].program} is not installed")
             continue
-        print("auto   ", measure(name, n_gaps, *SERVE), flush=True)
-        print("  1 s  ", measure(name, n_gaps, "--keep-alive-timeout", "1"), flush=True)
-        fixed = str(FRONTS[name].timeout)
-        print(f"  {fixed} s  ", measure(name, n_gaps, "--keep-alive-timeout", fixed), flush=True)
+        timeout = FRONTS[name].timeout
+        print(f"auto, gaps of {timeout} s:", measure(name, n_gaps, timeout, *SERVE), flush=True)
+        print(f"{timeout - 1} s, gaps of that:", measure(name, n_gaps, timeout - 1, "--keep-alive-timeout", str(timeout - 1)),
+              flush=True)  # fmt: skip

@@ -1,17 +1,21 @@
 """Requests and responses of HTTP/2 (RFC 9113 section 8): what is malformed, and what applications see of the rest."""
 
 import json
+import random
 import ssl
 import struct
 
 import pytest
 
+from kacore import Policy
 from kacore.server import TLS
 from tests.wire.conftest import ECHOES
 from tests.wire.http2_client import (
+    CONTINUATION,
     DATA,
     ENABLE_CONNECT_PROTOCOL,
     END_STREAM,
+    HEADER_TABLE_SIZE,
     INTERNAL_ERROR,
     NO_ERROR,
     PROTOCOL_ERROR,
@@ -413,6 +417,57 @@ def test_a_file_goes_out_under_flow_control(build):
     c.update(stream, 10_000_000)
     c.answer(stream)
     assert one.data.startswith(b'"""The application') and one.data.endswith(b"app = App()\n")
+
+
+@needs_app
+def test_a_head_larger_than_a_frame_goes_on_in_continuation(house):
+    c = house.connect()
+    one = c.ask("/large/60000")
+    assert one.data == b"large" and len(one.final) >= 100
+    assert CONTINUATION in {frame.type for frame in c.log}
+    assert c.ask("/").data == b"hello\n"
+
+
+@needs_app
+def test_a_response_shorter_than_it_promised_is_cut_off(house):
+    c = house.connect()
+    one = c.answer(c.get("/short"))
+    assert one.reset == INTERNAL_ERROR and not one.is_ended
+    assert is_alive(c)
+
+
+@only_kacore
+def test_content_over_the_limit_is_refused_when_it_is_there(build):
+    c = build(policy=Policy(max_body_bytes=1000)).connect()
+    stream = c.get("/read", method="POST", end=False)
+    c.data(stream, b"x" * 600).data(stream, b"x" * 600)
+    one = c.answer(stream)
+    assert one.status == 413, one
+    assert c.post("/read", b"x" * 1000).data == b"1000"
+
+
+@needs_app
+def test_many_pieces_of_a_cookie_are_one_field(house):
+    """RFC 9113 8.2.3: a browser sends each of its cookies as a field of its own, for the sake of compression."""
+    pairs = [f"name{i}=value{i}" for i in range(150)]
+    c = house.connect()
+    scope = scope_of(c, request("/scope", "GET", *[("cookie", pair) for pair in pairs]))
+    assert scope["headers"][-1] == ["cookie", "; ".join(pairs)]
+
+
+@needs_app
+@pytest.mark.parametrize("size", [0, 64, 4096, 65536])
+def test_fields_come_back_as_they_were_whatever_the_tables_hold(house, size):
+    """Both tables are filled, emptied, and changed in size, over hundreds of requests."""
+    seed = random.Random(size)
+    c = house.connect(values={HEADER_TABLE_SIZE: size})
+    values = ["", "a", "yes", "x" * 100, "1234567890" * 30, "!#$%&'()*+,-./:;<=>?@[]^_`{|}~", "\xe4\xf6\xfc", "v" * 3000]
+    for i in range(150):
+        fields = [(f"x-{seed.randrange(30)}", seed.choice(values)) for _ in range(seed.randrange(6))]
+        one = c.ask("/mirror", *fields)
+        assert [field for field in one.final if field[0].startswith("x-")] == fields
+        if i % 40 == 39:
+            c.settings({HEADER_TABLE_SIZE: seed.choice([0, 100, size, 4096])})
 
 
 # -- the scope of ASGI -----------------------------------------------------------------------------------------------

@@ -366,7 +366,7 @@ def test_the_drain_says_goaway_twice_and_serves_what_crosses_the_first(build):
     c = house.connect()
     held = c.get("/hold")
     house.wait_for("held")
-    house.running.server.shutdown()
+    house.shutdown()
     c.until(lambda: c.goaways)
     assert c.goaways == [(LAST_STREAM, NO_ERROR)]
     crossing = c.get("/")
@@ -382,7 +382,7 @@ def test_an_idle_connection_is_told_of_the_drain_and_closed(build):
     house = build(policy=kacore.Policy(drain_grace=0.05, drain_spread=0.0, drain_timeout=10.0))
     c = house.connect()
     c.ask("/")
-    house.running.server.shutdown()
+    house.shutdown()
     c.rest()
     assert c.goaways[-1] == (1, NO_ERROR) and not c.was_reset
 

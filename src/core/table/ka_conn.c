@@ -468,7 +468,7 @@ int ka_conn_set_class(ka_table *t, ka_handle h, unsigned policy_class)
         before = ka_store_link(s, before)->prev;
     }
     ka_link_between(s, i, before, after);
-    s->classes_in[lane] |= (uint64_t)1 << policy_class;
+    ka_queue_note(s, lane, policy_class);
     if (before < KA_N_ANCHORS)
         note_head(t, policy_class, lane, ka_slot_since(slot));
     return KA_OK;

@@ -486,6 +486,8 @@ const char *ka_store_check(const ka_store *s)
                 return broken;
         }
         n_in[ka_lane_phase(lane)] += n - before;
+        MUST((s->lanes >> lane & 1) == (s->classes_in[lane] != 0),
+             "the bit of a lane does not say whether it is empty");
     }
     for (unsigned phase = 1; phase < KA_N_PHASES; phase++)
         MUST(n_in[phase] == s->n_in[phase], "a phase is miscounted");

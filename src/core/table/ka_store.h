@@ -76,6 +76,7 @@ enum {
     KA_N_LANES = KA_N_PHASES + KA_N_RUNGS - 1,
     KA_N_ANCHORS = KA_N_LANES * KA_N_CLASSES /* the first slots are the anchors of the queues, so no end is special */
 };
+_Static_assert((int)KA_N_LANES <= 32, "a bit each");
 _Static_assert((int)KA_N_ANCHORS < (int)KA_CHUNK, "anchors lie in the first chunk");
 _Static_assert((int)KA_N_PHASES <= 1 << KA_PHASE_BITS && (int)KA_N_CLASSES == 1 << KA_CLASS_BITS, "packed above");
 _Static_assert((int)KA_N_CAUSES <= KA_ENDING_MASK + 1, "a cause must fit");
@@ -114,6 +115,7 @@ typedef struct {
     uint32_t n_open;
     uint32_t n_in[KA_N_PHASES];
     uint64_t classes_in[KA_N_LANES]; /* bit c: the queue of class c is not empty */
+    uint32_t lanes;                  /* bit l: a queue of lane l is not empty */
 
     ka_parts clients; /* of ka_client_record */
     ka_parts buckets; /* of uint32_t: linear hashing, one bucket is split per new client, so growth never stalls */
@@ -261,6 +263,13 @@ static inline uint32_t ka_queue_head(const ka_store *s, unsigned lane, unsigned 
     return i < KA_N_ANCHORS ? 0 : i;
 }
 
+/* It is not empty. */
+static inline void ka_queue_note(ka_store *s, unsigned lane, unsigned policy_class)
+{
+    s->classes_in[lane] |= (uint64_t)1 << policy_class;
+    s->lanes |= (uint32_t)1 << lane;
+}
+
 static inline void ka_link_between(ka_store *s, uint32_t i, uint32_t before, uint32_t after)
 {
     *ka_store_link(s, i) = (ka_link){.next = after, .prev = before};
@@ -276,7 +285,10 @@ static inline void ka_queue_remove(ka_store *s, uint32_t i)
     if (next == prev) { /* both are the anchor: the queue is empty now */
         ka_link *ends = ka_store_anchor(s, next);
         ends->next = ends->prev = next;
-        s->classes_in[ka_anchor_lane(next)] &= ~((uint64_t)1 << next % KA_N_CLASSES);
+        unsigned lane = ka_anchor_lane(next);
+        s->classes_in[lane] &= ~((uint64_t)1 << next % KA_N_CLASSES);
+        if (s->classes_in[lane] == 0)
+            s->lanes &= ~((uint32_t)1 << lane);
         s->head_left = 1;
         return;
     }
@@ -300,7 +312,7 @@ static inline int ka_queue_push(ka_store *s, const ka_slot *slot, uint32_t i, un
         return 0;
     }
     ends->next = i;
-    s->classes_in[lane] |= (uint64_t)1 << ka_slot_class(slot);
+    ka_queue_note(s, lane, ka_slot_class(slot));
     return 1;
 }
 

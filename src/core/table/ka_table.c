@@ -250,7 +250,8 @@ static int64_t earliest(ka_table *t, uint32_t *which)
     const ka_store *s = &t->store;
     int64_t best = NEVER, best_since = NEVER;
     *which = 0;
-    for (unsigned lane = KA_HANDSHAKE; lane < KA_N_LANES; lane++) {
+    for (uint32_t lanes = s->lanes; lanes; lanes &= lanes - 1) {
+        unsigned lane = (unsigned)__builtin_ctz(lanes);
         for (uint64_t classes = s->classes_in[lane]; classes; classes &= classes - 1) {
             unsigned policy_class = (unsigned)__builtin_ctzll(classes);
             uint32_t i = ka_queue_head(s, lane, policy_class);

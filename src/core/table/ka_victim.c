@@ -26,10 +26,10 @@ static void oldest_in_lane(const ka_table *t, unsigned lane, uint32_t *best)
  * for longer has no privilege. */
 static uint32_t oldest_in(const ka_table *t, unsigned phase)
 {
-    uint32_t best = 0;
+    uint32_t best = 0, rungs = phase == KA_IDLE ? t->store.lanes >> KA_N_PHASES : 0;
     oldest_in_lane(t, phase, &best);
-    for (unsigned rung = 1; rung < KA_N_RUNGS && phase == KA_IDLE; rung++)
-        oldest_in_lane(t, ka_lane_of_rung(rung), &best);
+    for (; rungs; rungs &= rungs - 1)
+        oldest_in_lane(t, (unsigned)KA_N_PHASES + (unsigned)__builtin_ctz(rungs), &best);
     return best;
 }
 

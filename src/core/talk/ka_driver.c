@@ -67,19 +67,23 @@ void ka_driver_end(ka_driver *d, ka_handle conn, void *peer, ka_cause cause)
     if (d->moves->shut)
         d->moves->shut(d, conn, peer);
     ka_talk *talk = part(d, peer);
+    ka_handle outer = d->ending;
+    d->ending = conn;
     if (app->on_closed)
         app->on_closed(app->ctx, conn, cause);
+    d->ending = outer;
     (void)ka_conn_close(d->service.table, conn, cause, d->now);
-    ka_known settled;
-    if (ka_unlikely(ka_known_settled(d->service.table, &settled)) && app->on_settled)
-        app->on_settled(app->ctx, &settled);
+    ka_known network;
+    int has_settled = ka_known_settled(d->service.table, &network);
     d->moves->close(d, conn, peer, cause,
                     talk && ka_unlikely(ka_talk_needs_reset(talk)) ? KA_CLOSE_RESET
                     : talk && talk->unsent                         ? KA_CLOSE_CUT
                                                                    : KA_CLOSE);
     d->has_place = 1;
     if (talk)
-        ka_talk_free(talk); /* last: it tells the application */
+        ka_talk_free(talk); /* last of it: it tells the application */
+    if (ka_unlikely(has_settled) && app->on_settled)
+        app->on_settled(app->ctx, &network);
 }
 
 /* Of one that lingers, what it lingers for. */
@@ -229,7 +233,12 @@ static void expire_requests(ka_driver *d)
         if (wait->phase == KA_WRITE && wait->is_connection) {
             int queued = d->moves->queued(d, peer), taken = queued >= 0 ? talk->outq - queued : 0;
             talk->outq = queued >= 0 ? queued : talk->outq;
-            if (taken > 0 && ka_h2_sent(talk->h2, (size_t)taken, d->now) == KA_CAUSE_NONE)
+            ka_cause slow = taken > 0 ? ka_h2_sent(talk->h2, (size_t)taken, d->now) : KA_CAUSE_NONE;
+            if (slow != KA_CAUSE_NONE) {
+                ka_driver_end(d, conn, peer, slow);
+                continue;
+            }
+            if (wait->since != since)
                 continue;
         }
         ka_cause cause = ka_h2_late(talk->h2, wait, d->now);

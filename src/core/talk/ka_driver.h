@@ -68,6 +68,7 @@ struct ka_driver {
     const ka_moves *moves;
     void *owner;       /* the driver's */
     int64_t now;       /* of this pass */
+    ka_handle ending;  /* whose end the application is being told of, 0 = nobody's */
     int64_t armed_ns;  /* what the timer is set to, INT64_MAX = off */
     size_t turn_bytes; /* of input, in the turn that is being taken */
     uint8_t keeps_all; /* nobody is closed to make room: who looks like a victim may be in its turn */

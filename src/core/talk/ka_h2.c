@@ -173,8 +173,10 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     ka_h2_unhold(h2, s);
     ka_h2_wait_in(&service->h2->clock, &s->wait, KA_FREE, 0);
     h2->n_in -= (uint32_t)s->n_in; /* given back to the window of the connection with what is read next */
-    ka_buf_give_all(&service->pool, s->in);
-    ka_h2_waits(h2);
+    for (ka_buf *next, *buf = s->in; buf; buf = next) {
+        next = buf->next;
+        ka_h2_give_in(h2, buf);
+    }
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
@@ -209,7 +211,7 @@ void ka_h2_reset(ka_h2 *h2, ka_h2_stream *s, unsigned error, ka_cause cause)
 int ka_h2_is_preface(const ka_talk *talk)
 {
     ka_h2_fault fault;
-    if (talk->service->h2 == NULL || ka_conn_requests(talk->service->table, talk->conn))
+    if (talk->service->h2 == NULL || talk->is_filtered || ka_conn_requests(talk->service->table, talk->conn))
         return KA_EPEER;
     /* Its request line and the empty one behind it are enough: no request of HTTP/1 begins so, and the rest is judged as
      * HTTP/2 judges it. */
@@ -455,7 +457,14 @@ int ka_h2_settle(ka_h2 *h2, int64_t now)
         (void)ka_conn_event(table, talk->conn, KA_EV_STREAM_CLOSED, now);
         h2->n_told--;
     }
+    /* A part of a frame is waited for from when it is the first that is here; not so one of a field block's. */
+    if (h2->had_frame && h2->wait.phase == KA_HEAD && h2->block_stream == 0)
+        ka_h2_wait_in(&talk->service->h2->clock, &h2->wait, KA_FREE, now);
+    h2->had_frame = 0;
     ka_h2_wait_in(&talk->service->h2->clock, &h2->wait, phase_of(h2), now);
+    h2->needs_window = talk->unsent == 0;
+    if (live)
+        live->n_filled = 0;
     if (h2->n_told)
         return KA_OK;
     if (live) {
@@ -475,6 +484,12 @@ ka_cause ka_h2_sent(ka_h2 *h2, size_t nbytes, int64_t now)
     const ka_service *service = h2->talk->service;
     if (h2->wait.phase != KA_WRITE)
         return KA_CAUSE_NONE;
+    if (h2->needs_window) { /* answers to its PINGs are not what it is waited for */
+        nbytes = h2->live ? h2->live->n_filled : 0;
+        if (nbytes == 0)
+            return KA_CAUSE_NONE;
+        h2->live->n_filled = 0;
+    }
     const ka_policy *policy = ka_table_policy(service->table, h2->wait.policy_class);
     return ka_h2_wait_progress(&service->h2->clock, &h2->wait, policy, nbytes, now) == KA_ESLOW ? KA_CAUSE_SEND_RATE
                                                                                                 : KA_CAUSE_NONE;
@@ -508,16 +523,19 @@ static const char *check_stream(const ka_h2 *h2, const ka_h2_stream *s)
 const char *ka_h2_check(const ka_h2 *h2)
 {
     uint32_t n = 0;
-    size_t n_in = 0;
+    size_t n_in = 0, in_bytes = 0;
     for (const ka_h2_stream *s = h2->live ? h2->live->first : NULL; s; s = s->next) {
         const char *wrong = check_stream(h2, s);
         if (wrong)
             return wrong;
         n++;
         n_in += s->n_in;
+        for (const ka_buf *buf = s->in; buf; buf = buf->next)
+            in_bytes += buf->cap;
     }
     MUST(h2->live == NULL || n == h2->live->n_streams, "the streams are miscounted");
     MUST(n_in == h2->n_in, "the content of all streams is miscounted");
+    MUST(in_bytes == (h2->live ? h2->live->in_bytes : 0), "the buffers of that content are miscounted");
     MUST(h2->recv_window + (int64_t)n_in <= KA_H2_STREAMS_AHEAD * (int64_t)h2->window + KA_H2_DEFAULT_WINDOW,
          "the client may send more than the window");
     MUST(h2->block == NULL || h2->block_stream, "a part of a field block is nobody's");

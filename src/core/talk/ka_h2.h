@@ -87,6 +87,8 @@ struct ka_h2_live {
     ka_h2_stream *touched, *touched_last;
     ka_h2_stream *held, *held_last; /* whom the application is to have when all is read that is here */
     uint32_t n_streams;
+    uint32_t in_bytes; /* room of the buffers whose content was not read */
+    uint32_t n_filled; /* content that went into the output in this turn */
     uint8_t urgencies; /* bit u: ready[u] is not empty */
 };
 
@@ -134,7 +136,9 @@ struct ka_h2 {
     uint8_t n_early; /* of these: PRIORITY_UPDATE that came before its stream, RFC 9218 7.1 */
     uint8_t early_priority[KA_H2_EARLY];
     uint32_t early[KA_H2_EARLY];
-    uint8_t rests; /* one that lets the others have their turns has more */
+    uint8_t rests;        /* one that lets the others have their turns has more */
+    uint8_t had_frame;    /* in this turn */
+    uint8_t needs_window; /* in WRITE: nothing is unsent */
 };
 
 /* What the sessions of one service share. */

@@ -66,7 +66,6 @@ static ptrdiff_t want_more(ka_exchange *x)
 ptrdiff_t ka_h2_read(ka_exchange *x, char *to, size_t cap, int64_t now)
 {
     ka_h2_stream *s = ka_h2_stream_of(x);
-    ka_pool *pool = &x->talk->service->pool;
     size_t n = 0;
     (void)now;
     x->wants_body = 0;
@@ -82,13 +81,12 @@ ptrdiff_t ka_h2_read(ka_exchange *x, char *to, size_t cap, int64_t now)
             s->in = buf->next;
             if (s->in == NULL)
                 s->in_last = NULL;
-            ka_buf_give(pool, buf);
+            ka_h2_give_in(h2_of(x), buf);
         }
     }
     if (n) {
         s->n_in -= n;
         h2_of(x)->n_in -= (uint32_t)n;
-        ka_h2_waits(h2_of(x));
         ka_h2_put_credit(h2_of(x), s); /* windows follow what the application takes */
         return (ptrdiff_t)n;
     }
@@ -438,6 +436,8 @@ static ka_phase phase_of(const ka_h2_stream *s)
         return KA_WRITE;
     if (!ka_exchange_is_answering(x))
         return s->queued || s->is_sent ? KA_FREE : KA_BODY;
+    if (x->hold == KA_HOLD_LOW || x->hold == KA_HOLD_EMPTY)
+        return KA_FREE; /* for the connection, whose WRITE has the deadline: the application is not late */
     if (ka_exchange_is_tunnel(x))
         return KA_FREE; /* no longer HTTP */
     return x->wants_body && s->n_in == 0 && !s->is_received ? KA_BODY : KA_BUSY;

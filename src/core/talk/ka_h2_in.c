@@ -41,6 +41,10 @@ static void fault(ka_h2 *h2, const ka_h2_fault *fault, int64_t now)
 
 /* --- content --- */
 
+enum {
+    LITTLE = 1024 /* content that is thrown away, and a frame's work as well */
+};
+
 static void end_of_request(ka_h2 *h2, ka_h2_stream *s, int64_t now)
 {
     /* RFC 9113 8.1.1: content-length is what all DATA frames have. */
@@ -78,6 +82,8 @@ static void begin_data(ka_h2 *h2, const ka_h2_frame *frame, int64_t now)
         /* RFC 9113 5.1: half closed (remote), or closed. */
         if (s || !is_ignored(h2, frame->stream))
             fault_of_stream(h2, frame->stream, KA_H2_STREAM_CLOSED, now);
+        else if (frame->content < LITTLE)
+            ka_h2_charge(h2, KA_H2_COST_FRAME, now);
         return;
     }
     if ((int64_t)frame->length > s->recv_window) {
@@ -104,13 +110,21 @@ static int keep_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t le
             return KA_ENOMEM;
         *(s->in_last ? &s->in_last->next : &s->in) = last;
         s->in_last = last;
+        h2->live->in_bytes += last->cap;
+        ka_h2_waits(h2);
     }
     memcpy(last->data + last->end, bytes, len);
     last->end += len;
     s->n_in += len;
     h2->n_in += (uint32_t)len;
-    ka_h2_waits(h2);
     return KA_OK;
+}
+
+void ka_h2_give_in(ka_h2 *h2, ka_buf *buf)
+{
+    h2->live->in_bytes -= buf->cap;
+    ka_buf_give(&h2->talk->service->pool, buf);
+    ka_h2_waits(h2);
 }
 
 static void take_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t len, int64_t now)
@@ -172,7 +186,8 @@ static void take_payload(ka_h2 *h2, int64_t now)
 void ka_h2_waits(ka_h2 *h2)
 {
     const ka_talk *talk = h2->talk;
-    ka_talk_waits(h2->talk, (talk->in ? talk->in->cap : 0) + (h2->block ? h2->block->cap : 0) + h2->n_in);
+    ka_talk_waits(h2->talk, (talk->in ? talk->in->cap : 0) + (h2->block ? h2->block->cap : 0) +
+                                (h2->live ? h2->live->in_bytes : 0));
 }
 
 enum {
@@ -282,8 +297,10 @@ static void trailers(ka_h2 *h2, ka_h2_stream *s, int ends, int64_t now)
 /* Is another stream taken? If not, it is refused, and may safely be repeated (RFC 9113 5.1.2, 8.7). */
 static int is_taken(ka_h2 *h2, uint32_t id, int64_t now)
 {
-    if (h2->leaving == KA_H2_LEAVES)
-        return 0; /* above the last one that GOAWAY named: ignored, RFC 9113 6.8 */
+    if (h2->leaving == KA_H2_LEAVES) { /* above the last one that GOAWAY named: ignored, RFC 9113 6.8 */
+        ka_h2_charge(h2, KA_H2_COST_CANCEL, now);
+        return 0;
+    }
     if (h2->live && h2->live->n_streams >= ka_h2_service_of(h2)->options.max_streams) {
         note_opened(h2, id);
         ka_h2_put_rst(h2, id, KA_H2_REFUSED_STREAM);
@@ -449,7 +466,9 @@ static ka_h2_stream *fields(ka_h2 *h2, uint32_t id, const char *bytes, size_t le
         trailers(h2, s, ends, now);
     } else if (id > h2->last_stream) {
         return request(h2, id, ends, now);
-    } else if (!ka_h2_was_reset(h2, id)) {
+    } else if (ka_h2_was_reset(h2, id)) {
+        ka_h2_charge(h2, KA_H2_COST_CANCEL, now);
+    } else {
         /* RFC 9113 5.1, 5.1.1: it is closed, or was skipped and is closed for that. */
         ka_h2_fail(h2, was_opened(h2, id) ? KA_H2_STREAM_CLOSED : KA_H2_PROTOCOL_ERROR, KA_CAUSE_BAD_REQUEST);
     }
@@ -542,7 +561,8 @@ static void settings(ka_h2 *h2, const ka_h2_frame *frame, const char *bytes, int
     ka_h2_fault found;
     if (frame->flags & KA_H2_ACK)
         return;
-    ka_h2_charge(h2, KA_H2_COST_CANCEL, now);
+    /* Each of thousands in a frame may change the windows of all streams. */
+    ka_h2_charge(h2, KA_H2_COST_CANCEL + frame->content / (8 * KA_H2_SETTING_LEN), now);
     for (uint32_t at = 0; at < frame->content; at += KA_H2_SETTING_LEN) {
         ka_h2_setting setting;
         if (ka_h2_setting_read((const uint8_t *)bytes + at, &setting, &found) == KA_EPEER) {
@@ -695,6 +715,7 @@ static int next_frame(ka_h2 *h2, int64_t now, ka_h2_stream **stream)
         h2->reader = before;
         return KA_PARTIAL;
     }
+    h2->had_frame = 1;
     const char *bytes = talk->window + frame.n_head;
     if (frame.type == KA_H2_DATA) {
         ka_talk_consume(talk, frame.n_head);

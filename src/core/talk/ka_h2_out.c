@@ -5,6 +5,7 @@
 enum {
     PIECE = 16 * 1024, /* content in a frame at most: what every client takes, and a turn of each */
     SMALL_PIECE = KA_BUF_MIN - KA_H2_FRAME_HEAD,
+    WORTH = 1024, /* content in a frame that pays for the frames of the client that asked for it */
     LENGTH_DIGITS = 20
 };
 
@@ -17,6 +18,7 @@ char *ka_h2_room(ka_h2 *h2, size_t n)
         h2->leaving = KA_H2_FAILED;
         ka_talk_end_with(h2->talk, KA_CAUSE_BUFFER_LIMIT);
         h2->talk->cause = KA_CAUSE_BUFFER_LIMIT;
+        ka_talk_attend(h2->talk);
     }
     return at;
 }
@@ -358,7 +360,9 @@ static int take_turn(ka_h2 *h2, ka_h2_stream *s, int64_t now)
     s->queued -= n;
     s->send_window -= (int32_t)n;
     h2->send_window -= (int32_t)n;
-    ka_h2_credit(h2, KA_H2_CREDIT_SENT);
+    h2->live->n_filled += (uint32_t)n;
+    if (n >= WORTH || s->queued == 0) /* else the client asks for it octet by octet */
+        ka_h2_credit(h2, KA_H2_CREDIT_SENT);
     if (ends)
         s->is_sent = 1;
     else if (s->ends && s->queued == 0)

@@ -141,6 +141,7 @@ struct ka_talk {
     uint8_t is_driven;    /* the driver is inside its turn for this talk */
     uint8_t is_noted;     /* on the list KA_NOTED */
     uint8_t is_later;     /* on the list KA_LATER */
+    uint8_t is_filtered;  /* its bytes come through a filter, which would have said that they are HTTP/2 (ALPN) */
     uint8_t rank;         /* in which of the service's rings, counted from 1; 0: none */
     uint8_t broken;       /* the ka_cause to end for, which a push has found: the turn does it */
 };
