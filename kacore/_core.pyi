@@ -562,7 +562,7 @@ class ConnectionTable:
     A connection is an int, `conn`, stale after its close. `now` is seconds on any clock, but always the same
     one; it is rounded so that nothing ends early, a `now` earlier than the last counts as the last, and NaN and
     infinity are a ValueError. A stale `conn`, or an event that the phase does not allow, raises LocalError and
-    changes nothing. Not thread-safe. Every call is O(1) unless it says otherwise; about 46 bytes per
+    changes nothing. Not thread-safe. Every call is O(1) unless it says otherwise; about 51 bytes per
     connection. Source: docs/table.md.
     """
     on_settled: Callable[[dict[str, Any]], object] | None
@@ -753,6 +753,7 @@ class ClientPools:
 
     edges:      timeouts in seconds, rising, for which gaps() answers.
     per_client: at most so many connections for a client; its further requests wait. 0: as many as overlap.
+    shares:     requests that overlap share one connection, as over HTTP/2.
     is_one:     all requests are those of one client, a trusted proxy in front.
     whole:      times are rounded down to whole seconds, for logs that know no better; with per_client above 1 a client's
                 requests within one second then count as simultaneous.
