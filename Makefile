@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel differential fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -229,7 +229,11 @@ bench-replay: build-as-wheel  ## a log replayed on a real server, beside its sim
 
 # --- the parser's: fuzzing, instruction counts, peers ----------------------------------------------------------
 
+RUNS ?= 500
 SECONDS ?= 60
+
+differential: build $(VENV)/.for-test  ## random frames of HTTP/2 to kacore and to nghttpd, RUNS=500 of them (needs nghttpd)
+	$(BIN)/python tests/fuzz/differential_h2.py --runs $(RUNS) --seed $$(date +%s)
 
 fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)

@@ -394,7 +394,8 @@ int ka_h2_request_read(ka_hpack_section *section, uint32_t stream, int ends_stre
         .s = section, .limits = limits, .request = request, .fault = fault, .refusal = refusal, .stream = stream};
     ka_head *head = &request->head;
     *request = (ka_h2_request){
-        .head = {.content_length = -1, .minor = 1, .flags = KA_HEAD_KEEP_ALIVE | KA_HEAD_IS_H2, .nbytes = section->used}};
+        .head = {
+            .content_length = -1, .minor = 1, .flags = KA_HEAD_KEEP_ALIVE | KA_HEAD_IS_H2, .nbytes = section->used}};
     /* What is kept of it means nothing. */
     if (ka_unlikely(section->is_too_large)) {
         refuse(&r, KA_FAULT_HEAD_TOO_LARGE, section->max_list, section->max_list);

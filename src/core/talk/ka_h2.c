@@ -30,7 +30,8 @@ int ka_h2_enable(ka_service *service, const ka_h2_options *options)
     /* Room for joined cookies behind what is decoded, and for one table's size of what is not kept. */
     made->section.size = 2 * limits->max_head_bytes + KA_HPACK_DEFAULT_TABLE;
     made->section.max_list = limits->max_head_bytes;
-    made->section.max_fields = limits->max_headers + 8; /* pseudo-header fields are no fields to an application */
+    /* All that max_list leaves room for: pieces of cookies are one field in the end, and pseudo-header fields are none. */
+    made->section.max_fields = limits->max_head_bytes / 32 + 1;
     made->section.buf = malloc(made->section.size);
     made->section.fields = malloc(made->section.max_fields * sizeof *made->section.fields);
     service->h2 = made;
