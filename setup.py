@@ -22,22 +22,24 @@ CORE, EPOLL = SRC / "core", SRC / "epoll"
 
 
 class BuildWithCore(build_py):
-    """The Python files, and src/core/ as kacore/include/. An editable install uses src/core/ itself."""
+    """The Python files, src/core/ as kacore/include/, and the pages of docs/. An editable install uses src/core/ and docs/
+    themselves."""
 
-    def core_files(self):
+    def other_files(self):
         if self.editable_mode:
             return {}
-        include = Path(self.build_lib, "kacore", "include")
-        return {str(path): str(include / path.relative_to(CORE)) for path in sorted(CORE.rglob("*.[ch]"))}
+        package = Path(self.build_lib, "kacore")
+        core = {str(path): str(package / "include" / path.relative_to(CORE)) for path in sorted(CORE.rglob("*.[ch]"))}
+        return {**core, **{str(path): str(package / path) for path in sorted(Path("docs").glob("*.md"))}}
 
     def run(self):
         super().run()
-        for source, target in self.core_files().items():
+        for source, target in self.other_files().items():
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copyfile(source, target)
 
     def get_outputs(self, include_bytecode=1):
-        return [*super().get_outputs(include_bytecode), *self.core_files().values()]
+        return [*super().get_outputs(include_bytecode), *self.other_files().values()]
 
 
 def switch(name: str) -> bool:

@@ -78,6 +78,7 @@ def check_wheel(wheel: Path) -> None:
         text = archive.read(only([Path(n) for n in names if n.endswith("/METADATA")]).as_posix()).decode()
     core = [name for name in names if name.startswith("kacore/include/")]
     expect("kacore/include/talk/ka_talk.h" in core, "the wheel lacks the C core that kacore.get_include() promises")
+    expect("kacore/docs/options.md" in names, "the wheel lacks the pages that kacore docs prints")
     sources = [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxi", ".pxd")) and name not in core]
     expect(not sources, f"the wheel holds sources: {sources}")
     forgotten = tracked_files("kacore") - set(names)

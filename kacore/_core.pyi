@@ -754,6 +754,7 @@ class ClientPools:
     edges:      timeouts in seconds, rising, for which gaps() answers.
     per_client: at most so many connections for a client; its further requests wait. 0: as many as overlap.
     shares:     requests that overlap share one connection, as over HTTP/2.
+    watched:    timeouts in seconds for which peaks() answers.
     is_one:     all requests are those of one client, a trusted proxy in front.
     whole:      times are rounded down to whole seconds, for logs that know no better; with per_client above 1 a client's
                 requests within one second then count as simultaneous.
@@ -782,6 +783,7 @@ class ClientPools:
         shares: bool = False,
         is_one: bool = False,
         whole: bool = False,
+        watched: Sequence[float] = (),
     ) -> None: ...
     def feed(self, records: list[tuple[float, float, bytes]], /) -> None:
         """Requests in the order of their times: tuples (start, duration, client), seconds and bytes; a time earlier than
@@ -791,6 +793,8 @@ class ClientPools:
         """
     def finish(self) -> None:
         """The log ends: requests that are under way come to their end, and what is idle was idle until then."""
+    def peaks(self) -> list[int]:
+        """list: the most connections that were open at a time, at each of the watched timeouts."""
     def gaps(self) -> tuple[list[int], list[int], list[float]]:
         """Idle gaps by size, between the edges: below the first, from there to the second, ..., from the last one on.
 
@@ -806,8 +810,6 @@ class Replay:
     window:  seconds until a client sees that its connection was closed; a request that it sends before is lost, counted as a
              race, and repeated on a new connection. Until then the connection takes its place, which counts when room is
              short. 0: it sees it at once.
-    names_clients: whether the table is told who a client is: for auto, and where room is short. What it does not know takes
-             no memory.
     Raises ValueError, MemoryError. Not thread-safe, but play() lets go of the GIL. Cost: about 0.1 us a request.
     """
     @property
@@ -829,9 +831,7 @@ class Replay:
     @property
     def mean(self) -> float:
         """float: connections open on average since the first request; 0 when no time has passed."""
-    def __init__(
-        self, table: ConnectionTable, *, closes: float = 0.0, window: float = 0.0, names_clients: bool = True
-    ) -> None: ...
+    def __init__(self, table: ConnectionTable, *, closes: float = 0.0, window: float = 0.0) -> None: ...
     def play(self, pools: ClientPools, /) -> None:
         """What the last feed() or finish() of these pools told. MemoryError leaves the replay unusable."""
 

@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
         from kacore.cli import serve
 
         return serve.run(args)
+    if args.command == "docs":
+        from kacore.cli import docs
+
+        return docs.run(args)
     if args.command == "completion":
         from kacore.cli import completion
 

@@ -144,6 +144,10 @@ def fill_demo(parser: Parser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (default: 8000)")
 
 
+def fill_docs(parser: Parser) -> None:
+    parser.add_argument("page", nargs="?", metavar="PAGE", help="a page, as options or policy; none: a list of them")
+
+
 def fill_completion(parser: Parser) -> None:
     parser.add_argument("shell", choices=SHELLS, help="the shell")
 
@@ -181,5 +185,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "policy": ("print the policy in force, or read it from Apache or nginx", fill_policy),
     "simulate": ("play access logs against keep-alive timeouts, and recommend one", fill_simulate),
     "completion": ("print what makes a shell complete commands and options", fill_completion),
+    "docs": ("say where the documentation is, or print a page of it", fill_docs),
     "demo": ("serve a page that shows what keep-alive saves", fill_demo),
 }

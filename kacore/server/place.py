@@ -45,6 +45,7 @@ class Served(Protocol):
     def listen(self, listener: Listener) -> None: ...
     def unlisten(self, listener: Listener) -> None: ...
     def give_away_quiet(self) -> list[tuple[int, Any]]: ...
+    def become_outdated(self) -> None: ...
     def adopt(self, fd: int, where: Any) -> None: ...
     def reload_certificates(self) -> None: ...
     def shutdown(self, *, now: bool = False, hurry: bool = False) -> None: ...
@@ -175,7 +176,9 @@ class Worker:
         is_stale = self._freshness.is_stale
 
         def guarded() -> object:
-            if not server.is_ending and is_stale():
+            if server.is_outdated:
+                self._hand_over(server)  # those that have become quiet: their next request is not ours
+            elif not server.is_ending and is_stale():
                 self._say("changed")
                 self._give_up_serving(server)
             return step()
@@ -220,6 +223,8 @@ class Worker:
         """Sent to one worker by hand, it means "be replaced"; the parent sends it to workers that are still starting."""
         if self._is_serving:
             self._say("retire")
+        elif self._freshness is not None and not server.is_ending:
+            self._give_up_serving(server)  # it may have connections already, and the sockets are the next one's
         else:
             server.shutdown(now=True)
 
@@ -228,18 +233,26 @@ class Worker:
         successor who does not serve yet."""
         for listener in self.listeners:
             server.unlisten(listener)
+        self._hand_over(server)
+        server.become_outdated()
+        server.shutdown(hurry=True)
+
+    def _hand_over(self, server: Served) -> None:
         for fd, where in server.give_away_quiet():
             self._say(f"take {json.dumps(where)}", fd)
             os.close(fd)
-        server.has_successor = server.is_outdated = True
-        server.shutdown(hurry=True)
 
     def _take(self, server: Served, where: str, fd: int) -> None:
-        """A connection of our predecessor's."""
-        try:
-            server.adopt(fd, tuple(json.loads(where)))
-        except (OSError, _core.LocalError):
-            os.close(fd)  # the client is gone, or nothing listens there any more
+        """A connection of our predecessor's, and the next one's when we are to end ourselves."""
+        if server.is_ending:
+            self._say(f"take {where}", fd)
+            os.close(fd)
+        else:
+            try:
+                server.adopt(fd, tuple(json.loads(where)))
+            except (OSError, _core.LocalError):
+                os.close(fd)  # the client is gone, or nothing listens there any more
+        self._say("took")
 
     def _say(self, word: str, fd: int | None = None) -> None:
         try:

@@ -252,9 +252,24 @@ class Server:
     def give_away_quiet(self) -> list[tuple[int, Any]]:
         """Sockets of connections on which nothing is going on, see Engine. Over a loop's transports, and where a PROXY
         header was read, they cannot go."""
-        if not isinstance(self._driver, _core.Engine) or self.options.proxy_protocol:
-            return []
-        return self._driver.give_away_quiet()
+        driver = self._driver
+        return driver.give_away_quiet() if isinstance(driver, _core.Engine) and self._can_give_away else []
+
+    @property
+    def _can_give_away(self) -> bool:
+        return isinstance(self._driver, _core.Engine) and self.tls is None and not self.options.proxy_protocol
+
+    def become_outdated(self) -> None:
+        """Nothing more is to be answered than what has begun, and every response says so from now on. shutdown() has to
+        follow. Connections that were promised to persist are given away once they are quiet; where they cannot go, they are
+        closed at once."""
+        self.is_outdated = self.has_successor = True
+        if self._driver is not None:
+            self._outdated_terms().begin(self._driver)
+
+    def _outdated_terms(self) -> Terms:
+        terms = Terms.of(self.policy)
+        return terms.hurried() if self._can_give_away else terms.at_once()
 
     def adopt(self, fd: int, where: Any) -> None:
         """Serve a connection that another process gave away, see Engine. LocalError, OSError."""
@@ -393,7 +408,7 @@ class Server:
             await self._admin.stop()  # who asks is to hear of those who stay
         terms = Terms.of(self.policy)
         if self.is_outdated:
-            terms = terms.at_once()
+            terms = self._outdated_terms()
         elif self._is_hurried:
             terms = terms.hurried()
         elif self.has_successor:

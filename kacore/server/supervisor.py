@@ -13,9 +13,10 @@ load the application, they serve a page that says why.
 
 Parent and worker talk over a socket pair, a word or two per message. To the worker: "watch I" and "unwatch I" (a
 listener), "leave" (a successor is serving: drain), "outdated" (there will be one), "take ADDRESS" (with a descriptor: a
-predecessor's connection), "stop" (there is no successor), "interrupt" (the same, with 0.2 s of grace), "now", "reopen"
-(the log files). To the parent: "serving", "retire" (start my successor), "closed" (my listeners), "changed" (I have found
-that the source has), "take ADDRESS", "failed REASON", "beat". End of file means that the other side is gone.
+predecessor's connection; the answer is "took"), "stop" (there is no successor), "interrupt" (the same, with 0.2 s of
+grace), "now", "reopen" (the log files). To the parent: "serving", "retire" (start my successor), "closed" (my
+listeners), "changed" (I have found that the source has), "take ADDRESS", "failed REASON", "beat". End of file means
+that the other side is gone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import random
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from select import POLLIN, poll
 from typing import Any, Protocol
@@ -74,6 +76,7 @@ class Process:
     def __init__(self, slot: int, page: int, shows: Failure | None) -> None:
         self.slot, self.page, self.shows = slot, page, shows
         self.failure: Failure | None = None
+        self.passed: deque[tuple[str, int]] = deque()  # connections that it was given, and has not said to have taken
         self.pid = 0
         self.state = "starting"
         self.since = self.heard = time.monotonic()
@@ -266,6 +269,9 @@ class Supervisor:
         self._processes.append(process)
         slot.starting = process
 
+    def _passed(self) -> list[tuple[str, int]]:
+        return [pair for process in self._processes for pair in process.passed]
+
     def _hurry(self, number: int) -> None:
         """Somebody waits for the result of an edit, and what is still in progress goes back to the edit before the last."""
         oldest = min((one for one in self._processes if one.slot == number), key=lambda one: one.since)
@@ -284,9 +290,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for other in [*self._processes, process]:
             other.channel.close()
-        for slot in self._slots:
-            for _, fd in slot.waiting:
-                os.close(fd)
+        for _, fd in [*(pair for slot in self._slots for pair in slot.waiting), *self._passed()]:
+            os.close(fd)
         if self._observer is not None:
             self._observer.close(in_child=True)
         is_broken = process.shows is not None
@@ -328,6 +333,8 @@ class Supervisor:
                 process.failure = Failure.from_bytes(message.partition(b" ")[2])
             elif word == "take":
                 self._pass_on(self._slots[process.slot], message.decode(), fds[0])
+            elif word == "took" and process.passed:
+                os.close(process.passed.popleft()[1])
             elif word == "changed" and process.state == "serving" and self._watcher is not None:
                 self._reload(self._watcher.changed())
             elif word == "serving":
@@ -340,12 +347,13 @@ class Supervisor:
 
     def _pass_on(self, slot: Slot, message: str, fd: int) -> None:
         """A connection that a worker has given up, to the next one."""
-        if slot.serving is None and not self._stopping:
-            slot.waiting.append((message, fd))
-            return
         if slot.serving is not None:
             slot.serving.say(message, fd)
-        os.close(fd)
+            slot.serving.passed.append((message, fd))
+        elif not self._stopping:
+            slot.waiting.append((message, fd))
+        else:
+            os.close(fd)
 
     def _on_serving(self, process: Process) -> None:
         if process.state == "outdated":  # it had begun to serve when it was told to end
@@ -404,6 +412,8 @@ class Supervisor:
                 self._hear(process)  # its last words
                 self._processes.remove(process)
                 process.channel.close()
+                while process.passed:  # it ended before it heard of them
+                    self._pass_on(self._slots[process.slot], *process.passed.popleft())
                 _core.settle_counters(self.page(process.page), "error")
                 self._on_end(process, os.waitstatus_to_exitcode(status))
         if os.getpid() == 1:

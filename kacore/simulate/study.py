@@ -1,8 +1,8 @@
 """The simulation itself. Requests go through it once, whatever their number; what it holds grows with the clients and
 connections of an hour, not with the log.
 
-Reuse and average of open connections follow from the gaps between requests, exactly and for every timeout at once. What
-depends on more than gaps is played through a ConnectionTable: the most connections open at a time, limited room, "auto".
+Reuse and open connections follow from the gaps between requests, exactly and for every timeout at once. What depends on more
+than gaps is played through a ConnectionTable: limited room, and "auto".
 """
 
 from __future__ import annotations
@@ -128,24 +128,23 @@ class Study:
         self.curve_timeouts = curve_timeouts([*self.timeouts, *also])
         self.edges = sorted({*self.curve_timeouts, *(edge for timeout in self.timeouts for edge in around(timeout))})
         whole = not has_durations
-        self.clients = ClientPools(self.edges, per_client=per_client or int(whole), shares=shares, whole=whole)
+        self.clients = ClientPools(
+            self.edges, per_client=per_client or int(whole), shares=shares, whole=whole, watched=self.timeouts
+        )
         self.front = ClientPools(self.edges, is_one=True)
         base = base_policy()
 
         def policy_of(timeout: float | None) -> Policy:
             return base.replace(keep_alive_timeout="auto" if timeout is None else timeout)
 
-        every: list[float | None] = [*self.timeouts, None]
         some: list[float | None] = [*room_timeouts, None]
-        self.unlimited = {
-            timeout: replay_of(policy_of(timeout), window, names_clients=timeout is None) for timeout in every
-        }
+        self.unlimited = replay_of(policy_of(None), window)
         self.limited = {
             (room, timeout): replay_of(policy_of(timeout).replace(max_connections=room), window)
             for room in rooms
             for timeout in some
         }
-        self.behind = {front: replay_of(policy_of(None), window, front.timeout) for front in self.fronts}
+        self.behind = {closes: replay_of(policy_of(None), window, closes) for _, closes in self.fronts}
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
         self._playing: list[Future[None]] = []
 
@@ -157,7 +156,7 @@ class Study:
         self._play()
 
     def _play(self) -> None:
-        plays = [(replay, self.clients) for replay in [*self.unlimited.values(), *self.limited.values()]]
+        plays = [(replay, self.clients) for replay in [self.unlimited, *self.limited.values()]]
         plays += [(replay, self.front) for replay in self.behind.values()]
         self._playing = [self._pool.submit(replay.play, pools) for replay, pools in plays]
 
@@ -180,14 +179,14 @@ class Study:
                 timeout,
                 gaps.reused(timeout),
                 gaps.mean(timeout),
-                self.unlimited[timeout].peak,
+                peak,
                 {front.name: front_gaps.races(timeout, front, self.window) for front in self.fronts},
             )
-            for timeout in self.timeouts
+            for timeout, peak in zip(self.timeouts, self.clients.peaks(), strict=True)
         ]
-        free = self.unlimited[None]
+        free = self.unlimited
         n = self.clients.n_requests
-        races = {front.name: replay.n_races * 1e6 / n if n else 0.0 for front, replay in self.behind.items()}
+        races = {name: self.behind[closes].n_races * 1e6 / n if n else 0.0 for name, closes in self.fronts}
         return Result(
             n_requests=n,
             n_clients=self.clients.n_clients,
@@ -255,5 +254,5 @@ def curve_timeouts(rows: Sequence[float]) -> list[float]:
     return sorted({*steps, *rows})
 
 
-def replay_of(policy: Policy, window: float, closes: float = 0.0, *, names_clients: bool = True) -> Replay:
-    return Replay(ConnectionTable(policy, seed=1), closes=closes, window=window, names_clients=names_clients)
+def replay_of(policy: Policy, window: float, closes: float = 0.0) -> Replay:
+    return Replay(ConnectionTable(policy, seed=1), closes=closes, window=window)

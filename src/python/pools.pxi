@@ -26,6 +26,7 @@ cdef struct pool_conn:
     int64_t since           # it is idle, or in use where requests share it
     uint32_t client
     uint32_t below          # in the stack of its client's idle ones, or of those that are free; 0: none
+    uint32_t older, newer   # in the list of all idle ones, by `since`; 0: the anchor
 
 
 cdef struct pool_client:
@@ -46,6 +47,13 @@ cdef struct pool_end:       # a request that will be over
     int64_t at
     uint64_t serial         # of two at the same time the first one begun is the first to end
     uint32_t conn
+
+
+cdef struct pool_watch:     # how many connections are open at one timeout
+    int64_t timeout_ns
+    uint32_t first          # the oldest idle one that is; those after it are, too. 0: none
+    uint32_t n_open
+    uint32_t peak
 
 
 cdef struct pool_array:
@@ -80,6 +88,7 @@ cdef class ClientPools:
     edges:      timeouts in seconds, rising, for which gaps() answers.
     per_client: at most so many connections for a client; its further requests wait. 0: as many as overlap.
     shares:     requests that overlap share one connection, as over HTTP/2.
+    watched:    timeouts in seconds for which peaks() answers.
     is_one:     all requests are those of one client, a trusted proxy in front.
     whole:      times are rounded down to whole seconds, for logs that know no better; with per_client above 1 a client's
                 requests within one second then count as simultaneous.
@@ -90,6 +99,8 @@ cdef class ClientPools:
     cdef uint32_t free_conn, free_client, free_waiting
     cdef dict ids
     cdef size_t forget_at
+    cdef pool_watch *watches
+    cdef size_t n_watches
     cdef int64_t *edges_ns
     cdef uint64_t *reused       # by gap, between two edges
     cdef uint64_t *idled        # the same, with those that were never used again
@@ -102,7 +113,8 @@ cdef class ClientPools:
     cdef readonly uint64_t n_requests, n_connections, n_clients
     cdef readonly double busy   # seconds that connections were in use, together
 
-    def __cinit__(self, edges, *, unsigned per_client=0, bint shares=False, bint is_one=False, bint whole=False):
+    def __cinit__(self, edges, *, unsigned per_client=0, bint shares=False, bint is_one=False, bint whole=False,
+                  watched=()):
         cdef size_t k
         self.n_edges = len(edges)
         if self.n_edges == 0 or list(edges) != sorted(set(edges)) or not 0 < min(edges) <= max(edges) <= 1e9:
@@ -115,16 +127,25 @@ cdef class ClientPools:
             raise MemoryError
         for k in range(self.n_edges):
             self.edges_ns[k] = <int64_t>ceil(<double>edges[k] * 1e9)
+        self.n_watches = len(watched)
+        self.watches = <pool_watch *>calloc(self.n_watches or 1, sizeof(pool_watch))
+        if self.watches == NULL:
+            raise MemoryError
+        for k in range(self.n_watches):
+            if not 0 < watched[k] <= 1e9:
+                raise ValueError(f"watched={watched!r}: must be seconds above 0")
+            self.watches[k].timeout_ns = <int64_t>ceil(<double>watched[k] * 1e9)
         self.per_client, self.shares, self.is_one, self.is_whole = per_client, shares, is_one, whole
         self.is_simultaneous = whole and per_client > 1
         self.ids = {}
         self.forget_at = FORGET_FROM
-        array_add(&self.conns, sizeof(pool_conn))
+        memset(array_add(&self.conns, sizeof(pool_conn)), 0, sizeof(pool_conn))
         array_add(&self.clients, sizeof(pool_client))
         array_add(&self.waiting, sizeof(pool_waiting))
         array_add(&self.ends, sizeof(pool_end))
 
     def __dealloc__(self):
+        free(self.watches)
         free(self.edges_ns)
         free(self.reused)
         free(self.idled)
@@ -190,7 +211,7 @@ cdef class ClientPools:
         cdef bint takes_time = duration_ns > 0 or self.is_simultaneous
         if conn:
             client.top = (<pool_conn *>self.conns.items)[conn].below
-            self.count_idle(self.now_ns - (<pool_conn *>self.conns.items)[conn].since, True)
+            self.use(conn)
             return self.begin(conn, duration_ns, takes_time)
         if self.shares and client.n_busy:
             self.count_idle(0, True)
@@ -219,9 +240,7 @@ cdef class ClientPools:
         cdef pool_client *client = <pool_client *>self.clients.items + conn.client
         self.tell(number, conn.client, VISIT_BEGINS if takes_time else VISIT_BEGINS | VISIT_ENDS)
         if not takes_time:
-            conn.since = self.now_ns
-            conn.below = client.top
-            client.top = number
+            self.rest(conn, number)
             return 0
         if not self.shares:
             self.busy += duration_ns / 1e9
@@ -243,11 +262,9 @@ cdef class ClientPools:
             return 0
         if self.shares:
             self.busy += (self.now_ns - conn.since) / 1e9
-        conn.since = self.now_ns
         place = client.first_waiting
         if place == 0:
-            conn.below = client.top
-            client.top = number
+            self.rest(conn, number)
             return 0
         waiting = <pool_waiting *>self.waiting.items + place
         client.first_waiting = waiting.next
@@ -255,6 +272,53 @@ cdef class ClientPools:
         self.free_waiting = place
         self.count_idle(0, True)
         return self.begin(number, waiting.duration_ns, True)  # it has an end of its own, so that nothing runs in a circle
+
+    cdef void rest(self, pool_conn *conn, uint32_t number) noexcept:
+        """It becomes idle: the one that its client will use first, and the newest of all."""
+        cdef pool_conn *conns = <pool_conn *>self.conns.items
+        cdef pool_client *client = <pool_client *>self.clients.items + conn.client
+        cdef size_t k
+        conn.since = self.now_ns
+        conn.below = client.top
+        client.top = number
+        conn.older, conn.newer = conns[0].older, 0
+        conns[conn.older].newer = number
+        conns[0].older = number
+        for k in range(self.n_watches):
+            if self.watches[k].first == 0:
+                self.watches[k].first = number
+
+    cdef void use(self, uint32_t number) noexcept:
+        """It is idle no longer. Where the timeout has closed it, it is opened again."""
+        cdef pool_conn *conns = <pool_conn *>self.conns.items
+        cdef pool_watch *watch
+        cdef size_t k
+        self.count_idle(self.now_ns - conns[number].since, True)
+        self.expire()
+        for k in range(self.n_watches):
+            watch = &self.watches[k]
+            if conns[number].since + watch.timeout_ns <= self.now_ns:
+                watch.n_open += 1
+                watch.peak = max(watch.peak, watch.n_open)
+            elif watch.first == number:
+                watch.first = conns[number].newer
+        self.unlink(number)
+
+    cdef void unlink(self, uint32_t number) noexcept:
+        cdef pool_conn *conns = <pool_conn *>self.conns.items
+        conns[conns[number].older].newer = conns[number].newer
+        conns[conns[number].newer].older = conns[number].older
+
+    cdef void expire(self) noexcept:
+        """What every timeout has closed by now."""
+        cdef pool_conn *conns = <pool_conn *>self.conns.items
+        cdef pool_watch *watch
+        cdef size_t k
+        for k in range(self.n_watches):
+            watch = &self.watches[k]
+            while watch.first and conns[watch.first].since + watch.timeout_ns <= self.now_ns:
+                watch.first = conns[watch.first].newer
+                watch.n_open -= 1
 
     cdef int tell(self, uint32_t conn, uint32_t client, int what) except -1:
         cdef pool_visit *visit = <pool_visit *>array_add(&self.visits, sizeof(pool_visit))
@@ -333,6 +397,7 @@ cdef class ClientPools:
     cdef uint32_t new_conn(self, uint32_t client) except 0:
         cdef uint32_t number = self.free_conn
         cdef pool_conn *conn
+        cdef size_t k
         if number:
             self.free_conn = (<pool_conn *>self.conns.items)[number].below
         else:
@@ -341,6 +406,10 @@ cdef class ClientPools:
         conn = <pool_conn *>self.conns.items + number
         conn.client, conn.below = client, 0
         self.n_connections += 1
+        self.expire()
+        for k in range(self.n_watches):
+            self.watches[k].n_open += 1
+            self.watches[k].peak = max(self.watches[k].peak, self.watches[k].n_open)
         return number
 
     cdef int forget(self) except -1:
@@ -349,6 +418,7 @@ cdef class ClientPools:
         cdef pool_client *client
         cdef pool_conn *conns = <pool_conn *>self.conns.items
         cdef uint32_t number, conn, below
+        self.expire()
         for key, number in list(self.ids.items()):
             client = <pool_client *>self.clients.items + number
             if client.n_busy or client.top == 0 or conns[client.top].since > before:
@@ -357,6 +427,7 @@ cdef class ClientPools:
             while conn:
                 below = conns[conn].below
                 self.count_idle(self.now_ns - conns[conn].since, False)
+                self.unlink(conn)
                 conns[conn].client = 0
                 conns[conn].below = self.free_conn
                 self.free_conn = conn
@@ -378,6 +449,10 @@ cdef class ClientPools:
     def ended(self):
         """float: how far the log has been played."""
         return self.now_ns / 1e9
+
+    def peaks(self):
+        """list: the most connections that were open at a time, at each of the watched timeouts."""
+        return [self.watches[k].peak for k in range(self.n_watches)]
 
     def gaps(self):
         """Idle gaps by size, between the edges: below the first, from there to the second, ..., from the last one on.

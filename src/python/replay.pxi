@@ -48,15 +48,13 @@ cdef class Replay:
     window:  seconds until a client sees that its connection was closed; a request that it sends before is lost, counted as a
              race, and repeated on a new connection. Until then the connection takes its place, which counts when room is
              short. 0: it sees it at once.
-    names_clients: whether the table is told who a client is: for auto, and where room is short. What it does not know takes
-             no memory.
     Raises ValueError, MemoryError. Not thread-safe, but play() lets go of the GIL. Cost: about 0.1 us a request.
     """
     cdef readonly ConnectionTable table
     cdef ka_handle *handles     # of the pools' connections in this table; stale when they are not open
     cdef int64_t *idle_since    # of the same; NULL when clients never close
     cdef size_t n_conns
-    cdef bint names_clients, shares
+    cdef bint shares
     cdef replay_queue leaving, seeing  # by `closes`, by `window`
     cdef int64_t closes_ns, window_ns, begun_ns, now_ns
     cdef bint has_begun
@@ -66,14 +64,12 @@ cdef class Replay:
     cdef readonly uint64_t n_requests, n_reused, n_opened, n_evicted, n_refused, n_races
     cdef readonly uint32_t peak
 
-    def __cinit__(self, ConnectionTable table not None, *, double closes=0.0, double window=0.0,
-                  bint names_clients=True):
+    def __cinit__(self, ConnectionTable table not None, *, double closes=0.0, double window=0.0):
         if not 0 <= closes <= 1e9 or not 0 <= window <= 1e9:
             raise ValueError(f"closes={closes!r}, window={window!r}: must be between 0 and 1e9 seconds")
         if len(table):
             raise ValueError(f"table: has {len(table)} connections, must have none")
         self.table = table
-        self.names_clients = names_clients
         self.closes_ns, self.window_ns = <int64_t>ceil(closes * 1e9), <int64_t>ceil(window * 1e9)
 
     def __dealloc__(self):
@@ -97,7 +93,7 @@ cdef class Replay:
                     self.begun_ns = self.now_ns = visits[k].at
                 got = self.advance(visits[k].at)
                 if got == 0 and visits[k].what & VISIT_BEGINS:
-                    got = self.begin(visits[k].conn, &clients[visits[k].client].address if self.names_clients else NULL)
+                    got = self.begin(visits[k].conn, &clients[visits[k].client].address)
                 if got == 0 and visits[k].what & VISIT_ENDS:
                     got = self.stream_end(visits[k].conn) if self.shares else self.end(visits[k].conn)
                 if got < 0:

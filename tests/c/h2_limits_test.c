@@ -69,6 +69,19 @@ static void content_that_comes_too_slowly_is_answered(void)
     stop();
 }
 
+static void content_over_its_limit_is_answered_whole(void)
+{
+    policy.max_body_bytes = 1000;
+    start();
+    client_post(k, 1);
+    for (int i = 0; i < 5; i++)
+        client_data(k, 1, 500, -1, 0); /* all of them are here before the answer leaves */
+    run();
+    EXPECT(got(1)->status == 413 && got(1)->got_end && got(1)->got_reset && got(1)->error == KA_H2_NO_ERROR);
+    EXPECT(n_requests == 0 ? n_refused == 1 : at(1)->n_lost == 1 && at(1)->cause == KA_CAUSE_BAD_REQUEST);
+    stop();
+}
+
 static void an_application_that_does_not_answer_has_a_deadline(void)
 {
     policy.timeout_ns[KA_BUSY] = 10 * S;
@@ -160,6 +173,33 @@ static void a_client_that_reads_nothing_has_a_deadline(void)
     EXPECT(c->talk->unsent > 0);
     h2_wait(&w, 60 * S);
     EXPECT(c->h == 0 && c->cause == KA_CAUSE_SEND_TIMEOUT);
+    stop();
+}
+
+static void content_that_the_connection_has_no_window_for_is_not_late(void)
+{
+    char to[65535];
+    handler = NULL;
+    start();
+    for (uint32_t id = 1; id <= 9; id += 2)
+        client_post(k, id);
+    run();
+    echoes(at(9)); /* asks for content, before the others' takes all of the window */
+    for (uint32_t id = 1; id <= 7; id += 2)
+        for (int i = 0; i < 4; i++)
+            client_data(k, id, i < 3 ? 16384 : 65535 - 3 * 16384, -1, 0);
+    run();
+    EXPECT(k->may_send == 0);
+    h2_wait(&w, 40 * S);
+    EXPECT(!got(9)->got_head); /* it is not the client that it waits for */
+    EXPECT(ka_exchange_read(at(1)->x, to, sizeof to, w.d.now) == 65535);
+    EXPECT(ka_exchange_read(at(3)->x, to, sizeof to, w.d.now) == 65535);
+    run();
+    EXPECT(k->may_send > 0);
+    h2_wait(&w, 29 * S);
+    EXPECT(!got(9)->got_head);
+    h2_wait(&w, S);
+    EXPECT(got(9)->status == 408);
     stop();
 }
 
@@ -549,6 +589,8 @@ int main(void)
     frames_that_go_on_coming_are_no_head_that_does_not();
     content_that_does_not_come_has_a_deadline();
     content_that_comes_too_slowly_is_answered();
+    content_that_the_connection_has_no_window_for_is_not_late();
+    content_over_its_limit_is_answered_whole();
     an_application_that_does_not_answer_has_a_deadline();
     an_application_that_is_held_back_is_not_late();
     a_client_that_opens_no_window_has_a_deadline();

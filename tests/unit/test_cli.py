@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,19 @@ def test_without_a_command_it_is_serve(words, meant):
 
 def test_a_command_that_is_misspelt_is_no_application(run):
     assert run("sevre", "app:app") == (2, "", "kacore: there is no command 'sevre'; did you mean serve?\n")
+
+
+# -- docs -----------------------------------------------------------------------------------------------------
+
+
+def test_docs_says_where_the_pages_are_and_prints_one(run):
+    status, out, _ = run("docs")
+    where, *pages = out.splitlines()
+    names = [line.split()[0] for line in pages if line]
+    assert status == 0 and {"options", "policy", "deploy", "developing"} <= set(names)
+    assert sorted(names) == sorted(path.stem for path in Path(where).glob("*.md"))
+    assert run("docs", "options")[1] == (Path(where) / "options.md").read_text(encoding="utf-8")
+    assert run("docs", "option") == (2, "", "kacore: docs: unknown name 'option'; did you mean 'options'?\n")
 
 
 # -- completion -----------------------------------------------------------------------------------------------

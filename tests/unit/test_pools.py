@@ -142,11 +142,12 @@ def test_the_gaps_say_of_every_timeout_what_the_table_does(seed, durations, opti
     records = log_of(random.Random(seed), 3000, 40, 5.0, durations)
     edges = [0.5, 2.0, 5.0, 30.0, 300.0]
     replays = {timeout: Replay(table_with(timeout)) for timeout in edges}
-    pools = played(records, list(replays.values()), edges=edges, batch=700, **options)
+    pools = played(records, list(replays.values()), edges=edges, batch=700, watched=edges, **options)
     for timeout, replay in replays.items():
         assert replay.n_requests == pools.n_requests == 3000
         assert replay.n_reused == reused_at(pools, edges, timeout), timeout
         assert replay.mean == pytest.approx(mean_at(pools, edges, timeout)), timeout
+    assert [replay.peak for replay in replays.values()] == pools.peaks()
 
 
 @pytest.mark.parametrize("seed", range(3))

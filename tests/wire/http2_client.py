@@ -143,6 +143,7 @@ class Client:
     values:    our SETTINGS. begins: send preface and SETTINGS at once.
     tls:       an SSLContext; ALPN h2 is offered, and must be chosen.
     takes:     give windows back as DATA comes. answers: acknowledge SETTINGS and PING.
+    piece:     how many bytes are handed to the kernel at a time; 0 is all of them.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Client:
         takes: bool = True,
         answers: bool = True,
         receive_buffer: int | None = None,
+        piece: int = 0,
     ) -> None:
         self.sock = socket.socket()
         if receive_buffer is not None:
@@ -170,7 +172,7 @@ class Client:
         except BaseException:
             self.sock.close()
             raise
-        self.takes, self.answers = takes, answers
+        self.takes, self.answers, self.piece = takes, answers, piece
         self.is_closed, self.was_reset = False, False
         self.streams: dict[int, Stream] = {}
         self.log: list[Frame] = []  # all frames of the server, without their payload where it is long
@@ -194,7 +196,8 @@ class Client:
     def send(self, data: bytes) -> "Client":
         """Any bytes. That the server has closed meanwhile is no error: what it said is still there to be read."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
-            self.sock.sendall(data)
+            for at in range(0, len(data), self.piece or len(data) or 1):
+                self.sock.sendall(data[at : at + self.piece] if self.piece else data)
         return self
 
     def frame(self, kind: int, flags: int, stream: int, payload: bytes = b"", length: int | None = None) -> "Client":

@@ -387,6 +387,12 @@ def test_frame(house, _, act, expected):
     expected.check(c, act(c))
 
 
+@pytest.mark.parametrize(("_", "act", "expected"), FRAMES, ids=names(FRAMES))
+def test_frame_in_pieces(house, _, act, expected):
+    c = house.connect(piece=7)
+    expected.check(c, act(c))
+
+
 @pytest.mark.parametrize(("_", "bad"), BAD_BLOCKS, ids=names(BAD_BLOCKS))
 def test_a_block_that_is_not_hpack_ends_the_connection(house, _, bad):
     before = house.counts_or_none()

@@ -290,7 +290,8 @@ int ka_h2_file(ka_exchange *x, int fd, int64_t off, size_t len, int more, void *
 int ka_h2_trailers(ka_exchange *x, const char *lines, size_t len)
 {
     ka_h2_stream *s = ka_h2_stream_of(x);
-    if (ka_exchange_is_answering(x) && len && !s->is_sent && x->reply.frame != KA_FRAME_NONE) {
+    if (ka_exchange_is_answering(x) && len && !s->is_sent && !ka_exchange_is_tunnel(x) &&
+        x->reply.frame != KA_FRAME_NONE) {
         s->trailers = ka_buf_take(&x->talk->service->pool, KA_USE_OUTPUT, len);
         if (s->trailers == NULL) {
             ka_h2_done(x, KA_CAUSE_APPLICATION);
@@ -364,8 +365,10 @@ int ka_h2_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
         got = ka_h2_put_now(h2_of(x), s, line, n + 1, 1);
         if (got == 0 && (got = append_copy(x, line, n + 1)) == KA_OK)
             ka_h2_ready(h2_of(x), s);
-        if (got < 0)
+        if (got < 0) {
             s->x.writing = KA_WRITING_CUT;
+            s->error = KA_H2_INTERNAL_ERROR;
+        }
     }
     if (app->on_refused && x->owner == NULL && cause != KA_CAUSE_APPLICATION)
         app->on_refused(app->ctx, x);
@@ -440,7 +443,10 @@ static ka_phase phase_of(const ka_h2_stream *s)
         return KA_FREE; /* for the connection, whose WRITE has the deadline: the application is not late */
     if (ka_exchange_is_tunnel(x))
         return KA_FREE; /* no longer HTTP */
-    return x->wants_body && s->n_in == 0 && !s->is_received ? KA_BODY : KA_BUSY;
+    if (!x->wants_body || s->n_in || s->is_received)
+        return KA_BUSY;
+    /* Without a window of the connection, which others' content has used up, the client cannot send any. */
+    return h2_of(x)->recv_window > 0 ? KA_BODY : KA_FREE;
 }
 
 /* It has been answered, or given up: what remains is to say so. Return whether it is gone. */

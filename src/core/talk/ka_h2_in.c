@@ -75,6 +75,8 @@ static void begin_data(ka_h2 *h2, const ka_h2_frame *frame, int64_t now)
         return;
     }
     h2->recv_window -= (int32_t)frame->length;
+    if (ka_unlikely(h2->recv_window == 0))
+        ka_h2_look_at_readers(h2);
     h2->sampled += frame->length;
     if (frame->content == 0 && !h2->left_ends)
         ka_h2_charge(h2, KA_H2_COST_EMPTY, now);
@@ -131,7 +133,7 @@ static void take_content(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t l
 {
     const ka_policy *policy;
     ka_exchange *x = &s->x;
-    if (x->reading == KA_READING_CLOSED || !ka_exchange_is_open(x))
+    if (!ka_exchange_is_open(x) || x->writing >= KA_WRITING_DONE)
         return; /* nobody reads it */
     if (s->received > x->max_body) {
         if (ka_h2_refuse(x, 413, "the content is longer than max_body_bytes", KA_CAUSE_BAD_REQUEST, now) < 0)

@@ -34,6 +34,13 @@ static uint32_t credit_of(uint32_t window, int32_t open, size_t unread)
     return credit > 0 && credit >= window / 2 ? (uint32_t)credit : 0;
 }
 
+void ka_h2_look_at_readers(ka_h2 *h2)
+{
+    for (ka_h2_stream *s = h2->live ? h2->live->first : NULL; s; s = s->next)
+        if (s->x.wants_body)
+            ka_h2_touch(h2, s);
+}
+
 void ka_h2_put_credit(ka_h2 *h2, ka_h2_stream *s)
 {
     ka_talk *talk = h2->talk;
@@ -46,6 +53,8 @@ void ka_h2_put_credit(ka_h2 *h2, ka_h2_stream *s)
     if (at == NULL)
         return;
     if (of_all) {
+        if (ka_unlikely(h2->recv_window <= 0))
+            ka_h2_look_at_readers(h2);
         at = ka_h2_put_window_update(at, 0, of_all);
         h2->recv_window += (int32_t)of_all;
         if (h2->has_preface && !h2->is_sampling && h2->window < ka_h2_service_of(h2)->options.max_window) {

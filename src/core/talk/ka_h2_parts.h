@@ -75,6 +75,7 @@ int ka_h2_put_lines(ka_h2 *h2, ka_h2_stream *s, unsigned status, const char *lin
 int ka_h2_put_end(ka_h2 *h2, ka_h2_stream *s); /* END_STREAM, or the trailers, behind what was sent */
 /* Content into the output at once, if nothing stands before it. 1: done; 0: it must wait; KA_ENOMEM. */
 int ka_h2_put_now(ka_h2 *h2, ka_h2_stream *s, const char *bytes, size_t len, int ends);
+void ka_h2_look_at_readers(ka_h2 *h2);      /* whether they are waited for has changed */
 void ka_h2_give_in(ka_h2 *h2, ka_buf *buf); /* one whose content was read, or is not wanted */
 char *ka_h2_room(ka_h2 *h2, size_t n);      /* for a frame of the connection; NULL: none, and the connection fails */
 void ka_h2_put_credit(ka_h2 *h2, ka_h2_stream *s); /* WINDOW_UPDATE, where it is time for one; s: NULL, or alive */
