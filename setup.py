@@ -15,6 +15,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 SRC = Path("src")
@@ -40,6 +41,23 @@ class BuildWithCore(build_py):
 
     def get_outputs(self, include_bytecode=1):
         return [*super().get_outputs(include_bytecode), *self.other_files().values()]
+
+
+class BuildForSize(build_ext):
+    """As wheels are built: the core for speed, and for size the C that Cython makes, most of which is what happens on errors.
+    That took a third of a wheel, and what it costs in speed is lost in the noise of `make bench-server`."""
+
+    def build_extension(self, ext):
+        usual = getattr(self.compiler, "_compile", None)  # of compilers that take options as gcc does
+
+        def compile_one(obj, src, of_ext, cc_args, options, *more):
+            if Path(src).name == "_core.c":
+                options = [*options, "-Os", "-fno-asynchronous-unwind-tables"]
+            usual(obj, src, of_ext, cc_args, options, *more)
+
+        if usual is not None:
+            self.compiler._compile = compile_one
+        super().build_extension(ext)
 
 
 def switch(name: str) -> bool:
@@ -80,6 +98,7 @@ elif debug or coverage:
     compile_args += ["-O0", "-g"]
 else:
     compile_args += [f"-O{os.environ.get('KACORE_OPTIMIZE') or 3}"]
+is_for_wheels = not (debug or sanitize or coverage or switch("KACORE_OPTIMIZE"))
 if coverage:
     compile_args += ["--coverage"]
     link_args += ["--coverage"]
@@ -98,7 +117,7 @@ extension = Extension(
 )
 
 setup(
-    cmdclass={"build_py": BuildWithCore},
+    cmdclass={"build_py": BuildWithCore, **({"build_ext": BuildForSize} if is_for_wheels else {})},
     ext_modules=cythonize(
         [extension],
         build_dir=str(generated),
