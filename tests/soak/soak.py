@@ -32,6 +32,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # another build of kacore is chosen with PYTHONSAFEPATH
+from http2_crowd import Http2Crowd  # noqa: E402
 from soak_app import content  # noqa: E402
 
 FAULTS_C = HERE.parent / "c" / "faults.c"
@@ -53,6 +54,9 @@ SCENES = {
     "tls-faults": ("asgi", [], SYSTEM, True, 0.1),
     "memory": ("asgi", [], SYSTEM + " memory=3", False, 0.5),
     "full": ("asgi", ["--max-connections", "200"], "", False, 0.25),
+    "http2": ("asgi", [], "", False, 0.3),
+    "http2-wsgi": ("wsgi", [], "", False, 0.3),
+    "http2-tls": ("asgi", [], "", True, 0.1),
 }
 FAIR = ("good", "keeper", "slow")
 GOES_ON, ENDS = "aaaabcefg", "xywh"
@@ -443,14 +447,15 @@ def soak(scene, seconds, connections, seed, directory, rounds=1):
     """Run one scene. Return its problems."""
     _, _, faults, _, share = SCENES[scene]
     lacks_memory = "memory=" in faults
+    crowd_of = Http2Crowd if scene.startswith("http2") else Soak
     server = Server(scene, directory, seed)
     problems = []
     try:
-        warm = Soak(server, seed + 1)
+        warm = crowd_of(server, seed + 1)
         warm.may_fail = lacks_memory
         warm.run(min(3, seconds / 4), max(20, int(connections * share / 4)))
         before, n_open = settled(server)
-        crowd = Soak(server, seed)
+        crowd = crowd_of(server, seed)
         crowd.may_fail = warm.may_fail
         resident = [before["resident"]]
         for _ in range(rounds):

@@ -5,7 +5,7 @@
 enum {
     PIECE = 16 * 1024, /* content in a frame at most: what every client takes, and a turn of each */
     SMALL_PIECE = KA_BUF_MIN - KA_H2_FRAME_HEAD,
-    WORTH = 1024, /* content in a frame that pays for the frames of the client that asked for it */
+    WORTH = 256, /* content in a frame that pays for the frames of the client that asked for it */
     LENGTH_DIGITS = 20
 };
 
