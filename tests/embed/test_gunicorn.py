@@ -300,6 +300,13 @@ def test_policy_comes_from_the_configuration_file_and_over_it_from_the_environme
     assert ask(server).getheader("Keep-Alive") == "timeout=49, max=6"
 
 
+def test_timeouts_are_learned_from_who_closes_first(run):
+    learns = "Policy(keep_alive_min=1.0, pressure_start=0.0, pressure_full=1e-9)"
+    server = run("wsgi", conf=f"from kacore import Policy\nkacore_policy = {learns}")
+    assert ask(server).getheader("Keep-Alive") is None  # a promise under a second is not worth making
+    wait_until(lambda: int((ask(server).getheader("Keep-Alive") or "timeout=0").removeprefix("timeout=")) >= 4)
+
+
 @pytest.mark.parametrize(
     ("conf", "sentence"),
     [
