@@ -586,3 +586,10 @@ def test_a_client_that_goes_ends_all_its_streams(build):
     house.wait_for("held", 10)
     c.close()
     house.wait_for("disconnects", 10)
+
+
+def test_a_client_with_small_windows_is_no_burden(house):
+    """Each of its WINDOW_UPDATE asks for a kibibyte: many frames, and none for nothing."""
+    c = house.connect(values={INITIAL_WINDOW_SIZE: 1023})
+    assert len(c.ask("/bytes/4000000").data) == 4_000_000
+    assert not c.goaways
