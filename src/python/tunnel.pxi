@@ -164,6 +164,9 @@ cdef class Stream(Tunnel):
         self.close()
 
 
+cdef set SERVING = set()   # tasks of upgraded connections
+
+
 cdef class Upgrade:
     """Upgrade(serve, headers=(), status=None)\n--\n\n\
     What a handler returns to go on with bare bytes: `await serve(stream)` is run with the connection's Stream.
@@ -197,5 +200,8 @@ cdef class Upgrade:
         stream.owner = stream
         stream.attach(exchange.driver, core)
         stream.driver.attend(True)
-        loop.create_task(self.serve(stream)).add_done_callback(stream.finished)
+        task = loop.create_task(self.serve(stream))
+        SERVING.add(task)  # a loop keeps none: one that waits for what nobody else has would be collected
+        task.add_done_callback(SERVING.discard)
+        task.add_done_callback(stream.finished)
         return 0

@@ -74,7 +74,12 @@ class Running:
         async def answer() -> Any:
             return question()
 
-        return asyncio.run_coroutine_threadsafe(answer(), self.loop).result(PATIENCE)
+        asked = answer()
+        try:
+            return asyncio.run_coroutine_threadsafe(asked, self.loop).result(PATIENCE)
+        except RuntimeError:
+            asked.close()  # the loop is closed: nobody else will
+            raise
 
     def stats(self) -> dict[str, Any]:
         return self.ask(self.server.stats)  # type: ignore[no-any-return]
@@ -124,6 +129,12 @@ class Running:
 
         wait_until(lambda: not any(left().values()), "what the application still held is given back")
 
+    def has_ended(self) -> bool:
+        """Whether its loop is closed; one that is about to be is waited for."""
+        if self.server.is_ending and len(self.table) == 0:
+            self._thread.join(PATIENCE)
+        return not self._thread.is_alive()
+
     def stop(self, **how: bool) -> None:
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(lambda: self.server.shutdown(**how))
@@ -157,7 +168,7 @@ def start(io: str) -> Iterator[Callable[..., Running]]:
     yield run
     try:
         for running in servers:
-            if running.failure is None and running._thread.is_alive():
+            if running.failure is None and not running.has_ended():
                 running.check_empty()
     finally:
         for running in servers:

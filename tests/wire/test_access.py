@@ -140,10 +140,10 @@ def test_by_default_there_are_lines_where_a_developer_looks(options, is_terminal
     assert RunOptions(**options).chosen_access_log(is_terminal=is_terminal) == chosen
 
 
-def test_on_a_terminal_requests_are_shown_with_colours(tmp_path):
+def test_on_a_terminal_requests_are_shown_with_colours(tmp_path, python_environment):
     (tmp_path / "app.py").write_text("def app(request): return b'hi'\n")
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm"} | {"PYTHONUNBUFFERED": "1"}
+    env = {**python_environment, "TERM": "xterm", "PYTHONUNBUFFERED": "1"}
     env.pop("NO_COLOR", None)
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     child = subprocess.Popen([sys.executable, "-m", "kacore", "app:app", "--port", "0"], cwd=tmp_path, env=env, **streams)

@@ -201,7 +201,9 @@ def test_files_that_no_module_is_are_seen_without_a_request(run, save, tmp_path,
         need("module:watchfiles")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "sitecustomize.py").write_text("import sys\nsys.modules['watchfiles'] = None\n")
-    more = {} if has_watchfiles else {"PYTHONPATH": str(tmp_path / "none")}
+    more = {}
+    if not has_watchfiles:
+        more["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "none"), *filter(None, [os.environ.get("PYTHONPATH")])])
     server = run("--reload-include", "*.html", **more)
     save("<p>", "templates/page.html")
     server.wait_for(r"page\.html changed: reloading")
