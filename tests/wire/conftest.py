@@ -132,7 +132,7 @@ class Running:
     def has_ended(self) -> bool:
         """Whether its loop is closed; one that is about to be is waited for."""
         if self.server.is_ending and len(self.table) == 0:
-            self._thread.join(PATIENCE)
+            self._thread.join(2.0)
         return not self._thread.is_alive()
 
     def stop(self, **how: bool) -> None:
