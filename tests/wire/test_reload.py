@@ -1,6 +1,7 @@
 """--reload: nothing that is asked after a save is answered by the code of before, and who waits is not lost."""
 
 import http.client
+import os
 import re
 import signal
 import socket

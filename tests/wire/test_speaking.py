@@ -72,7 +72,8 @@ def test_a_parent_says_it_for_its_workers_once(run, tmp_path):
 def test_programs_that_have_set_up_no_logging_speak_too_and_on_a_terminal_say_how_to_stop(program, python_environment):
     ours, theirs = pty.openpty()
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    child = subprocess.Popen([sys.executable, "-c", program], env={**python_environment, "NO_COLOR": "1", "TERM": "xterm"}, **streams)
+    env = {**python_environment, "NO_COLOR": "1", "TERM": "xterm"}
+    child = subprocess.Popen([sys.executable, "-c", program], env=env, **streams)
     os.close(theirs)
     text = ""
 
