@@ -452,9 +452,7 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint32_t n
 
     ctypedef struct ka_h2
-    ctypedef struct ka_h2_service:
-        uint64_t n_sessions
-        uint64_t n_streams
+    ctypedef struct ka_h2_service
 
     ctypedef struct ka_service:
         ka_table *table

@@ -120,7 +120,6 @@ ka_h2_stream *ka_h2_open(ka_h2 *h2, uint32_t id)
     *(live->last ? &live->last->next : &live->first) = s;
     live->last = s;
     live->n_streams++;
-    service->n_streams++;
     return s;
 }
 
@@ -248,7 +247,6 @@ int ka_h2_begin(ka_talk *talk, int64_t now)
     talk->h2 = h2;
     int policy_class = ka_conn_class(service->table, talk->conn);
     h2->wait.policy_class = policy_class > 0 ? (uint8_t)policy_class : 0;
-    service->h2->n_sessions++;
     char *at = ka_h2_room(h2, KA_H2_FRAME_HEAD + sizeof settings);
     if (at == NULL)
         return KA_ENOMEM;

@@ -156,7 +156,6 @@ struct ka_h2_service {
     const ka_exchange *staged_for;
     ka_h2_stream *free_streams; /* owned */
     uint32_t n_free_streams;
-    uint64_t n_sessions, n_streams; /* so far */
 };
 
 /* Serve HTTP/2 to clients whose first bytes are its preface. NULL: not. Once, before the first connection.
