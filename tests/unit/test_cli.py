@@ -227,8 +227,8 @@ def test_what_is_wrong_in_it_is_one_line_with_its_place(run, tmp_path):
 
 
 @pytest.mark.parametrize("setting", [*gunicorn_file.SAME, *gunicorn_file.WITHOUT])
-def test_the_settings_are_gunicorns_and_their_counterparts_ours(setting):
-    known = pytest.importorskip("gunicorn.config").KNOWN_SETTINGS
+def test_the_settings_are_gunicorns_and_their_counterparts_ours(setting, need):
+    known = need("module:gunicorn.config").KNOWN_SETTINGS
     assert setting in {one.name for one in known}
     assert gunicorn_file.SAME.get(setting, "app") in {**ServeOptions.__fields__, **Policy.__fields__}
 

@@ -31,7 +31,7 @@ def visits(client, running, n=3):
         wait_until(lambda before=before: running.stats()["closed"]["client"] == before + 1)
 
 
-def test_who_closes_first_is_told_and_shown_and_promised_more(start, client, caplog):
+def test_who_closes_first_is_told_and_shown_and_promised_more(start, client, caplog, need):
     caplog.set_level(logging.INFO, "kacore.error")
     running = start(ok, policy=kacore.Policy(**QUICK), admin="0", forwarded_allow_ips="127.0.0.1")
     assert client(running).get().get("keep-alive") is None  # a second less a second is no promise
@@ -45,7 +45,7 @@ def test_who_closes_first_is_told_and_shown_and_promised_more(start, client, cap
     assert learned["kept_for"] >= 5.0  # and a quarter more than it took
     assert {one["kept_for"] for one in shown["connections"]} == {learned["kept_for"]}
     assert "127.0.0.1 closes idle connections after 0.0 s: kept for" in caplog.text
-    pytest.importorskip("prometheus_client")
+    need("module:prometheus_client")
     _, _, body = ask(running.server.admin_port, "/metrics")
     assert f'kacore_proxy_kept_seconds{{proxy="127.0.0.1"}} {learned["kept_for"]}' in body.decode()
 
