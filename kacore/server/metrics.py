@@ -20,7 +20,8 @@ class Metric(NamedTuple):
     """One line of what is exposed.
 
     kind: "counter", "gauge" or "histogram". name: without `kacore_`. where: its keys in what figures() gives.
-    label: of one with a value for each key. unit: of a histogram, whose values are whole multiples of it.
+    label: of one with a value for each key. unit: of a histogram, whose values are whole multiples of it. between: its
+    smallest and largest bucket; None: all of them.
     """
 
     kind: str
@@ -29,7 +30,10 @@ class Metric(NamedTuple):
     where: str
     label: str = ""
     unit: float = 1
+    between: tuple[float, float] | None = None
 
+
+TIMES = (0.0001, 70.0)  # seconds: 128 us to 67 s in powers of two
 
 METRICS = (
     Metric("gauge", "connections_open", "Open connections.", "open"),
@@ -42,6 +46,28 @@ METRICS = (
     Metric("gauge", "proxy_closes_after_seconds", "Idle time after which a proxy closes.", "closes_after", "proxy"),
     Metric("histogram", "idle_gap_seconds", "Idle time before a connection's reuse.", "idle_gap", unit=0.001),
     Metric("histogram", "requests_per_connection", "Requests of a connection that ended.", "requests_per_connection"),
+    Metric("counter", "responses", "Response heads written, by class of status.", "responses", label="class"),
+    Metric("counter", "received_bytes", "Bytes of HTTP received, decrypted.", "bytes_in"),
+    Metric("counter", "sent_bytes", "Bytes of HTTP sent, before encryption.", "bytes_out"),
+    Metric(
+        "histogram",
+        "time_to_first_byte_seconds",
+        "Time from a request's head until its response began.",
+        "first_byte",
+        between=TIMES,
+    ),
+    Metric(
+        "histogram",
+        "request_duration_seconds",
+        "Time from a request's head until the application had given its whole response.",
+        "duration",
+        between=TIMES,
+    ),
+    Metric("counter", "tls_handshakes", "TLS handshakes completed.", "tls handshakes"),
+    Metric("counter", "tls_resumptions", "TLS handshakes that resumed a session.", "tls resumed"),
+    Metric("counter", "tls_failures", "TLS handshakes that failed.", "tls failed"),
+    Metric("gauge", "http2_connections", "Open connections that speak HTTP/2.", "http2 connections"),
+    Metric("gauge", "http2_streams", "Open requests on HTTP/2 connections.", "http2 streams"),
     # An event loop's transports do not count these.
     Metric("counter", "out_of_descriptors", "Times accept() had no descriptor left.", "engine out_of_descriptors"),
     Metric("counter", "accept_errors", "Times accept() gave no connection but an error.", "engine accept_errors"),
@@ -110,7 +136,7 @@ def family(metric: Metric, value: Any) -> Any:
 
     name = f"kacore_{metric.name}"
     if metric.kind == "histogram":
-        return histogram(name, metric.text, value, metric.unit)
+        return histogram(metric, value)
     make = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
     if not metric.label:
         return make(name, metric.text, value)
@@ -120,19 +146,23 @@ def family(metric: Metric, value: Any) -> Any:
     return made
 
 
-def histogram(name: str, text: str, counted: dict[str, Any], unit: float) -> Any:
+def histogram(metric: Metric, counted: dict[str, Any]) -> Any:
     """counted: `edges`, the smallest value of each bucket, and `counts`. Prometheus wants the largest value of each,
-    and running sums. Values are whole multiples of `unit`. Empty buckets at the end are left out."""
+    and running sums. Without `between` empty buckets at the end are left out; with it there are as many at any time, a
+    power of two apart."""
     from prometheus_client.core import HistogramMetricFamily
 
     edges, counts = counted["edges"], counted["counts"]
     total, buckets = sum(counts), []
     running = 0
-    for above, n in zip(edges[1:], counts, strict=False):
-        if running == total and running > 0:
+    for k, (above, n) in enumerate(zip(edges[1:], counts, strict=False)):
+        if metric.between is None and running == total and running > 0:
             break
         running += n
-        buckets.append((repr(round(float(above - unit), 3)), running))
-    family = HistogramMetricFamily(name, text)
-    family.add_metric([], [*buckets, ("+Inf", total)], sum_value=None)
-    return family
+        if metric.between is None:
+            buckets.append((repr(round(float(above - metric.unit), 3)), running))
+        elif metric.between[0] <= above <= metric.between[1] and k % 2:  # every other edge is a power of two
+            buckets.append((repr(float(above)), running))
+    made = HistogramMetricFamily(f"kacore_{metric.name}", metric.text)
+    made.add_metric([], [*buckets, ("+Inf", total)], sum_value=counted.get("sum"))
+    return made

@@ -144,8 +144,11 @@ class Server:
         requests finished at once, were adopted by a waiting task, or got a Task of their own; of a worker, those of all
         worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker."""
         stats: dict[str, Any] = self.table.stats()
+        if self.tls is None:
+            stats["tls"] = None
         if self._driver is not None:
             stats["engine"] = self._driver.stats()
+            stats["http2"] = self._driver.http2_open()
             if self.interface != "wsgi":
                 stats["tasks"] = self._application.runner.stats()
         return stats | self.place.stats()
