@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel differential fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel differential fleet fleet-short fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -145,6 +145,15 @@ ifdef ASAN
 else
 	$(SOAK_RUN)
 endif
+
+# FLEET names schemes and servers: make fleet FLEET='--schemes hup nginx --rolls 5'; --docs writes the table of docs/deploy.md.
+FLEET ?=
+
+fleet: build $(VENV)/.for-test .venv-bench/.peers  ## servers replaced 20 times in each of 8 ways while clients POST, beside others: what is lost (needs haproxy, nginx)
+	$(BIN)/python tests/fleet/fleet.py $(FLEET)
+
+fleet-short: build $(VENV)/.for-test  ## the same for kacore alone, twice each: half a minute
+	$(BIN)/python tests/fleet/fleet.py --servers kacore --rolls 2
 
 valgrind: build $(VENV)/.for-test  ## memcheck over the C tests and over a short conversation with Python (needs valgrind)
 	$(BIN)/python tests/soak/memcheck.py
