@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel differential fleet fleet-short fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -202,6 +202,17 @@ types: build $(VENV)/.for-dev  ## mypy --strict on kacore/, and the stub against
 
 dist: $(VENV)/.for-dev  ## sdist and wheel in dist/, checked: complete, small, repeatable, installable
 	$(BIN)/python .ci/dist.py
+
+# The site's sources are copies, so that what one page links to in another is where the repository has it.
+SITE := build/site-source
+
+$(VENV)/.for-site: $(VENV)/.for-build
+	$(BIN)/python .ci/requirements.py docs > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+
+site: build $(VENV)/.for-site  ## the documentation as a site in build/site; a warning or a link to nowhere is an error
+	@rm -rf build/site $(SITE) && mkdir -p $(SITE)
+	@cp -r --parents *.md docs deploy benches/README.md benches/results/*.svg $(SITE) && mv $(SITE)/docs/site/*.md $(SITE)/docs/site/*.rst $(SITE)
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html -c docs/site $(SITE) build/site
 
 # --- benches ------------------------------------------------------------------------------------------------
 

@@ -261,3 +261,23 @@ def test_options_that_a_sentence_names_are_options():
     }
     assert len(named) > 100
     assert {(name, flag) for name, flag in named if flag not in known | others} == set()
+
+
+# -- links ----------------------------------------------------------------------------------------------------------------
+
+
+def anchors(text):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files_and_headings_that_there_are(name):
+    text = SPAN.sub("", FENCED.sub("", DOCUMENTS[name]))
+    for link in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
+        target, _, anchor = next(filter(None, link)).partition("#")
+        assert not re.match("[a-z]+:", target), f"{target}: does anybody keep it there?"
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), link
