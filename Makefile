@@ -167,7 +167,7 @@ coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the 
 	done
 
 portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as on other systems: all but the server works
-	$(call BUILD_INTO,portable,KACORE_PORTABLE=1)
+	$(call BUILD_INTO,portable,KACORE_PORTABLE=1 KACORE_OPTIMIZE=$(KACORE_OPTIMIZE))
 	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # --- what a change must pass besides its tests --------------------------------------------------------------
