@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -169,6 +169,22 @@ coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the 
 portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as on other systems: all but the server works
 	$(call BUILD_INTO,portable,KACORE_PORTABLE=1 KACORE_OPTIMIZE=$(KACORE_OPTIMIZE))
 	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+# The C tests on other processors, emulated, and with musl in place of glibc. Debian: qemu-user, gcc-aarch64-linux-gnu,
+# gcc-s390x-linux-gnu, musl-tools, with the kernel's headers beside musl's own. `ARGS='-k sanitized'` is one of two builds.
+CROSS ?= aarch64 s390x musl
+
+cross: $(CROSS:%=cross-%)  ## the C tests on aarch64 and s390x (big-endian, no vectors) under qemu, and with musl
+
+cross-%: build $(VENV)/.for-test
+	CC='$*-linux-gnu-gcc -static' TEST_EMULATOR=qemu-$* $(BIN)/pytest -o timeout=900 tests/c/test_c_programs.py $(ARGS)
+
+cross-musl: build $(VENV)/.for-test
+	@mkdir -p build/kernel-headers
+	@ln -sfn /usr/include/linux build/kernel-headers/linux
+	@ln -sfn /usr/include/asm-generic build/kernel-headers/asm-generic
+	@ln -sfn /usr/include/$$(gcc -print-multiarch)/asm build/kernel-headers/asm
+	CC='musl-gcc -static -isystem $(CURDIR)/build/kernel-headers' TEST_EMULATOR= $(BIN)/pytest -o timeout=900 tests/c/test_c_programs.py $(ARGS)
 
 # --- what a change must pass besides its tests --------------------------------------------------------------
 # Strict warnings for the project's own C, with and without assertions, by every compiler that is here; for what Cython

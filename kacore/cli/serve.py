@@ -27,10 +27,12 @@ def run(args: argparse.Namespace) -> int:
         configuration.tell()
         return check(configuration)
     from kacore.server import logs, signals
+    from kacore.server.assembly import check_platform
     from kacore.server.listening import check_inherited
     from kacore.server.running import serve
     from kacore.server.systemd import passed_fds
 
+    check_platform()
     options = configuration.options
     policies = configuration.policies
     if options.app is None:

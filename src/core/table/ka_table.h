@@ -9,6 +9,9 @@
 
 #include "table/ka_phase.h"
 
+/* Rates and ages are multiplied in 128 bits, and counts of bytes are sizes. */
+_Static_assert(sizeof(void *) == 8, "kacore needs a 64-bit system");
+
 typedef struct ka_table ka_table;
 
 #define KA_AUTO ((int64_t)-1) /* timeout_ns[KA_IDLE]: what the client's network has shown (ka_learned.h) */
