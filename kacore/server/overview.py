@@ -110,12 +110,12 @@ class Peer:
 
 
 class Workers:
-    """As Subject. pages: of counters, of each slot; learned: see place.Worker."""
+    """As Subject. pages: of counters, of each slot; learned: see place.Worker. since: when the parent was started."""
 
     def __init__(
-        self, pages: list[list[mmap.mmap]], learned: Iterable[mmap.mmap], policy: Policy, *, has_tls: bool
+        self, pages: list[list[mmap.mmap]], learned: Iterable[mmap.mmap], policy: Policy, *, has_tls: bool, since: float
     ) -> None:
-        self.policy = policy
+        self.policy, self.since = policy, since
         self._pages, self._learned, self._has_tls = pages, list(learned), has_tls
         self._peers: list[Peer] = []
         self.is_ending = False  # they were told to

@@ -131,14 +131,16 @@ class Reporter:
         policy: Policy,
         *,
         has_tls: bool,
+        since: float,
     ) -> int:
-        """The child: all of its life. pages, learned: as of Worker."""
+        """The child: all of its life. pages, learned, and the rest: as of Workers."""
         for number in IGNORED:  # of a terminal they come to all; the parent tells
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from kacore.server.overview import Workers
 
-        asyncio.run(self._report(channel, Workers(pages, learned, policy, has_tls=has_tls), pages))
+        workers = Workers(pages, learned, policy, has_tls=has_tls, since=since)
+        asyncio.run(self._report(channel, workers, pages))
         return 0
 
     async def _report(self, channel: socket.socket, workers: Workers, pages: list[list[mmap.mmap]]) -> None:

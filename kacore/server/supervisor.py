@@ -174,7 +174,7 @@ class Supervisor:
         self._rolling: list[int] = []  # slots whose workers are still to be replaced
         self._helpers: dict[int, Process] = {}  # listener's index -> the neighbour that watches it
         self._was_ready = False
-        self._began = 0.0
+        self._began, self._since = 0.0, time.time()
         self._stopping = ""  # the word the workers were told
         self._status = 0
         self._next_look = self._next_ping = 0.0
@@ -331,7 +331,7 @@ class Supervisor:
             listener.close()
         pages = [self.pages(slot) for slot in range(self.n_workers)]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        return reporter.work(channel, pages, self._learned, self.policy, has_tls=self.scheme == "https")
+        return reporter.work(channel, pages, self._learned, self.policy, has_tls=self.scheme == "https", since=self._since)
 
     def _work(self, process: Process) -> int:
         """A worker: all of its life. The parent's ends are closed, or nobody would notice the parent's death."""
