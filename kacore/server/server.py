@@ -95,8 +95,9 @@ class Server:
 
     def _made_admin(self, where: str, hosts: Iterable[str]) -> AdminServer:
         from kacore.server.admin import AdminServer  # with what it needs: most servers have none
+        from kacore.server.subject import OneServer
 
-        return AdminServer(self, where, hosts, make_server=Server, io=self.io)
+        return AdminServer(OneServer(self), where, hosts, make_server=Server, io=self.io)
 
     # -- asking ------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Compile and run the C tests of the core, tests/c/*_test.c, plainly and with sanitizers (a leak fails)."""
 
+import fcntl
 import os
 import re
 import shlex
@@ -20,15 +21,30 @@ BUILDS = {"plain": ["-O2"], "sanitized": ["-O1", "-g", "-DKA_DEBUG=1", *SANITIZE
 @pytest.fixture(scope="session")
 def compile_c(need, lacks, tmp_path_factory):
     """compile_c(build, file, ..., output=..., link=[flags]) with the flags of that build; an error fails the test. A file
-    is compiled once for each build, and several at a time."""
+    is compiled once for each build, whichever process of the run wants it first, and several at a time."""
     need(COMPILER[0])
-    scratch = tmp_path_factory.mktemp("c")
+    own = tmp_path_factory.getbasetemp()
+    scratch = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "c-objects"
+    scratch.mkdir(exist_ok=True)
 
     def run(build, *arguments):
         flags = ["-std=gnu11", *WARNINGS, *BUILDS[build], f"-I{SRC / 'core'}", f"-I{SRC / 'epoll'}", f"-I{HERE}"]
         return subprocess.run([*COMPILER, *flags, *map(str, arguments)], capture_output=True, text=True, timeout=150)
 
-    empty = scratch / "empty.c"
+    def compile_once(build, source, target):
+        """Return: what the compiler complained about."""
+        with open(target.with_suffix(".said"), "a+") as said:
+            fcntl.flock(said, fcntl.LOCK_EX)
+            said.seek(0)
+            told = said.read()
+            if not told:
+                done = run(build, "-c", source, "-o", target)
+                told = f"{done.returncode}\n{done.stderr}"
+                said.write(told)
+        status, _, complaint = told.partition("\n")
+        return complaint if status != "0" else ""
+
+    empty = own / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
     able = {build: run(build, empty, "-o", empty.with_suffix("")).returncode == 0 for build in BUILDS}
 
@@ -38,7 +54,7 @@ def compile_c(need, lacks, tmp_path_factory):
         def object_of(build, source):
             target = scratch / f"{source.stem}-{build}.o"
             if target not in compilations:
-                compilations[target] = pool.submit(run, build, "-c", source, "-o", target)
+                compilations[target] = pool.submit(compile_once, build, source, target)
             return target
 
         def checked(build, *sources, output, link=()):
@@ -46,7 +62,7 @@ def compile_c(need, lacks, tmp_path_factory):
                 lacks(f"{COMPILER[0]} cannot make a {build} program")
             objects = [object_of(build, source) for source in sources]
             for made in objects:
-                assert compilations[made].result().returncode == 0, compilations[made].result().stderr
+                assert not compilations[made].result(), compilations[made].result()
             done = run(build, *objects, *link, "-o", output)
             assert done.returncode == 0, done.stderr
 

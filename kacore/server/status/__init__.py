@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kacore.server.status.page import Page
     from kacore.server.status.viewers import Receive, Send
+    from kacore.server.subject import Subject
 
 EVERY = 1.0  # seconds
 MAX_NETWORKS = 32
@@ -46,16 +47,15 @@ class Seldom:
 
 
 class Status:
-    """Of a subject, as the admin listener has it: is_ready, policy, stats(), learned(limit); trouble and busiest() where
-    there is something to say."""
+    """Of a subject, for as long as its admin listener is there."""
 
-    def __init__(self, subject: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, subject: Subject, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.subject = subject
         self.history = History()
         self._since = 0.0
         self._clock = clock
         self._learned = Seldom(lambda: subject.learned(MAX_NETWORKS))
-        self._busiest = Seldom(getattr(subject, "busiest", lambda: None))
+        self._busiest = Seldom(subject.busiest)
         self._viewers: set[Viewer] = set()
         self.documents = Stream(lambda is_whole: dumped(self.document(has_history=is_whole)), self._viewers)
         self.pages = Stream(self._changed, self._viewers)
@@ -111,7 +111,7 @@ class Status:
             since=self._since,
             now=time.time(),
             is_ready=self.subject.is_ready,
-            trouble=getattr(self.subject, "trouble", ""),
+            trouble=self.subject.trouble,
             learned=self._learned(),
             busiest=self._busiest(),
         )

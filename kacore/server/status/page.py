@@ -116,7 +116,7 @@ def tiles(document: Document) -> str:
         ),
         tile("Requests/s", number(rates["requests"]), f"{count(total['requests'])} in all"),
         tile("Reuse, 10 min", percent(lately["reuse_rate"]), f"{percent(total['reuse_rate'])} in all"),
-        tile("New connections/s", number(rates["accepted"]), f"{count(total['accepted'])} in all"),
+        tile("Accepted/s", number(rates["accepted"]), f"{count(total['accepted'])} in all"),
         tile("Races, 10 min", count(lately["races"]), f"{count(total['races'])} in all", look="hot" * bool(lately["races"])),
         tile("Evicted, 10 min", count(lately["closed"].get("evicted", 0)), f"{count(evicted)} in all"),
     ]

@@ -38,7 +38,7 @@ def duration(seconds: float | None) -> str:
         return f"{number(seconds * 1000)} ms" if seconds else "0 s"
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit:
-            return f"{number(seconds / unit)} {name}"
+            return f"{number(round(seconds / unit, 1))} {name}"
     return f"{number(seconds)} s"
 
 
