@@ -306,6 +306,8 @@ CROWDS = {
     "slow chunks": f"GET /healthz HTTP/1.1\r\n{LOCAL}Transfer-Encoding: chunked\r\n\r\n",
     "who reads no metrics": f"GET /metrics HTTP/1.1\r\n{LOCAL}\r\n" * 200,
     "who reads no connections": f"GET /connections HTTP/1.1\r\n{LOCAL}\r\n" * 200,
+    "who watches and reads nothing": f"GET /events?page HTTP/1.1\r\n{LOCAL}\r\n",
+    "who reads no page": f"GET / HTTP/1.1\r\n{LOCAL}\r\n" * 200,
     "who reads no health": f"GET /healthz HTTP/1.1\r\n{LOCAL}\r\n" * 1000,
 }
 
