@@ -168,6 +168,10 @@ class Server:
         proxies and unix sockets first. Of this process."""
         return self.table.learned(time.monotonic(), limit)
 
+    def busiest(self) -> list[dict[str, Any]]:
+        """The client networks with most open connections, as ConnectionTable.busiest(). Of this process."""
+        return self.table.busiest()
+
     @property
     def admin_port(self) -> int | None:
         """The port of the admin listener, known once the sockets are bound; None without one."""

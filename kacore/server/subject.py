@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Subject(Protocol):
-    """What can be asked. stats(), learned(): see Server. trouble: why it is not well, "" if it is.
-    since: when it was started, seconds since 1970."""
+    """What can be asked. stats(), learned(), busiest(): see Server; None: not known. trouble: why it is not well, "" if it
+    is. since: when it was started, seconds since 1970."""
 
     @property
     def is_ready(self) -> bool: ...
@@ -27,6 +27,7 @@ class Subject(Protocol):
     def stats(self) -> dict[str, Any]: ...
     async def connections(self, limit: int) -> list[dict[str, Any]]: ...
     def learned(self, limit: int) -> list[dict[str, Any]]: ...
+    def busiest(self) -> list[dict[str, Any]] | None: ...
 
 
 class Served(Protocol):
@@ -39,6 +40,7 @@ class Served(Protocol):
     def stats(self) -> dict[str, Any]: ...
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
     def learned(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+    def busiest(self) -> list[dict[str, Any]]: ...
 
 
 class OneServer:
@@ -66,3 +68,6 @@ class OneServer:
 
     def learned(self, limit: int) -> list[dict[str, Any]]:
         return self.server.learned(limit)
+
+    def busiest(self) -> list[dict[str, Any]] | None:
+        return self.server.busiest()
