@@ -143,7 +143,7 @@ def test_the_document_says_what_the_table_counts(watched):
     assert document["clients"] == [{"network": "192.0.2.1", "proxy": False, "connections": 5}]
     assert sum(document["idle_gap"]["counts"]) == 15
     assert document["history"]["series"]["phase idle"][-1] == 2  # the mean of the last whole three: 1, 2, 3
-    assert document["responses"] is None
+    assert document["responses"] == {"1xx": 0, "2xx": 0, "3xx": 0, "4xx": 0, "5xx": 0}  # which only conversations count
     assert document["workers"] == []
 
 
