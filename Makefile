@@ -25,7 +25,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel differential fleet fleet-short fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz clean
+.PHONY: build-as-wheel differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -167,8 +167,24 @@ coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the 
 	done
 
 portable: $(VENV)/.installed $(VENV)/.for-test  ## the build without epoll, as on other systems: all but the server works
-	$(call BUILD_INTO,portable,KACORE_PORTABLE=1)
+	$(call BUILD_INTO,portable,KACORE_PORTABLE=1 KACORE_OPTIMIZE=$(KACORE_OPTIMIZE))
 	env $(call USING,portable) KACORE_PORTABLE=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+# The C tests on other processors, emulated, and with musl in place of glibc. Debian: qemu-user, gcc-aarch64-linux-gnu,
+# gcc-s390x-linux-gnu, musl-tools, with the kernel's headers beside musl's own. `ARGS='-k sanitized'` is one of two builds.
+CROSS ?= aarch64 s390x musl
+
+cross: $(CROSS:%=cross-%)  ## the C tests on aarch64 and s390x (big-endian, no vectors) under qemu, and with musl
+
+cross-%: build $(VENV)/.for-test
+	CC='$*-linux-gnu-gcc -static' TEST_EMULATOR=qemu-$* $(BIN)/pytest -o timeout=900 tests/c/test_c_programs.py $(ARGS)
+
+cross-musl: build $(VENV)/.for-test
+	@mkdir -p build/kernel-headers
+	@ln -sfn /usr/include/linux build/kernel-headers/linux
+	@ln -sfn /usr/include/asm-generic build/kernel-headers/asm-generic
+	@ln -sfn /usr/include/$$(gcc -print-multiarch)/asm build/kernel-headers/asm
+	CC='musl-gcc -static -isystem $(CURDIR)/build/kernel-headers' TEST_EMULATOR= $(BIN)/pytest -o timeout=900 tests/c/test_c_programs.py $(ARGS)
 
 # --- what a change must pass besides its tests --------------------------------------------------------------
 # Strict warnings for the project's own C, with and without assertions, by every compiler that is here; for what Cython
@@ -202,6 +218,17 @@ types: build $(VENV)/.for-dev  ## mypy --strict on kacore/, and the stub against
 
 dist: $(VENV)/.for-dev  ## sdist and wheel in dist/, checked: complete, small, repeatable, installable
 	$(BIN)/python .ci/dist.py
+
+# The site's sources are copies, so that what one page links to in another is where the repository has it.
+SITE := build/site-source
+
+$(VENV)/.for-site: $(VENV)/.for-build
+	$(BIN)/python .ci/requirements.py docs > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+
+site: build $(VENV)/.for-site  ## the documentation as a site in build/site; a warning or a link to nowhere is an error
+	@rm -rf build/site $(SITE) && mkdir -p $(SITE)
+	@cp -r --parents *.md docs deploy benches/README.md benches/results/*.svg $(SITE) && mv $(SITE)/docs/site/*.md $(SITE)/docs/site/*.rst $(SITE)
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html -c docs/site $(SITE) build/site
 
 # --- benches ------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from kacore.errors import UsageError
 from kacore.policy import Policy
-from kacore.server.listening import open_listeners, parse_address
+from kacore.server.listening import Listener, open_listeners, parse_address
 from kacore.server.metrics import Exposition
 from kacore.server.status import Status, dumped
 from kacore.server.status.viewers import FIELDS, MAX_VIEWERS
@@ -79,8 +79,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def open_admin(where: str, *, reuse_port: bool) -> list[Listener]:
+    """Listen there. reuse_port: other processes do, too. UsageError."""
+    host, port = parse_admin(where)
+    listeners = open_listeners([f"[{host}]:{port}"], reuse_port=reuse_port)
+    for listener in listeners:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+    return listeners
+
+
 class AdminServer:
-    """The admin listener of a server: another server in the same loop, for as long as the first one serves.
+    """The admin listener: another server in the loop of what it reports on, or of a process that has nothing else.
 
     make_server: makes a Server. io: what moves its bytes, as of Server.
     """
@@ -94,15 +105,10 @@ class AdminServer:
         self._server: Any = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, *, is_shared: bool) -> None:
-        """Listen and serve. is_shared: other processes do, too. UsageError."""
-        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
-        self.port = listeners[0].port
+    async def start(self, listeners: Iterable[Listener]) -> None:
+        """Serve those, as open_admin() makes them."""
         sockets = [listener.sock for listener in listeners]
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
-            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        self.port = sockets[0].getsockname()[1]
         options: dict[str, Any] = {"policy": POLICY, "sockets": sockets, "server_name": "", "io": self._io}
         self._server = self._make_server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True

@@ -5,6 +5,7 @@ Everything is in shared memory or near at hand, but for the list of connections,
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 class Subject(Protocol):
     """What can be asked. stats(), learned(), busiest(): see Server; None: not known. trouble: why it is not well, "" if it
-    is."""
+    is. since: when it was started, seconds since 1970."""
 
     @property
     def is_ready(self) -> bool: ...
@@ -21,6 +22,8 @@ class Subject(Protocol):
     def trouble(self) -> str: ...
     @property
     def policy(self) -> Policy: ...
+    @property
+    def since(self) -> float: ...
     def stats(self) -> dict[str, Any]: ...
     async def connections(self, limit: int) -> list[dict[str, Any]]: ...
     def learned(self, limit: int) -> list[dict[str, Any]]: ...
@@ -47,6 +50,7 @@ class OneServer:
 
     def __init__(self, server: Served) -> None:
         self.server = server
+        self.since = time.time()
 
     @property
     def is_ready(self) -> bool:

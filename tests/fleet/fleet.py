@@ -59,6 +59,8 @@ class Run:
     def __init__(self, server, scheme, peers, directory):
         self.server, self.scheme, self.peers, self.directory = server, scheme, peers, Path(directory)
         self.ids = self.directory / "ids"
+        self.served = self.directory / "served"  # by itself, for those that watch their directory
+        self.served.mkdir()
         self.version = 0
         self.children = []
         self.log = (self.directory / "log").open("ab")
@@ -69,7 +71,7 @@ class Run:
         self.version = version
         text = (HERE / "application.py").read_text(encoding="utf-8")
         (self.directory / "app.new").write_text(text.replace("VERSION = 0", f"VERSION = {version}"), encoding="utf-8")
-        (self.directory / "app.new").rename(self.directory / "app.py")
+        (self.directory / "app.new").rename(self.served / "app.py")
 
     # -- processes --------------------------------------------------------------------------------------------------
 
@@ -87,10 +89,10 @@ class Run:
             return [program, "app:app", "--worker-class", "asgi", *where, *more]
         return [program, "--interface", "asgi", "app:app", "--port", str(port), *more]
 
-    def start(self, argv, **options):
+    def start(self, argv, cwd=None, **options):
         env = {**os.environ, "FLEET_IDS": str(self.ids), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         child = subprocess.Popen(
-            argv, cwd=self.directory, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, **options
+            argv, cwd=cwd or self.served, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, **options
         )
         self.children.append(child)
         return child
@@ -167,7 +169,7 @@ class Run:
     def roll_nginx(self):
         front, *backends = (free_port() for _ in range(3))
         site = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8").replace("listen 80", f"listen 127.0.0.1:{front}")
-        servers = "".join(f"    server 127.0.0.1:{port} fail_timeout=1s;\n" for port in backends)
+        servers = "".join(f"    server 127.0.0.1:{port} max_fails=0;\n" for port in backends)
         (self.directory / "shop.conf").write_text(site.replace("    server 127.0.0.1:8000;\n", servers), encoding="utf-8")
         temporary = "".join(f"{name}_temp_path {name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         (self.directory / "nginx.conf").write_text(
@@ -181,7 +183,7 @@ class Run:
     def behind(self, front, backends, commands, proxy):
         running = [self.start(command) for command in commands]
         until(lambda: all(map(answers, backends)), "both serve")
-        self.start(proxy)
+        self.start(proxy, cwd=self.directory)
         clients = yield front
         until(lambda: len(clients.since(0)) == 2, "the proxy asks both")
         for turn in range(sys.maxsize):
