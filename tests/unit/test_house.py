@@ -19,7 +19,7 @@ PYTHON_ROOMS = (
     ("config",),
     ("policy",),
     ("kacore", "server"),
-    ("embed", "demo", "simulate", "elsewhere"),
+    ("embed", "demo", "simulate", "top", "elsewhere"),
     ("cli",),
     ("__main__",),
 )
