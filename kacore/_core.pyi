@@ -717,6 +717,11 @@ class ConnectionTable:
         age), since, seconds since that or since kept_for changed; closed_by_them, closed_by_us, races; and for learn():
         theirs, ours, marks, period.
         """
+    def busiest(self) -> list[dict[str, Any]]:
+        """The networks with most open connections, at most 32, the busiest first. O(networks).
+
+        Return: list of dict: network and proxy as in learned(), connections.
+        """
     def learn(self, now: float, entries: Iterable[dict[str, Any]]) -> None:
         """Take over entries of another table's learned(). ValueError for what is none; those before it are taken."""
     def set_policy(self, policy: Policy | PolicySet) -> None:

@@ -136,8 +136,8 @@ def look_at_addresses(options: ServeOptions) -> None:
 def look_at_admin(options: ServeOptions) -> None:
     from kacore.server.admin import parse_admin
 
-    if options.admin is not None and parse_admin(options.admin)[1] == 0 and options.has_parent:
-        raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
+    if options.admin is not None:
+        parse_admin(options.admin)
 
 
 def look_at_certificates(options: ServeOptions) -> None:

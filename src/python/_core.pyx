@@ -2,6 +2,7 @@
 # calls between them are C calls. Order: each may use those before it.
 from ka cimport *
 
+include "threads.pxi"
 include "errors.pxi"
 include "head.pxi"
 include "policy.pxi"

@@ -256,8 +256,10 @@ cdef class Engine(Driver):
 
     def wake(self):
         """Have a step taken soon. May be called from any thread."""
+        ka_lock(&self.gate)
         if self.engine != NULL:
             ka_engine_wake(self.engine)
+        ka_unlock(&self.gate)
 
     cdef int attend(self, bint soon) except -1:
         if self.engine == NULL or ka_engine_is_stepping(self.engine):
@@ -365,9 +367,11 @@ cdef class Engine(Driver):
     cdef int close_at_last(self) except -1:
         cdef ka_engine *engine = self.engine
         if self.is_closing and engine != NULL and not ka_engine_is_inside(engine):
+            ka_lock(&self.gate)
             self.engine = NULL
-            ka_engine_free(engine)
             self.budget = NULL
+            ka_unlock(&self.gate)
+            ka_engine_free(engine)
         return 0
 
     def stats(self):

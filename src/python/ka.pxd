@@ -314,6 +314,7 @@ cdef extern from "table/ka_known.h" nogil:
         ka_learned learned
 
     bint ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out)
+    uint32_t ka_known_busiest(const ka_table *t, ka_known *out, uint32_t room)
     int ka_known_of(const ka_table *t, ka_handle h, ka_known *out)
     int ka_known_take(ka_table *t, int64_t now, const ka_known *known)
     bint ka_known_settled(ka_table *t, ka_known *out)

@@ -535,6 +535,16 @@ cdef class ConnectionTable:
                     found.append(known_dict(&known))
         return found
 
+    def busiest(self):
+        """The networks with most open connections, at most 32, the busiest first. O(networks).
+
+        Return: list of dict: network and proxy as in learned(), connections.
+        """
+        cdef ka_known known[32]
+        cdef uint32_t k, n = ka_known_busiest(self.table, known, 32)
+        return [{"network": network_name(&known[k]), "proxy": bool(known[k].client.is_proxy), "connections": known[k].n_open}
+                for k in range(n)]
+
     def learn(self, double now, entries):
         """Take over entries of another table's learned(). ValueError for what is none; those before it are taken."""
         cdef ka_known known

@@ -11,9 +11,10 @@ cdef object ssl   # the module, from the first TLS listener on: who embeds parse
 
 cdef int import_ssl() except -1:
     global ssl
-    if ssl is None:
-        import ssl as module
-        ssl = module
+    import ssl as module
+    ka_lock(&IMPORTS)
+    ssl = module
+    ka_unlock(&IMPORTS)
     return 0
 
 # nginx has a status of its own for this, 497, which no RFC knows.
