@@ -9,6 +9,7 @@ Build switches, read here and nowhere else; each is on unless empty or 0:
 """
 
 import os
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -70,6 +71,9 @@ def write_if_changed(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+
+if refusal := runpy.run_path(".ci/preflight.py")["unsupported"]():
+    sys.exit(f"kacore: {refusal}")
 
 debug, sanitize, coverage = map(switch, ("KACORE_DEBUG", "KACORE_SANITIZE", "KACORE_COVERAGE"))
 has_epoll = sys.platform.startswith("linux") and not switch("KACORE_PORTABLE")

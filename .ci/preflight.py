@@ -1,4 +1,4 @@
-"""Say in one line what this machine lacks for a build, before half of one has been made.
+"""Say in one line what this machine lacks for a build, before half of one has been made; setup.py asks, too.
 
 Runs on the interpreter that the user gave to make, whatever its version: nothing newer than Python 3.6 here.
 """
@@ -9,7 +9,18 @@ import sys
 import sysconfig
 
 
+def unsupported():
+    """What no installation of anything helps against."""
+    if sys.platform == "win32":
+        return "it does not run on Windows, since its core needs POSIX and GNU C: use WSL or a container"
+    if sys.maxsize < 2**32:
+        return "it needs a 64-bit Python, since its core counts in 64 bits and multiplies in 128"
+    return None
+
+
 def missing():
+    if unsupported():
+        return unsupported()
     if sys.version_info < (3, 11):
         found = "%d.%d" % sys.version_info[:2]
         return "Python is " + found + ", 3.11 or newer is needed: make ... PYTHON=python3.12"

@@ -28,10 +28,12 @@ def run(args: argparse.Namespace) -> int:
         configuration.tell()
         return check(configuration)
     from kacore.server import logs, signals
+    from kacore.server.assembly import check_platform
     from kacore.server.listening import check_inherited
     from kacore.server.running import serve
     from kacore.server.systemd import passed_fds
 
+    check_platform()
     options = configuration.options
     policies = configuration.policies
     if options.app is None:
@@ -135,8 +137,8 @@ def look_at_addresses(options: ServeOptions) -> None:
 def look_at_admin(options: ServeOptions) -> None:
     from kacore.server.admin import parse_admin
 
-    if options.admin is not None and parse_admin(options.admin)[1] == 0 and options.has_parent:
-        raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
+    if options.admin is not None:
+        parse_admin(options.admin)
 
 
 def look_at_certificates(options: ServeOptions) -> None:

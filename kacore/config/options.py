@@ -244,7 +244,7 @@ class ServerOptions(Record):
 
     admin: str | None = field(
         str, default=None, group=LOGS, is_common=True, metavar="[HOST:]PORT",
-        doc="Port of /healthz, /readyz, /metrics and /connections. On loopback unless HOST is given.",
+        doc="Port of a live page, /healthz, /readyz, /metrics and more. On loopback unless HOST is given.",
     )
     admin_hosts: Iterable[str] = field(
         str, default=(), is_repeated=True, separator=",", flag="--admin-host", group=LOGS, metavar="NAME",

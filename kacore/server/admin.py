@@ -1,4 +1,5 @@
-"""The admin listener: /healthz, /readyz, /metrics and /connections about one Server.
+"""The admin listener: a live page, /healthz, /readyz, /metrics, /connections, /status and /events about a Subject: a
+server, or all workers.
 
 A second Server in the same loop, with a policy and a table of its own, so that it answers while the application's table
 is full. It changes nothing; it only tells.
@@ -6,7 +7,8 @@ is full. It changes nothing; it only tells.
 Nobody can fill it, since every connection that it has can be closed for the next one. That takes some care: no content is
 ever waited for; what answers one connection can get always fits into the kernel's send buffer; what takes time to say is
 said anew only a few times a second; and where the system can do that, a connection is not accepted before it has sent
-something, or a probe could be the victim of the next client between its handshake and its request.
+something, or a probe could be the victim of the next client between its handshake and its request. Who watches /events stays,
+and so at most half of the places are for them.
 
 Whoever reaches a loopback address from a browser could be sent there by any page (DNS rebinding), so a Host field must
 name what is listened on. A browser always sends one; the health checks of a load balancer often do not.
@@ -19,21 +21,25 @@ import ipaddress
 import json
 import socket
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kacore.errors import UsageError
 from kacore.policy import Policy
-from kacore.server.listening import open_listeners, parse_address
+from kacore.server.listening import Listener, open_listeners, parse_address
+from kacore.server.metrics import Exposition
+from kacore.server.status import Status, dumped
+from kacore.server.status.viewers import FIELDS, MAX_VIEWERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from kacore.server.subject import Subject
 
     Fields = tuple[tuple[bytes, bytes], ...]
     Answer = tuple[int, Fields, bytes]  # status, fields, content
 
 MAX_LISTED = 1000
 MAX_NETWORKS = 256
-MAX_FRONTS = 64  # trusted proxies with a time series of their own
 # Few connections, and short lives: whoever asks here asks seldom. With so few requests, short answers and one long one a
 # connection, all that a client can leave unread is in the kernel and holds no place.
 POLICY = Policy(
@@ -53,6 +59,7 @@ NO_STORE = (b"cache-control", b"no-store")
 JSON = ((b"content-type", b"application/json"), NO_STORE)
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), NO_STORE)
 CLOSE = (b"connection", b"close")
+WATCH = b"events"  # as content: a stream of them begins
 
 
 def parse_admin(text: str) -> tuple[str, int]:
@@ -72,20 +79,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Subject(Protocol):
-    """The server that is reported on."""
-
-    @property
-    def is_ready(self) -> bool: ...
-    @property
-    def policy(self) -> Policy: ...
-    def stats(self) -> dict[str, Any]: ...
-    def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
-    def learned(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+def open_admin(where: str, *, reuse_port: bool) -> list[Listener]:
+    """Listen there. reuse_port: other processes do, too. UsageError."""
+    host, port = parse_admin(where)
+    listeners = open_listeners([f"[{host}]:{port}"], reuse_port=reuse_port)
+    for listener in listeners:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+    return listeners
 
 
 class AdminServer:
-    """The admin listener of a server: another server in the same loop, for as long as the first one serves.
+    """The admin listener: another server in the loop of what it reports on, or of a process that has nothing else.
 
     make_server: makes a Server. io: what moves its bytes, as of Server.
     """
@@ -99,40 +105,44 @@ class AdminServer:
         self._server: Any = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, *, is_shared: bool) -> None:
-        """Listen and serve. is_shared: other processes do, too. UsageError."""
-        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
-        self.port = listeners[0].port
+    async def start(self, listeners: Iterable[Listener]) -> None:
+        """Serve those, as open_admin() makes them."""
         sockets = [listener.sock for listener in listeners]
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
-            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        self.port = sockets[0].getsockname()[1]
         options: dict[str, Any] = {"policy": POLICY, "sockets": sockets, "server_name": "", "io": self._io}
         self._server = self._make_server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True
         self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
+        self._handler.status.start(asyncio.get_running_loop())
         await self._server.started()
 
     async def stop(self) -> None:
         """At once: no drain is needed here. May be called more than once."""
         if self._server is not None and self._serving is not None:
+            self._handler.status.stop()
             self._server.shutdown(now=True, hurry=True)
             await self._serving
             self._server = self._serving = None
 
 
 class Admin:
-    """An ASGI application that answers about `server`. host: the address listened on. hosts: names that the Host field
+    """An ASGI application that answers about `subject`. host: the address listened on. hosts: names that the Host field
     may have besides it."""
 
-    def __init__(self, server: Subject, host: str, hosts: Iterable[str] = ()) -> None:
-        self.server = server
+    def __init__(self, subject: Subject, host: str, hosts: Iterable[str] = ()) -> None:
+        self.subject = subject
         self.hosts = {host.lower(), *(name.lower() for name in hosts)}
         if is_loopback(host):
             self.hosts |= {"localhost", "127.0.0.1", "::1"}
         self._probes = {"/healthz": self.healthz, "/readyz": self.readyz}
-        self._pages = {"/metrics": self.metrics, "/connections": self.connections}
+        self._pages = {
+            "/": self.page,
+            "/metrics": self.metrics,
+            "/connections": self.connections,
+            "/status": self.told,
+            "/events": self.events,
+        }
+        self.status = Status(subject)
         self._exposition: Exposition | None = None
         self._kept = Kept()
 
@@ -140,12 +150,15 @@ class Admin:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        status, fields, content = self.answer(scope["method"], scope["path"], dict(scope["headers"]))
+        status, fields, content = await self.answer(scope["method"], scope["path"], dict(scope["headers"]))
+        if content is WATCH:
+            await self.status.watch(receive, send, is_page=scope["query_string"] == b"page")
+            return
         length = (b"content-length", str(len(content)).encode())
         await send({"type": "http.response.start", "status": status, "headers": [*fields, length]})
         await send({"type": "http.response.body", "body": content})
 
-    def answer(self, method: str, path: str, fields: dict[bytes, bytes]) -> Answer:
+    async def answer(self, method: str, path: str, fields: dict[bytes, bytes]) -> Answer:
         """What can be refused is refused by the head alone, and then the connection closes: content is not waited for."""
         host = fields.get(b"host")
         if host is not None and self.names_another_host(host.decode("latin-1")):
@@ -154,7 +167,7 @@ class Admin:
         probe = self.readyz if method == "OPTIONS" and path in ("/", "*") else self._probes.get(path)
         page = self._pages.get(path)
         if probe is None and page is None:
-            return 404, (*TEXT, CLOSE), b"/healthz /readyz /metrics /connections\n"
+            return 404, (*TEXT, CLOSE), b"/ /healthz /readyz /metrics /connections /status /events\n"
         allowed = ("GET", "HEAD", "OPTIONS") if probe else ("GET", "HEAD")
         if method not in allowed:
             return 405, (*TEXT, (b"allow", ", ".join(allowed).encode()), CLOSE), f"{' or '.join(allowed)} only\n".encode()
@@ -163,8 +176,12 @@ class Admin:
         if probe is not None:
             return probe()
         assert page is not None
+        if path == "/events" and method == "HEAD":
+            return 405, (*TEXT, (b"allow", b"GET"), CLOSE), b""
+        if path == "/events" and fields.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            return 403, (*TEXT, CLOSE), b"not for pages of other origins\n"
         accept, encoding = (fields.get(name, b"").decode("latin-1") for name in (b"accept", b"accept-encoding"))
-        status, said, content = page(accept, encoding)
+        status, said, content = await page(accept, encoding)
         return status, (*said, CLOSE), content
 
     def names_another_host(self, host: str) -> bool:
@@ -176,33 +193,58 @@ class Admin:
         return bool(name) and name not in self.hosts and not is_address(name)
 
     def healthz(self) -> Answer:
-        """The loop is running, or there would be no answer."""
-        return 200, TEXT, b"ok\n"
+        """The loop is running, or there would be no answer; and so do those of workers."""
+        trouble = self.subject.trouble
+        return (503, TEXT, f"{trouble}\n".encode()) if trouble else (200, TEXT, b"ok\n")
 
     def readyz(self) -> Answer:
         """Whether new connections are wanted: not before the start-up is over, and not once a drain has begun."""
-        return (200, TEXT, b"ready\n") if self.server.is_ready else (503, TEXT, b"not ready\n")
+        return (200, TEXT, b"ready\n") if self.subject.is_ready else (503, TEXT, b"not ready\n")
 
-    def metrics(self, accept: str, encoding: str) -> Answer:
+    async def page(self, accept: str, encoding: str) -> Answer:
+        return await self._kept.answer("page", self._page)
+
+    async def _page(self) -> Answer:
+        page = self.status.page
+        return 200, page.fields, page.whole(self.status.document()).encode()
+
+    async def told(self, accept: str, encoding: str) -> Answer:
+        return await self._kept.answer("status", self._told)
+
+    async def _told(self) -> Answer:
+        return 200, JSON, dumped(self.status.document()).encode()
+
+    async def events(self, accept: str, encoding: str) -> Answer:
+        """Of a stream only what can be refused is an answer."""
+        if self.status.is_full:
+            text = f"{MAX_VIEWERS} viewers are watching, which are all that there may be\n"
+            return 503, (*TEXT, (b"retry-after", b"5")), text.encode()
+        return 200, tuple(FIELDS), WATCH
+
+    async def metrics(self, accept: str, encoding: str) -> Answer:
         if self._exposition is None:
             try:
-                self._exposition = Exposition(self.server)
+                self._exposition = Exposition(self.subject)
             except ImportError:
                 return 501, TEXT, b"metrics need prometheus_client: pip install kacore[metrics]\n"
         encode, kind = self._exposition.choose(accept)
         is_gzip = accepts_gzip(encoding)
-        return self._kept.answer((kind, is_gzip), lambda: metrics_answer(encode(), kind, is_gzip))
 
-    def connections(self, accept: str, encoding: str) -> Answer:
+        async def made() -> Answer:
+            return metrics_answer(encode(), kind, is_gzip)
+
+        return await self._kept.answer((kind, is_gzip), made)
+
+    async def connections(self, accept: str, encoding: str) -> Answer:
         """The counters, and at most MAX_LISTED of the open connections."""
-        return self._kept.answer("connections", self._connections)
+        return await self._kept.answer("connections", self._connections)
 
-    def _connections(self) -> Answer:
-        stats = self.server.stats()
-        listed = self.server.connections(MAX_LISTED)
+    async def _connections(self) -> Answer:
+        stats = self.subject.stats()
+        listed = await self.subject.connections(MAX_LISTED)
         n_open = sum(stats["phases"].values())
         body = {"open": n_open, "phases": stats["phases"], "is_cut": n_open > len(listed), "connections": listed}
-        body["learned"] = self.server.learned(MAX_NETWORKS)
+        body["learned"] = self.subject.learned(MAX_NETWORKS)
         return 200, JSON, json.dumps(body).encode()
 
 
@@ -213,7 +255,7 @@ class Kept:
         self._answers: dict[object, Answer] = {}
         self._left, self._since = FRESH_AT_ONCE, time.monotonic()
 
-    def answer(self, key: object, make: Callable[[], Answer]) -> Answer:
+    async def answer(self, key: object, make: Callable[[], Awaitable[Answer]]) -> Answer:
         now = time.monotonic()
         self._left = min(FRESH_AT_ONCE, self._left + (now - self._since) * FRESH_PER_SECOND)
         self._since = now
@@ -222,8 +264,17 @@ class Kept:
         self._left -= 1
         if len(self._answers) >= MAX_KEPT and key not in self._answers:
             self._answers.clear()
-        self._answers[key] = answer = make()
+        self._answers[key] = answer = await make()
         return answer
+
+
+def metrics_answer(text: bytes, kind: str, is_gzip: bool) -> Answer:
+    import gzip
+
+    fields = ((b"content-type", kind.encode("latin-1")), (b"vary", b"Accept, Accept-Encoding"), NO_STORE)
+    if is_gzip:
+        return 200, (*fields, (b"content-encoding", b"gzip")), gzip.compress(text, compresslevel=1)
+    return 200, fields, text
 
 
 def accepts_gzip(encoding: str) -> bool:
@@ -241,137 +292,3 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-# -- Prometheus ---------------------------------------------------------------------------------------------------
-
-
-class Metric(NamedTuple):
-    """One line of what is exposed.
-
-    kind: "counter", "gauge" or "histogram". name: without `kacore_`. where: its keys in what figures() gives.
-    label: of one with a value for each key. unit: of a histogram, whose values are whole multiples of it.
-    """
-
-    kind: str
-    name: str
-    text: str
-    where: str
-    label: str = ""
-    unit: float = 1
-
-
-METRICS = (
-    Metric("gauge", "connections_open", "Open connections.", "open"),
-    Metric("counter", "accepted", "Connections accepted, with those that were turned away.", "accepted"),
-    Metric("counter", "requests", "Request heads read.", "requests"),
-    Metric("counter", "reused", "Requests that were not the first of their connection.", "reused"),
-    Metric("counter", "races", "Requests that crossed our close of an idle connection.", "races"),
-    Metric("counter", "connections_closed", "Connections ended, by cause.", "closed", label="cause"),
-    Metric("gauge", "proxy_kept_seconds", "How long a proxy's idle connections are kept at least.", "kept_for", "proxy"),
-    Metric("gauge", "proxy_closes_after_seconds", "Idle time after which a proxy closes.", "closes_after", "proxy"),
-    Metric("histogram", "idle_gap_seconds", "Idle time before a connection's reuse.", "idle_gap", unit=0.001),
-    Metric("histogram", "requests_per_connection", "Requests of a connection that ended.", "requests_per_connection"),
-    # An event loop's transports do not count these.
-    Metric("counter", "out_of_descriptors", "Times accept() had no descriptor left.", "engine out_of_descriptors"),
-    Metric("counter", "accept_errors", "Times accept() gave no connection but an error.", "engine accept_errors"),
-)
-# What only a server of one process can say.
-METRICS_OF_ONE = (
-    Metric("gauge", "connections", "Open connections by phase.", "phases", label="phase"),
-    Metric("gauge", "connections_max", "Most connections open at once.", "max"),
-    Metric("gauge", "ready", "Whether new connections are wanted.", "ready"),
-    Metric("gauge", "buffer_bytes", "Bytes that wait to be parsed or sent.", "engine buffer_bytes"),
-)
-
-
-def figures(server: Subject) -> dict[str, Any]:
-    """Of several workers any one answers, so what it tells are the counters of all; only for these there are sums, and
-    what it has learned itself of trusted proxies and unix sockets: networks that are few."""
-    stats = server.stats()
-    fronts = [one for one in server.learned(MAX_FRONTS) if one["proxy"] or one["network"] == "unix"]
-    stats["kept_for"] = {one["network"]: one["kept_for"] for one in fronts} or None
-    stats["closes_after"] = {one["network"]: one["closes_after"] for one in fronts if one["settled"]} or None
-    if "workers" in stats:
-        total: dict[str, Any] = stats["workers"]["total"]
-        return total | {name: stats[name] for name in ("kept_for", "closes_after")}
-    n_open = sum(stats["phases"].values())
-    return stats | {"open": n_open, "max": server.policy.max_connections, "ready": float(server.is_ready)}
-
-
-class Exposition:
-    """The formats of /metrics. ImportError without prometheus_client."""
-
-    def __init__(self, server: Subject) -> None:
-        from prometheus_client import CollectorRegistry
-        from prometheus_client.exposition import choose_encoder
-
-        self._choose_encoder = choose_encoder
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Collector(server))
-
-    def choose(self, accept: str) -> tuple[Callable[[], bytes], str]:
-        """What makes the text, and its content type."""
-        try:
-            encode, kind = self._choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is no number
-            encode, kind = self._choose_encoder("")
-        return lambda: encode(self._registry), kind
-
-
-def metrics_answer(text: bytes, kind: str, is_gzip: bool) -> Answer:
-    import gzip
-
-    fields = ((b"content-type", kind.encode("latin-1")), (b"vary", b"Accept, Accept-Encoding"), NO_STORE)
-    if is_gzip:
-        return 200, (*fields, (b"content-encoding", b"gzip")), gzip.compress(text, compresslevel=1)
-    return 200, fields, text
-
-
-class Collector:
-    """What a registry asks for at each scrape: Server.stats() in the words of Prometheus."""
-
-    def __init__(self, server: Subject) -> None:
-        self.server = server
-
-    def collect(self) -> Iterator[Any]:
-        found = figures(self.server)
-        for metric in METRICS if "phases" not in found else METRICS + METRICS_OF_ONE:
-            value: Any = found
-            for key in metric.where.split():
-                value = value.get(key) if value is not None else None
-            if value is not None:
-                yield family(metric, value)
-
-
-def family(metric: Metric, value: Any) -> Any:
-    from prometheus_client import core
-
-    name = f"kacore_{metric.name}"
-    if metric.kind == "histogram":
-        return histogram(name, metric.text, value, metric.unit)
-    make = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
-    if not metric.label:
-        return make(name, metric.text, value)
-    made = make(name, metric.text, labels=[metric.label])
-    for key, n in value.items():
-        made.add_metric([key], n)
-    return made
-
-
-def histogram(name: str, text: str, counted: dict[str, Any], unit: float) -> Any:
-    """counted: `edges`, the smallest value of each bucket, and `counts`. Prometheus wants the largest value of each,
-    and running sums. Values are whole multiples of `unit`. Empty buckets at the end are left out."""
-    from prometheus_client.core import HistogramMetricFamily
-
-    edges, counts = counted["edges"], counted["counts"]
-    total, buckets = sum(counts), []
-    running = 0
-    for above, n in zip(edges[1:], counts, strict=False):
-        if running == total and running > 0:
-            break
-        running += n
-        buckets.append((repr(round(float(above - unit), 3)), running))
-    family = HistogramMetricFamily(name, text)
-    family.add_metric([], [*buckets, ("+Inf", total)], sum_value=None)
-    return family

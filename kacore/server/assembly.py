@@ -40,6 +40,12 @@ def table_for(policies: PolicySet, logger: logging.Logger) -> ConnectionTable:
 # -- the driver -----------------------------------------------------------------------------------------------------
 
 
+def check_platform() -> None:
+    """UsageError where nothing can be served."""
+    if sys.platform == "win32":
+        raise UsageError("kacore serves on Linux, macOS and BSD; on Windows use WSL or a container")
+
+
 def chosen_io(io: str) -> str:
     """ "epoll" or "transports". UsageError."""
     if io == "epoll" and not _core.has_epoll:

@@ -337,12 +337,18 @@ def raise_descriptor_limit(n_connections: int, logger: logging.Logger) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, ValueError) as error:  # a sandbox forbids it, or the system has another limit
-        logger.warning("the limit on file descriptors stays at %d instead of %d: %s", soft, allowed, error)
-        allowed = soft
+    allowed = wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    # macOS and BSD may say "no limit" and take less (kern.maxfilesperproc), which half as many may be.
+    refused = None
+    while allowed > soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            break
+        except (OSError, ValueError) as error:  # a sandbox forbids it, or the system has another limit
+            refused = refused or error
+            allowed = max(soft, allowed // 2)
+    if refused:
+        logger.warning("the limit on file descriptors is %d instead of %d: %s", allowed, wanted, refused)
     if allowed < needed:
         logger.warning(
             "max_connections=%d needs %d file descriptors, but this process may open only %d (ulimit -n): idle connections "

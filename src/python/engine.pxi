@@ -233,8 +233,7 @@ cdef class Engine(Driver):
         got = ka_engine_step(self.engine)
         if got == KA_EINVAL:
             raise LocalError("step() cannot be called from within a step")
-        if self.shared != NULL:
-            self.share_counters()
+        self.share_counters()
         try:
             self.application.leave()
             self.tell_drained()
@@ -246,8 +245,12 @@ cdef class Engine(Driver):
         return got
 
     cdef void share_counters(self) noexcept:
-        cdef const uint64_t *counted = <const uint64_t *>ka_engine_stats(self.engine)
+        cdef const uint64_t *counted
         cdef int k
+        if self.shared == NULL:
+            return
+        self.share_gauges(self.d.now)
+        counted = <const uint64_t *>ka_engine_stats(self.engine)
         for k in range(ENGINE_NUMBERS):
             self.shared.engine[k] = self.shared_before[k] + counted[k]
 
@@ -285,6 +288,7 @@ cdef class Engine(Driver):
         context = self.enter_context()
         try:
             ka_engine_attend(self.engine)
+            self.share_gauges(self.d.now)
             self.application.leave()
             self.tell_drained()
         finally:
@@ -379,7 +383,8 @@ cdef class Engine(Driver):
         service = &self.d.service
         return {
             **{ENGINE_NAMES[k]: (<const uint64_t *>c)[k] for k in range(ENGINE_NUMBERS)},
-            "buffer_bytes": ka_pool_used(&service.pool), "buffers_refused": service.pool.refused,
+            "buffer_bytes": ka_pool_used(&service.pool), "max_buffer_bytes": service.pool.max_bytes,
+            "buffers_refused": service.pool.refused,
             "talks": service.n_talks,
         }
 

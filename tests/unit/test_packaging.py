@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import importlib.resources
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 import kacore
 import kacore._core
+from kacore import cli
 
 try:
     METADATA = importlib.metadata.metadata("kacore")
@@ -40,6 +43,20 @@ def test_python_version_and_licence_are_declared():
 
 def test_every_extra_that_the_documentation_names_exists():
     assert {"uvloop", "test", "bench", "dev"} <= set(METADATA.get_all("Provides-Extra"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"), [("platform", "win32", "does not run on Windows"), ("maxsize", 2**31 - 1, "64-bit Python")]
+)
+def test_a_build_where_kacore_cannot_run_is_refused_in_a_sentence(monkeypatch, name, value, sentence):
+    monkeypatch.setattr(sys, name, value)
+    assert sentence in runpy.run_path(Path(__file__).parents[2] / ".ci/preflight.py")["missing"]()
+
+
+def test_serving_on_windows_is_refused_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cli.main(["serve", "app:app"]) == 2
+    assert "serves on Linux, macOS and BSD; on Windows use WSL or a container" in capsys.readouterr().err
 
 
 def test_types_are_declared():

@@ -201,8 +201,27 @@ def test_a_limit_that_may_not_be_raised_is_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     listening.raise_descriptor_limit(500, logging.getLogger("kacore.error"))
-    assert "the limit on file descriptors stays at 100 instead of 564: [Errno 1] Operation not permitted" in caplog.text
+    assert "the limit on file descriptors is 100 instead of 564: [Errno 1] Operation not permitted" in caplog.text
     assert "max_connections=500 needs 564 file descriptors, but this process may open only 100" in caplog.text
+
+
+@pytest.mark.needs("module:resource")
+def test_where_no_limit_is_promised_and_less_is_taken_it_is_raised_as_far_as_that(monkeypatch, caplog):
+    import logging
+    import resource
+
+    taken = []
+
+    def take(_, limits):
+        if limits[0] > 10_240:
+            raise ValueError("current limit exceeds maximum limit")
+        taken.append(limits)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", take)
+    listening.raise_descriptor_limit(30_000, logging.getLogger("kacore.error"))
+    assert taken == [(7_516, resource.RLIM_INFINITY)]
+    assert "the limit on file descriptors is 7516 instead of 30064: current limit exceeds" in caplog.text
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------

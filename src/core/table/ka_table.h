@@ -9,6 +9,9 @@
 
 #include "table/ka_phase.h"
 
+/* Rates and ages are multiplied in 128 bits, and counts of bytes are sizes. */
+_Static_assert(sizeof(void *) == 8, "kacore needs a 64-bit system");
+
 typedef struct ka_table ka_table;
 
 #define KA_AUTO ((int64_t)-1) /* timeout_ns[KA_IDLE]: what the client's network has shown (ka_learned.h) */
@@ -57,6 +60,8 @@ extern const ka_capacity ka_capacity_default;
  * Return 0, KA_ENOMEM, or KA_EINVAL for a capacity that ka_table_set_capacity would refuse. */
 int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters);
 void ka_table_free(ka_table *t);
+
+ka_counters *ka_table_counters(const ka_table *t); /* what ka_table_new was given */
 
 /* Take effect on all open connections at once. KA_EINVAL, and nothing changed, for a class >= KA_N_CLASSES, a negative
  * time, a fraction or prefix out of range, no room at all. O(1), but for a changed client_share or keep_alive_*: O(clients). */

@@ -87,9 +87,10 @@ struct ka_h2_live {
     ka_h2_stream *touched, *touched_last;
     ka_h2_stream *held, *held_last; /* whom the application is to have when all is read that is here */
     uint32_t n_streams;
-    uint32_t in_bytes; /* room of the buffers whose content was not read */
-    uint32_t n_filled; /* content that went into the output in this turn */
-    uint8_t urgencies; /* bit u: ready[u] is not empty */
+    uint32_t in_bytes;  /* room of the buffers whose content was not read */
+    uint32_t n_filled;  /* content that went into the output in this turn */
+    uint8_t urgencies;  /* bit u: ready[u] is not empty */
+    uint8_t is_untimed; /* of a stream that was touched there may be a time to count */
 };
 
 typedef enum {
@@ -154,7 +155,8 @@ struct ka_h2_service {
     char *staged; /* owned: field lines of the head that is being made */
     size_t staged_room;
     const ka_exchange *staged_for;
-    ka_h2_stream *free_streams; /* owned */
+    uint32_t n_connections, n_open; /* that speak HTTP/2, and requests that are open on them */
+    ka_h2_stream *free_streams;     /* owned */
     uint32_t n_free_streams;
 };
 

@@ -326,6 +326,7 @@ static void begin_exchange(ka_h2 *h2, ka_h2_stream *s, const ka_h2_request *requ
     s->is_tunnel = (head->flags & KA_HEAD_IS_CONNECT) != 0;
     x->head_bytes = head->nbytes;
     x->head_flags = head->flags;
+    ka_exchange_begins(x, now);
     x->reply.is_head = (head->flags & KA_HEAD_IS_HEAD) != 0;
     x->reply.is_connect = s->is_tunnel;
     if ((head->flags & KA_HEAD_EXPECTS_CONTINUE) && !ends)
