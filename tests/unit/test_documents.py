@@ -186,7 +186,7 @@ CHECKS = {
     "gunicorn": check_gunicorn,
     "python": check_python,
 }
-OTHERS = {"curl", "h2load", "zcat", "gzip"}
+OTHERS = {"curl", "h2load", "jq", "zcat"}
 
 
 @pytest.mark.parametrize("name", in_pages("sh"))
