@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 PROCESSES ?= 4
+TEST_EXTRAS ?= test browser
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses $(PROCESSES) --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -42,7 +43,7 @@ $(VENV)/.for-build: pyproject.toml .ci/requirements.py | $(BIN)/python
 	$(BIN)/python .ci/requirements.py build > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
 
 $(VENV)/.for-test: $(VENV)/.for-build
-	$(BIN)/python .ci/requirements.py test browser > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+	$(BIN)/python .ci/requirements.py $(TEST_EXTRAS) > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
 
 $(VENV)/.for-dev: $(VENV)/.for-test
 	$(BIN)/python .ci/requirements.py dev > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@

@@ -138,6 +138,8 @@ setup(
             # No `__test__` dictionary, and no pickling of what holds C pointers: the stub promises neither.
             "autotestdict": False,
             "auto_pickle": False,
+            # Nothing here relies on the GIL: src/python/threads.pxi.
+            "freethreading_compatible": True,
         },
     )
 )

@@ -53,8 +53,12 @@ static inline void turn(const char *bytes, size_t len)
     talk->is_driven = 1;
     ka_talk_arrived(talk, bytes, len);
     expect(ka_conn_progress(table, conn, len, now, &cause) == KA_OK);
-    while ((step = ka_talk_next(talk, now, &head)) == KA_TALK_REQUEST)
+    service.counters->received += len;
+    while ((step = ka_talk_next(talk, now, &head)) == KA_TALK_REQUEST) {
         answer(talk);
+        if (ka_exchange_is_untimed(&talk->exchange))
+            ka_exchange_time(&talk->exchange, now);
+    }
     expect(step == KA_TALK_READ);
     ka_talk_sent(talk, talk->unsent);
     expect(ka_talk_settle(talk, now) == KA_IDLE && ka_talk_is_idle(talk));

@@ -48,6 +48,7 @@ __all__ = [
     "make_policies_by",
     "parse_head",
     "parse_parts",
+    "read_gauges",
     "refuse_new_connections",
     "return_large_blocks",
     "set_simd_variant",
@@ -566,6 +567,10 @@ class ConnectionTable:
     connection. Source: docs/table.md.
     """
     on_settled: Callable[[dict[str, Any]], object] | None
+    def tell_state(self, state: str) -> None:
+        """Whoever shares the buffer of counters is told that this process is "starting", "serving" or "leaving"; see
+        read_gauges. Nothing where it is not shared.
+        """
     @property
     def policy(self) -> Policy | PolicySet | None: ...
     @property
@@ -712,6 +717,11 @@ class ConnectionTable:
         age), since, seconds since that or since kept_for changed; closed_by_them, closed_by_us, races; and for learn():
         theirs, ours, marks, period.
         """
+    def busiest(self) -> list[dict[str, Any]]:
+        """The networks with most open connections, at most 32, the busiest first. O(networks).
+
+        Return: list of dict: network and proxy as in learned(), connections.
+        """
     def learn(self, now: float, entries: Iterable[dict[str, Any]]) -> None:
         """Take over entries of another table's learned(). ValueError for what is none; those before it are taken."""
     def set_policy(self, policy: Policy | PolicySet) -> None:
@@ -742,6 +752,9 @@ class ConnectionTable:
         idle_gap (seconds before a reuse, counted when its first byte comes) and requests_per_connection (when it
         closes): edges, the smallest value of each bucket, and counts. The middle of a bucket is within 20 % of
         what is in it.
+        0 unless kacore has the conversations as well: responses ("1xx" to "5xx"), bytes_in, bytes_out, first_byte and
+        duration (seconds from a head until its response began, and was given; with their sum), tls (handshakes, resumed,
+        failed).
         """
     def check(self) -> None:
         """Walk every invariant; AssertionError names the first that is broken. O(connections), for tests."""
@@ -917,6 +930,10 @@ class Engine:
         lines: what field_lines() made. date: whether responses have Date. MemoryError.
         """
     def serve_http2(self, *, max_streams: int = 128, window: int = 65_535, max_window: int = 1 << 20) -> None: ...
+    def http2_open(self) -> dict[str, int] | None:
+        """dict: open connections that speak HTTP/2, and open requests on them (streams). None: it is not served."""
+    def share(self) -> None:
+        """Once in a while, from the loop: whoever shares the table's counters sees that it turns, and how things stand."""
     def set_classes(self, policies: Policy | PolicySet | None) -> None: ...
     def trust(self, networks: Iterable[str], *, proxy_protocol: bool = False, fields: bool = True) -> None: ...
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
@@ -1049,6 +1066,10 @@ class Transports:
     def set_fields(self, lines: bytes, *, date: bool = True) -> None:
         """As Engine.set_fields()."""
     def serve_http2(self, *, max_streams: int = 128, window: int = 65_535, max_window: int = 1 << 20) -> None: ...
+    def http2_open(self) -> dict[str, int] | None:
+        """dict: open connections that speak HTTP/2, and open requests on them (streams). None: it is not served."""
+    def share(self) -> None:
+        """Once in a while, from the loop: whoever shares the table's counters sees that it turns, and how things stand."""
     def set_classes(self, policies: Policy | PolicySet | None) -> None: ...
     def trust(self, networks: Iterable[str], *, proxy_protocol: bool = False, fields: bool = True) -> None: ...
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
@@ -1115,6 +1136,11 @@ def sum_counters(buffers: Iterable[Buffer]) -> dict[str, Any]:
     """The counters of several tables, each in a buffer of COUNTERS_BYTES, added up: a dict as ConnectionTable.stats()
     has them, with `open` connections in place of the phases, and under "engine" what their engines count. They may be
     counting meanwhile. Cost: about 10 us.
+    """
+def read_gauges(buffer: Buffer) -> dict[str, Any] | None:
+    """How things stand in the process that counts in this buffer of COUNTERS_BYTES: a dict of its pid, its state (starting,
+    serving, leaving), heard (seconds since its loop last turned), phases, max (connections), buffer_bytes, max_buffer_bytes
+    and http2 (open connections and streams). None: there is no process.
     """
 def settle_counters(buffer: Buffer, cause: str = "error") -> int:
     """The process that counted in this buffer has exited: count what it had open as closed by `cause`. Return: how many."""

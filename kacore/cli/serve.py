@@ -15,6 +15,7 @@ from kacore.errors import ConfigError, UsageError, told
 if TYPE_CHECKING:
     from kacore.server import Server
     from kacore.server.broken import Failure
+    from kacore.server.engines import Sibling
     from kacore.server.place import Worker
 
 NO_APPLICATION = "the application is missing: kacore serve MODULE:NAME"
@@ -48,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
         logs.set_up(options.log_level or "info", options.access_log_file)
     configuration.tell()
 
-    def make(worker: Worker | None = None, shows: Failure | None = None) -> Server:
+    def make(worker: Worker | Sibling | None = None, shows: Failure | None = None, **given: Any) -> Server:
         if shows is not None:
             return page_server(configuration, shows, fds=fds, worker=worker)
-        return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker)
+        return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker, **given)
 
     return serve(
         options.replace(fds=fds),
@@ -136,8 +137,8 @@ def look_at_addresses(options: ServeOptions) -> None:
 def look_at_admin(options: ServeOptions) -> None:
     from kacore.server.admin import parse_admin
 
-    if options.admin is not None and parse_admin(options.admin)[1] == 0 and options.has_parent:
-        raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
+    if options.admin is not None:
+        parse_admin(options.admin)
 
 
 def look_at_certificates(options: ServeOptions) -> None:

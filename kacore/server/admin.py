@@ -1,4 +1,5 @@
-"""The admin listener: /healthz, /readyz, /metrics and /connections about a Subject: a server, or all workers.
+"""The admin listener: a live page, /healthz, /readyz, /metrics, /connections, /status and /events about a Subject: a
+server, or all workers.
 
 A second Server in the same loop, with a policy and a table of its own, so that it answers while the application's table
 is full. It changes nothing; it only tells.
@@ -6,7 +7,8 @@ is full. It changes nothing; it only tells.
 Nobody can fill it, since every connection that it has can be closed for the next one. That takes some care: no content is
 ever waited for; what answers one connection can get always fits into the kernel's send buffer; what takes time to say is
 said anew only a few times a second; and where the system can do that, a connection is not accepted before it has sent
-something, or a probe could be the victim of the next client between its handshake and its request.
+something, or a probe could be the victim of the next client between its handshake and its request. Who watches /events stays,
+and so at most half of the places are for them.
 
 Whoever reaches a loopback address from a browser could be sent there by any page (DNS rebinding), so a Host field must
 name what is listened on. A browser always sends one; the health checks of a load balancer often do not.
@@ -23,8 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from kacore.errors import UsageError
 from kacore.policy import Policy
-from kacore.server.listening import open_listeners, parse_address
+from kacore.server.listening import Listener, open_listeners, parse_address
 from kacore.server.metrics import Exposition
+from kacore.server.status import Status, dumped
+from kacore.server.status.viewers import FIELDS, MAX_VIEWERS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -55,6 +59,7 @@ NO_STORE = (b"cache-control", b"no-store")
 JSON = ((b"content-type", b"application/json"), NO_STORE)
 TEXT = ((b"content-type", b"text/plain; charset=utf-8"), NO_STORE)
 CLOSE = (b"connection", b"close")
+WATCH = b"events"  # as content: a stream of them begins
 
 
 def parse_admin(text: str) -> tuple[str, int]:
@@ -74,8 +79,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def open_admin(where: str, *, reuse_port: bool) -> list[Listener]:
+    """Listen there. reuse_port: other processes do, too. UsageError."""
+    host, port = parse_admin(where)
+    listeners = open_listeners([f"[{host}]:{port}"], reuse_port=reuse_port)
+    for listener in listeners:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+    return listeners
+
+
 class AdminServer:
-    """The admin listener of a server: another server in the same loop, for as long as the first one serves.
+    """The admin listener: another server in the loop of what it reports on, or of a process that has nothing else.
 
     make_server: makes a Server. io: what moves its bytes, as of Server.
     """
@@ -89,24 +105,21 @@ class AdminServer:
         self._server: Any = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, *, is_shared: bool) -> None:
-        """Listen and serve. is_shared: other processes do, too. UsageError."""
-        listeners = open_listeners([f"[{self.host}]:{self.port}"], reuse_port=is_shared)
-        self.port = listeners[0].port
+    async def start(self, listeners: Iterable[Listener]) -> None:
+        """Serve those, as open_admin() makes them."""
         sockets = [listener.sock for listener in listeners]
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
-            if hasattr(socket, "TCP_DEFER_ACCEPT"):  # seconds; who has not said anything yet takes no place, and loses none
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        self.port = sockets[0].getsockname()[1]
         options: dict[str, Any] = {"policy": POLICY, "sockets": sockets, "server_name": "", "io": self._io}
         self._server = self._make_server(self._handler, interface="asgi", lifespan="off", **options)
         self._server.is_quiet = True
         self._serving = asyncio.create_task(self._server.serve(handle_signals=False), name="kacore-admin")
+        self._handler.status.start(asyncio.get_running_loop())
         await self._server.started()
 
     async def stop(self) -> None:
         """At once: no drain is needed here. May be called more than once."""
         if self._server is not None and self._serving is not None:
+            self._handler.status.stop()
             self._server.shutdown(now=True, hurry=True)
             await self._serving
             self._server = self._serving = None
@@ -122,7 +135,14 @@ class Admin:
         if is_loopback(host):
             self.hosts |= {"localhost", "127.0.0.1", "::1"}
         self._probes = {"/healthz": self.healthz, "/readyz": self.readyz}
-        self._pages = {"/metrics": self.metrics, "/connections": self.connections}
+        self._pages = {
+            "/": self.page,
+            "/metrics": self.metrics,
+            "/connections": self.connections,
+            "/status": self.told,
+            "/events": self.events,
+        }
+        self.status = Status(subject)
         self._exposition: Exposition | None = None
         self._kept = Kept()
 
@@ -131,6 +151,9 @@ class Admin:
             await send({"type": "websocket.close"})
             return
         status, fields, content = await self.answer(scope["method"], scope["path"], dict(scope["headers"]))
+        if content is WATCH:
+            await self.status.watch(receive, send, is_page=scope["query_string"] == b"page")
+            return
         length = (b"content-length", str(len(content)).encode())
         await send({"type": "http.response.start", "status": status, "headers": [*fields, length]})
         await send({"type": "http.response.body", "body": content})
@@ -144,7 +167,7 @@ class Admin:
         probe = self.readyz if method == "OPTIONS" and path in ("/", "*") else self._probes.get(path)
         page = self._pages.get(path)
         if probe is None and page is None:
-            return 404, (*TEXT, CLOSE), b"/healthz /readyz /metrics /connections\n"
+            return 404, (*TEXT, CLOSE), b"/ /healthz /readyz /metrics /connections /status /events\n"
         allowed = ("GET", "HEAD", "OPTIONS") if probe else ("GET", "HEAD")
         if method not in allowed:
             return 405, (*TEXT, (b"allow", ", ".join(allowed).encode()), CLOSE), f"{' or '.join(allowed)} only\n".encode()
@@ -153,6 +176,10 @@ class Admin:
         if probe is not None:
             return probe()
         assert page is not None
+        if path == "/events" and method == "HEAD":
+            return 405, (*TEXT, (b"allow", b"GET"), CLOSE), b""
+        if path == "/events" and fields.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            return 403, (*TEXT, CLOSE), b"not for pages of other origins\n"
         accept, encoding = (fields.get(name, b"").decode("latin-1") for name in (b"accept", b"accept-encoding"))
         status, said, content = await page(accept, encoding)
         return status, (*said, CLOSE), content
@@ -173,6 +200,26 @@ class Admin:
     def readyz(self) -> Answer:
         """Whether new connections are wanted: not before the start-up is over, and not once a drain has begun."""
         return (200, TEXT, b"ready\n") if self.subject.is_ready else (503, TEXT, b"not ready\n")
+
+    async def page(self, accept: str, encoding: str) -> Answer:
+        return await self._kept.answer("page", self._page)
+
+    async def _page(self) -> Answer:
+        page = self.status.page
+        return 200, page.fields, page.whole(self.status.document()).encode()
+
+    async def told(self, accept: str, encoding: str) -> Answer:
+        return await self._kept.answer("status", self._told)
+
+    async def _told(self) -> Answer:
+        return 200, JSON, dumped(self.status.document()).encode()
+
+    async def events(self, accept: str, encoding: str) -> Answer:
+        """Of a stream only what can be refused is an answer."""
+        if self.status.is_full:
+            text = f"{MAX_VIEWERS} viewers are watching, which are all that there may be\n"
+            return 503, (*TEXT, (b"retry-after", b"5")), text.encode()
+        return 200, tuple(FIELDS), WATCH
 
     async def metrics(self, accept: str, encoding: str) -> Answer:
         if self._exposition is None:

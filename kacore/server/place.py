@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kacore import _core
 from kacore.policy import Policy
 from kacore.server import signals
+from kacore.server.asked import Asked
 from kacore.server.listening import Listener, raise_descriptor_limit
 from kacore.server.loops import repeat
+from kacore.server.overview import told
 from kacore.server.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # How often a worker looks whether it has served its number of requests, in seconds.
 COUNT_EVERY = 0.1
+# How often it is seen to turn where nothing happens, in seconds.
+SHARE_EVERY = 1.0
 
 
 class Served(Protocol):
@@ -42,6 +46,8 @@ class Served(Protocol):
     @property
     def is_ending(self) -> bool: ...
     def introduction(self) -> str: ...
+    def share(self) -> None: ...
+    def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
     def listen(self, listener: Listener) -> None: ...
     def unlisten(self, listener: Listener) -> None: ...
     def give_away_quiet(self) -> list[tuple[int, Any]]: ...
@@ -62,6 +68,10 @@ class Alone:
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
         self._notifier: Notifier | None = None
+
+    def wsgi(self) -> dict[str, Any]:
+        """What a WSGI application is told of it: keywords of WsgiApplication."""
+        return {}
 
     def take_process(self) -> None:
         """Serving is all that this process does, so tell its service manager about it."""
@@ -129,6 +139,7 @@ class Worker:
     pages:        those of every slot, including processes that are gone.
     learned:      a page of shared memory for each slot, for what its workers learn of idle timeouts (learned.py).
     channel:      the socket to the parent; supervisor.py says what is sent on it.
+    answers:      the socket on which whoever reports on all workers asks; None: nobody does.
     beat:         the parent wants a sign of life every so many seconds; 0 = never.
     max_requests: ask for a successor after this many; 0 = never.
     freshness:    whether the source has changed; None: no matter.
@@ -145,6 +156,7 @@ class Worker:
         learned: tuple[mmap.mmap, ...],
         channel: socket.socket,
         *,
+        answers: socket.socket | None = None,
         beat: float = 0.0,
         max_requests: int = 0,
         freshness: Freshness | None = None,
@@ -154,6 +166,13 @@ class Worker:
         self._pages, self._channel, self._beat, self._max_requests = pages, channel, beat, max_requests
         self._is_serving = False
         self._freshness = freshness
+        self._asked = Asked(answers) if answers is not None else None
+        self._table: _core.ConnectionTable | None = None
+        self._has_tls = False
+
+    def wsgi(self) -> dict[str, Any]:
+        """As of Alone."""
+        return {"multiprocess": True}
 
     def take_process(self) -> None:
         """The parent tells the service manager."""
@@ -186,14 +205,14 @@ class Worker:
         return guarded
 
     def stats(self) -> dict[str, Any]:
-        """`workers`: the counters of all worker processes, also of those that are gone: `total`, and `slots`, one each.
-
-        Dicts as ConnectionTable.stats() has them, with `open` connections in place of the phases."""
-        total = _core.sum_counters([page for pages in self._pages for page in pages])
-        return {"workers": {"total": total, "slots": [_core.sum_counters(pages) for pages in self._pages]}}
+        """`workers`: all worker processes, see overview.told()."""
+        return {"workers": told(self._pages, has_tls=self._has_tls)}
 
     def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
         """Handle SIGTERM, and listen to the parent, even while the application starts."""
+        self._has_tls = server.tls is not None
+        self._table = server.table
+        self._table.tell_state("starting")
         loop.add_reader(self._channel.fileno(), self._hear, server, loop)
         loop.add_signal_handler(signal.SIGTERM, self._on_sigterm, server)
         return [signal.SIGTERM]
@@ -201,6 +220,10 @@ class Worker:
     def serving(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
         """As of Alone."""
         self._is_serving = True
+        server.table.tell_state("serving")
+        repeat(loop, SHARE_EVERY, server.share)
+        if self._asked is not None:
+            self._asked.start(server, loop)
         self._say("serving")
         if self._max_requests:
             self._count(server, loop, server.table.n_requests + self._max_requests)
@@ -208,7 +231,9 @@ class Worker:
             repeat(loop, self._beat / 2, lambda: self._say("beat"))
 
     def ending(self) -> None:
-        """The parent knows."""
+        """The parent knows; and who looks on is told."""
+        if self._table is not None:
+            self._table.tell_state("leaving")
 
     def closed(self) -> None:
         """As of Alone."""
@@ -300,4 +325,27 @@ class Worker:
             loop.call_later(COUNT_EVERY, self._count, server, loop, last)
 
 
-Place = Alone | Worker
+class Place(Protocol):
+    """What a server needs of its place: see Alone."""
+
+    is_one_of_several: bool
+    listeners: list[Listener]
+
+    @property
+    def counters(self) -> mmap.mmap | None: ...
+    @property
+    def learned(self) -> mmap.mmap | None: ...
+    @property
+    def all_learned(self) -> tuple[mmap.mmap, ...]: ...
+    def wsgi(self) -> dict[str, Any]: ...
+    def take_process(self) -> None: ...
+    def prepare(self, policy: Policy, logger: logging.Logger) -> None: ...
+    def warns(self) -> bool: ...
+    def watches(self, listener: Listener, /) -> bool: ...
+    def step_of(self, server: Served, step: Callable[[], object], /) -> Callable[[], object] | None: ...
+    def stats(self) -> dict[str, Any]: ...
+    def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]: ...
+    def serving(self, server: Served, loop: asyncio.AbstractEventLoop) -> None: ...
+    def ending(self) -> None: ...
+    def closed(self) -> None: ...
+    def give_up(self, listeners: Iterable[Listener]) -> None: ...

@@ -51,7 +51,8 @@ class Server:
     and docs/options.md say what each is.
 
     Raises UsageError (a ValueError) for arguments that cannot be served. shutdown(), set_policy() and
-    reload_certificates() may be called from any thread, and from a signal handler; the rest is for the loop's thread.
+    reload_certificates() may be called from any thread, and from a signal handler, and stats(), connections() and learned()
+    from any thread; the rest is for the loop's thread.
     """
 
     @method_keywords_of(ServerKeywords)
@@ -61,9 +62,9 @@ class Server:
         tls, worker = options.tls, options.worker
         self._field_lines = field_lines_of(options)
         self.io = chosen_io(options.io)
-        self._admin = self._made_admin(options.admin, options.admin_hosts) if options.admin is not None else None
-        if worker is not None and self.admin_port == 0:
-            raise UsageError(f"admin={options.admin!r}: several workers share one port, which must be named")
+        self._admin = None
+        if options.admin is not None and worker is None:  # of workers a process of its own reports
+            self._admin = self._made_admin(options.admin, options.admin_hosts)
         self.app: Callable[..., Any] = of_version_2(load(app) if isinstance(app, str) else app)
         self.interface: Interface = detect_interface(self.app) if options.interface == "auto" else options.interface
         self.tls = FixedTLS(tls) if isinstance(tls, ssl.SSLContext) else tls
@@ -98,6 +99,11 @@ class Server:
         from kacore.server.subject import OneServer
 
         return AdminServer(OneServer(self), where, hosts, make_server=Server, io=self.io)
+
+    async def _start_admin(self, admin: AdminServer) -> None:
+        from kacore.server.admin import open_admin
+
+        await admin.start(open_admin(str(self.options.admin), reuse_port=self.options.reuse_port))
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -142,10 +148,18 @@ class Server:
     def stats(self) -> dict[str, Any]:
         """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
         requests finished at once, were adopted by a waiting task, or got a Task of their own; of a worker, those of all
-        worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker."""
+        worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker.
+
+        As connections() and learned() from any thread; without a GIL they are answered in the loop's."""
+        return self._calls.look(self._stats)
+
+    def _stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = self.table.stats()
+        if self.tls is None:
+            stats["tls"] = None
         if self._driver is not None:
             stats["engine"] = self._driver.stats()
+            stats["http2"] = self._driver.http2_open()
             if self.interface != "wsgi":
                 stats["tasks"] = self._application.runner.stats()
         return stats | self.place.stats()
@@ -153,12 +167,16 @@ class Server:
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
         """At most `limit` of the open connections of this process: client, phase, class, requests. Cost: about 1 us for
         each place in use."""
-        return self._driver.connections(limit) if self._driver is not None else []
+        return self._calls.look(lambda: self._driver.connections(limit) if self._driver is not None else [])
 
     def learned(self, limit: int = 1000) -> list[dict[str, Any]]:
         """What is known of the idle timeouts of at most `limit` client networks, as ConnectionTable.learned(): trusted
         proxies and unix sockets first. Of this process."""
-        return self.table.learned(time.monotonic(), limit)
+        return self._calls.look(lambda: self.table.learned(time.monotonic(), limit))
+
+    def busiest(self) -> list[dict[str, Any]]:
+        """The client networks with most open connections, as ConnectionTable.busiest(). Of this process."""
+        return self.table.busiest()
 
     @property
     def admin_port(self) -> int | None:
@@ -260,6 +278,11 @@ class Server:
     def _can_give_away(self) -> bool:
         return isinstance(self._driver, _core.Engine) and self.tls is None and not self.options.proxy_protocol
 
+    def share(self) -> None:
+        """Whoever reports on all workers sees that the loop turns, and how things stand."""
+        if self._driver is not None:
+            self._driver.share()
+
     def become_outdated(self) -> None:
         """Nothing more is to be answered than what has begun, and every response says so from now on. shutdown() has to
         follow. Connections that were promised to persist are given away once they are quiet; where they cannot go, they are
@@ -292,7 +315,7 @@ class Server:
         handled = self._handle_signals(loop) if handle_signals else []
         try:
             if self._admin is not None:
-                await self._admin.start(is_shared=self.place.is_one_of_several or self.options.reuse_port)
+                await self._start_admin(self._admin)
             if not await lifespan.start(self._stop):
                 return
             self.bind()
@@ -342,8 +365,8 @@ class Server:
             pathsend=self.options.pathsend,
             waker=self._wake,
             threads=self.options.threads,
-            multiprocess=self.place.is_one_of_several,
             max_response_buffer=self.policy.max_response_buffer,
+            **self.place.wsgi(),
         )
         if self.interface != "wsgi":
             await probe(self._application, self.logger)
@@ -405,8 +428,6 @@ class Server:
         return telling.stopping(self.connections(), seconds, by_keyboard=self._is_hurried)
 
     async def _leave(self) -> None:
-        if self._admin is not None and self.has_successor:
-            await self._admin.stop()  # who asks is to hear of those who stay
         terms = Terms.of(self.policy)
         if self.is_outdated:
             terms = self._outdated_terms()

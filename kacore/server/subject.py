@@ -5,6 +5,7 @@ Everything is in shared memory or near at hand, but for the list of connections,
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Subject(Protocol):
-    """What can be asked. stats(), learned(): see Server. trouble: why it is not well, "" if it is."""
+    """What can be asked. stats(), learned(), busiest(): see Server; None: not known. trouble: why it is not well, "" if it
+    is. since: when it was started, seconds since 1970."""
 
     @property
     def is_ready(self) -> bool: ...
@@ -20,9 +22,12 @@ class Subject(Protocol):
     def trouble(self) -> str: ...
     @property
     def policy(self) -> Policy: ...
+    @property
+    def since(self) -> float: ...
     def stats(self) -> dict[str, Any]: ...
     async def connections(self, limit: int) -> list[dict[str, Any]]: ...
     def learned(self, limit: int) -> list[dict[str, Any]]: ...
+    def busiest(self) -> list[dict[str, Any]] | None: ...
 
 
 class Served(Protocol):
@@ -35,6 +40,7 @@ class Served(Protocol):
     def stats(self) -> dict[str, Any]: ...
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
     def learned(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+    def busiest(self) -> list[dict[str, Any]]: ...
 
 
 class OneServer:
@@ -44,6 +50,7 @@ class OneServer:
 
     def __init__(self, server: Served) -> None:
         self.server = server
+        self.since = time.time()
 
     @property
     def is_ready(self) -> bool:
@@ -61,3 +68,6 @@ class OneServer:
 
     def learned(self, limit: int) -> list[dict[str, Any]]:
         return self.server.learned(limit)
+
+    def busiest(self) -> list[dict[str, Any]] | None:
+        return self.server.busiest()

@@ -40,9 +40,10 @@ from kacore.policy import Policy
 from kacore.server import signals, telling
 from kacore.server.broken import Failure
 from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
-from kacore.server.listening import addresses, open_listeners_of, raise_descriptor_limit
+from kacore.server.listening import Listener, addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.place import Worker
 from kacore.server.reload import LOOK_EVERY_IF_TOLD, Freshness, Watcher, made_observer
+from kacore.server.reporter import Reporter
 from kacore.server.systemd import Notifier
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, *signals.IGNORED)
@@ -85,6 +86,14 @@ class Process:
         self.channel, self.child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.setblocking(False)
         self.child_end.setblocking(False)
+        # For whoever reports on all workers: both ends, and the worker's, which the parent gives up.
+        self.asks: socket.socket | None = None
+        self.answers: socket.socket | None = None
+
+    def close(self) -> None:
+        self.channel.close()
+        if self.asks is not None:
+            self.asks.close()
 
     def say(self, message: str, fd: int | None = None) -> None:
         try:
@@ -108,10 +117,10 @@ class Slot:
 
 
 class Born(BaseException):
-    """Raised in the child right after the fork, to unwind whatever the parent was doing."""
+    """Raised in a child right after the fork, to unwind whatever the parent was doing. work: the child's."""
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
+    def __init__(self, work: Callable[[], int]) -> None:
+        self.work = work
 
 
 class Supervisor:
@@ -142,10 +151,17 @@ class Supervisor:
         if options.reload:
             self._watcher = Watcher(options.watched_dirs, options.reload_include, options.reload_exclude)
             self._observer = made_observer(self._watcher)
+        self._reporter: Reporter | None = None
+        self.listeners: list[Listener] = []
         try:
             self.listeners = open_listeners_of(options, n_slots=self.n_workers)
+            if options.admin is not None:
+                self._reporter = Reporter(options, self.logger)
         except BaseException:
             self._end_observer()
+            for listener in self.listeners:
+                listener.refuse()
+                listener.close()
             raise
         self.notifier = Notifier()
         watchdogs = [seconds for seconds in (self.notifier.watchdog, options.worker_timeout) if seconds]
@@ -158,7 +174,7 @@ class Supervisor:
         self._rolling: list[int] = []  # slots whose workers are still to be replaced
         self._helpers: dict[int, Process] = {}  # listener's index -> the neighbour that watches it
         self._was_ready = False
-        self._began = 0.0
+        self._began, self._since = 0.0, time.time()
         self._stopping = ""  # the word the workers were told
         self._status = 0
         self._next_look = self._next_ping = 0.0
@@ -193,15 +209,17 @@ class Supervisor:
         except Born as born:
             wakeup.close()
             wakeup_end.close()
-            process = born.process
+            work = born.work
         else:
             self._end_observer()
             self.close()
+            if self._reporter is not None:
+                self._reporter.close()
             if self._was_ready:
                 seen = self._counted()
                 self.logger.info("%s", telling.stopped(seen["requests"], seen["accepted"], time.monotonic() - self._began))
             return self._status
-        return self._work(process)
+        return work()
 
     def _is_over(self) -> bool:
         return bool(self._stopping) and not self._processes
@@ -209,6 +227,8 @@ class Supervisor:
     def _pass(self, wakeup: socket.socket) -> None:
         now = time.monotonic()
         self._start_due(now)
+        if self._reporter is not None:
+            self._look_after_reporter(self._reporter)
         self._balance()
         waiting = poll()
         waiting.register(wakeup, POLLIN)
@@ -259,15 +279,20 @@ class Supervisor:
         slot.start_at = float("inf")
         process = Process(number, free[0], slot.shows)
         slot.shows = None
+        if self._reporter is not None:
+            process.asks, process.answers = socket.socketpair()
         # A signal in the child before it has its own handlers would be told to the parent's loop.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         process.pid = os.fork()
         if process.pid == 0:
-            raise Born(process)
+            raise Born(lambda: self._work(process))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         process.child_end.close()
         self._processes.append(process)
         slot.starting = process
+        if process.answers is not None and self._reporter is not None:
+            process.answers.close()
+            self._reporter.tell(process)
 
     def _passed(self) -> list[tuple[str, int]]:
         return [pair for process in self._processes for pair in process.passed]
@@ -279,8 +304,37 @@ class Supervisor:
             oldest.kill_at = min(oldest.kill_at, time.monotonic() + KILL_AFTER_NOW)
             oldest.say("now")
 
+    def _leave_parent(self) -> None:
+        """In a child: what is between the parent and others."""
+        for other in self._processes:
+            other.close()
+        for _, fd in [*(pair for slot in self._slots for pair in slot.waiting), *self._passed()]:
+            os.close(fd)
+        if self._observer is not None:
+            self._observer.close(in_child=True)
+
+    def _look_after_reporter(self, reporter: Reporter) -> None:
+        reporter.reap()
+        if time.monotonic() < reporter.start_at:
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        channel = reporter.start(self._processes, is_ending=bool(self._stopping))
+        if channel is not None:
+            raise Born(lambda: self._report(reporter, channel))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _report(self, reporter: Reporter, channel: socket.socket) -> int:
+        """The child that reports: all of its life."""
+        signal.set_wakeup_fd(-1)
+        self._leave_parent()
+        for listener in self.listeners:
+            listener.close()
+        pages = [self.pages(slot) for slot in range(self.n_workers)]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return reporter.work(channel, pages, self._learned, self.policy, has_tls=self.scheme == "https", since=self._since)
+
     def _work(self, process: Process) -> int:
-        """The child: all of its life. The parent's ends are closed, or nobody would notice the parent's death."""
+        """A worker: all of its life. The parent's ends are closed, or nobody would notice the parent's death."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD, *signals.IGNORED, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
@@ -288,12 +342,10 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         signals.survive()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        for other in [*self._processes, process]:
-            other.channel.close()
-        for _, fd in [*(pair for slot in self._slots for pair in slot.waiting), *self._passed()]:
-            os.close(fd)
-        if self._observer is not None:
-            self._observer.close(in_child=True)
+        process.close()
+        self._leave_parent()
+        if self._reporter is not None:
+            self._reporter.close_in_child()
         is_broken = process.shows is not None
         worker = Worker(
             process.slot,
@@ -302,6 +354,7 @@ class Supervisor:
             [self.pages(slot) for slot in range(self.n_workers)],
             self._learned,
             process.child_end,
+            answers=process.answers,
             beat=self.beat,
             max_requests=self.draw_max_requests(),
             freshness=Freshness(self._watcher, shows_failure=is_broken) if self._watcher is not None else None,
@@ -386,7 +439,7 @@ class Supervisor:
     def _announce(self) -> None:
         n, each = self.n_workers, self.policy.max_connections
         self.logger.info(
-            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d, and %d MiB for them)%s",
+            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d, and %d MiB for them%s)%s",
             __version__,
             ", ".join(addresses(self.listeners, self.scheme)),
             os.getpid(),
@@ -395,6 +448,7 @@ class Supervisor:
             each,
             n * each,
             n * -(-self.policy.worst_case_bytes(tls=self.scheme == "https") // (1 << 20)),
+            f", admin on port {self._reporter.port}" if self._reporter is not None else "",
             telling.how_to_stop(),
         )
 
@@ -411,7 +465,7 @@ class Supervisor:
             if pid:
                 self._hear(process)  # its last words
                 self._processes.remove(process)
-                process.channel.close()
+                process.close()
                 while process.passed:  # it ended before it heard of them
                     self._pass_on(self._slots[process.slot], *process.passed.popleft())
                 _core.settle_counters(self.page(process.page), "error")
@@ -422,6 +476,8 @@ class Supervisor:
     def _bury_orphans(self) -> None:
         """The first process of a container inherits those whose parents are gone, and nobody else can wait for them."""
         ours = {process.pid for process in self._processes}
+        if self._reporter is not None:
+            ours.add(self._reporter.pid)
         try:
             while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid not in ours:
                 os.waitpid(found.si_pid, 0)
@@ -541,6 +597,8 @@ class Supervisor:
             signals.reopen(self.logger)
             for process in self._processes:
                 process.say("reopen")
+            if self._reporter is not None:
+                self._reporter.say("reopen")
         elif number in signals.IGNORED:
             signals.ignore(number, self._told, self.logger)
         elif number == signal.SIGHUP and not self._stopping:
@@ -563,6 +621,8 @@ class Supervisor:
     def _stop(self, word: str) -> None:
         self.notifier.stopping()
         self._stopping = word
+        if self._reporter is not None:
+            self._reporter.say("ending")
         self._rolling.clear()
         for process in self._processes:
             process.kill_at = time.monotonic() + KILL_AFTER_NOW if word == "now" else self._end_of_drain()

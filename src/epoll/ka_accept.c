@@ -289,7 +289,7 @@ void ka_listener_stop(ka_engine *e, uint32_t i, int is_last)
 int ka_listener_refuse(int fd)
 {
     /* The filter sees the TCP header: at 13 the flags. SYN without ACK is the beginning of a handshake. */
-    static struct sock_filter drop_syn[] = {
+    struct sock_filter drop_syn[] = {
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
         BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),

@@ -276,9 +276,11 @@ int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filte
 
 uint64_t ka_process(void)
 {
-    static uint64_t *stamp; /* in a page that a fork empties in the child */
-    if (ka_likely(stamp && *stamp))
-        return *stamp;
+    static uint64_t *shared; /* in a page that a fork empties in the child */
+    uint64_t *stamp = __atomic_load_n(&shared, __ATOMIC_ACQUIRE), process;
+    if (ka_likely(stamp && (process = __atomic_load_n(stamp, __ATOMIC_RELAXED)) != 0))
+        return process;
+    process = (uint64_t)getpid();
     if (stamp == NULL) {
         void *page = mmap(NULL, sizeof *stamp, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (page != MAP_FAILED && madvise(page, sizeof *stamp, MADV_WIPEONFORK) < 0) {
@@ -286,10 +288,14 @@ uint64_t ka_process(void)
             page = MAP_FAILED;
         }
         if (page == MAP_FAILED)
-            return (uint64_t)getpid();
-        stamp = page;
+            return process;
+        if (!__atomic_compare_exchange_n(&shared, &stamp, (uint64_t *)page, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            munmap(page, sizeof *stamp); /* another thread was first */
+        else
+            stamp = page;
     }
-    return *stamp = (uint64_t)getpid();
+    __atomic_store_n(stamp, process, __ATOMIC_RELAXED);
+    return process;
 }
 
 int ka_engine_fileno(const ka_engine *e) { return e->epoll_fd; }

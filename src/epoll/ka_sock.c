@@ -279,8 +279,10 @@ void ka_say_no(ka_engine *e, int fd, unsigned listener)
 {
     char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
     size_t n = ka_driver_no(&e->d, text);
-    if (e->listeners[listener].filter == NULL)
+    if (e->listeners[listener].filter == NULL) {
         (void)!send(fd, text, n, MSG_NOSIGNAL);
+        ka_count_response(e->d.service.counters, 503);
+    }
     (void)shutdown(fd, SHUT_WR);
     /* What is unread at close() turns the FIN into an RST, which could eat the answer. */
     (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
@@ -407,6 +409,12 @@ static void *peer_of(ka_driver *d, ka_handle h) { return ka_sock_of(engine_of(d)
 
 static ka_talk **talk_of(void *peer) { return &((ka_sock *)peer)->talk; }
 
+static int64_t clock_now(ka_driver *d)
+{
+    (void)d;
+    return ka_clock();
+}
+
 static void wake(ka_driver *d)
 {
     if (!engine_of(d)->is_stepping)
@@ -439,6 +447,7 @@ static const ka_moves moves = {
     .linger = linger,
     .close = close_sock,
     .say_no = say_no,
+    .clock = clock_now,
     .wake = wake,
     .set_timer = set_timer,
 };

@@ -2,9 +2,11 @@
 # calls between them are C calls. Order: each may use those before it.
 from ka cimport *
 
+include "threads.pxi"
 include "errors.pxi"
 include "head.pxi"
 include "policy.pxi"
+include "counters.pxi"
 include "table.pxi"
 include "pools.pxi"
 include "replay.pxi"
@@ -38,6 +40,7 @@ __all__ = [
     "KacoreError", "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
     "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",
+    "read_gauges",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
     "sum_counters", "ClientPools", "Replay",
 ]

@@ -53,8 +53,6 @@ cdef extern from "Python.h":
     int METH_O, METH_NOARGS
     object PyCFunction_New(PyMethodDef *method, object self)
     bint PyDict_CheckExact(object)
-    PyObject *PyDict_GetItemWithError(object, object) except? NULL  # borrowed
-    bint PyDict_Next(object, Py_ssize_t *at, PyObject **key, PyObject **value) noexcept  # borrowed
 
 
 cdef PySendResult ready_send(PyObject *self, PyObject *_, PyObject **result) noexcept:
@@ -348,21 +346,21 @@ cdef inline bint is_word(object said, const char *word, size_t n) noexcept:
 
 cdef inline object item_of(object message, str key, object default):
     """message.get(key, default), for a message that is nearly always a dict."""
-    cdef PyObject *found
     if not PyDict_CheckExact(message):
         return message.get(key, default)
-    found = PyDict_GetItemWithError(message, key)
-    return default if found == NULL else <object>found
+    return ka_item_of(message, key, default)
 
 
 cdef inline object type_of(object message):
     """message["type"], which nearly always comes first."""
-    cdef PyObject *key
-    cdef PyObject *value
-    cdef Py_ssize_t at = 0
-    if PyDict_CheckExact(message) and PyDict_Next(message, &at, &key, &value) and key == <PyObject *>TYPE:
-        return <object>value
-    return message["type"]
+    cdef PyObject *found = NULL
+    if PyDict_CheckExact(message):
+        found = ka_first_item(message, TYPE)
+    if found == NULL:
+        return message["type"]
+    kind = <object>found
+    Py_DECREF(kind)
+    return kind
 
 
 cdef bint takes_trailers_of(const char *buf, const ka_head *head, const ka_field *fields):

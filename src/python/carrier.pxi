@@ -32,17 +32,8 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     static Py_ssize_t ka_basicsize(PyObject *o) { return Py_TYPE(o)->tp_basicsize; }
-    /* Number of weak references, without a call: a node of the list is a PyWeakReference. */
-    static Py_ssize_t ka_count_weakrefs(PyObject *o) {
-        PyObject **list = (PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset);
-        Py_ssize_t n = 0;
-        if (Py_TYPE(o)->tp_weaklistoffset <= 0) return 0;
-        for (PyWeakReference *ref = (PyWeakReference *)*list; ref != NULL; ref = ref->wr_next) n++;
-        return n;
-    }
     """
     Py_ssize_t ka_basicsize(object o) noexcept
-    Py_ssize_t ka_count_weakrefs(object o) noexcept
 
 cdef enum:
     TASK_BYTES = 512       # an asyncio.Task has about 200
@@ -57,10 +48,13 @@ cdef object Task, Future, CancelledError, enter_task, leave_task
 cdef int import_asyncio() except -1:
     """On first use: who embeds the parser or the table need not load asyncio."""
     global Task, Future, CancelledError, enter_task, leave_task
+    import asyncio
+    import asyncio.tasks
+    found = asyncio.Task, asyncio.Future, asyncio.CancelledError, asyncio.tasks._enter_task, asyncio.tasks._leave_task
+    ka_lock(&IMPORTS)
     if Task is None:
-        from asyncio import CancelledError, Future, Task
-        from asyncio.tasks import _enter_task as enter_task
-        from asyncio.tasks import _leave_task as leave_task
+        Task, Future, CancelledError, enter_task, leave_task = found
+    ka_unlock(&IMPORTS)
     return 0
 
 
@@ -178,16 +172,16 @@ cdef class Carrier:
         """Remember what the parked task and its future look like."""
         self.n_bytes = min(ka_basicsize(self.task), TASK_BYTES)
         self.n_future_bytes = min(ka_basicsize(self.parked), FUTURE_BYTES)
-        self.n_weakrefs = ka_count_weakrefs(self.task)
+        self.n_weakrefs = count_weakrefs(self.task)
         memcpy(self.noted, <void *>self.task, self.n_bytes)
         memcpy(self.noted_future, <void *>self.parked, self.n_future_bytes)
         return 0
 
-    cdef bint is_unknown(self) noexcept:
+    cdef bint is_unknown(self) except -1:
         """Nobody but this file knows the task, and nothing was done to it."""
         return (memcmp(self.noted, <void *>self.task, self.n_bytes) == 0
                 and memcmp(self.noted_future, <void *>self.parked, self.n_future_bytes) == 0
-                and ka_count_weakrefs(self.task) == self.n_weakrefs)
+                and count_weakrefs(self.task) == self.n_weakrefs)
 
     cdef int retire(self) except -1:
         self.is_over = True

@@ -94,7 +94,7 @@ cdef class CollectedExchange(Exchange):
         """The application is through, or its client is gone: the content counts no longer, whoever still has it. (A task that
         was cancelled can leave it to the garbage collector.)"""
         if self.collector is not None:
-            self.collector.holding.let_go(self.collector.holding.nbytes)
+            self.collector.holding.let_all_go()
         return 0
 
     cdef int complete(self) except -1:

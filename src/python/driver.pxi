@@ -83,6 +83,35 @@ cdef class Driver(BaseDriver):
         if ka_h2_enable(&self.d.service, &options) < 0:
             raise MemoryError("no memory for HTTP/2")
 
+    def http2_open(self):
+        """dict: open connections that speak HTTP/2, and open requests on them (streams). None: it is not served."""
+        cdef ka_h2_service *h2 = self.d.service.h2
+        return None if h2 == NULL else {"connections": h2.n_connections, "streams": h2.n_open}
+
+    def share(self):
+        """Once in a while, from the loop: whoever shares the table's counters sees that it turns, and how things stand."""
+        self.check_open()
+        self.share_gauges(<int64_t>(<double>monotonic() * 1e9))
+
+    cdef void share_gauges(self, int64_t now) noexcept:
+        """Where the table's counters are shared. now: CLOCK_MONOTONIC, or 0."""
+        cdef shared_gauges *gauges
+        cdef const ka_table *table = self.table.table
+        cdef int phase
+        if not self.table.has_shared:
+            return
+        gauges = gauges_of(self.table.counters)
+        for phase in range(1, <int>KA_N_PHASES):
+            gauges.phases[phase] = ka_table_phase_count(table, <ka_phase>phase)
+        gauges.max_connections = ka_table_capacity(table).max_connections
+        gauges.buffer_bytes = ka_pool_used(&self.d.service.pool)
+        gauges.max_buffer_bytes = self.d.service.pool.max_bytes
+        if self.d.service.h2 != NULL:
+            gauges.n_http2 = self.d.service.h2.n_connections
+            gauges.n_streams = self.d.service.h2.n_open
+        if now:
+            gauges.heard_ns = now
+
     # -- rules ------------------------------------------------------------------------------------------
 
     def set_classes(self, policies):
@@ -223,6 +252,7 @@ cdef class Driver(BaseDriver):
         import_ssl()
         listener.source = source
         listener.logger = self.application.logger
+        listener.counters = self.table.counters
         self.tls.append(listener)
         self.has_tls = True
         return listener

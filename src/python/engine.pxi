@@ -233,8 +233,7 @@ cdef class Engine(Driver):
         got = ka_engine_step(self.engine)
         if got == KA_EINVAL:
             raise LocalError("step() cannot be called from within a step")
-        if self.shared != NULL:
-            self.share_counters()
+        self.share_counters()
         try:
             self.application.leave()
             self.tell_drained()
@@ -246,15 +245,21 @@ cdef class Engine(Driver):
         return got
 
     cdef void share_counters(self) noexcept:
-        cdef const uint64_t *counted = <const uint64_t *>ka_engine_stats(self.engine)
+        cdef const uint64_t *counted
         cdef int k
+        if self.shared == NULL:
+            return
+        self.share_gauges(self.d.now)
+        counted = <const uint64_t *>ka_engine_stats(self.engine)
         for k in range(ENGINE_NUMBERS):
             self.shared.engine[k] = self.shared_before[k] + counted[k]
 
     def wake(self):
         """Have a step taken soon. May be called from any thread."""
+        ka_lock(&self.gate)
         if self.engine != NULL:
             ka_engine_wake(self.engine)
+        ka_unlock(&self.gate)
 
     cdef int attend(self, bint soon) except -1:
         if self.engine == NULL or ka_engine_is_stepping(self.engine):
@@ -283,6 +288,7 @@ cdef class Engine(Driver):
         context = self.enter_context()
         try:
             ka_engine_attend(self.engine)
+            self.share_gauges(self.d.now)
             self.application.leave()
             self.tell_drained()
         finally:
@@ -361,9 +367,11 @@ cdef class Engine(Driver):
     cdef int close_at_last(self) except -1:
         cdef ka_engine *engine = self.engine
         if self.is_closing and engine != NULL and not ka_engine_is_inside(engine):
+            ka_lock(&self.gate)
             self.engine = NULL
-            ka_engine_free(engine)
             self.budget = NULL
+            ka_unlock(&self.gate)
+            ka_engine_free(engine)
         return 0
 
     def stats(self):
@@ -375,7 +383,8 @@ cdef class Engine(Driver):
         service = &self.d.service
         return {
             **{ENGINE_NAMES[k]: (<const uint64_t *>c)[k] for k in range(ENGINE_NUMBERS)},
-            "buffer_bytes": ka_pool_used(&service.pool), "buffers_refused": service.pool.refused,
+            "buffer_bytes": ka_pool_used(&service.pool), "max_buffer_bytes": service.pool.max_bytes,
+            "buffers_refused": service.pool.refused,
             "talks": service.n_talks,
         }
 

@@ -5,7 +5,7 @@
 # has written the last byte (`detach`), or the core drops it when the client is gone (`lost`). After either, `core`
 # is NULL and every call says so.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_CheckExact
+from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_SIZE
@@ -34,6 +34,7 @@ cdef class BaseDriver:
     """Whoever moves the bytes of an Exchange, and hands requests to an application."""
     cdef Application application
     cdef ka_pool *budget         # of the worker's memory; NULL once the driver is closed
+    cdef ka_mutex gate           # for what other threads ask of a driver that may be closed meanwhile: its budget, wake()
     cdef object pending          # an exception that means to end the process, for whoever drives it
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
@@ -108,32 +109,52 @@ cdef class BaseDriver:
 
 @cython.no_gc_clear
 cdef class Holding:
-    """Bytes of a worker's budget (`max_buffer_bytes`) that are held for one peer; given back when this object goes."""
+    """Bytes of a worker's budget (`max_buffer_bytes`) that are held for one peer; given back when this object goes.
+    For any thread."""
     cdef BaseDriver driver
     cdef size_t nbytes
 
     cdef bint hold(self, ka_use use, size_t nbytes) noexcept:
         """Count `nbytes` more. False: there is no room for them, and nothing is counted."""
-        if self.driver.budget == NULL or ka_pool_hold(self.driver.budget, use, nbytes) < 0:
-            return False
-        self.nbytes += nbytes
-        return True
+        cdef bint is_held
+        ka_lock(&self.driver.gate)
+        is_held = self.driver.budget != NULL and ka_pool_hold(self.driver.budget, use, nbytes) == KA_OK
+        if is_held:
+            self.nbytes += nbytes
+        ka_unlock(&self.driver.gate)
+        return is_held
 
     cdef void let_go(self, size_t nbytes) noexcept:
-        """`nbytes` of those are held no longer."""
+        """`nbytes` of those are held no longer, or all that is."""
+        ka_lock(&self.driver.gate)
         if nbytes > self.nbytes:
             nbytes = self.nbytes
         self.nbytes -= nbytes
         if self.driver.budget != NULL:
             ka_pool_let_go(self.driver.budget, nbytes)
+        ka_unlock(&self.driver.gate)
+
+    cdef void let_all_go(self) noexcept:
+        self.let_go(<size_t>-1)
+
+    cdef size_t n_held(self) noexcept:
+        cdef size_t n
+        ka_lock(&self.driver.gate)
+        n = self.nbytes
+        ka_unlock(&self.driver.gate)
+        return n
 
     cdef bint is_tight(self) noexcept:
         """Half of the budget is used: what can be moved to a file is to be moved."""
-        return self.driver.budget == NULL or ka_pool_is_tight(self.driver.budget)
+        cdef bint is_tight
+        ka_lock(&self.driver.gate)
+        is_tight = self.driver.budget == NULL or ka_pool_is_tight(self.driver.budget)
+        ka_unlock(&self.driver.gate)
+        return is_tight
 
     def __dealloc__(self):
         if self.driver is not None:
-            self.let_go(self.nbytes)
+            self.let_all_go()
 
 
 cdef Holding holding_of(BaseDriver driver):
@@ -230,7 +251,10 @@ cdef class Exchange:
         cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
         cdef ka_exchange *core
         # Code of the application's may run up to here, and the connection end in it: `core` is looked at afterwards.
-        fast = PySequence_Fast(headers, "headers are pairs of bytes")
+        if KA_HAS_GIL or not PyList_CheckExact(headers):
+            fast = PySequence_Fast(headers, "headers are pairs of bytes")
+        else:
+            fast = tuple(headers)  # which nobody changes meanwhile
         size = bytes_in(fast)
         if size < 0:
             fast = plain_headers(fast)
@@ -410,8 +434,9 @@ cdef inline bint text_at(PyObject *item, text *to) noexcept:
 
 
 cdef inline bint pair_at(PyObject *item, text *name, text *value) noexcept:
-    """Borrow both halves of a tuple or list of two; false when it is something else."""
-    return ((PyTuple_CheckExact(<object>item) or PyList_CheckExact(<object>item))
+    """Borrow both halves of a tuple or list of two; false when it is something else, or a list that another thread may be
+    changing."""
+    return ((PyTuple_CheckExact(<object>item) or (KA_HAS_GIL and PyList_CheckExact(<object>item)))
             and PySequence_Fast_GET_SIZE(<object>item) == 2
             and text_at(PySequence_Fast_GET_ITEM(<object>item, 0), name)
             and text_at(PySequence_Fast_GET_ITEM(<object>item, 1), value))
@@ -470,13 +495,19 @@ cdef inline object content_of(object content):
 cdef class Application:
     """What is done with a request. One for each application interface."""
     cdef readonly object logger
+    cdef ka_mutex mutex      # for what its threads share with the driver's
     cdef double says_again   # of files that could not be written: not before, by the monotonic clock
 
     cdef int say_of_files(self, object error) except -1:
         """A temporary file could not be had or written: told once in ten seconds."""
         cdef double now = monotonic_seconds()
-        if now >= self.says_again:
+        cdef bint is_due
+        ka_lock(&self.mutex)
+        is_due = now >= self.says_again
+        if is_due:
             self.says_again = now + 10
+        ka_unlock(&self.mutex)
+        if is_due:
             self.say(f"a temporary file could not be written: {error}", None)
         return 0
 

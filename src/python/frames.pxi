@@ -82,9 +82,11 @@ cdef class FrameReader:
         self.window_bits = window_bits
         self.keeps_context = keeps_context
         self.moment = -1
-        if window_bits and zlib is None:
+        if window_bits:
             import zlib as module
+            ka_lock(&IMPORTS)
             zlib = module
+            ka_unlock(&IMPORTS)
 
     def __dealloc__(self):
         if self.holding is not None:

@@ -149,6 +149,7 @@ cdef extern from "table/ka_phase.h" nogil:
     enum:
         KA_N_CLASSES
         KA_N_BUCKETS
+        KA_N_STATUS_CLASSES
 
     ctypedef struct ka_counters:
         uint64_t accepted
@@ -158,7 +159,18 @@ cdef extern from "table/ka_phase.h" nogil:
         uint64_t idle_gap[1]  # KA_N_BUCKETS
         uint64_t requests_per_connection[1]  # KA_N_BUCKETS
         uint64_t races
+        uint64_t responses[1]  # KA_N_STATUS_CLASSES
+        uint64_t received
+        uint64_t sent
+        uint64_t first_byte[1]  # KA_N_BUCKETS
+        uint64_t duration[1]  # KA_N_BUCKETS
+        uint64_t first_byte_sum
+        uint64_t duration_sum
+        uint64_t tls_handshakes
+        uint64_t tls_resumed
+        uint64_t tls_failed
 
+    void ka_count_response(ka_counters *counters, unsigned status)
     const char *ka_phase_name(unsigned phase)
     const char *ka_cause_name(unsigned cause)
     uint64_t ka_bucket_edge(unsigned bucket)
@@ -302,6 +314,7 @@ cdef extern from "table/ka_known.h" nogil:
         ka_learned learned
 
     bint ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out)
+    uint32_t ka_known_busiest(const ka_table *t, ka_known *out, uint32_t room)
     int ka_known_of(const ka_table *t, ka_handle h, ka_known *out)
     int ka_known_take(ka_table *t, int64_t now, const ka_known *known)
     bint ka_known_settled(ka_table *t, ka_known *out)
@@ -452,10 +465,13 @@ cdef extern from "talk/ka_talk.h" nogil:
         uint32_t n
 
     ctypedef struct ka_h2
-    ctypedef struct ka_h2_service
+    ctypedef struct ka_h2_service:  # ka_h2.h
+        uint32_t n_connections
+        uint32_t n_open
 
     ctypedef struct ka_service:
         ka_table *table
+        ka_counters *counters
         ka_application app
         ka_pool pool
         ka_reply_common common
@@ -597,6 +613,7 @@ cdef extern from "talk/ka_driver.h" nogil:
         void (*linger)(ka_driver *d, ka_handle conn, void *peer) noexcept
         void (*close)(ka_driver *d, ka_handle conn, void *peer, ka_cause cause, ka_how how) noexcept
         void (*say_no)(ka_driver *d, void *peer) noexcept
+        int64_t (*clock)(ka_driver *d) noexcept
         void (*wake)(ka_driver *d) noexcept
         int (*set_timer)(ka_driver *d, int64_t at) noexcept
 

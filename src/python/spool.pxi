@@ -14,7 +14,7 @@ cdef enum:
     COLLECT_MEMORY = 512 * 1024   # content of a request in memory
     COLLECT_TIGHT = 16 * 1024     # the same while half of the budget is used
 
-cdef int N_SPOOLS = 0             # files that are open now
+cdef int N_SPOOLS = 0             # files that are open now, of all threads
 
 
 cdef int max_spools() except -1:
@@ -30,8 +30,8 @@ cdef int max_spools() except -1:
 cdef object temporary_file(bint is_raw):
     """A new file without a name. OSError: no place for one, no descriptor to spare."""
     from tempfile import TemporaryFile
-    if N_SPOOLS >= max_spools():
-        raise OSError(TOO_MANY, f"{N_SPOOLS} temporary files are open, a quarter of the file descriptor limit")
+    if ka_load(&N_SPOOLS) >= max_spools():
+        raise OSError(TOO_MANY, f"{ka_load(&N_SPOOLS)} temporary files are open, a quarter of the file descriptor limit")
     return TemporaryFile(prefix="kacore-", buffering=0 if is_raw else -1)
 
 
@@ -39,12 +39,10 @@ cdef class SpoolFile(OpenFile):
     """A file for a part of a response. `n`: bytes written so far."""
 
     def __cinit__(self):
-        global N_SPOOLS
-        N_SPOOLS += 1
+        ka_add(&N_SPOOLS, 1)
 
     def __dealloc__(self):
-        global N_SPOOLS
-        N_SPOOLS -= 1
+        ka_add(&N_SPOOLS, -1)
 
     cdef int append(self, bytes piece) except -1:
         """OSError: it could not be written, and nothing of it counts."""
@@ -84,9 +82,9 @@ cdef SpoolPart part_of(SpoolFile file, int64_t offset, int64_t n):
 cdef class Outbox:
     """What a thread has produced ahead of its client, in order: in memory at first, then in files.
 
-    One thread puts in and the engine's takes out. They share it by holding the GIL, which is let go of only while a file
-    is written, before anything here changes.
+    One thread puts in and the engine's takes out; the mutex guards what both change. Files are written outside of it.
     """
+    cdef ka_mutex mutex
     cdef list items          # bytes, SpoolPart
     cdef int64_t n           # bytes of all
     cdef Holding holding     # for the pieces in memory
@@ -95,76 +93,126 @@ cdef class Outbox:
 
     cdef int put(self, bytes piece, int64_t most) except -1:
         """Behind what is there. OSError: it should go to a file and cannot: put_anyway, and wait for the client."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
-        if self.fits(piece, most):
-            self.items.append(piece)
-        else:
+        if not self.fits(piece, most):
             self.spool(piece, most)
-        self.n += size
         return 0
 
     cdef int put_anyway(self, bytes piece) except -1:
-        self.has_no_file = True
         self.holding.hold(KA_USE_OUTPUT, <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE)
-        self.items.append(piece)
-        self.n += PyBytes_GET_SIZE(piece)
+        ka_lock(&self.mutex)
+        self.has_no_file = True
+        self.append(piece, PyBytes_GET_SIZE(piece))
+        ka_unlock(&self.mutex)
+        return 0
+
+    cdef int append(self, object item, int64_t n) except -1:
+        self.items.append(item)
+        self.n += n
         return 0
 
     cdef bint has_room(self, bytes piece, int64_t most) noexcept:
         """Whether it may stay in memory. What waits for nobody may as large as it is: the engine is about to take it."""
-        cdef size_t counted = self.holding.nbytes + <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE
-        return not self.holding.is_tight() and (not self.items or <int64_t>counted <= min(<int64_t>OUTBOX_MEMORY, most))
+        cdef size_t counted
+        cdef bint is_empty
+        if self.holding.is_tight():
+            return False
+        counted = self.holding.n_held() + <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE
+        ka_lock(&self.mutex)
+        is_empty = PyList_GET_SIZE(self.items) == 0
+        ka_unlock(&self.mutex)
+        return is_empty or <int64_t>counted <= min(<int64_t>OUTBOX_MEMORY, most)
 
     cdef bint fits(self, bytes piece, int64_t most) except -1:
-        """Whether it stays in memory, where it is counted then."""
-        if not self.has_room(piece, most) or (self.items and isinstance(self.items[len(self.items) - 1], SpoolPart)):
+        """Put it into memory, where it is counted then. False: it goes to a file. While the last one is there the next
+        ones do, too: only the putting thread can change that, but for the engine that takes it."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
+        cdef bint is_behind_file
+        if not self.has_room(piece, most):
             return False
-        if PyBytes_GET_SIZE(piece) > OUTBOX_MEMORY:
-            return True
-        return self.holding.hold(KA_USE_OUTPUT, <size_t>PyBytes_GET_SIZE(piece) + OUTBOX_PIECE)
+        ka_lock(&self.mutex)
+        is_behind_file = self.last_part() is not None
+        ka_unlock(&self.mutex)
+        if is_behind_file or (size <= OUTBOX_MEMORY and not self.holding.hold(KA_USE_OUTPUT, <size_t>size + OUTBOX_PIECE)):
+            return False
+        ka_lock(&self.mutex)
+        self.append(piece, size)
+        ka_unlock(&self.mutex)
+        return True
+
+    cdef SpoolPart last_part(self):
+        """The last item, if it is in a file."""
+        cdef Py_ssize_t n = PyList_GET_SIZE(self.items)
+        return self.items[n - 1] if n and isinstance(self.items[n - 1], SpoolPart) else None
 
     cdef int spool(self, bytes piece, int64_t most) except -1:
-        cdef SpoolFile file = self.file
-        cdef SpoolPart last
+        cdef SpoolFile file
+        cdef SpoolPart last, part
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece)
+        ka_lock(&self.mutex)
+        file = self.file
+        ka_unlock(&self.mutex)
         if file is None or file.n >= max(<int64_t>SPOOL_FILE, most):
-            file = self.file = spool_file()
+            file = spool_file()
         file.append(piece)
-        if self.items and isinstance(self.items[len(self.items) - 1], SpoolPart):
-            last = self.items[len(self.items) - 1]
-            if last.file is file:
-                last.n += size
-                return 0
-        self.items.append(part_of(file, file.n - size, size))
+        part = part_of(file, file.n - size, size)
+        ka_lock(&self.mutex)
+        before, self.file = self.file, file
+        last = self.last_part()
+        if last is not None and last.file is file:
+            last.n += size
+            self.n += size
+        else:
+            self.append(part, size)
+        ka_unlock(&self.mutex)
         return 0
 
     cdef object take(self):
-        """The next bytes, or SpoolPart of SPOOL_PART bytes at most."""
-        cdef SpoolPart part
-        item = self.items[0]
+        """The next bytes, or SpoolPart of SPOOL_PART bytes at most; None: there are none."""
+        cdef SpoolPart part, first
+        if not self.items:
+            return None
+        item = self.items[0]  # nobody else takes it away
         if isinstance(item, SpoolPart):
             part = item
-            self.n -= min(part.n, <int64_t>SPOOL_PART)
+            first = part_of(part.file, part.offset, SPOOL_PART)
+            ka_lock(&self.mutex)
             if part.n > SPOOL_PART:
-                item = part_of(part.file, part.offset, SPOOL_PART)
                 part.offset += SPOOL_PART
                 part.n -= SPOOL_PART
-                return item
-        else:
-            self.n -= PyBytes_GET_SIZE(item)
-            if PyBytes_GET_SIZE(item) <= OUTBOX_MEMORY or self.has_no_file:
-                self.holding.let_go(<size_t>PyBytes_GET_SIZE(item) + OUTBOX_PIECE)
+            else:
+                first.n = part.n
+                del self.items[0]
+            self.n -= first.n
+            ka_unlock(&self.mutex)
+            return first
+        ka_lock(&self.mutex)
         del self.items[0]
+        self.n -= PyBytes_GET_SIZE(item)
+        ka_unlock(&self.mutex)
+        if PyBytes_GET_SIZE(item) <= OUTBOX_MEMORY or self.has_no_file:
+            self.holding.let_go(<size_t>PyBytes_GET_SIZE(item) + OUTBOX_PIECE)
         return item
 
     cdef bint is_full(self, int64_t most) noexcept:
-        return self.n > (min(most, <int64_t>OUTBOX_MEMORY) if self.has_no_file else most)
+        cdef int64_t n
+        ka_lock(&self.mutex)
+        n = self.n
+        if self.has_no_file:
+            most = min(most, <int64_t>OUTBOX_MEMORY)
+        ka_unlock(&self.mutex)
+        return n > most
 
     cdef int clear(self) except -1:
-        self.items = []
+        """Its client is gone, and so is the memory. What is put in from now on nobody takes."""
+        cdef list none = []
+        cdef list items
+        cdef SpoolFile file
+        ka_lock(&self.mutex)
+        items, file = self.items, self.file
+        self.items, self.file = none, None
         self.n = 0
-        self.file = None
-        self.holding.let_go(self.holding.nbytes)
+        ka_unlock(&self.mutex)
+        self.holding.let_all_go()
         return 0
 
 
@@ -206,13 +254,12 @@ cdef class Collector:
         return True
 
     cdef int begin_file(self) except -1:
-        global N_SPOOLS
         file = temporary_file(False)
         file.writelines(self.pieces)
         self.file = file
-        N_SPOOLS += 1
+        ka_add(&N_SPOOLS, 1)
         self.pieces = None
-        self.holding.let_go(self.holding.nbytes)
+        self.holding.let_all_go()
         return 0
 
     cdef int seal(self) except -1:
@@ -238,9 +285,8 @@ cdef class Collector:
         return self.pieces[0]
 
     def __del__(self):
-        global N_SPOOLS
         if self.file is not None:
-            N_SPOOLS -= 1
+            ka_add(&N_SPOOLS, -1)
             self.file.close()
 
 

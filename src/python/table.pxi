@@ -1,13 +1,12 @@
 # ConnectionTable: ka_conn for Python, for hosts that keep their own sockets. Connections are integers here too.
 # Each method checks its arguments, calls C once and turns a refusal into an exception out of line.
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.math cimport nextafter
 from libc.stdint cimport INT64_MIN
 from libc.string cimport memcmp, memcpy
 
-from os import urandom
+from os import getpid, urandom
 
 cdef extern from "arpa/inet.h" nogil:
     enum:
@@ -17,94 +16,7 @@ cdef extern from "arpa/inet.h" nogil:
     const char *inet_ntop(int family, const void *address, char *to, uint32_t size)
 
 
-cdef tuple PHASES = tuple([ka_phase_name(phase).decode() for phase in range(KA_N_PHASES)])
-cdef tuple CAUSES = tuple([ka_cause_name(cause).decode() for cause in range(KA_N_CAUSES)])
-cdef dict CAUSE_NUMBERS = {name: number for number, name in enumerate(CAUSES) if number != KA_CAUSE_NONE}
 cdef tuple ACTIONS = ("", "close", "answer_408", "answer_503", "half_close", "goaway")
-cdef tuple BUCKET_EDGES = tuple([ka_bucket_edge(bucket) for bucket in range(KA_N_BUCKETS)])
-cdef tuple GAP_EDGES = tuple([edge / 1000 for edge in BUCKET_EDGES])
-
-
-cdef dict counters_dict(const ka_counters *counters):
-    """The counters as ConnectionTable.stats() shows them, without the phases."""
-    cdef int k
-    return {
-        "accepted": counters.accepted,
-        "requests": counters.requests,
-        "reused": counters.reused,
-        "reuse_rate": <double>counters.reused / <double>counters.requests if counters.requests else 0.0,
-        "races": counters.races,
-        "closed": {cause: counters.closed[<int>number] for cause, number in CAUSE_NUMBERS.items()},
-        "idle_gap": {"edges": GAP_EDGES, "counts": [counters.idle_gap[k] for k in range(KA_N_BUCKETS)]},
-        "requests_per_connection": {
-            "edges": BUCKET_EDGES,
-            "counts": [counters.requests_per_connection[k] for k in range(KA_N_BUCKETS)],
-        },
-    }
-
-
-cdef enum:
-    ENGINE_NUMBERS = 7
-
-cdef tuple ENGINE_NAMES = ("steps", "events", "receives", "sends", "accepts", "accept_errors", "out_of_descriptors")
-
-# What processes share of one table and its engine. Engine.step() copies what the engine counts.
-cdef struct shared_counters:
-    ka_counters table                  # first
-    uint64_t engine[ENGINE_NUMBERS]
-
-COUNTERS_BYTES = sizeof(shared_counters)
-
-
-cdef ka_counters *hold_counters(object buffer, Py_buffer *view) except NULL:
-    """The counters in a buffer that is held until PyBuffer_Release."""
-    PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
-    if view.len < <Py_ssize_t>sizeof(shared_counters) or <size_t>view.buf % sizeof(uint64_t):
-        PyBuffer_Release(view)
-        raise ValueError(f"counters: {view.len} bytes, must be at least {COUNTERS_BYTES}, on a boundary of 8")
-    return <ka_counters *>view.buf
-
-
-cdef uint64_t still_open(const ka_counters *counters):
-    cdef uint64_t n = counters.accepted
-    for k in range(<int>KA_N_CAUSES):
-        n -= counters.closed[k]
-    return n
-
-
-def sum_counters(buffers):
-    """The counters of several tables, each in a buffer of COUNTERS_BYTES, added up: a dict as ConnectionTable.stats()
-    has them, with `open` connections in place of the phases, and under "engine" what their engines count. They may be
-    counting meanwhile. Cost: about 10 us."""
-    cdef shared_counters total
-    cdef Py_buffer view
-    cdef uint64_t *to = <uint64_t *>&total
-    cdef const uint64_t *add
-    cdef size_t k
-    memset(&total, 0, sizeof(total))
-    for buffer in buffers:
-        add = <const uint64_t *>hold_counters(buffer, &view)
-        for k in range(sizeof(total) // sizeof(uint64_t)):
-            to[k] += add[k]
-        PyBuffer_Release(&view)
-    engine = {ENGINE_NAMES[k]: total.engine[k] for k in range(<size_t>ENGINE_NUMBERS)}
-    return {"open": still_open(&total.table), **counters_dict(&total.table), "engine": engine}
-
-
-def settle_counters(buffer, str cause="error"):
-    """The process that counted in this buffer has exited: count what it had open as closed by `cause`. Return: how many."""
-    cdef Py_buffer view
-    cdef ka_cause number = cause_number(cause)
-    cdef ka_counters *counters = hold_counters(buffer, &view)
-    cdef uint64_t n = still_open(counters)
-    counters.closed[<int>number] += n
-    PyBuffer_Release(&view)
-    return n
-
-
-cdef dict phases_dict(const ka_table *table):
-    cdef int phase
-    return {PHASES[phase]: ka_table_phase_count(table, <ka_phase>phase) for phase in range(1, <int>KA_N_PHASES)}
 
 
 # ---- seconds ----
@@ -140,13 +52,6 @@ cdef double seconds_from(int64_t ns):
 
 
 # ---- arguments ----
-
-cdef ka_cause cause_number(object cause) except KA_CAUSE_NONE:
-    cdef object number = CAUSE_NUMBERS.get(cause)
-    if number is None:
-        raise ValueError(f"cause={cause!r}: must be one of {', '.join(CAUSE_NUMBERS)}")
-    return number
-
 
 cdef int read_client(object client, ka_client *out) except -1:
     """Who is at the other end: None or "", packed or written address, or the tuple getpeername() gives."""
@@ -340,6 +245,19 @@ cdef class ConnectionTable:
         ka_table_free(self.table)
         if self.has_shared:
             PyBuffer_Release(&self.shared)
+
+    def tell_state(self, str state):
+        """Whoever shares the buffer of counters is told that this process is "starting", "serving" or "leaving"; see
+        read_gauges. Nothing where it is not shared."""
+        cdef shared_gauges *gauges
+        if state not in STATES:
+            raise ValueError(f"state={state!r}: must be one of {', '.join(STATES)}")
+        if self.has_shared:
+            gauges = gauges_of(self.counters)
+            gauges.state = STATES.index(state)
+            gauges.pid = getpid()
+            gauges.heard_ns = <int64_t>(<double>monotonic() * 1e9)
+            gauges.max_connections = ka_table_capacity(self.table).max_connections
 
     @property
     def n_requests(self):
@@ -617,6 +535,16 @@ cdef class ConnectionTable:
                     found.append(known_dict(&known))
         return found
 
+    def busiest(self):
+        """The networks with most open connections, at most 32, the busiest first. O(networks).
+
+        Return: list of dict: network and proxy as in learned(), connections.
+        """
+        cdef ka_known known[32]
+        cdef uint32_t k, n = ka_known_busiest(self.table, known, 32)
+        return [{"network": network_name(&known[k]), "proxy": bool(known[k].client.is_proxy), "connections": known[k].n_open}
+                for k in range(n)]
+
     def learn(self, double now, entries):
         """Take over entries of another table's learned(). ValueError for what is none; those before it are taken."""
         cdef ka_known known
@@ -709,6 +637,9 @@ cdef class ConnectionTable:
         idle_gap (seconds before a reuse, counted when its first byte comes) and requests_per_connection (when it
         closes): edges, the smallest value of each bucket, and counts. The middle of a bucket is within 20 % of
         what is in it.
+        0 unless kacore has the conversations as well: responses ("1xx" to "5xx"), bytes_in, bytes_out, first_byte and
+        duration (seconds from a head until its response began, and was given; with their sum), tls (handshakes, resumed,
+        failed).
         """
         return {"phases": phases_dict(self.table), **counters_dict(self.counters)}
 

@@ -11,9 +11,10 @@ cdef object ssl   # the module, from the first TLS listener on: who embeds parse
 
 cdef int import_ssl() except -1:
     global ssl
-    if ssl is None:
-        import ssl as module
-        ssl = module
+    import ssl as module
+    ka_lock(&IMPORTS)
+    ssl = module
+    ka_unlock(&IMPORTS)
     return 0
 
 # nginx has a status of its own for this, 497, which no RFC knows.
@@ -86,6 +87,8 @@ cdef class TlsSession:
             if b"A"[0] <= bytes[0] <= b"Z"[0]:  # no TLS record begins so, and every request of HTTP does
                 self.listener.note("plain HTTP on a TLS port", None)
                 self.append(PLAIN_ON_TLS)
+                self.listener.counters.tls_failed += 1
+                ka_count_response(self.listener.counters, 400)
                 self.is_over = True
                 return KA_OK
         if self.held is not None:
@@ -160,6 +163,9 @@ cdef class TlsSession:
                     raise
                 self.tls.do_handshake()
             self.is_ready = True
+            self.listener.counters.tls_handshakes += 1
+            if self.tls.session_reused:
+                self.listener.counters.tls_resumed += 1
             self.c.is_h2 = self.tls.selected_alpn_protocol() == "h2"
             self.n_mute = 0
             self.c.has_more = self.held is not None
@@ -171,6 +177,7 @@ cdef class TlsSession:
         except ssl.SSLError as error:
             self.is_over = True
             if not self.saw_fin:
+                self.listener.counters.tls_failed += 1
                 self.listener.note("a TLS handshake failed", error)
             return KA_EPEER
         finally:
@@ -348,6 +355,7 @@ cdef class TlsListener:
     """What the TLS sessions of one listener share. source.context: the ssl.SSLContext of connections from now on;
     source.describe(SSLObject): a dict, the "tls" extension of ASGI."""
     cdef object source, logger
+    cdef ka_counters *counters   # the table's, which the driver holds
     cdef char *room          # where the last read went, nearly always the engine's scratch, and a view of it
     cdef size_t room_size
     cdef object room_view

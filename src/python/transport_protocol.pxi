@@ -281,6 +281,7 @@ cdef class TransportProtocol:
         cdef size_t n = ka_driver_no(self.transports.d, text)
         if not self.has_filter:
             self.transport.write(PyBytes_FromStringAndSize(text, <Py_ssize_t>n))
+            ka_count_response(self.transports.own.service.counters, 503)
         return 0
 
     # -- through TLS -------------------------------------------------------------------------------------
@@ -764,6 +765,10 @@ cdef void transport_say_no(ka_driver *d, void *peer) noexcept:
         (<Transports>d.owner).failed(error)
 
 
+cdef int64_t transport_clock(ka_driver *d) noexcept:
+    return (<Transports>d.owner).now_exactly()
+
+
 cdef void transport_wake(ka_driver *d) noexcept:
     cdef Transports transports = <Transports>d.owner
     try:
@@ -800,5 +805,6 @@ transport_moves.send_fin = transport_send_fin
 transport_moves.linger = transport_linger
 transport_moves.close = transport_close
 transport_moves.say_no = transport_say_no
+transport_moves.clock = transport_clock
 transport_moves.wake = transport_wake
 transport_moves.set_timer = transport_set_timer

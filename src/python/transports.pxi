@@ -239,6 +239,7 @@ cdef class Transports(Driver):
                 self.take_turns()
         if not self.is_expiring:
             self.arm()
+        self.share_gauges(0)
         self.tell_drained()
         return self.passed()
 
@@ -531,5 +532,6 @@ cdef class Transports(Driver):
         conversations with something pending."""
         return {
             "passes": self.n_passes, "waiting": len(self.waiting), "buffer_bytes": ka_pool_used(&self.own.service.pool),
+            "max_buffer_bytes": self.own.service.pool.max_bytes,
             "buffers_refused": self.own.service.pool.refused, "talks": self.own.service.n_talks,
         }

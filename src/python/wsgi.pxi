@@ -6,11 +6,13 @@
 # through an Outbox, which goes on in files, and only beyond `max_response_buffer` it waits. An exchange belongs to one
 # thread, and only BaseDriver.wake may be called from another.
 #
-# Threads and engine share their state by holding the GIL, and wake each other once for many requests: a thread is woken
-# for the first request that waits, and wakes another one if more wait when it takes it; the engine is woken for the
-# first response, and finds those that came since.
+# Threads and engine share the state of the pool under the application's mutex and that of an exchange under its own, and
+# wake each other once for many requests: a thread is woken for the first request that waits, and wakes another one if more
+# wait when it takes it; the engine is woken for the first response, and finds those that came since.
 import sys
 from _thread import allocate_lock as allocate_lock
+from collections import deque
+from io import BytesIO
 
 from libc.string cimport strlen
 
@@ -51,7 +53,7 @@ cdef object http_key(const char *buf, ka_span where):
     if key is None:
         key = http_key_of(name)
         if len(HTTP_KEYS) < MAX_HTTP_KEYS:
-            HTTP_KEYS[name] = key
+            key = HTTP_KEYS.setdefault(name, key)  # what is there another thread may just have got
     return key
 
 
@@ -65,9 +67,6 @@ cdef str decimal(unsigned n):
         n //= 10
         if n == 0:
             return PyUnicode_DecodeASCII(digits + i, 10 - i, NULL)
-
-
-cdef object BytesIO   # io's, from the first application on
 
 
 cdef class FileWrapper:
@@ -111,13 +110,14 @@ cdef class WsgiExchange(CollectedExchange):
     cdef bint is_headed          # the response head is written
     cdef bint is_started         # the application has been called
     cdef bint is_inside          # ... and its code is on the stack, in the engine's thread
+    cdef int64_t left_ns         # since when there is nothing to tell whether it has left; 0: there is
+    cdef ka_mutex mutex          # with threads, for the rest, and for `is_started`
     cdef Outbox outbox           # pieces from a thread; None until there is one that is not the last
     cdef object last             # from a thread: the piece that ends the response
-    cdef object gate             # a lock that a thread waits on; None until then
+    cdef object gate             # a lock that a thread waits on; made with the outbox
     cdef bint is_slow            # the client takes no more now
     cdef object error            # what the application raised, in a thread
     cdef bint has_fin            # the client sent FIN
-    cdef int64_t left_ns         # since when there is nothing to tell whether it has left; 0: there is
     cdef bint is_gone
     cdef bint is_posted
 
@@ -210,7 +210,7 @@ cdef class WsgiExchange(CollectedExchange):
                     self.look_for_client()
                 n += 1
             self.is_inside = False
-            if self.is_gone:  # while the application's code was on the stack
+            if self.has_gone():  # while the application's code was on the stack
                 raise ClientGone("the client has disconnected")
         except BaseException as error:
             return self.fail(error)
@@ -219,9 +219,13 @@ cdef class WsgiExchange(CollectedExchange):
     cdef int look_for_client(self) except -1:
         """Between two pieces without content, which tell nothing of the client. ClientGone."""
         cdef int64_t now
-        if self.is_gone:
+        cdef bint has_fin
+        if self.has_gone():
             raise ClientGone("the client has disconnected")
-        if self.has_fin:
+        ka_lock(&self.mutex)
+        has_fin = self.has_fin
+        ka_unlock(&self.mutex)
+        if has_fin:
             now = self.driver.now_exactly()
             if self.left_ns == 0:
                 self.left_ns = now
@@ -256,50 +260,77 @@ cdef class WsgiExchange(CollectedExchange):
         if self.is_all:
             raise LocalError("the response is already complete")
         piece = content_of(piece)
-        if self.is_gone:
+        if self.has_gone():
             raise ClientGone("the client has disconnected")
         self.has_content = True
         self.is_all = is_last
         if self.app.threads == 0:
             return self.put(piece, is_last)
         if is_last:
+            ka_lock(&self.mutex)
             self.last = piece
+            ka_unlock(&self.mutex)
             return self.app.post(self)
         if self.outbox is None:
-            self.outbox = outbox_of(self.driver)
+            self.open_outbox()
         # The engine's thread comes at once, unlike a client: what it can send now need not go to a file.
-        while self.is_posted and not (self.is_slow or self.is_gone or self.outbox.has_room(piece, most)):
-            self.wait()
+        while self.is_about_to_send() and not self.outbox.has_room(piece, most):
+            self.gate.acquire()
         try:
             self.outbox.put(piece, most)
         except OSError as error:
             self.app.say_of_files(error)
             self.outbox.put_anyway(piece)
         self.app.post(self)
-        if self.outbox.is_full(most) and not self.is_gone:
+        if self.outbox.is_full(most) and not self.has_gone():
             self.wait_for_client(most)
         return 0
+
+    cdef int open_outbox(self) except -1:
+        outbox = outbox_of(self.driver)
+        gate = allocate_lock()
+        gate.acquire()
+        ka_lock(&self.mutex)
+        self.outbox, self.gate = outbox, gate
+        ka_unlock(&self.mutex)
+        return 0
+
+    cdef bint has_gone(self) noexcept:
+        """Whether the client has, for any thread."""
+        cdef bint is_gone
+        ka_lock(&self.mutex)
+        is_gone = self.is_gone
+        ka_unlock(&self.mutex)
+        return is_gone
+
+    cdef bint is_about_to_send(self) noexcept:
+        """Whether the engine's thread was called, and will open the gate when it has looked at this exchange."""
+        cdef bint is_about
+        ka_lock(&self.mutex)
+        is_about = self.is_posted and not self.is_slow and not self.is_gone
+        ka_unlock(&self.mutex)
+        return is_about
+
+    cdef bint claim(self) noexcept:
+        """A thread begins with it. False: nobody waits for it any more; threads that are short must not work for nobody."""
+        cdef bint is_wanted
+        ka_lock(&self.mutex)
+        is_wanted = self.is_started = not self.is_gone
+        ka_unlock(&self.mutex)
+        return is_wanted
 
     cdef int wait_for_client(self, int64_t most) except -1:
         """Until it has taken so much that more may be ahead of it. Meanwhile another thread works in this one's place, but
         for an application that was promised a single one (wsgi.multithread)."""
         cdef bint has_stand_in = self.app.threads > 1
-        self.app.n_held += has_stand_in
+        if has_stand_in:
+            self.app.hold_thread(1)
         try:
-            if has_stand_in and self.app.work and not self.app.is_waking:
-                self.app.wake_thread()
-            while self.outbox.is_full(most) and not self.is_gone:
-                self.wait()
+            while self.outbox.is_full(most) and not self.has_gone():
+                self.gate.acquire()
         finally:
-            self.app.n_held -= has_stand_in
-        return 0
-
-    cdef int wait(self) except -1:
-        """Until the engine's thread has looked at this exchange, or there is something to be told."""
-        if self.gate is None:
-            self.gate = allocate_lock()
-            self.gate.acquire()
-        self.gate.acquire()
+            if has_stand_in:
+                self.app.hold_thread(-1)
         return 0
 
     cdef int fail(self, object error) except -1:
@@ -311,10 +342,12 @@ cdef class WsgiExchange(CollectedExchange):
                 self.driver.failed(error)
                 return self.refuse(500, b"Internal Server Error")
             return self.report(error)
-        if self.is_gone and isinstance(error, ClientGone):
+        if isinstance(error, ClientGone) and self.has_gone():
             return 0
         self.is_all = True
+        ka_lock(&self.mutex)
         self.error = error
+        ka_unlock(&self.mutex)
         return self.app.post(self)
 
     cdef bint ends_process(self, object error) except -1:
@@ -348,7 +381,9 @@ cdef class WsgiExchange(CollectedExchange):
 
     cdef int pump(self) except -1:
         """Send what the thread has produced."""
+        ka_lock(&self.mutex)
         self.is_posted = False
+        ka_unlock(&self.mutex)
         try:
             self.send_on()
         except BaseException as error:
@@ -357,26 +392,41 @@ cdef class WsgiExchange(CollectedExchange):
         return self.open_gate()
 
     cdef int send_on(self) except -1:
-        cdef Outbox outbox = self.outbox
+        cdef Outbox outbox
+        # In this order: a thread that gives the last piece now may have given others before it, since we looked.
+        ka_lock(&self.mutex)
+        outbox, last, error = self.outbox, self.last, self.error
         self.is_slow = False
+        ka_unlock(&self.mutex)
         while outbox is not None and outbox.items:
             if self.is_held():
+                ka_lock(&self.mutex)
                 self.is_slow = True
+                ka_unlock(&self.mutex)
                 return 0
             self.put(outbox.take(), False)
-        if self.last is not None and not self.is_held():
-            last = self.last
-            self.last = None
+        if last is not None and not self.is_held():
+            self.forget_end()
             self.put(last, True)
-        elif self.error is not None:
-            error = self.error
-            self.error = None
+        elif error is not None:
+            self.forget_end()
             self.report(error)
         return 0
 
+    cdef int forget_end(self) except -1:
+        ka_lock(&self.mutex)
+        last, error = self.last, self.error
+        self.last = self.error = None
+        ka_unlock(&self.mutex)
+        return 0
+
     cdef int open_gate(self) except -1:
-        if self.gate is not None and self.gate.locked():
-            self.gate.release()
+        """Have the thread that waits look again, or the one that will."""
+        ka_lock(&self.mutex)
+        gate = self.gate
+        ka_unlock(&self.mutex)
+        if gate is not None and gate.locked():
+            gate.release()
         return 0
 
     cdef int report(self, object error) except -1:
@@ -392,7 +442,9 @@ cdef class WsgiExchange(CollectedExchange):
                 return self.pump()
             return self.go_on() if self.rest is not None and not self.is_inside else 0
         if news == KA_NEWS_EOF:
+            ka_lock(&self.mutex)
             self.has_fin = True
+            ka_unlock(&self.mutex)
         return CollectedExchange.news(self, news) if not self.is_started else 0
 
     cdef int cancel(self) except -1:
@@ -402,14 +454,19 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
     cdef int lost(self) except -1:
+        cdef bint is_started
+        cdef Outbox outbox
+        ka_lock(&self.mutex)
         self.is_gone = True
-        if not self.is_started:  # it may stay among the work for long
+        is_started, outbox = self.is_started, self.outbox
+        ka_unlock(&self.mutex)
+        if not is_started:  # it may stay among the work for long
             self.environ = None
             self.collector = None
         elif self.app.threads:
-            self.last = None
-            if self.outbox is not None:
-                self.outbox.clear()
+            self.forget_end()
+            if outbox is not None:
+                outbox.clear()
             self.open_gate()
         elif self.rest is not None and not self.is_inside:
             self.rest = None
@@ -467,7 +524,8 @@ cdef class WsgiApplication(Application):
     environ: what every environ begins with besides, such as wsgi.errors; max_response_buffer: of the policy."""
     cdef readonly object app
     cdef readonly int threads
-    cdef object waker, work, posted  # deques: requests that wait for a thread, exchanges that wait for the engine
+    cdef object waker
+    cdef object work, posted         # deques: requests that wait for a thread, exchanges that wait for the engine
     cdef list idle                   # a lock of each thread that waits for work: to release it wakes the thread
     cdef int n_started
     cdef int n_held                  # of those that are started: threads that wait for a client, see wait_for_client
@@ -480,9 +538,6 @@ cdef class WsgiApplication(Application):
 
     def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name="",
                  environ=None, max_response_buffer=16 << 20):
-        from collections import deque
-        global BytesIO
-        from io import BytesIO
         self.app = app
         self.logger = logger
         self.threads = threads
@@ -586,85 +641,147 @@ cdef class WsgiApplication(Application):
 
     cdef int submit(self, WsgiExchange exchange) except -1:
         """Leave a request to the threads."""
+        ka_lock(&self.mutex)
         self.work.append(exchange)
-        if not self.is_waking:
-            self.wake_thread()
-        return 0
+        ka_unlock(&self.mutex)
+        return self.wake_thread()
 
     cdef int wake_thread(self) except -1:
-        """Have one more thread look for work: one that waits, else a new one if there may be more."""
-        if self.idle:
-            self.is_waking = True
-            self.idle.pop().release()
-        elif self.n_started - self.n_held < self.threads and self.n_started < self.threads + STAND_INS:
+        """Have one more thread look for work, if there is some and none is on its way: one that waits, else a new one if
+        there may be more."""
+        cdef int n_started = 0
+        cdef object lock = None
+        ka_lock(&self.mutex)
+        if self.work and not self.is_waking:
+            if self.idle:
+                self.is_waking = True
+                lock = self.idle.pop()
+            elif self.n_started - self.n_held < self.threads and self.n_started < self.threads + STAND_INS:
+                self.is_waking = True
+                self.n_started += 1
+                n_started = self.n_started
+        ka_unlock(&self.mutex)
+        if lock is not None:
+            lock.release()
+        elif n_started:
             from threading import Thread
-            self.is_waking = True
-            self.n_started += 1
             try:
-                Thread(target=self.serve, name=f"kacore-wsgi-{self.n_started}", daemon=True).start()
+                Thread(target=self.serve, name=f"kacore-wsgi-{n_started}", daemon=True).start()
             except RuntimeError as error:  # the system has no thread to give
+                ka_lock(&self.mutex)
                 self.is_waking = False
                 self.n_started -= 1
-                return self.lack_thread(error)
+                n_started = self.n_started
+                ka_unlock(&self.mutex)
+                return self.lack_thread(n_started, error)
         return 0
 
-    cdef int lack_thread(self, object error) except -1:
-        """Those that are there do the work. When there is none, nobody ever would."""
+    cdef int hold_thread(self, int n) except -1:
+        """One more, or one less, waits for its client, and another is welcome in its place."""
+        ka_lock(&self.mutex)
+        self.n_held += n
+        ka_unlock(&self.mutex)
+        return self.wake_thread() if n > 0 else 0
+
+    cdef int lack_thread(self, int n_started, object error) except -1:
+        """Those that are there do the work. When there is none, nobody ever would. In the engine's thread, or else there
+        is one: the thread that asks."""
         cdef WsgiExchange exchange
-        if self.n_started == 0:
+        if n_started == 0:
             while self.work:
                 exchange = self.work.popleft()
                 exchange.refuse(503, b"no thread could be started for the request")
-        return self.say(f"no thread could be started besides {self.n_started} of {self.threads}", error)
+        return self.say(f"no thread could be started besides {n_started} of {self.threads}", error)
 
     def serve(self):
         """What a thread of the pool does until `stop`."""
+        cdef WsgiExchange exchange
         lock = allocate_lock()
         lock.acquire()
         while True:
+            ka_lock(&self.mutex)
             self.is_waking = False
-            while self.work:
+            ka_unlock(&self.mutex)
+            exchange = self.next_work()
+            while exchange is not None:
+                self.wake_thread()  # for the next one: this one may be held up by what it does
                 try:
-                    self.do_one()
+                    if exchange.claim():
+                        exchange.run()
                 except BaseException as error:  # sys.exit() in the application is the request's end, not the thread's
                     self.say("a thread of the pool failed and goes on", error)
-            if self.is_stopping or self.n_started - self.n_held > self.threads:
-                self.n_started -= not self.is_stopping
+                exchange = self.next_work()
+            if not self.may_stay(lock):
                 return
-            self.idle.append(lock)
             lock.acquire()
 
-    cdef int do_one(self) except -1:
-        cdef WsgiExchange exchange = self.work.popleft()
-        if self.work and not self.is_waking:
-            self.wake_thread()  # this one may be held up by what it does
-        if exchange.is_gone:  # nobody waits for it: threads that are short must not work for nobody
-            return 0
-        return exchange.run()
+    cdef WsgiExchange next_work(self):
+        cdef WsgiExchange exchange = None
+        ka_lock(&self.mutex)
+        if self.work:
+            exchange = self.work.popleft()
+        ka_unlock(&self.mutex)
+        return exchange
+
+    cdef bint may_stay(self, object lock) except -1:
+        """Whether the thread is to wait for more work until its lock is released, and then look for it."""
+        cdef bint may_stay
+        ka_lock(&self.mutex)
+        may_stay = not self.is_stopping and self.n_started - self.n_held <= self.threads
+        if self.work:  # since it looked
+            may_stay = True
+            lock.release()
+        elif may_stay:
+            self.idle.append(lock)
+        else:
+            self.n_started -= not self.is_stopping
+        ka_unlock(&self.mutex)
+        return may_stay
 
     def stop(self):
         """End the pool's threads when they have finished what they do."""
+        ka_lock(&self.mutex)
         self.is_stopping = True
-        while self.idle:
-            self.idle.pop().release()
+        idle, self.idle = self.idle, []
+        ka_unlock(&self.mutex)
+        for lock in idle:
+            lock.release()
 
     cdef int post(self, WsgiExchange exchange) except -1:
         """From a thread: have the engine's thread look at this exchange."""
-        if not exchange.is_posted:
-            exchange.is_posted = True
+        cdef bint is_new, is_first = False
+        ka_lock(&exchange.mutex)
+        is_new = not exchange.is_posted
+        exchange.is_posted = True
+        ka_unlock(&exchange.mutex)
+        if is_new:
+            ka_lock(&self.mutex)
             self.posted.append(exchange)
-            if not self.is_called:
-                self.is_called = True
-                self.waker()
+            is_first = not self.is_called
+            self.is_called = True
+            ka_unlock(&self.mutex)
+        if is_first:
+            self.waker()
         return 0
+
+    cdef WsgiExchange next_posted(self):
+        cdef WsgiExchange exchange = None
+        ka_lock(&self.mutex)
+        if self.posted:
+            exchange = self.posted.popleft()
+        ka_unlock(&self.mutex)
+        return exchange
 
     cdef int wake(self) except -1:
         cdef WsgiExchange exchange
+        ka_lock(&self.mutex)
         self.is_called = False
-        while self.posted:
-            exchange = self.posted.popleft()
+        ka_unlock(&self.mutex)
+        exchange = self.next_posted()
+        while exchange is not None:
             try:
                 exchange.pump()
             except BaseException as error:  # of the log: the others' responses wait
                 exchange.driver.failed(error)
+            exchange = self.next_posted()
         return 0

@@ -413,6 +413,29 @@ static void a_stream_with_a_small_window_holds_nobody_up(void)
     stop();
 }
 
+static void responses_and_open_streams_are_counted(void)
+{
+    const ka_counters *n = &w.counters;
+    start();
+    client_get(k, 1);
+    client_get(k, 3);
+    run();
+    EXPECT(w.d.service.h2->n_connections == 1 && w.d.service.h2->n_open == 2 && n->received > 0 && n->sent > 0);
+    h2_wait(&w, 3 * S);
+    EXPECT(head(at(1), 404, -1) == KA_OK && content(at(1), 5, 1) == KA_OK);
+    answer(at(3), 2);
+    run();
+    unsigned three = ka_bucket(3 * 1000000), five = ka_bucket(5 * 1000000);
+    EXPECT(n->responses[3] == 1 && n->responses[1] == 1 && n->first_byte[three] == 2 && n->duration[three] == 1);
+    h2_wait(&w, 2 * S);
+    EXPECT(content(at(1), 5, 0) == KA_OK);
+    run();
+    EXPECT(n->first_byte[five] == 0 && n->duration[five] == 1 && w.d.service.h2->n_open == 0);
+    ka_driver_close(&w.d, c->h, KA_CAUSE_CLIENT);
+    EXPECT(w.d.service.h2->n_connections == 0);
+    stop();
+}
+
 static void answers_much_head(request *r)
 {
     static char value[6000];
@@ -459,5 +482,6 @@ int main(void)
     a_priority_may_come_before_and_after_its_stream();
     a_stream_with_a_small_window_holds_nobody_up();
     requests_that_waited_for_output_to_leave_are_served();
+    responses_and_open_streams_are_counted();
     return CHECKS_DONE;
 }

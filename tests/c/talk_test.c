@@ -614,8 +614,7 @@ static void reads_when_it_may_go_on(void *ctx, ka_exchange *x, ka_news news)
 static ptrdiff_t reads_all(ka_driver *d, void *peer, ka_talk *talk)
 {
     (void)d;
-    (void)talk;
-    return wire_receive(peer) ? 1 : KA_PARTIAL;
+    return wire_receive(peer) ? (ptrdiff_t)talk->window_len : KA_PARTIAL;
 }
 static ka_cause sends_all(ka_driver *d, void *peer, ka_talk *talk)
 {
@@ -665,6 +664,60 @@ static void content_that_is_asked_for_while_sending_is_read_in_the_same_turn(voi
     w->d.now = w->now;
     ka_turn(&moves, &w->d, w, w->talk);
     EXPECT(w->n_body == 4 && w->n_kernel == 0 && wire_phase(w) == KA_BUSY);
+    wire_close(w);
+}
+
+static ka_talk **talk_of_wire(void *peer) { return &((wire *)peer)->talk; }
+static int64_t two_seconds_on(ka_driver *d) { return d->now + 2 * S; }
+static void is_answered(void *ctx, ka_exchange *x, const ka_head *head, const ka_field *fields)
+{
+    (void)x;
+    (void)fields;
+    if (head->method.len == 3)
+        wire_says_ok(ctx, head);
+}
+
+static void responses_are_counted_with_the_time_they_took(void)
+{
+    static const ka_moves moves = {
+        .receive = reads_all,
+        .flush = sends_all,
+        .saw_fin = sees_no_fin,
+        .can_read = while_there_is_something,
+        .can_send = never_more,
+        .talk_of = talk_of_wire,
+        .clock = two_seconds_on,
+    };
+    static const char requests[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\n\r\n";
+    wire *w = wire_open(keeps_it, never);
+    const ka_counters *n = &w->counters;
+    char *at;
+    w->service.app.on_request = is_answered;
+    w->talk = ka_talk_new(&w->service, w->conn);
+    w->kernel = requests;
+    w->n_kernel = sizeof requests - 1;
+    w->d.now = w->now;
+    ka_turn(&moves, &w->d, w, w->talk);
+    unsigned two = ka_bucket(2 * 1000000), ten = ka_bucket(10 * 1000000), fifty = ka_bucket(50 * 1000000);
+    EXPECT(n->requests == 2 && n->received == sizeof requests - 1 && n->sent > 0);
+    EXPECT(n->responses[1] == 1 && n->first_byte[two] == 1 && n->duration[two] == 1);
+    w->d.now = w->now += 8 * S; /* the other one is answered later, piece by piece */
+    ka_exchange *x = &w->talk->exchange;
+    EXPECT(ka_exchange_interim(x, 103, NULL, 0) == KA_OK && ka_exchange_head_begin(x, 404, 0, &at) == KA_OK);
+    EXPECT(ka_exchange_head_end(x, at, -1, w->now) == KA_OK && ka_exchange_content(x, "some", 4, 1, NULL) == KA_OK);
+    ka_turn_attend(&moves, &w->d, w, w->talk);
+    EXPECT(n->responses[0] == 1 && n->responses[3] == 1 && n->first_byte[ten] == 1 && n->duration[ten] == 0);
+    w->d.now = w->now += 40 * S;
+    EXPECT(ka_exchange_content(x, "more", 4, 0, NULL) == KA_OK);
+    ka_turn_attend(&moves, &w->d, w, w->talk);
+    EXPECT(n->first_byte[fifty] == 0 && n->duration[fifty] == 1 && w->talk == NULL);
+    /* What could not be read is a response, and took no time that could be told. */
+    static const char bad[] = "?\r\n\r\n";
+    w->talk = ka_talk_new(&w->service, w->conn);
+    ka_talk_arrived(w->talk, bad, sizeof bad - 1);
+    ka_head head;
+    (void)ka_talk_next(w->talk, w->now, &head);
+    EXPECT(n->responses[3] == 2 && !ka_exchange_is_untimed(&w->talk->exchange));
     wire_close(w);
 }
 
@@ -775,6 +828,7 @@ int main(void)
     nothing_is_refused_behind_the_last_response();
     bytes_that_arrive_are_no_progress_in_sending();
     content_that_is_asked_for_while_sending_is_read_in_the_same_turn();
+    responses_are_counted_with_the_time_they_took();
     talks_are_listed_once_in_their_order_and_leave_a_list_as_they_end();
     a_fault_that_is_read_between_turns_ends_a_response_that_has_begun();
     the_end_of_a_tunnel_can_be_read_twice();

@@ -129,7 +129,7 @@ def test_names_that_were_given_are_good_hosts_too(served):
 
 def test_other_paths_and_methods_are_refused(served):
     port = served().server.admin_port
-    assert ask(port, "/")[0] == 404
+    assert ask(port, "/favicon.ico")[0] == 404
     assert ask(port, "/healthz", method="POST")[0] == 405
     assert ask(port, "/healthz", method="HEAD")[::2] == (200, b"")
 
@@ -284,7 +284,7 @@ def test_metrics_are_compressed_for_who_takes_it(served, encoding, is_gzip):
     [
         ("POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 405),
         ("POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", 405),
-        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 404),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 405),
         ("POST /healthz HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100\r\n\r\n", 421),
         ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", 413),
         ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", 413),
@@ -306,6 +306,8 @@ CROWDS = {
     "slow chunks": f"GET /healthz HTTP/1.1\r\n{LOCAL}Transfer-Encoding: chunked\r\n\r\n",
     "who reads no metrics": f"GET /metrics HTTP/1.1\r\n{LOCAL}\r\n" * 200,
     "who reads no connections": f"GET /connections HTTP/1.1\r\n{LOCAL}\r\n" * 200,
+    "who watches and reads nothing": f"GET /events?page HTTP/1.1\r\n{LOCAL}\r\n",
+    "who reads no page": f"GET / HTTP/1.1\r\n{LOCAL}\r\n" * 200,
     "who reads no health": f"GET /healthz HTTP/1.1\r\n{LOCAL}\r\n" * 1000,
 }
 

@@ -35,13 +35,13 @@ static const struct {
 
 const char *ka_fault_name(unsigned code)
 {
-    /* The list above is in capitals, for the enum; every caller writes the same bytes. */
+    /* The list above is in capitals, for the enum; every caller writes the same bytes, perhaps in several threads. */
     static char names[KA_N_FAULTS][32];
     if (code >= KA_N_FAULTS)
         code = 0;
     const char *from = faults[code].name;
     for (size_t i = 0; from[i] != '\0' && i < sizeof names[0] - 1; i++)
-        names[code][i] = ka_lower(from[i]);
+        __atomic_store_n(&names[code][i], ka_lower(from[i]), __ATOMIC_RELAXED);
     return names[code];
 }
 

@@ -91,6 +91,22 @@ int ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out)
     return 0;
 }
 
+uint32_t ka_known_busiest(const ka_table *t, ka_known *out, uint32_t room)
+{
+    uint32_t n = 0;
+    for (uint32_t c = 0; c < t->store.n_clients_used; c++) { /* a free record has no connection */
+        const ka_client_record *record = ka_store_client(&t->store, c);
+        uint32_t fewest = n < room ? 0 : room ? out[room - 1].n_open : UINT32_MAX, at;
+        if (record->n_open <= fewest)
+            continue;
+        at = n < room ? n++ : room - 1;
+        for (; at > 0 && out[at - 1].n_open < record->n_open; at--)
+            out[at] = out[at - 1];
+        show(t, record, c == 0, &out[at]);
+    }
+    return n;
+}
+
 int ka_known_of(const ka_table *t, ka_handle h, ka_known *out)
 {
     uint32_t i = ka_store_find(&t->store, h), client;

@@ -16,6 +16,9 @@ typedef struct {
 /* The next network of which something was learned; *at: 0 at first. Return whether there is one. O(networks) in all. */
 int ka_known_next(const ka_table *t, int64_t now, uint32_t *at, ka_known *out);
 
+/* The networks with most open connections, at most `room` of them, the busiest first. Return how many. O(networks). */
+uint32_t ka_known_busiest(const ka_table *t, ka_known *out, uint32_t room);
+
 /* Of the network of one connection. KA_OK, KA_ESTALE. */
 int ka_known_of(const ka_table *t, ka_handle h, ka_known *out);
 

@@ -65,18 +65,31 @@ enum {
     KA_N_BUCKETS = 64  /* of a histogram */
 };
 
-/* Only ever added to; may live in shared memory, so that a restart of the owner never makes one fall. */
+enum {
+    KA_N_STATUS_CLASSES = 5 /* 1xx to 5xx */
+};
+
+/* Only ever added to; may live in shared memory, so that a restart of the owner never makes one fall. What follows `races`
+ * is counted by conversations, and what is said of TLS by whoever has it: a table by itself sees none of it. */
 typedef struct {
     uint64_t accepted, requests, reused; /* reused: requests that were not the first on their connection */
     uint64_t closed[KA_N_CAUSES];        /* by ka_cause; none ends by KA_CAUSE_NONE */
     uint64_t idle_gap[KA_N_BUCKETS];     /* milliseconds idle before a reuse; bucket rule at ka_bucket */
     uint64_t requests_per_connection[KA_N_BUCKETS];
-    uint64_t races; /* a request crossed our idle close */
+    uint64_t races;                          /* a request crossed our idle close */
+    uint64_t responses[KA_N_STATUS_CLASSES]; /* heads written, interim ones too, by the first digit of the status */
+    uint64_t received, sent;                 /* bytes of HTTP; under TLS what was encrypted */
+    /* Microseconds from the head of a request until its response began, and until the application had given all of it. */
+    uint64_t first_byte[KA_N_BUCKETS];
+    uint64_t duration[KA_N_BUCKETS];
+    uint64_t first_byte_sum, duration_sum;            /* of those times */
+    uint64_t tls_handshakes, tls_resumed, tls_failed; /* resumed ones are handshakes as well */
 } ka_counters;
 
 /* Which histogram bucket a value falls into: 0 and 1 have their own, then every power of two is cut into halves,
  * so an edge is at most 1.5 times the one below, and the middle of a bucket is within 20 % of any value in it.
- * Idle gaps are counted in whole milliseconds. Values from 2^32 fall into the last bucket. */
+ * Idle gaps are counted in whole milliseconds, times of responses in whole microseconds. Values from 2^32 fall into the last
+ * bucket. */
 static inline unsigned ka_bucket(uint64_t value)
 {
     if (value < 2)
@@ -85,6 +98,13 @@ static inline unsigned ka_bucket(uint64_t value)
         return KA_N_BUCKETS - 1;
     unsigned octave = 63u - (unsigned)__builtin_clzll(value);
     return 2 * octave + ((value >> (octave - 1)) & 1);
+}
+
+/* A head with this status was written. What is above 5xx counts as a client takes it, RFC 9110 15. */
+static inline void ka_count_response(ka_counters *counters, unsigned status)
+{
+    unsigned k = status / 100 - 1;
+    counters->responses[k < KA_N_STATUS_CLASSES ? k : KA_N_STATUS_CLASSES - 1]++;
 }
 
 uint64_t ka_bucket_edge(unsigned bucket); /* the smallest value that falls into it */

@@ -164,6 +164,8 @@ void ka_table_free(ka_table *t)
     free(t);
 }
 
+ka_counters *ka_table_counters(const ka_table *t) { return t->counters; }
+
 ka_handle ka_table_handle(const ka_table *t, uint32_t slot)
 {
     const ka_store *s = &t->store;

@@ -61,6 +61,8 @@ extern const ka_capacity ka_capacity_default;
 int ka_table_new(ka_table **out, const ka_capacity *capacity, uint64_t hash_seed, ka_counters *counters);
 void ka_table_free(ka_table *t);
 
+ka_counters *ka_table_counters(const ka_table *t); /* what ka_table_new was given */
+
 /* Take effect on all open connections at once. KA_EINVAL, and nothing changed, for a class >= KA_N_CLASSES, a negative
  * time, a fraction or prefix out of range, no room at all. O(1), but for a changed client_share or keep_alive_*: O(clients). */
 int ka_table_set_policy(ka_table *t, unsigned policy_class, const ka_policy *policy);

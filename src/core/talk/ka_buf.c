@@ -25,13 +25,19 @@ void ka_pool_free(ka_pool *pool)
     pool->kept_bytes = 0;
 }
 
+/* Others read it. */
+static inline void count_lent(ka_pool *pool, size_t lent)
+{
+    __atomic_store_n(&pool->lent_bytes, lent, __ATOMIC_RELAXED);
+}
+
 ka_buf *ka_buf_take(ka_pool *pool, ka_use use, size_t room)
 {
     unsigned k = ka_buf_class(room);
     size_t cap = k < KA_BUF_SIZES ? (size_t)KA_BUF_MIN << k : room; /* at most half of one is empty */
     ka_buf *buf = NULL;
     if (ka_unlikely(!ka_pool_has_room(pool, use, cap) || cap > UINT32_MAX)) {
-        pool->refused++;
+        ka_pool_refuse(pool);
         return NULL;
     }
     if (k < KA_BUF_SIZES && pool->free[k]) {
@@ -39,10 +45,10 @@ ka_buf *ka_buf_take(ka_pool *pool, ka_use use, size_t room)
         pool->free[k] = buf->next;
         pool->kept_bytes -= cap;
     } else if ((buf = malloc(sizeof *buf + cap)) == NULL) {
-        pool->refused++;
+        ka_pool_refuse(pool);
         return NULL;
     }
-    pool->lent_bytes += cap;
+    count_lent(pool, pool->lent_bytes + cap);
     buf->next = NULL;
     buf->ptr = buf->data;
     buf->owner = NULL;
@@ -57,7 +63,7 @@ static ka_buf *refer(ka_pool *pool, const char *ptr, int fd, int64_t off, size_t
 {
     ka_buf *buf = malloc(sizeof *buf);
     if (buf == NULL) {
-        pool->refused++;
+        ka_pool_refuse(pool);
         return NULL;
     }
     *buf = (ka_buf){.ptr = ptr, .owner = owner, .end = len, .file_off = off, .fd = fd};
@@ -90,7 +96,7 @@ void ka_buf_give(ka_pool *pool, ka_buf *buf)
     }
     size_t cap = buf->cap;
     unsigned k = ka_buf_class(cap);
-    pool->lent_bytes -= cap;
+    count_lent(pool, pool->lent_bytes - cap);
     if (KA_KEEPS_FREED && k < KA_BUF_SIZES && pool->kept_bytes + cap <= KA_BUF_KEEP) {
         buf->next = pool->free[k];
         pool->free[k] = buf;

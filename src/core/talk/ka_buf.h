@@ -5,7 +5,10 @@
  * The pool is a worker's budget for what strangers can make it hold: the buffers it lends, and what others report as
  * held for a peer (content collected, output ahead of a slow reader, parts of messages). It refuses at `max_bytes`, and
  * what peers send before that: responses and refusals have a reserve that input can never take. A bounded number of
- * free buffers is kept warm. */
+ * free buffers is kept warm.
+ *
+ * A pool belongs to one thread. What is counted is atomic all the same, since others may hold and let go: the threads of an
+ * application that is ahead of its client. */
 #ifndef KA_BUF_H
 #define KA_BUF_H
 
@@ -47,7 +50,12 @@ typedef struct {
 void ka_pool_init(ka_pool *pool, size_t max_bytes, void (*release)(void *owner));
 void ka_pool_free(ka_pool *pool);
 
-static inline size_t ka_pool_used(const ka_pool *pool) { return pool->lent_bytes + pool->held_bytes; }
+static inline size_t ka_pool_used(const ka_pool *pool)
+{
+    return __atomic_load_n(&pool->lent_bytes, __ATOMIC_RELAXED) + __atomic_load_n(&pool->held_bytes, __ATOMIC_RELAXED);
+}
+
+static inline void ka_pool_refuse(ka_pool *pool) { __atomic_fetch_add(&pool->refused, 1, __ATOMIC_RELAXED); }
 
 /* What responses and refusals have for themselves. */
 static inline size_t ka_pool_reserve(const ka_pool *pool) { return pool->max_bytes / 4; }
@@ -59,21 +67,23 @@ static inline int ka_pool_has_room(const ka_pool *pool, ka_use use, size_t nbyte
 }
 
 /* Count bytes that are held for a peer elsewhere than in buffers of the pool. KA_OK, or KA_ENOMEM: there is no room
- * for them, and nothing is counted. Whoever was told KA_OK lets go of them later. */
+ * for them, and nothing is counted. Whoever was told KA_OK lets go of them later. From any thread: several at once may
+ * go over the cap by what they hold, which is a piece of content each. */
 static inline int ka_pool_hold(ka_pool *pool, ka_use use, size_t nbytes)
 {
     if (ka_unlikely(!ka_pool_has_room(pool, use, nbytes))) {
-        pool->refused++;
+        ka_pool_refuse(pool);
         return KA_ENOMEM;
     }
-    pool->held_bytes += nbytes;
+    __atomic_fetch_add(&pool->held_bytes, nbytes, __ATOMIC_RELAXED);
     return KA_OK;
 }
 
 static inline void ka_pool_let_go(ka_pool *pool, size_t nbytes)
 {
-    ka_assert(nbytes <= pool->held_bytes);
-    pool->held_bytes -= nbytes;
+    size_t held = __atomic_fetch_sub(&pool->held_bytes, nbytes, __ATOMIC_RELAXED);
+    ka_assert(nbytes <= held);
+    (void)held;
 }
 
 /* Half of the budget is used: what can be moved to a file is to be moved. */

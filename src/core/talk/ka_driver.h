@@ -48,6 +48,7 @@ typedef struct {
     void (*close)(ka_driver *d, ka_handle conn, void *peer, ka_cause cause, ka_how how);
     void (*say_no)(ka_driver *d, void *peer); /* ka_driver_no, and FIN */
     /* All of them. */
+    int64_t (*clock)(ka_driver *d);             /* the time now, not that of the pass; NULL: there is no other */
     void (*wake)(ka_driver *d);                 /* a pass soon */
     int (*set_timer)(ka_driver *d, int64_t at); /* a pass then; < 0: it failed */
 } ka_moves;

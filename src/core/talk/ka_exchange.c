@@ -233,6 +233,7 @@ static int tunnel_begin(ka_exchange *x, char *at, int64_t now)
         return got;
     (void)ka_reply_choose_frame(reply, KA_WHOLE_UNKNOWN);
     ka_reply_finish_head(reply, &at, &says_nothing, &talk->service->common);
+    ka_count_response(talk->service->counters, reply->status);
     ka_talk_wrote_until(talk, at);
     x->reading = KA_READING_TUNNEL;
     x->writing = KA_WRITING_CONTENT;
@@ -263,6 +264,7 @@ int ka_h1_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now)
             talk->persistence = KA_LINGERS;
     }
     ka_reply_finish_head(&x->reply, &at, &verdict, &talk->service->common);
+    ka_count_response(talk->service->counters, x->reply.status);
     ka_talk_wrote_until(talk, at);
     x->writing = KA_WRITING_CONTENT;
     return KA_OK;
@@ -416,6 +418,7 @@ int ka_h1_interim(ka_exchange *x, unsigned status, const char *lines, size_t len
         memcpy(at + n, lines, len);
     memcpy(at + n + len, "\r\n", 2);
     ka_talk_wrote(x->talk, n + len + 2);
+    ka_count_response(x->talk->service->counters, status);
     ka_talk_attend(x->talk);
     return KA_OK;
 }
@@ -447,6 +450,7 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
     }
     reply->is_over = 1;
     reply->n_content = (int64_t)len + 1;
+    ka_count_response(talk->service->counters, status);
     ka_talk_wrote_until(talk, at);
     ka_talk_end_with(talk, cause);
     talk->cause = (uint8_t)cause;
@@ -456,6 +460,28 @@ int ka_h1_refuse(ka_exchange *x, unsigned status, const char *text, ka_cause cau
         talk->service->app.on_refused(talk->service->app.ctx, x);
     ka_talk_attend(talk);
     return KA_OK;
+}
+
+/* --- how long it took --- */
+
+void ka_exchange_time(ka_exchange *x, int64_t now)
+{
+    ka_counters *counters = x->talk->service->counters;
+    uint64_t us = (uint64_t)(now > x->since_ns ? now - x->since_ns : 0) / 1000;
+    unsigned bucket = ka_bucket(us);
+    unsigned was_at = x->timed_at;
+    int is_tunnel = x->reading == KA_READING_TUNNEL;
+    x->timed_at = x->writing >= KA_WRITING_DONE || is_tunnel ? KA_TIMED : KA_WRITING_DONE;
+    if (ka_exchange_status(x) == 0)
+        return; /* given up before it began */
+    if (was_at == KA_WRITING_CONTENT) {
+        counters->first_byte[bucket]++;
+        counters->first_byte_sum += us;
+    }
+    if (x->writing >= KA_WRITING_DONE && !is_tunnel) { /* that was no response's time, but a conversation's */
+        counters->duration[bucket]++;
+        counters->duration_sum += us;
+    }
 }
 
 /* --- about its connection --- */

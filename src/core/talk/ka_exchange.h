@@ -67,7 +67,27 @@ typedef struct {
     uint8_t hold;        /* ka_hold */
     uint8_t wants_body;  /* the application waits for content */
     uint8_t is_h2;       /* it is a stream of HTTP/2 */
+    uint8_t timed_at;    /* the ka_writing from which on ka_exchange_time has something to count; KA_TIMED: none */
+    int64_t since_ns;    /* when its head was here; while it is timed */
 } ka_exchange;
+
+enum {
+    KA_TIMED = KA_N_WRITING /* of timed_at */
+};
+
+/* The head of a request is here: its time is taken from now on. */
+static inline void ka_exchange_begins(ka_exchange *x, int64_t now)
+{
+    x->since_ns = now;
+    x->timed_at = KA_WRITING_CONTENT;
+}
+
+/* Whether its response has begun, or ended, since ka_exchange_time was last called. */
+static inline int ka_exchange_is_untimed(const ka_exchange *x) { return x->writing >= x->timed_at; }
+
+/* Count how long that took. now: read as late as that is to be exact; where the application answers within its call, the
+ * time of the pass says nothing. */
+void ka_exchange_time(ka_exchange *x, int64_t now);
 
 /* The application has a request: it reads content, and responds. */
 static inline int ka_exchange_is_open(const ka_exchange *x) { return x->reading >= KA_READING_EXPECTED; }

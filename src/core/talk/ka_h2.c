@@ -103,8 +103,12 @@ ka_h2_stream *ka_h2_open(ka_h2 *h2, uint32_t id)
     if (s == NULL)
         return NULL;
     *s = (ka_h2_stream){
-        .x =
-            {.talk = h2->talk, .is_h2 = 1, .reading = KA_READING_CONTENT, .max_body = INT64_MAX, .reply = {.minor = 1}},
+        .x = {.talk = h2->talk,
+              .is_h2 = 1,
+              .reading = KA_READING_CONTENT,
+              .max_body = INT64_MAX,
+              .timed_at = KA_TIMED,
+              .reply = {.minor = 1}},
         .id = id,
         .send_window = h2->peer_window,
         .recv_window = (int32_t)service->options.window,
@@ -120,6 +124,7 @@ ka_h2_stream *ka_h2_open(ka_h2 *h2, uint32_t id)
     *(live->last ? &live->last->next : &live->first) = s;
     live->last = s;
     live->n_streams++;
+    service->n_open++;
     return s;
 }
 
@@ -168,6 +173,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     *(s->prev ? &s->prev->next : &live->first) = s->next;
     *(s->next ? &s->next->prev : &live->last) = s->prev;
     live->n_streams--;
+    service->h2->n_open--;
     ka_h2_untouch(h2, s);
     ka_h2_unready(h2, s);
     ka_h2_unhold(h2, s);
@@ -180,6 +186,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
+    ka_pool_let_go(&service->pool, s->counted);
     give_stream(service->h2, s);
     ka_h2_put_credit(h2, NULL);
 }
@@ -245,6 +252,7 @@ int ka_h2_begin(ka_talk *talk, int64_t now)
     ka_hpack_decoder_init(&h2->decoder);
     ka_hpack_encoder_init(&h2->encoder, KA_HPACK_OWN_TABLE);
     talk->h2 = h2;
+    service->h2->n_connections++;
     int policy_class = ka_conn_class(service->table, talk->conn);
     h2->wait.policy_class = policy_class > 0 ? (uint8_t)policy_class : 0;
     char *at = ka_h2_room(h2, KA_H2_FRAME_HEAD + sizeof settings);
@@ -281,6 +289,7 @@ void ka_h2_free(ka_h2 *h2)
     ka_hpack_decoder_free(&h2->decoder);
     ka_hpack_encoder_free(&h2->encoder);
     let_go_of(h2);
+    service->h2->n_connections--;
     free(h2->live);
     free(h2);
 }

@@ -41,7 +41,9 @@ enum {
     KA_H2_URGENCIES = 8,    /* RFC 9218 4.1 */
     KA_H2_BUCKETS = 32,     /* of streams, by their number */
     KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended */
-    KA_H2_TURN_REQUESTS = 64,        /* handed over in one turn */
+    KA_H2_TURN_REQUESTS = 64,   /* handed over in one turn */
+    KA_H2_REQUEST_BYTES = 2048, /* what an open request takes besides its head: the stream, the application's objects */
+    KA_H2_FIELD_BYTES = 160,    /* a field's two objects, besides their bytes; as in worst_case_bytes() */
     KA_H2_OUT_MOST = KA_OUT_HIGH * 2 /* unsent bytes above which nothing more is read */
 };
 
@@ -57,6 +59,7 @@ struct ka_h2_stream {
     ka_buf *head;              /* owned: the request, until the application has it; see ka_h2_hold */
     ka_buf *trailers;          /* owned: field lines to end with */
     size_t n_in, queued;       /* bytes of both */
+    size_t counted;            /* of the budget, for what the application has of the request; see is_room_for */
     ka_h2_stream *chain;       /* in its bucket */
     ka_h2_stream *next, *prev; /* of all */
     ka_h2_stream *held_next, *held_prev;
@@ -87,9 +90,10 @@ struct ka_h2_live {
     ka_h2_stream *touched, *touched_last;
     ka_h2_stream *held, *held_last; /* whom the application is to have when all is read that is here */
     uint32_t n_streams;
-    uint32_t in_bytes; /* room of the buffers whose content was not read */
-    uint32_t n_filled; /* content that went into the output in this turn */
-    uint8_t urgencies; /* bit u: ready[u] is not empty */
+    uint32_t in_bytes;  /* room of the buffers whose content was not read */
+    uint32_t n_filled;  /* content that went into the output in this turn */
+    uint8_t urgencies;  /* bit u: ready[u] is not empty */
+    uint8_t is_untimed; /* of a stream that was touched there may be a time to count */
 };
 
 typedef enum {
@@ -154,7 +158,8 @@ struct ka_h2_service {
     char *staged; /* owned: field lines of the head that is being made */
     size_t staged_room;
     const ka_exchange *staged_for;
-    ka_h2_stream *free_streams; /* owned */
+    uint32_t n_connections, n_open; /* that speak HTTP/2, and requests that are open on them */
+    ka_h2_stream *free_streams;     /* owned */
     uint32_t n_free_streams;
 };
 

@@ -14,6 +14,7 @@ static ka_h2 *h2_of(const ka_exchange *x) { return x->talk->h2; }
 static void attend(ka_exchange *x)
 {
     ka_h2_touch(h2_of(x), ka_h2_stream_of(x));
+    h2_of(x)->live->is_untimed |= (uint8_t)ka_exchange_is_untimed(x);
     ka_talk_attend(x->talk);
 }
 
@@ -190,6 +191,7 @@ int ka_h2_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now)
         return got;
     x->reply.is_started = 1;
     x->writing = KA_WRITING_CONTENT;
+    attend(x);
     if (!verdict.keeps)
         ka_h2_leave(h2, (ka_cause)verdict.cause);
     return KA_OK;

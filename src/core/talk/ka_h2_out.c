@@ -164,8 +164,10 @@ int ka_h2_put_lines(ka_h2 *h2, ka_h2_stream *s, unsigned status, const char *lin
         return KA_ENOMEM;
     char *at = start + KA_H2_FRAME_HEAD;
     ka_hpack_encode_begin(&h2->encoder, &at);
-    if (status)
+    if (status) {
         ka_hpack_encode_status(&h2->encoder, &at, status);
+        ka_count_response(h2->talk->service->counters, status);
+    }
     encode_lines(h2, &at, lines, len);
     if (length >= 0)
         encode_length(h2, &at, length);

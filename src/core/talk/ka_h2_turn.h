@@ -9,12 +9,15 @@ enum {
 };
 
 /* Tell the application what there is to tell. */
-static inline void ka_h2_turn_news(ka_driver *d, ka_h2 *h2)
+static inline void ka_h2_turn_news(const ka_moves *moves, ka_driver *d, ka_h2 *h2)
 {
     ka_news news;
     ka_h2_stream *s;
-    while ((s = ka_h2_news(h2, d->now, &news)) != NULL)
+    ka_h2_turn_time(moves, d, h2);
+    while ((s = ka_h2_news(h2, d->now, &news)) != NULL) {
         d->service.app.on_news(d->service.app.ctx, &s->x, news);
+        ka_h2_turn_time(moves, d, h2);
+    }
 }
 
 /* What came, as far as a turn goes. KA_TURN_ON: the connection is over, and lingers or not. */
@@ -28,13 +31,14 @@ static inline ka_turned ka_h2_turn_in(const ka_moves *moves, ka_driver *d, void 
         switch (ka_h2_next(h2, d->now, &s)) {
         case KA_TALK_REQUEST:
             d->service.app.on_request(d->service.app.ctx, &s->x, &service->request.head, service->fields);
+            ka_turn_time(moves, d, &s->x);
             if (++n_requests == KA_H2_TURN_REQUESTS) {
                 ka_driver_again(d, talk->conn, peer, talk);
                 return KA_TURN_PAUSE;
             }
             break;
         case KA_TALK_READ:
-            ka_h2_turn_news(d, h2);
+            ka_h2_turn_news(moves, d, h2);
             turned = ka_turn_read(moves, d, peer, talk);
             break;
         case KA_TALK_WAIT:
@@ -61,11 +65,11 @@ static inline int ka_h2_turn_out(const ka_moves *moves, ka_driver *d, void *peer
 {
     ka_h2 *h2 = talk->h2;
     for (int i = 0; i < KA_H2_ROUNDS; i++) {
-        ka_h2_turn_news(d, h2);
+        ka_h2_turn_news(moves, d, h2);
         ka_h2_fill(h2, d->now);
         if (!ka_turn_flush(moves, d, peer, talk))
             return 0;
-        ka_h2_turn_news(d, h2);
+        ka_h2_turn_news(moves, d, h2);
         if (talk->unsent || !ka_h2_has_content(h2))
             break;
     }

@@ -17,6 +17,7 @@ int ka_service_init(ka_service *service, ka_table *table, const ka_limits *limit
 {
     memset(service, 0, sizeof *service);
     service->table = table;
+    service->counters = ka_table_counters(table);
     service->app = *app;
     service->limits = *limits;
     ka_pool_init(&service->pool, max_buffer_bytes, app->release);
@@ -67,6 +68,7 @@ ka_talk *ka_talk_new(ka_service *service, ka_handle conn)
     talk->service = service;
     talk->conn = conn;
     talk->exchange.talk = talk;
+    talk->exchange.timed_at = KA_TIMED;
     service->n_talks++;
     return talk;
 }
@@ -395,6 +397,7 @@ static ka_talk_step begin_exchange(ka_talk *talk, int64_t now, const ka_head *he
     talk->may_switch = (uint8_t)may_switch(talk, head);
     x->head_bytes = head->nbytes;
     x->head_flags = head->flags;
+    ka_exchange_begins(x, now);
     ka_body_init(&x->body, head);
     memset(&x->reply, 0, sizeof x->reply);
     x->reply.minor = head->minor;
@@ -542,6 +545,7 @@ void ka_talk_sent(ka_talk *talk, size_t nbytes)
     ka_buf *done = talk->out, **end = &done;
     ka_assert(nbytes <= talk->unsent);
     talk->unsent -= nbytes;
+    talk->service->counters->sent += nbytes;
     while (*end && nbytes >= ka_buf_len(*end)) {
         nbytes -= ka_buf_len(*end);
         end = &(*end)->next;

@@ -104,6 +104,7 @@ typedef struct ka_h2_service ka_h2_service;
 /* What all conversations of one server share. */
 typedef struct {
     ka_table *table;
+    ka_counters *counters; /* the table's */
     ka_application app;
     ka_pool pool;
     ka_reply_common common;

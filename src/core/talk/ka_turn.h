@@ -41,6 +41,7 @@ static inline void ka_turn(const ka_moves *moves, ka_driver *d, void *peer, ka_t
         if (ka_unlikely(talk->n_pushed || talk->exchange.hold == KA_HOLD_TURN))
             ka_turn_pushed(d, talk);
         while (turned == KA_TURN_ON) {
+            ka_turn_time(moves, d, &talk->exchange);
             switch (ka_talk_next(talk, d->now, &head)) {
             case KA_TALK_REQUEST:
                 d->service.app.on_request(d->service.app.ctx, &talk->exchange, &head, d->service.fields);
@@ -106,6 +107,7 @@ static inline void ka_turn_attend(const ka_moves *moves, ka_driver *d, void *pee
         ka_h2_turn(moves, d, peer, talk, 0);
         return;
     }
+    ka_turn_time(moves, d, &talk->exchange);
     if (is_answering ||
         (talk->window_len == 0 && !(ka_exchange_is_over(&talk->exchange) && moves->can_read(d, peer)))) {
         ka_turn(moves, d, peer, talk);

@@ -14,12 +14,33 @@ typedef enum {
     KA_TURN_ENDED  /* the connection is gone, and its talk */
 } ka_turned;
 
+/* Where a response has begun, or ended, since the last look: count how long that took. That is one look at the clock for a
+ * request that is answered at once, two for one whose response is made piece by piece. */
+static inline void ka_turn_time(const ka_moves *moves, ka_driver *d, ka_exchange *x)
+{
+    if (ka_exchange_is_untimed(x))
+        ka_exchange_time(x, moves->clock ? moves->clock(d) : d->now);
+}
+
+/* As ka_turn_time, of all streams that something happened to. */
+static inline void ka_h2_turn_time(const ka_moves *moves, ka_driver *d, ka_h2 *h2)
+{
+    if (h2->live == NULL || !h2->live->is_untimed)
+        return;
+    h2->live->is_untimed = 0;
+    int64_t now = moves->clock ? moves->clock(d) : d->now;
+    for (ka_h2_stream *s = h2->live->touched; s; s = s->touched_next)
+        if (ka_exchange_is_untimed(&s->x))
+            ka_exchange_time(&s->x, now);
+}
+
 /* Bytes came (and are in the talk's window). KA_TURN_ENDED when they come too slowly to go on. Only where they are waited
  * for: a client that sends and takes nothing makes no progress in WRITE. */
 static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk, size_t nbytes)
 {
     ka_cause cause;
     ka_table *table = d->service.table;
+    d->service.counters->received += nbytes;
     if (ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW &&
         ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, d->now) < 0) {
@@ -91,8 +112,12 @@ static inline ka_cause ka_turn_left(ka_driver *d, ka_talk *talk, size_t nbytes)
  * the turn that is on, or for which the talk is noted. A held application is told first that it may go on. */
 static inline void ka_turn_push(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk)
 {
-    if (ka_unlikely(talk->h2 != NULL))
+    if (ka_unlikely(talk->h2 != NULL)) {
+        ka_h2_turn_time(moves, d, talk->h2);
         ka_h2_fill(talk->h2, d->now);
+    } else {
+        ka_turn_time(moves, d, &talk->exchange);
+    }
     size_t before = talk->unsent;
     if (before == 0 || talk->exchange.hold != KA_HOLD_NOT || talk->broken)
         return;
@@ -227,7 +252,8 @@ static inline void ka_turn_look_for_fin(const ka_moves *moves, ka_driver *d, voi
     if (ka_likely(!moves->saw_fin(d, peer, talk)) || !ka_exchange_body_is_over(&talk->exchange))
         return;
     while (n > 0 && moves->can_read(d, peer) && ka_talk_appetite(talk) && d->turn_bytes < KA_TURN_BYTES)
-        n = moves->receive(d, peer, talk);
+        if ((n = moves->receive(d, peer, talk)) > 0)
+            d->service.counters->received += (size_t)n;
     if (n == 0) {
         ka_turn_eof(d, talk);
         return;

@@ -1,0 +1,82 @@
+# What threads share is guarded by hand, for interpreters without a global lock. Where there is one, it does this work: then
+# `ka_lock` and `ka_unlock` are nothing, and a region between them is as whole as it looks only because nothing in it lets go
+# of the GIL. So in both builds: no call between them that may run Python code, wait, or free what may. They do not nest.
+#
+# Who owns what: "Threads" in docs/architecture.md.
+
+from cpython.object cimport PyObject
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    typedef PyMutex ka_mutex;
+    #define ka_lock(mutex) PyMutex_Lock(mutex)
+    #define ka_unlock(mutex) PyMutex_Unlock(mutex)
+    #define KA_HAS_GIL 0
+    #else
+    typedef struct { char nothing; } ka_mutex;
+    #define ka_lock(mutex) ((void)(mutex))
+    #define ka_unlock(mutex) ((void)(mutex))
+    #define KA_HAS_GIL 1
+    #endif
+
+    #define ka_add(number, n) ((void)__atomic_fetch_add((number), (n), __ATOMIC_RELAXED))
+    #define ka_load(number) __atomic_load_n((number), __ATOMIC_RELAXED)
+
+    /* dict.get(): a new reference. The dict is the application's, and another thread may be changing it. */
+    static inline PyObject *ka_item_of(PyObject *dict, PyObject *key, PyObject *otherwise) {
+        PyObject *found;
+    #ifdef Py_GIL_DISABLED
+        int got = PyDict_GetItemRef(dict, key, &found);
+        return got < 0 ? NULL : got ? found : Py_NewRef(otherwise);
+    #else
+        found = PyDict_GetItemWithError(dict, key);
+        return found ? Py_NewRef(found) : PyErr_Occurred() ? NULL : Py_NewRef(otherwise);
+    #endif
+    }
+
+    /* The value of a key that nearly always comes first, as this very object. NULL without an exception: look it up. */
+    static inline PyObject *ka_first_item(PyObject *dict, PyObject *key) {
+    #ifdef Py_GIL_DISABLED
+        (void)dict, (void)key;
+        return NULL;
+    #else
+        PyObject *first, *value;
+        Py_ssize_t at = 0;
+        return PyDict_Next(dict, &at, &first, &value) && first == key ? Py_NewRef(value) : NULL;
+    #endif
+    }
+
+    static Py_ssize_t ka_count_weakrefs(PyObject *o) {
+        PyObject **list = (PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset);
+        Py_ssize_t n = 0;
+        if (Py_TYPE(o)->tp_weaklistoffset <= 0) return 0;
+    #ifdef Py_GIL_DISABLED
+        return __atomic_load_n(list, __ATOMIC_RELAXED) ? -1 : 0;
+    #else
+        for (PyWeakReference *ref = (PyWeakReference *)*list; ref != NULL; ref = ref->wr_next) n++;
+        return n;
+    #endif
+    }
+    """
+    ctypedef struct ka_mutex:
+        pass
+    void ka_lock(ka_mutex *mutex) noexcept
+    void ka_unlock(ka_mutex *mutex) noexcept
+    bint KA_HAS_GIL
+    void ka_add(int *number, int n) noexcept
+    int ka_load(int *number) noexcept
+    object ka_item_of(object dict, object key, object otherwise)
+    PyObject *ka_first_item(object dict, object key) noexcept   # a new reference
+    Py_ssize_t ka_count_weakrefs(object o) noexcept
+
+from _weakref import getweakrefcount
+
+cdef ka_mutex IMPORTS   # for what is imported on first use
+
+
+cdef Py_ssize_t count_weakrefs(object o) except? -1:
+    """Number of weak references to it; without a call where the GIL guards their list, a node of which is a
+    PyWeakReference."""
+    cdef Py_ssize_t n = ka_count_weakrefs(o)
+    return n if n >= 0 else getweakrefcount(o)
