@@ -30,6 +30,7 @@ TARGETS = {
     "musllinux_1_2_x86_64": "x86_64-linux-musl",
     "musllinux_1_2_aarch64": "aarch64-linux-musl",
 }
+NO_UNWINDING = "-fno-unwind-tables -fno-asynchronous-unwind-tables"
 
 
 def environment(target: str) -> dict[str, str]:
@@ -41,7 +42,7 @@ def environment(target: str) -> dict[str, str]:
         **PLAIN_ENV,
         "CC": zig,
         "LDSHARED": f"{zig} -shared -O2 -s -Wl,--gc-sections",
-        "CFLAGS": "-g0 -ffunction-sections -fdata-sections",
+        "CFLAGS": f"-g0 -ffunction-sections -fdata-sections -fomit-frame-pointer {NO_UNWINDING}",
         "SETUPTOOLS_EXT_SUFFIX": f".{soabi}-{machine}-linux-{libc}.so",
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip(),
     }
