@@ -15,6 +15,7 @@ from kacore.errors import ConfigError, UsageError, told
 if TYPE_CHECKING:
     from kacore.server import Server
     from kacore.server.broken import Failure
+    from kacore.server.engines import Sibling
     from kacore.server.place import Worker
 
 NO_APPLICATION = "the application is missing: kacore serve MODULE:NAME"
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         logs.set_up(options.log_level or "info", options.access_log_file)
     configuration.tell()
 
-    def make(worker: Worker | None = None, shows: Failure | None = None) -> Server:
+    def make(worker: Worker | Sibling | None = None, shows: Failure | None = None) -> Server:
         if shows is not None:
             return page_server(configuration, shows, fds=fds, worker=worker)
         return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker)

@@ -1,9 +1,11 @@
-"""How many cores this process may use: its affinity, and the quota of its control group and of those around it."""
+"""How many cores this process may use: its affinity, the quota of its control group and of those around it, and whether its
+threads can use more than one."""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,12 @@ def usable_cores(root: str = "/") -> int:
     """At least 1; of a quota of 1.5 cores 2, which together can use it up. root: where /proc and /sys are."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *(math.ceil(quota) for quota in quotas(Path(root)))]))
+
+
+def has_gil() -> bool:
+    """Whether threads of this interpreter take turns: also without a global lock of its own, when an extension that was
+    imported needs one."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def quotas(root: Path) -> Iterator[float]:

@@ -346,6 +346,12 @@ class RunOptions(ServerOptions):
         default_text="one process", aliases=("-w",), group=PROCESSES, is_common=True, metavar="N|auto",
         doc="Worker processes under a parent. Auto: one for each core that is ours by affinity and control group.",
     )
+    engines: int | Literal["auto"] | None = field(
+        int, default=None, convert=count_of_workers, must=f"an integer between 1 and {MAX_WORKERS}, or auto",
+        default_text="one", group=PROCESSES, metavar="N|auto",
+        doc="Engines in one process, each in a thread of its own, for a Python without a global interpreter lock. Auto: as"
+        " for workers.",
+    )
     max_requests_per_worker: int = field(
         int, default=0, zero="never", group=PROCESSES,
         doc="Replace a worker after so many requests.",
@@ -399,6 +405,28 @@ class RunOptions(ServerOptions):
     @property
     def n_workers(self) -> int:
         return self.workers if isinstance(self.workers, int) else 1
+
+    @property
+    def n_engines(self) -> int:
+        return self.engines if isinstance(self.engines, int) else 1
+
+    def clashes(self) -> Iterator[ConfigError]:
+        """As of Record."""
+        yield from super().clashes()
+        if self.engines is None:
+            return
+        if self.has_parent:
+            yield UsageError(
+                "engines: cannot be combined with workers, reload, max_requests_per_worker or worker_timeout, which are of"
+                " processes", "engines"
+            )
+        from kacore.config.cores import has_gil
+
+        if has_gil():
+            yield UsageError(
+                f"engines={self.engines}: the threads of this Python take turns, since it has a global interpreter lock: use"
+                f" --workers {self.engines}, or a free-threaded Python", "engines"
+            )
 
     def chosen_access_log(self, *, is_terminal: bool) -> str:
         """The format, or "off"."""

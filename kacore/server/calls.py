@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from kacore.config.cores import has_gil
+
 T = TypeVar("T")
 
 
@@ -50,6 +52,10 @@ class Calls:
             answer: Future[T] = Future()
             self.soon(lambda: settle(answer, call))
         return answer.result()
+
+    def look(self, call: Callable[[], T]) -> T:
+        """The same for what only reads what the loop's thread changes: where there is a GIL, that is guarded by it."""
+        return call() if has_gil() else self.ask(call)
 
     def _make(self) -> None:
         while self._waiting:

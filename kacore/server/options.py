@@ -14,6 +14,7 @@ from kacore.policy import Policy, PolicySet
 from kacore.server.tls import TLS
 
 if TYPE_CHECKING:
+    from kacore.server.engines import Sibling
     from kacore.server.place import Worker
 
 
@@ -57,11 +58,11 @@ class Given(Record):
 class ServerKeywords(ServerOptions, Given):
     """What `Server` is made with."""
 
-    worker: Worker | None = field(
+    worker: Worker | Sibling | None = field(
         object,
         default=None,
         sources=(),
-        doc="The process's place among others, for a server that a Supervisor started.",
+        doc="The place among others, for a server that a Supervisor or Engines started.",
     )
 
 

@@ -69,6 +69,10 @@ class Alone:
         self.listeners: list[Listener] = []
         self._notifier: Notifier | None = None
 
+    def wsgi(self) -> dict[str, Any]:
+        """What a WSGI application is told of it: keywords of WsgiApplication."""
+        return {}
+
     def take_process(self) -> None:
         """Serving is all that this process does, so tell its service manager about it."""
         self._notifier = Notifier()
@@ -165,6 +169,10 @@ class Worker:
         self._asked = Asked(answers) if answers is not None else None
         self._table: _core.ConnectionTable | None = None
         self._has_tls = False
+
+    def wsgi(self) -> dict[str, Any]:
+        """As of Alone."""
+        return {"multiprocess": True}
 
     def take_process(self) -> None:
         """The parent tells the service manager."""
@@ -317,4 +325,27 @@ class Worker:
             loop.call_later(COUNT_EVERY, self._count, server, loop, last)
 
 
-Place = Alone | Worker
+class Place(Protocol):
+    """What a server needs of its place: see Alone."""
+
+    is_one_of_several: bool
+    listeners: list[Listener]
+
+    @property
+    def counters(self) -> mmap.mmap | None: ...
+    @property
+    def learned(self) -> mmap.mmap | None: ...
+    @property
+    def all_learned(self) -> tuple[mmap.mmap, ...]: ...
+    def wsgi(self) -> dict[str, Any]: ...
+    def take_process(self) -> None: ...
+    def prepare(self, policy: Policy, logger: logging.Logger) -> None: ...
+    def warns(self) -> bool: ...
+    def watches(self, listener: Listener, /) -> bool: ...
+    def step_of(self, server: Served, step: Callable[[], object], /) -> Callable[[], object] | None: ...
+    def stats(self) -> dict[str, Any]: ...
+    def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]: ...
+    def serving(self, server: Served, loop: asyncio.AbstractEventLoop) -> None: ...
+    def ending(self) -> None: ...
+    def closed(self) -> None: ...
+    def give_up(self, listeners: Iterable[Listener]) -> None: ...

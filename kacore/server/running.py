@@ -37,6 +37,8 @@ def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
         raise UsageError(f'workers and reload need the application as "module:name", not {app!r}: each worker imports it')
     if options.has_parent and options.sockets is not None:
         raise UsageError("sockets: workers share addresses (bind, host, port, uds) or descriptors (fds)")
+    if options.engines is not None and options.sockets is not None:
+        raise UsageError("sockets: engines share addresses (bind, host, port, uds) or descriptors (fds)")
     if options.log_config is not None:
         logs.configure(options.log_config)
     elif options.log_level is not None:
@@ -65,8 +67,16 @@ def run(app: str | Callable[..., Any], options: RunKeywords) -> None:
 
 
 def serve(options: RunOptions, make: Callable[..., Server], *, scheme: str, policy: Policy) -> int:
-    """One process, or a parent with workers. make: called with `worker` in each worker, and with `shows` for a server of the
-    page about that failure. policy: the default. Return: the exit status, in the parent as in each worker."""
+    """One process, or a parent with workers. make: called with `worker` in each worker and for each engine, and with `shows`
+    for a server of the page about that failure. policy: the default. Return: the exit status, in the parent as in each
+    worker."""
+    if options.engines is not None:
+        from kacore.server.engines import Engines
+
+        engines = Engines(make, options, scheme=scheme, policy=policy)
+        with contextlib.closing(engines), pid_file(options.pid):
+            engines.run()
+        return 0
     if not options.has_parent:
         server = make()
         server.bind()

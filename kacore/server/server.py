@@ -51,7 +51,8 @@ class Server:
     and docs/options.md say what each is.
 
     Raises UsageError (a ValueError) for arguments that cannot be served. shutdown(), set_policy() and
-    reload_certificates() may be called from any thread, and from a signal handler; the rest is for the loop's thread.
+    reload_certificates() may be called from any thread, and from a signal handler, and stats(), connections() and learned()
+    from any thread; the rest is for the loop's thread.
     """
 
     @method_keywords_of(ServerKeywords)
@@ -147,7 +148,12 @@ class Server:
     def stats(self) -> dict[str, Any]:
         """The counters of the table; while serving also those of the engine under "engine", and under "tasks" how many
         requests finished at once, were adopted by a waiting task, or got a Task of their own; of a worker, those of all
-        worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker."""
+        worker processes under "workers", see Worker.stats. Cost: about 10 us, and as much for each worker.
+
+        As connections() and learned() from any thread; without a GIL they are answered in the loop's."""
+        return self._calls.look(self._stats)
+
+    def _stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = self.table.stats()
         if self.tls is None:
             stats["tls"] = None
@@ -161,16 +167,16 @@ class Server:
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
         """At most `limit` of the open connections of this process: client, phase, class, requests. Cost: about 1 us for
         each place in use."""
-        return self._driver.connections(limit) if self._driver is not None else []
+        return self._calls.look(lambda: self._driver.connections(limit) if self._driver is not None else [])
 
     def learned(self, limit: int = 1000) -> list[dict[str, Any]]:
         """What is known of the idle timeouts of at most `limit` client networks, as ConnectionTable.learned(): trusted
         proxies and unix sockets first. Of this process."""
-        return self.table.learned(time.monotonic(), limit)
+        return self._calls.look(lambda: self.table.learned(time.monotonic(), limit))
 
     def busiest(self) -> list[dict[str, Any]]:
         """The client networks with most open connections, as ConnectionTable.busiest(). Of this process."""
-        return self.table.busiest()
+        return self._calls.look(self.table.busiest)
 
     @property
     def admin_port(self) -> int | None:
@@ -359,8 +365,8 @@ class Server:
             pathsend=self.options.pathsend,
             waker=self._wake,
             threads=self.options.threads,
-            multiprocess=self.place.is_one_of_several,
             max_response_buffer=self.policy.max_response_buffer,
+            **self.place.wsgi(),
         )
         if self.interface != "wsgi":
             await probe(self._application, self.logger)
