@@ -277,11 +277,12 @@ def run_one(server, scheme, n_rolls, peers):
             with Clients(port) as clients:
                 until(lambda: clients.since(0), "it answers")
                 rolls.send(clients)
-                for found["rolls"] in range(1, n_rolls):
+                found["rolls"] = 1
+                while found["rolls"] < n_rolls:
                     some = clients.n_sent + REQUESTS_BETWEEN
                     until(lambda some=some: clients.n_sent >= some, "more is asked")
                     next(rolls)
-                found["rolls"] = n_rolls
+                    found["rolls"] += 1
         except Stuck as stuck:
             found["stuck"] = str(stuck)
         finally:
