@@ -1,7 +1,7 @@
 """Servers are replaced again and again while clients POST: what is lost, and what does an application see twice?
 
     make fleet                                      # 20 rolls of each scheme, beside uvicorn, gunicorn and granian
-    make fleet FLEET='--servers kacore --rolls 2'   # what CI runs
+    make fleet-short                                # kacore alone, twice each: what CI runs
     make fleet FLEET=--docs                         # and write the table into docs/deploy.md
 
 Each pair of scheme and server runs in a process of its own, with a few of them side by side. The status is 1 if kacore
