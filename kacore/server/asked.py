@@ -1,7 +1,7 @@
 """In a worker: answers for whoever reports on all workers (`reporter.py`), from the loop and without ever waiting.
 
-A question is a line of JSON, {"id": N, "connections": LIMIT}, and so is its answer. Who does not take the last answer gets no
-other.
+A question is a line of JSON, {"id": N, "connections": LIMIT} or {"id": N, "busiest": true}, and so is its answer. Who does
+not take the last answer gets no other.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import json
 import socket
 from typing import Any, Protocol
 
+from kacore.server.seldom import Seldom
+
 
 class Knows(Protocol):
     """What is needed of a Server."""
 
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+    def busiest(self) -> list[dict[str, Any]]: ...
 
 
 class Asked:
@@ -27,9 +30,9 @@ class Asked:
         self._out = b""
 
     def start(self, server: Knows, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_reader(self._sock.fileno(), self._hear, server, loop)
+        loop.add_reader(self._sock.fileno(), self._hear, server, Seldom(server.busiest), loop)
 
-    def _hear(self, server: Knows, loop: asyncio.AbstractEventLoop) -> None:
+    def _hear(self, server: Knows, busiest: Seldom, loop: asyncio.AbstractEventLoop) -> None:
         try:
             said = self._sock.recv(4096)
         except BlockingIOError:
@@ -42,8 +45,8 @@ class Asked:
         if self._out:
             return
         question = json.loads(said.splitlines()[-1])
-        found = server.connections(int(question["connections"]))
-        self._out = json.dumps({"id": question["id"], "connections": found}, separators=(",", ":")).encode() + b"\n"
+        found = busiest() if "busiest" in question else server.connections(int(question["connections"]))
+        self._out = json.dumps({"id": question["id"], "found": found}, separators=(",", ":")).encode() + b"\n"
         self._send(loop)
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -24,6 +24,7 @@ from kacore.server.learned import unpacked
 SILENT_AFTER = 30.0
 ANSWER_WITHIN = 0.5  # seconds that a worker has to list its connections
 MAX_ANSWER = 16 << 20  # bytes
+MAX_BUSIEST = 32  # as of one table
 SUMS = ("max", "buffer_bytes", "max_buffer_bytes")
 PHASES = tuple(_core.ConnectionTable(max_connections=1).stats()["phases"])
 
@@ -93,17 +94,24 @@ class Peer:
 
     async def connections(self, limit: int) -> list[dict[str, Any]]:
         """At most `limit` of them; none when it does not answer in time, or is gone."""
-        if limit <= 0 or self.is_gone:
+        return [{"worker": self.slot, **one} for one in await self._ask(connections=limit)] if limit > 0 else []
+
+    async def busiest(self) -> list[dict[str, Any]]:
+        """The networks with most connections to it; none as above."""
+        return await self._ask(busiest=True)
+
+    async def _ask(self, **what: int) -> list[dict[str, Any]]:
+        if self.is_gone:
             return []
         question = time.monotonic_ns()
         try:
             async with asyncio.timeout(ANSWER_WITHIN), self._lock:
-                self._writer.write(json.dumps({"id": question, "connections": limit}).encode() + b"\n")
+                self._writer.write(json.dumps({"id": question, **what}).encode() + b"\n")
                 while line := await self._reader.readline():
                     with suppress(ValueError):  # the rest of an answer to somebody before us
                         answer = json.loads(line)
                         if answer["id"] == question:
-                            return [{"worker": self.slot, **one} for one in answer["connections"]]
+                            return list(answer["found"])
         except (TimeoutError, OSError, ValueError):
             pass
         return []
@@ -119,6 +127,8 @@ class Workers:
         self._pages, self._learned, self._has_tls = pages, list(learned), has_tls
         self._peers: list[Peer] = []
         self.is_ending = False  # they were told to
+        self._busiest: list[dict[str, Any]] | None = None
+        self._asking: asyncio.Future[None] | None = None
 
     def add(self, peer: Peer) -> None:
         for one in self._peers:
@@ -173,5 +183,16 @@ class Workers:
         return [{**one, "connections": None} for one in table.learned(now, limit)]
 
     def busiest(self) -> list[dict[str, Any]] | None:
-        """Not known of all together."""
-        return None
+        """As the workers said when they were asked last, which is done anew now. None: not yet."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask_for_busiest())
+        return self._busiest
+
+    async def _ask_for_busiest(self) -> None:
+        summed: dict[tuple[str, bool], int] = {}
+        for found in await asyncio.gather(*(peer.busiest() for peer in self._peers)):
+            for one in found:
+                key = one["network"], one["proxy"]
+                summed[key] = summed.get(key, 0) + one["connections"]
+        first = sorted(summed.items(), key=lambda one: -one[1])[:MAX_BUSIEST]
+        self._busiest = [{"network": name, "proxy": is_proxy, "connections": n} for (name, is_proxy), n in first]

@@ -6,6 +6,7 @@ import pytest
 
 from kacore import Policy
 from kacore._core import ConnectionTable
+from kacore.server.seldom import Seldom
 from kacore.server.status import Status, words
 from kacore.server.status.advice import advise
 from kacore.server.status.history import PER_POINT, SECONDS, History
@@ -23,7 +24,7 @@ def history_of(seconds, per_second=10, gauge=5):
 class Subject:
     """A server as the admin listener sees it."""
 
-    is_ready, trouble = True, ""
+    is_ready, trouble, since = True, "", 0.0
 
     def __init__(self, **policy):
         self.policy = Policy(**policy)
@@ -333,10 +334,8 @@ def test_only_parts_that_are_new_are_sent_again(watched):
 
 
 def test_what_takes_long_is_asked_seldom(monkeypatch):
-    from kacore.server.status import Seldom
-
     now, asked = [0.0], []
-    monkeypatch.setattr("kacore.server.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("kacore.server.seldom.time.monotonic", lambda: now[0])
 
     def slow():
         asked.append(now[0])
