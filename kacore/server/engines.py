@@ -184,12 +184,19 @@ class EnginePeer:
         server = self._thread.server
         if limit <= 0 or server is None:
             return []
+        return [{"worker": self._thread.slot, **one} for one in await self._ask(partial(server.connections, limit))]
+
+    async def busiest(self) -> list[dict[str, Any]]:
+        """As of Peer."""
+        server = self._thread.server
+        return await self._ask(server.busiest) if server is not None else []
+
+    async def _ask(self, call: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
-                found = await asyncio.to_thread(server.connections, limit)
+                return await asyncio.to_thread(call)
         except TimeoutError:
             return []
-        return [{"worker": self._thread.slot, **one} for one in found]
 
 
 class Slot:

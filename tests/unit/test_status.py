@@ -144,7 +144,8 @@ def test_the_document_says_what_the_table_counts(watched):
     assert document["clients"] == [{"network": "192.0.2.1", "proxy": False, "connections": 5}]
     assert sum(document["idle_gap"]["counts"]) == 15
     assert document["history"]["series"]["phase idle"][-1] == 2  # the mean of the last whole three: 1, 2, 3
-    assert document["responses"] is None
+    assert document["responses"] == dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx"), 0)
+    assert document["first_byte"] is None
     assert document["workers"] == []
 
 
