@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 PROCESSES ?= 4
+TEST_EXTRAS ?= test browser
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses $(PROCESSES) --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -25,7 +26,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross clean
+.PHONY: build-as-wheel matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -42,7 +43,7 @@ $(VENV)/.for-build: pyproject.toml .ci/requirements.py | $(BIN)/python
 	$(BIN)/python .ci/requirements.py build > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
 
 $(VENV)/.for-test: $(VENV)/.for-build
-	$(BIN)/python .ci/requirements.py test browser > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
+	$(BIN)/python .ci/requirements.py $(TEST_EXTRAS) > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
 
 $(VENV)/.for-dev: $(VENV)/.for-test
 	$(BIN)/python .ci/requirements.py dev > $@.txt && $(PIP_INSTALL) -r $@.txt && touch $@
@@ -236,6 +237,14 @@ site: build $(VENV)/.for-site  ## the documentation as a site in build/site; a w
 	@rm -rf build/site $(SITE) && mkdir -p $(SITE)
 	@cp -r --parents *.md docs deploy benches/README.md benches/results/*.svg $(SITE) && mv $(SITE)/docs/site/*.md $(SITE)/docs/site/*.rst $(SITE)
 	$(BIN)/sphinx-build -q -W --keep-going -j auto -b html -c docs/site $(SITE) build/site
+
+# zig compiles for all of them. To run them takes Debian, qemu-user and musl.
+wheels: $(VENV)/.for-dev  ## wheels of this interpreter for Linux: glibc and musl, x86_64 and aarch64, into dist/, checked
+	$(BIN)/python .ci/requirements.py wheels > $(VENV)/.for-wheels.txt && $(PIP_INSTALL) -r $(VENV)/.for-wheels.txt
+	$(BIN)/python .ci/wheels.py $(ARGS)
+
+try-wheels: $(VENV)/.for-dev  ## run the wheels of dist/ on their processor and libc (needs qemu-user and musl)
+	$(BIN)/python .ci/try_wheels.py
 
 # --- benches ------------------------------------------------------------------------------------------------
 

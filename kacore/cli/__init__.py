@@ -1,4 +1,4 @@
-"""The `kacore` command: serve, config, policy, simulate, demo; `kacore app:app` is `kacore serve app:app`.
+"""The `kacore` command: serve, config, policy, simulate, top, demo; `kacore app:app` is `kacore serve app:app`.
 
 Every mistake of a user is one line on stderr and exit status 2.
 """
@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
         from kacore.cli import serve
 
         return serve.run(args)
+    if args.command == "top":
+        from kacore.cli import top
+
+        return top.run(args)
     if args.command == "docs":
         from kacore.cli import docs
 

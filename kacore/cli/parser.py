@@ -159,6 +159,13 @@ def fill_simulate(parser: Parser) -> None:
         parser.add_argument(name, **how)
 
 
+def fill_top(parser: Parser) -> None:
+    from kacore.cli.top import ARGUMENTS
+
+    for name, how in ARGUMENTS.items():
+        parser.add_argument(name, **how)
+
+
 def add_help_all(parser: Parser) -> None:
     parser.add_own("--help-all", text="all options, each in full", action=HelpAll, nargs=0)
 
@@ -184,6 +191,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "config": ("print the configuration in force, and where each value comes from", fill_config),
     "policy": ("print the policy in force, or read it from Apache or nginx", fill_policy),
     "simulate": ("play access logs against keep-alive timeouts, and recommend one", fill_simulate),
+    "top": ("show what a running server does, in a terminal", fill_top),
     "completion": ("print what makes a shell complete commands and options", fill_completion),
     "docs": ("say where the documentation is, or print a page of it", fill_docs),
     "demo": ("serve a page that shows what keep-alive saves", fill_demo),

@@ -340,6 +340,28 @@ static void streams_over_the_limit_are_refused_and_hpack_stays_in_step(void)
     stop();
 }
 
+static void open_requests_beside_the_first_count_against_the_budget(void)
+{
+    ka_pool *pool = &w.d.service.pool;
+    start();
+    get(1);
+    size_t with_one = pool->held_bytes, budget = pool->max_bytes;
+    get(3);
+    EXPECT(pool->held_bytes > with_one + KA_H2_REQUEST_BYTES && n_requests == 2);
+    pool->max_bytes = 2 * ka_pool_used(pool) - 1; /* more than half is used */
+    get(5);
+    EXPECT(n_requests == 2 && got(5)->error == KA_H2_REFUSED_STREAM);
+    answer(at(3), 1);
+    answer(at(1), 1);
+    run();
+    size_t with_none = pool->held_bytes; /* what HPACK remembers */
+    EXPECT(with_none < with_one + KA_H2_REQUEST_BYTES);
+    get(7); /* the first again, so whatever is used */
+    EXPECT(n_requests == 3 && pool->held_bytes < with_none + KA_H2_REQUEST_BYTES);
+    pool->max_bytes = budget;
+    stop();
+}
+
 enum {
     RAPID_RESET,
     MADE_YOU_RESET,
@@ -605,6 +627,7 @@ int main(void)
     an_idle_connection_ends_by_its_clock();
     what_is_wrong_with_an_idle_stream_is_the_connections();
     streams_over_the_limit_are_refused_and_hpack_stays_in_step();
+    open_requests_beside_the_first_count_against_the_budget();
     work_for_nothing_ends_the_connection();
     an_honest_client_is_never_charged();
     many_wait_with_little_and_count_with_what_they_hold();

@@ -88,7 +88,10 @@ def test_the_bytes_of_a_slot_and_of_a_sock_are_those_that_the_compiler_checks(ca
     slot, sock = said(capacity, r"(\d+) of kacore's bytes are the connection's slot in the table and (\d+) what")
     assert said(source("ka_store.h"), r"sizeof\(ka_chunk\) == \(size_t\)(\d+) \* KA_CHUNK") == [slot]
     assert said(source("ka_wire.h"), r"sizeof\(ka_sock\) == (\d+),") == [sock]
-    assert slot + sock <= said(capacity, r"kacore, plain \| (\d+) to")[0]
+    (table,) = said(capacity, r"1,000,000 of 100,000 clients \| (\d+) \|")
+    exactly = said(page("table.md"), r"([\d.]+) bytes a connection with 1,000,000 of 100,000 clients")
+    assert exactly == [pytest.approx(table, abs=0.5)]
+    assert slot < table and slot + sock <= said(capacity, r"kacore, plain \| (\d+) to")[0]
     parts = said(source("ka_phase.h"), r"KA_CHUNK = (\d+)")
     assert said(capacity, r"come in parts of ([\d,]+) connections") == parts
     assert said(capacity, r"kacore's table grows in parts of ([\d,]+) connections") == parts
@@ -104,9 +107,41 @@ def test_limits_are_those_of_the_policy_and_the_server(capacity):
     assert said(capacity, r"connections of a worker \+ (\d+)") == [listening.DESCRIPTORS_ELSE]
 
 
+def test_the_worst_case_is_what_the_policy_says(capacity):
+    rows = re.findall(r"\| (nothing: 10,000 connections|`--[^`]+`) \| ([\d,]+) MiB \| ([\d,]+) MiB \|", capacity)
+    assert len(rows) == 3
+    for options, plain, tls in rows:
+        flags = re.findall(r"--([\w-]+) (\d+)", options)
+        policy = Policy(**{"max_connections": 10_000, **{name.replace("-", "_"): int(value) for name, value in flags}})
+        sums = [-(-policy.worst_case_bytes(tls=is_tls) // (1 << 20)) for is_tls in (False, True)]
+        assert sums == [int(plain.replace(",", "")), int(tls.replace(",", ""))], options
+    in_gb = 4 * Policy(max_connections=250_000).worst_case_bytes() / 2**30
+    assert said(capacity, r"(\d+) GB in four workers") == [round(in_gb, -1)]
+    assert said(source("ka_h2.h"), r"KA_H2_REQUEST_BYTES = (\d+),") == [2048]
+    assert said(source("ka_h2.h"), r"KA_H2_FIELD_BYTES = (\d+),") == said(capacity, r"its head and (\d+) bytes a field")
+
+
+def test_limits_of_the_system_are_the_same_in_the_table_and_in_the_files(capacity):
+    for name in ("fs.file-max", "net.ipv4.tcp_max_syn_backlog"):
+        (value,) = said(capacity, rf"{re.escape(name)} = (\d+)")
+        assert re.search(rf"`{re.escape(name)}` \| [^|]+ \| {value:,.0f} \|", capacity), name
+    (limit,) = said(capacity, r"LimitNOFILE=(\d+)")
+    workers, each = said(capacity, r"--workers (\d+) --max-connections (\d+) ```")
+    assert workers * each == MILLION and limit == each + 64
+
+
 def test_the_time_of_a_step_is_that_of_the_engine(performance):
     (step_us,) = said(source("ka_engine.c"), r"STEP_NS = (\d+) \* 1000,")
     assert said(performance, r"as many events as fit into (\d+) us") == [step_us]
+
+
+def test_the_reuse_of_a_log_is_the_same_on_both_pages_that_tell_of_it():
+    rows = re.findall(r"^\| (16|64|1,000) \| (.+) \|$", (ROOT / "docs" / "simulate.md").read_text(), re.MULTILINE)
+    assert len(rows) == 3
+    for room, figures in rows:
+        of_5, of_75, of_600, auto = [float(figure.rstrip(" %")) for figure in figures.split(" | ")]
+        found = re.findall(rf"\| {room} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|", page("timeouts.md"))
+        assert [float(figure) for figure in found[0]] == [of_5, of_75, of_600, auto], room
 
 
 # --- what follows -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.resources
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import kacore
 import kacore._core
 from kacore import cli
+
+ROOT = Path(__file__).parents[2]
 
 try:
     METADATA = importlib.metadata.metadata("kacore")
@@ -50,7 +53,7 @@ def test_every_extra_that_the_documentation_names_exists():
 )
 def test_a_build_where_kacore_cannot_run_is_refused_in_a_sentence(monkeypatch, name, value, sentence):
     monkeypatch.setattr(sys, name, value)
-    assert sentence in runpy.run_path(Path(__file__).parents[2] / ".ci/preflight.py")["missing"]()
+    assert sentence in runpy.run_path(ROOT / ".ci/preflight.py")["missing"]()
 
 
 def test_serving_on_windows_is_refused_in_a_sentence(monkeypatch, capsys):
@@ -74,3 +77,9 @@ def test_every_public_name_is_there_and_has_a_docstring():
 def test_compiled_module_holds_no_leftovers_of_its_making():
     names = vars(kacore._core)
     assert [name for name in names if name == "__test__" or name.startswith("__pyx_unpickle")] == []
+
+
+def test_actions_of_workflows_are_pinned_to_a_commit():
+    uses = re.findall(r"uses: (.*)", "".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml")))
+    assert uses
+    assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use) for use in uses), uses

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kacore.server.status import document
-from kacore.server.status.history import History
+from kacore.server.status.history import PER_POINT, History
 from kacore.server.status.reading import Reading
 from kacore.server.status.viewers import MAX_VIEWERS, Stream, Viewer
 
@@ -53,6 +53,8 @@ class Status:
         self.subject = subject
         self.history = History()
         self._since = 0.0
+        self._n_points = 0
+        self._pictures: dict[str, Any] = {}
         self._clock = clock
         self._learned = Seldom(lambda: subject.learned(MAX_NETWORKS))
         self._busiest = Seldom(subject.busiest)
@@ -97,15 +99,14 @@ class Status:
 
     def _sample(self) -> None:
         self._since = self._since or time.time()
-        self.reading = Reading(self.subject.stats())
-        self.history.add(self._clock(), self.reading.sample())
+        self.history.add(self._clock(), Reading(self.subject.stats()).sample())
 
     def document(self, *, has_history: bool = True) -> dict[str, Any]:
-        """As of the last look."""
+        """The counters as of now, and what they were as of the last look."""
         if not self.history.n:
             self._sample()
         made = document.make(
-            self.reading,
+            Reading(self.subject.stats()),
             self.history,
             self.subject.policy,
             since=self._since,
@@ -116,8 +117,15 @@ class Status:
             busiest=self._busiest(),
         )
         if has_history:
-            made["history"] = document.pictures(self.history)
+            made["history"] = self._drawn()
         return made
+
+    def _drawn(self) -> dict[str, Any]:
+        """Anew only when there is another point."""
+        n_points = (self.history.n + PER_POINT - 1) // PER_POINT
+        if n_points != self._n_points:
+            self._n_points, self._pictures = n_points, document.pictures(self.history)
+        return self._pictures
 
     def _changed(self, is_whole: bool) -> str:
         return json.dumps(self.page.changed(None if is_whole else self.document()))

@@ -66,24 +66,27 @@ class History:
 
     def levels(self, name: str) -> list[float | None]:
         """Of a gauge: the mean of each point's samples, so that a stack of them is as high as their sum."""
-        found = []
-        for end in self.ends():
-            known = [value for k in range(max(0, end - PER_POINT + 1), end + 1) if (value := self._at(name, k)) is not None]
-            found.append(sum(known) / len(known) if known else None)
-        return found
+        values, oldest = self._in_order(self._columns.get(name))
+        parts = (values[max(0, end - oldest - PER_POINT + 1) : end - oldest + 1] for end in self.ends())
+        return [known(sum(part) / len(part)) for part in parts]
 
     def rates(self, name: str) -> list[float | None]:
         """Of a counter: its growth a second within each point."""
+        values, oldest = self._in_order(self._columns.get(name))
+        times, _ = self._in_order(self._times)
         found: list[float | None] = []
         for end in self.ends():
-            start = max(0, end - PER_POINT, self.n - SECONDS)
-            first, last = self._at(name, start), self._at(name, end)
-            seconds = self._times[end % SECONDS] - self._times[start % SECONDS]
-            if first is None or last is None or seconds <= 0:
-                found.append(None)
-            else:
-                found.append(max(0.0, last - first) / seconds)
+            last, first = end - oldest, max(0, end - oldest - PER_POINT)
+            seconds = times[last] - times[first]
+            found.append(known(max(values[last] - values[first], 0.0) / seconds) if seconds > 0 else None)
         return found
+
+    def _in_order(self, column: array[float] | None) -> tuple[list[float], int]:
+        """Its samples, the oldest first, and the number of that one."""
+        n, at = min(self.n, SECONDS), self.n % SECONDS
+        if column is None:
+            return [math.nan] * n, self.n - n
+        return (column[at:] + column[:at] if self.n >= SECONDS else column[:n]).tolist(), self.n - n
 
     def _first(self, seconds: int) -> int:
         return max(0, self.n - SECONDS, self.n - 1 - seconds)
@@ -94,6 +97,10 @@ class History:
             return None
         value = column[number % SECONDS]
         return None if math.isnan(value) else value
+
+
+def known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def rounded(values: Iterable[float | None]) -> list[float | None]:

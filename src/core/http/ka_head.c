@@ -10,6 +10,10 @@
 #include "http/ka_block.h"
 #include "http/ka_scan.h"
 
+#ifdef KA_HAS_X86
+#include <cpuid.h>
+#endif
+
 const ka_limits ka_limits_default = {
     .max_head_bytes = 32768,   /* nginx: four buffers of 8k */
     .max_target_bytes = 8192,  /* RFC 9112 3: at least 8000 octets of request line */
@@ -762,9 +766,10 @@ static inline const way *way_for(size_t len)
 
 static int is_supported(unsigned i)
 {
-#ifdef KA_HAS_X86
+#ifdef KA_HAS_X86 /* __builtin_cpu_supports needs a library that not every compiler has */
+    unsigned a, b, c = 0, d;
     if (i == 1)
-        return __builtin_cpu_supports("sse4.2") > 0;
+        return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_2);
 #endif
     return i < N_VARIANTS;
 }

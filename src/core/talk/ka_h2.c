@@ -186,6 +186,7 @@ void ka_h2_close(ka_h2 *h2, ka_h2_stream *s)
     if (service->h2->staged_for == &s->x)
         service->h2->staged_for = NULL;
     ka_h2_drop_out(h2, s);
+    ka_pool_let_go(&service->pool, s->counted);
     give_stream(service->h2, s);
     ka_h2_put_credit(h2, NULL);
 }

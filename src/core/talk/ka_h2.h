@@ -41,7 +41,9 @@ enum {
     KA_H2_URGENCIES = 8,    /* RFC 9218 4.1 */
     KA_H2_BUCKETS = 32,     /* of streams, by their number */
     KA_H2_REMEMBERED = 128, /* streams of which it is known how they ended */
-    KA_H2_TURN_REQUESTS = 64,        /* handed over in one turn */
+    KA_H2_TURN_REQUESTS = 64,   /* handed over in one turn */
+    KA_H2_REQUEST_BYTES = 2048, /* what an open request takes besides its head: the stream, the application's objects */
+    KA_H2_FIELD_BYTES = 160,    /* a field's two objects, besides their bytes; as in worst_case_bytes() */
     KA_H2_OUT_MOST = KA_OUT_HIGH * 2 /* unsent bytes above which nothing more is read */
 };
 
@@ -57,6 +59,7 @@ struct ka_h2_stream {
     ka_buf *head;              /* owned: the request, until the application has it; see ka_h2_hold */
     ka_buf *trailers;          /* owned: field lines to end with */
     size_t n_in, queued;       /* bytes of both */
+    size_t counted;            /* of the budget, for what the application has of the request; see is_room_for */
     ka_h2_stream *chain;       /* in its bucket */
     ka_h2_stream *next, *prev; /* of all */
     ka_h2_stream *held_next, *held_prev;

@@ -350,6 +350,22 @@ static void begin_exchange(ka_h2 *h2, ka_h2_stream *s, const ka_h2_request *requ
         ka_h2_goodbye(h2, KA_CAUSE_POLICY);
 }
 
+/* An open request is held by the application, as in HTTP/1, where a connection has one and worst_case_bytes() a place for
+ * it. Those beside the first are counted, or one connection could hold as much as a hundred; and none of them is begun
+ * when half of the budget is used, so that heads and content of others always find room. */
+static int is_room_for(ka_h2 *h2, const ka_head *head, size_t *counted)
+{
+    ka_pool *pool = &h2->talk->service->pool;
+    *counted = 0;
+    if (h2->live == NULL || h2->live->n_streams == 0)
+        return 1;
+    size_t nbytes = KA_H2_REQUEST_BYTES + head->nbytes + head->n_fields * (size_t)KA_H2_FIELD_BYTES;
+    if (ka_pool_is_tight(pool) || ka_pool_hold(pool, KA_USE_INPUT, nbytes) < 0)
+        return 0;
+    *counted = nbytes;
+    return 1;
+}
+
 /* A new stream. Return it, if the application is to have it. */
 static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
 {
@@ -366,11 +382,19 @@ static ka_h2_stream *request(ka_h2 *h2, uint32_t id, int ends, int64_t now)
         fault(h2, &found, now);
         return NULL;
     }
+    size_t counted;
+    if (!is_room_for(h2, &service->request.head, &counted)) {
+        ka_h2_put_rst(h2, id, KA_H2_REFUSED_STREAM);
+        ka_h2_charge(h2, KA_H2_COST_CANCEL, now);
+        return NULL;
+    }
     ka_h2_stream *s = ka_h2_open(h2, id);
     if (s == NULL) {
+        ka_pool_let_go(&h2->talk->service->pool, counted);
         ka_h2_put_rst(h2, id, KA_H2_REFUSED_STREAM);
         return NULL;
     }
+    s->counted = counted;
     if (got == KA_H2_REFUSED)
         service->request.head.n_fields = 0; /* not all of them are there */
     if (service->section.is_too_large)
