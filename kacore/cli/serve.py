@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
         logs.set_up(options.log_level or "info", options.access_log_file)
     configuration.tell()
 
-    def make(worker: Worker | Sibling | None = None, shows: Failure | None = None, **given: Any) -> Server:
+    def make(worker: Worker | Sibling | None = None, shows: Failure | None = None) -> Server:
         if shows is not None:
             return page_server(configuration, shows, fds=fds, worker=worker)
-        return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker, **given)
+        return make_server(args, environ, None if worker else configuration, fds=fds, worker=worker)
 
     return serve(
         options.replace(fds=fds),

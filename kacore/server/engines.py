@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from kacore.server.assembly import chosen_io
 from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import Listener, addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.loops import loop_factory, repeat
+from kacore.server.overview import ANSWER_WITHIN, Workers, open_in, told
+from kacore.server.place import SHARE_EVERY
 from kacore.server.server import Server
 from kacore.server.systemd import Notifier
 
@@ -57,12 +59,15 @@ class Sibling:
         slot: int,
         listeners: list[Listener],
         counters: mmap.mmap,
+        pages: list[list[mmap.mmap]],
         learned: tuple[mmap.mmap, ...],
         tell: Callable[[], object],
     ) -> None:
         self.slot, self.listeners, self.counters = slot, listeners, counters
         self.learned, self.all_learned = learned[slot], learned
-        self._tell = tell
+        self._pages, self._tell = pages, tell
+        self._table: _core.ConnectionTable | None = None
+        self._has_tls = False
 
     def wsgi(self) -> dict[str, Any]:
         """As of Alone: there are several threads, whatever its own pool is."""
@@ -87,8 +92,8 @@ class Sibling:
         return None
 
     def stats(self) -> dict[str, Any]:
-        """As of Alone."""
-        return {}
+        """`workers`: all engines, as of Worker."""
+        return {"workers": told(self._pages, has_tls=self._has_tls)}
 
     def handle_signals(self, server: Served, loop: asyncio.AbstractEventLoop) -> list[signal.Signals]:
         """They come to the main thread."""
@@ -96,10 +101,16 @@ class Sibling:
 
     def serving(self, server: Served, loop: asyncio.AbstractEventLoop) -> None:
         """As of Alone."""
+        self._has_tls = server.tls is not None
+        self._table = server.table
+        self._table.tell_state("serving")
+        repeat(loop, SHARE_EVERY, server.share)
         self._tell()
 
     def ending(self) -> None:
-        """As of Alone."""
+        """As of Worker."""
+        if self._table is not None:
+            self._table.tell_state("leaving")
 
     def closed(self) -> None:
         """As of Alone."""
@@ -149,6 +160,38 @@ class EngineThread(threading.Thread):
             self.server.shutdown(**how)
 
 
+class EnginePeer:
+    """An engine that is asked for its connections, from the main thread."""
+
+    def __init__(self, thread: EngineThread, page: mmap.mmap) -> None:
+        self._thread, self._page = thread, page
+
+    @property
+    def n_open(self) -> int:
+        """As of Peer."""
+        return open_in(self._page)
+
+    @property
+    def is_gone(self) -> bool:
+        """As of Peer."""
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """As of Peer."""
+
+    async def connections(self, limit: int) -> list[dict[str, Any]]:
+        """As of Peer. An engine that is busy is not waited for, but by a thread that is."""
+        server = self._thread.server
+        if limit <= 0 or server is None:
+            return []
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                found = await asyncio.to_thread(server.connections, limit)
+        except TimeoutError:
+            return []
+        return [{"worker": self._thread.slot, **one} for one in found]
+
+
 class Slot:
     """A place for one serving engine."""
 
@@ -160,19 +203,37 @@ class Slot:
 class Engines:
     """`options.engines` engines in as many threads, until SIGTERM or SIGINT. SIGHUP replaces them one after the other.
 
-    make_server: called with `worker`, a Sibling, and `admin`, None, for each engine: for the first ones in the main thread,
-                 so that what they import is there before threads are; for their successors in their threads.
+    make_server: called with `worker`, a Sibling, for each engine: for the first ones in the main thread, so that what they
+                 import is there before threads are; for their successors in their threads.
+    n:           how many, in place of options.engines. when_ready: called when all of them serve for the first time.
     scheme:      "https" when TLS is spoken. policy: for limits of the whole, and for the line at the start.
     Raises UsageError for addresses that cannot be listened on.
     """
 
     def __init__(
-        self, make_server: Callable[..., Server], options: RunOptions, *, scheme: str = "http", policy: Policy
+        self,
+        make_server: Callable[..., Server],
+        options: RunOptions,
+        *,
+        n: int | None = None,
+        scheme: str = "http",
+        policy: Policy,
+        when_ready: Callable[[], object] | None = None,
     ) -> None:
         self.make_server, self.options, self.policy, self.scheme = make_server, options, policy, scheme
-        self.n_engines = options.n_engines
+        self.n_engines = n or options.n_engines
+        self._when_ready = when_ready
         self.logger = logging.getLogger("kacore.error")
-        self.listeners = open_listeners_of(options, n_slots=self.n_engines)
+        self.listeners = self._admin_listeners = []
+        try:
+            self.listeners = open_listeners_of(options, n_slots=self.n_engines)
+            if options.admin is not None:
+                from kacore.server.admin import open_admin
+
+                self._admin_listeners = open_admin(options.admin, reuse_port=options.reuse_port)
+        except BaseException:
+            self.close()
+            raise
         raise_descriptor_limit(self.n_engines * policy.max_connections, self.logger)
         self._pages = [mmap.mmap(-1, _core.COUNTERS_BYTES) for _ in range(PAGES_PER_SLOT * self.n_engines)]
         self._learned = tuple(mmap.mmap(-1, LEARNED_BYTES) for _ in range(self.n_engines))
@@ -186,52 +247,17 @@ class Engines:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = asyncio.Event()
         self._notifier = Notifier()
-        self._admin = self._made_admin() if options.admin is not None else None
-
-    def _made_admin(self) -> AdminServer:
-        from kacore.server.admin import AdminServer
-
-        assert self.options.admin is not None
-        io = chosen_io(self.options.io)
-        return AdminServer(self, self.options.admin, self.options.admin_hosts, make_server=Server, io=io)
-
-    # -- asking, from any thread ---------------------------------------------------------------------------------
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether new clients are welcome."""
-        return self._was_ready and not self._is_stopping
-
-    def servers(self) -> Iterator[Server]:
-        """Of every engine, also of those that drain."""
-        return (thread.server for thread in list(self._threads) if thread.server is not None)
+        self._subject = Workers(
+            [self.pages(slot) for slot in range(self.n_engines)],
+            self._learned,
+            policy,
+            has_tls=scheme == "https",
+            since=time.time(),
+        )
+        self._admin: AdminServer | None = None
 
     def pages(self, slot: int) -> list[mmap.mmap]:
         return self._pages[slot * PAGES_PER_SLOT : (slot + 1) * PAGES_PER_SLOT]
-
-    def stats(self) -> dict[str, Any]:
-        """`workers`: as of Worker, of all engines. `phases`: open connections of all."""
-        phases: dict[str, int] = {}
-        for server in self.servers():
-            for name, n in server.stats()["phases"].items():
-                phases[name] = phases.get(name, 0) + n
-        slots = [_core.sum_counters(self.pages(slot)) for slot in range(self.n_engines)]
-        return {"phases": phases, "workers": {"total": _core.sum_counters(self._pages), "slots": slots}}
-
-    def connections(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """As of Server, of all engines."""
-        found: list[dict[str, Any]] = []
-        for server in self.servers():
-            found += server.connections(limit - len(found))
-        return found
-
-    def learned(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """As of Server: each network once, as the first engine that knows it does."""
-        known: dict[str, dict[str, Any]] = {}
-        for server in self.servers():
-            for one in server.learned(limit):
-                known.setdefault(one["network"], one)
-        return list(known.values())[:limit]
 
     # -- serving -------------------------------------------------------------------------------------------------
 
@@ -252,8 +278,8 @@ class Engines:
                 thread.server = self._made_server(thread)
             for thread in first:
                 thread.start()
-            if self._admin is not None:
-                await self._admin.start(is_shared=self.options.reuse_port)
+            if self.options.admin is not None:
+                await self._start_admin(self.options.admin)
             await self._over.wait()
         finally:
             if self._admin is not None:
@@ -265,9 +291,16 @@ class Engines:
             seen = _core.sum_counters(self._pages)
             self.logger.info("%s", telling.stopped(seen["requests"], seen["accepted"], time.monotonic() - self._began))
 
+    async def _start_admin(self, where: str) -> None:
+        from kacore.server.admin import AdminServer
+
+        io = chosen_io(self.options.io)
+        self._admin = AdminServer(self._subject, where, self.options.admin_hosts, make_server=Server, io=io)
+        await self._admin.start(self._admin_listeners)
+
     def close(self) -> None:
         """Give up the listening sockets, which the end of run() does, too."""
-        for listener in self.listeners:
+        for listener in [*self.listeners, *self._admin_listeners]:
             listener.refuse()
             listener.close()
 
@@ -293,10 +326,11 @@ class Engines:
             thread.slot,
             [Listener(one.sock.dup(), is_own=one.is_own, slot=one.slot) for one in self.listeners],
             self._pages[thread.page],
+            [self.pages(slot) for slot in range(self.n_engines)],
             self._learned,
             lambda: loop.call_soon_threadsafe(self._on_serving, thread),
         )
-        return self.make_server(worker=sibling, admin=None)
+        return self.make_server(worker=sibling)
 
     def _made_thread(self, slot: int) -> EngineThread:
         loop = self._loop
@@ -312,6 +346,7 @@ class Engines:
 
     def _on_serving(self, thread: EngineThread) -> None:
         slot = self._slots[thread.slot]
+        self._subject.add(EnginePeer(thread, self._pages[thread.page]))
         predecessor, slot.serving, slot.starting = slot.serving, thread, None
         if self._is_stopping:
             return  # it was told
@@ -326,6 +361,8 @@ class Engines:
     def _announce(self) -> None:
         self._was_ready, self._began = True, time.monotonic()
         self._notifier.ready()
+        if self._when_ready is not None:
+            self._when_ready()
         if self._notifier.watchdog is not None and self._loop is not None:
             repeat(self._loop, self._notifier.watchdog / 2, self._notifier.alive)
         n, each = self.n_engines, self.policy.max_connections
@@ -377,7 +414,7 @@ class Engines:
             n_open = _core.sum_counters(self._pages)["open"]
             self.logger.info("%s", telling.stopping_workers(n_open, self.policy.drain_timeout, by_keyboard=hurry))
         now = now or self._is_stopping
-        self._is_stopping = True
+        self._is_stopping = self._subject.is_ending = True
         self._notifier.stopping()
         self._rolling.clear()
         for thread in self._threads:

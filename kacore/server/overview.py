@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from kacore import _core
 from kacore.policy import Policy
@@ -66,6 +66,23 @@ def stands(parts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def open_in(page: mmap.mmap) -> int:
+    """How many connections its worker has open."""
+    gauges = _core.read_gauges(page)
+    return sum(gauges["phases"].values()) if gauges is not None else 0
+
+
+class Asked(Protocol):
+    """One of those that are asked for their connections: see Peer."""
+
+    @property
+    def n_open(self) -> int: ...
+    @property
+    def is_gone(self) -> bool: ...
+    def close(self) -> None: ...
+    async def connections(self, limit: int) -> list[dict[str, Any]]: ...
+
+
 class Peer:
     """One worker process, to be asked. Make it by `connected`."""
 
@@ -81,8 +98,7 @@ class Peer:
 
     @property
     def n_open(self) -> int:
-        gauges = _core.read_gauges(self._page)
-        return sum(gauges["phases"].values()) if gauges is not None else 0
+        return open_in(self._page)
 
     @property
     def is_gone(self) -> bool:
@@ -117,10 +133,10 @@ class Workers:
     ) -> None:
         self.policy, self.since = policy, since
         self._pages, self._learned, self._has_tls = pages, list(learned), has_tls
-        self._peers: list[Peer] = []
+        self._peers: list[Asked] = []
         self.is_ending = False  # they were told to
 
-    def add(self, peer: Peer) -> None:
+    def add(self, peer: Asked) -> None:
         for one in self._peers:
             if one.is_gone:
                 one.close()

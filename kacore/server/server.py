@@ -176,7 +176,7 @@ class Server:
 
     def busiest(self) -> list[dict[str, Any]]:
         """The client networks with most open connections, as ConnectionTable.busiest(). Of this process."""
-        return self.table.busiest()
+        return self._calls.look(self.table.busiest)
 
     @property
     def admin_port(self) -> int | None:

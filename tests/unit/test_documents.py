@@ -186,7 +186,7 @@ CHECKS = {
     "gunicorn": check_gunicorn,
     "python": check_python,
 }
-OTHERS = {"curl", "h2load", "zcat", "gzip"}
+OTHERS = {"curl", "h2load", "jq", "zcat"}
 
 
 @pytest.mark.parametrize("name", in_pages("sh"))
@@ -261,6 +261,15 @@ def test_options_that_a_sentence_names_are_options():
     }
     assert len(named) > 100
     assert {(name, flag) for name, flag in named if flag not in known | others} == set()
+
+
+def test_every_page_is_in_the_navigation_of_the_site_and_named_by_the_readme():
+    sections = [path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "site").glob("*.md")]
+    for name in DOCUMENTS:
+        if name.startswith("docs/"):
+            assert sum(f"\n{name.removesuffix('.md')}\n" in section for section in sections) == 1, name
+    named = DOCUMENTS["README.md"] + DOCUMENTS["docs/embedding.md"]
+    assert [name for name in DOCUMENTS if name.startswith("docs/") and Path(name).name not in named] == []
 
 
 # -- links ----------------------------------------------------------------------------------------------------------------

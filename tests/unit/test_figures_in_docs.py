@@ -88,7 +88,10 @@ def test_the_bytes_of_a_slot_and_of_a_sock_are_those_that_the_compiler_checks(ca
     slot, sock = said(capacity, r"(\d+) of kacore's bytes are the connection's slot in the table and (\d+) what")
     assert said(source("ka_store.h"), r"sizeof\(ka_chunk\) == \(size_t\)(\d+) \* KA_CHUNK") == [slot]
     assert said(source("ka_wire.h"), r"sizeof\(ka_sock\) == (\d+),") == [sock]
-    assert slot + sock <= said(capacity, r"kacore, plain \| (\d+) to")[0]
+    (table,) = said(capacity, r"1,000,000 of 100,000 clients \| (\d+) \|")
+    exactly = said(page("table.md"), r"([\d.]+) bytes a connection with 1,000,000 of 100,000 clients")
+    assert exactly == [pytest.approx(table, abs=0.5)]
+    assert slot < table and slot + sock <= said(capacity, r"kacore, plain \| (\d+) to")[0]
     parts = said(source("ka_phase.h"), r"KA_CHUNK = (\d+)")
     assert said(capacity, r"come in parts of ([\d,]+) connections") == parts
     assert said(capacity, r"kacore's table grows in parts of ([\d,]+) connections") == parts

@@ -92,7 +92,7 @@ def of_reuse(document: dict[str, Any]) -> Iterator[Advice]:
         return
     seen = f"Only {percent(lately['reuse_rate'])} of requests found their connection open"
     closed = lately["closed"]
-    cause = max(closed, key=closed.__getitem__)
+    cause = max(closed, key=closed.__getitem__, default="")
     if not policy["keep_alive"]:
         yield "know", f"{seen}: keep_alive is off."
     elif cause == "client":
