@@ -1,7 +1,7 @@
 """In a worker: answers for whoever reports on all workers (`reporter.py`), from the loop and without ever waiting.
 
-A question is a line of JSON, {"id": N, "connections": LIMIT} or {"id": N, "busiest": true}, and so is its answer. Who does
-not take the last answer gets no other.
+A question is a line of JSON, {"id": N, "connections": LIMIT} or {"id": N, "busiest": 0}, and so is its answer. Who does not
+take the last answer gets no other.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import asyncio
 import json
 import socket
 from typing import Any, Protocol
-
-from kacore.server.seldom import Seldom
 
 
 class Knows(Protocol):
@@ -30,9 +28,9 @@ class Asked:
         self._out = b""
 
     def start(self, server: Knows, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_reader(self._sock.fileno(), self._hear, server, Seldom(server.busiest), loop)
+        loop.add_reader(self._sock.fileno(), self._hear, server, loop)
 
-    def _hear(self, server: Knows, busiest: Seldom, loop: asyncio.AbstractEventLoop) -> None:
+    def _hear(self, server: Knows, loop: asyncio.AbstractEventLoop) -> None:
         try:
             said = self._sock.recv(4096)
         except BlockingIOError:
@@ -45,7 +43,7 @@ class Asked:
         if self._out:
             return
         question = json.loads(said.splitlines()[-1])
-        found = busiest() if "busiest" in question else server.connections(int(question["connections"]))
+        found = server.connections(question["connections"]) if "connections" in question else server.busiest()
         self._out = json.dumps({"id": question["id"], "found": found}, separators=(",", ":")).encode() + b"\n"
         self._send(loop)
 

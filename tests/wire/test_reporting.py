@@ -122,6 +122,12 @@ def test_one_listener_tells_of_all_workers_through_a_bad_day_and_a_roll(watched,
         assert found["kacore_connections_max", worker] > found["kacore_connections", worker, "idle"] > 0
         assert found["kacore_buffer_bytes_max", worker] > 0
     assert watched.tell("/readyz") == (200, "ready\n")
+    status = json.loads(watched.tell("/status")[1])
+    assert [(one["pid"] in by_pid, one["ready"], one["open"] > 0) for one in status["workers"]] == [(True, True, True)] * 2
+    wait_until(lambda: json.loads(watched.tell("/status")[1])["clients"] is not None)
+    assert json.loads(watched.tell("/status")[1])["clients"] == [
+        {"network": "127.0.0.1", "proxy": False, "connections": n_asked}
+    ]
 
     # So does the document of the live page, and its clients are those of all.
     clients = [{"network": "127.0.0.1", "proxy": False, "connections": n_asked}]
