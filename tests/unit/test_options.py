@@ -115,7 +115,7 @@ def test_what_type_checkers_are_told_is_what_is_declared(record):
             assert hint == what.kind | typing.Literal[what.words]
         elif what.is_many:
             assert "Iterable" in str(hint)
-        elif name == "workers":
+        elif name in ("workers", "engines"):
             assert hint == int | Literal["auto"] | None
         else:
             assert hint == (what.kind | None if what.is_optional else what.kind)
