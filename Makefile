@@ -159,8 +159,8 @@ FLEET ?=
 fleet: build $(VENV)/.for-test .venv-bench/.peers  ## servers replaced 20 times in each of 8 ways while clients POST, beside others: what is lost (needs haproxy, nginx)
 	$(BIN)/python tests/fleet/fleet.py $(FLEET)
 
-fleet-short: build $(VENV)/.for-test  ## the same for kacore alone, twice each: half a minute
-	$(BIN)/python tests/fleet/fleet.py --servers kacore --rolls 2
+fleet-short: build $(VENV)/.for-test  ## the same for kacore alone, twice each, in half a minute
+	$(BIN)/python tests/fleet/fleet.py --servers kacore --rolls 2 --at-once 8
 
 valgrind: build $(VENV)/.for-test  ## memcheck over the C tests and over a short conversation with Python (needs valgrind)
 	$(BIN)/python tests/soak/memcheck.py

@@ -17,11 +17,13 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 MAX_WHEEL_BYTES = 1_000_000
+OF_THE_PROJECT = {"test", "browser", "bench", "servers", "dev", "docs", "wheels"}
 GIT_ONLY = {".gitignore", ".gitattributes"}
 
 # No build switch; no debug information and no symbols, which hold the paths of the build and are most of the bytes.
@@ -106,6 +108,41 @@ def check_installed(wheel: Path, tree: Path, scratch: Path) -> None:
     subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=tree, env=env, check=True)
 
 
+# What each extra is for, said in Python. Extras of the project's own work (tests, benches) are not for users.
+EXTRAS = {
+    "standard": "import watchfiles, uvloop, websockets",
+    "reload": "import watchfiles",
+    "completion": "from kacore.cli import main; assert main(['completion', 'bash']) == 0",
+    "uvloop": "from kacore.server.loops import loop_factory; loop_factory('uvloop')().close()",
+    "gunicorn": "from kacore.embed.gunicorn import ASGIWorker, Worker",
+    "websockets": "import kacore.server.websocket",
+    "uvicorn": "from kacore.embed.uvicorn import Protocol",
+    "aiohttp": "from kacore.embed.aiohttp import run_app",
+    "http2": "import h2.connection",
+    "metrics": "import prometheus_client",
+    "nginx": "from kacore.policy import read_nginx; read_nginx('events {} http { server { listen 80; } }')",
+    "top": "import kacore.cli.top, textual",
+}
+
+
+def check_extras(wheel: Path, scratch: Path) -> None:
+    """pip install kacore-....whl[NAME], each in an environment of its own; a few at a time, since they wait for packages."""
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(only([Path(n) for n in archive.namelist() if n.endswith("/METADATA")]).as_posix()).decode()
+    for_users = {line.split(": ")[1] for line in text.splitlines() if line.startswith("Provides-Extra:")} - OF_THE_PROJECT
+    expect(for_users == EXTRAS.keys(), f"extras without a check, or the other way round: {for_users ^ EXTRAS.keys()}")
+
+    def check(name: str) -> None:
+        where = scratch / "extras" / name
+        run(sys.executable, "-m", "venv", "--without-pip", where)
+        pip = (sys.executable, "-m", "pip", "--python", where / "bin" / "python", "--disable-pip-version-check")
+        run(*pip, "install", "--quiet", "--only-binary", ":all:", f"{wheel}[{name}]", timeout=180, env=PLAIN_ENV)
+        run(where / "bin" / "python", "-I", "-W", "ignore", "-c", EXTRAS[name], cwd=scratch, timeout=60)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, EXTRAS))
+
+
 def main() -> None:
     BUILD_ENV.setdefault("SOURCE_DATE_EPOCH", run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip())
     shutil.rmtree(DIST, ignore_errors=True)
@@ -119,6 +156,7 @@ def main() -> None:
         expect(digests[0] == digests[1], "two builds of the same sdist gave different wheels")
         check_wheel(wheels[0])
         check_installed(wheels[0], trees[0], scratch)
+        check_extras(wheels[0], scratch)
         for path in (sdist, wheels[0]):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             print(f"{digest}  {path.stat().st_size:>9,} bytes  {path.name}")
