@@ -26,7 +26,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
+.PHONY: build-as-wheel interpreters matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -74,7 +74,10 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-matrix:  ## the suite on every Python that .ci/interpreters finds and can fetch: VERSIONS='3.11 3.14' or VERSIONS=ends
+interpreters:  ## unpack Debian's Python 3.14 and 3.15 below build/, for make matrix
+	.ci/interpreters fetch
+
+matrix:  ## the suite on every Python that .ci/interpreters finds, in part: VERSIONS='3.12 3.14t'; whole at VERSIONS=ends
 	.ci/matrix $(VERSIONS)
 
 fresh:  ## the demo and the suite in a minimal Debian, as a newcomer has them (needs root and debootstrap)
