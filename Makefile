@@ -26,7 +26,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
+.PHONY: build-as-wheel matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -73,6 +73,9 @@ demo: build  ## serve the demo on http://127.0.0.1:8000
 
 test: build $(VENV)/.for-test  ## run the whole test suite
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
+
+matrix:  ## the suite on every Python that .ci/interpreters finds and can fetch: VERSIONS='3.11 3.14' or VERSIONS=ends
+	.ci/matrix $(VERSIONS)
 
 fresh:  ## the demo and the suite in a minimal Debian, as a newcomer has them (needs root and debootstrap)
 	.ci/fresh
@@ -153,11 +156,15 @@ FLEET ?=
 fleet: build $(VENV)/.for-test .venv-bench/.peers  ## servers replaced 20 times in each of 8 ways while clients POST, beside others: what is lost (needs haproxy, nginx)
 	$(BIN)/python tests/fleet/fleet.py $(FLEET)
 
-fleet-short: build $(VENV)/.for-test  ## the same for kacore alone, twice each: half a minute
-	$(BIN)/python tests/fleet/fleet.py --servers kacore --rolls 2
+fleet-short: build $(VENV)/.for-test  ## the same for kacore alone, twice each, in half a minute
+	$(BIN)/python tests/fleet/fleet.py --servers kacore --rolls 2 --at-once 8
 
 valgrind: build $(VENV)/.for-test  ## memcheck over the C tests and over a short conversation with Python (needs valgrind)
 	$(BIN)/python tests/soak/memcheck.py
+
+# Of the C core. For Python code CPython itself has to be built with --with-thread-sanitizer.
+tsan: build $(VENV)/.for-test  ## ThreadSanitizer over threads that share the core
+	$(BIN)/pytest tests/c/test_c_programs.py -k threads_test $(ARGS)
 
 coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the suite runs, by file
 	find build/coverage-objects -name '*.gcda' -delete 2>/dev/null || true

@@ -22,6 +22,7 @@ from setuptools.command.build_py import build_py
 
 SRC = Path("src")
 CORE, EPOLL = SRC / "core", SRC / "epoll"
+OF_THE_SOURCES = ("architecture.md", "performance.md")  # how they are divided and measured: for whoever has them
 
 
 class BuildWithCore(build_py):
@@ -33,8 +34,8 @@ class BuildWithCore(build_py):
             return {}
         package = Path(self.build_lib, "kacore")
         core = {str(path): str(package / "include" / path.relative_to(CORE)) for path in sorted(CORE.rglob("*.[ch]"))}
-        pages = set(Path("docs").glob("*.md")) - {Path("docs/architecture.md")}  # for who changes kacore, and so has it here
-        return {**core, **{str(path): str(package / path) for path in sorted(pages)}}
+        pages = [path for path in sorted(Path("docs").glob("*.md")) if path.name not in OF_THE_SOURCES]
+        return {**core, **{str(path): str(package / path) for path in pages}}
 
     def run(self):
         super().run()

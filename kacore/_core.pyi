@@ -883,6 +883,8 @@ class AccessEntry:
     @property
     def is_tls(self) -> bool: ...
     @property
+    def request_id(self) -> bytes | None: ...
+    @property
     def is_kept(self) -> bool: ...
     @property
     def server(self) -> tuple[str, int | None] | None: ...
@@ -924,6 +926,10 @@ class Engine:
         on_closed: Callable[[tuple[str, int] | None, str, str, int], object] | None = None,
         on_notice: Callable[[str], object] | None = None,
     ) -> None: ...
+    def make_request_ids(self, field: str) -> None:
+        """Have each request carry an id in this field, and its response as well, unless the application sets it: that of a
+        trusted proxy, or one that is made here. Once, before the first connection. ValueError for what is no name of a field.
+        """
     def set_fields(self, lines: bytes, *, date: bool = True) -> None:
         """Fields of every response besides the application's, in place of those of before.
 
@@ -1062,6 +1068,10 @@ class Transports:
     def add_listener(self, name: tuple[str, int | None], tls: Any = None) -> int:
         """int: what connections of one listener are made with, TransportProtocol(listener=). name: (host, port), or
         (path, None). tls: as for Engine.listen(); the loop's own TLS then has no part in it. MemoryError.
+        """
+    def make_request_ids(self, field: str) -> None:
+        """Have each request carry an id in this field, and its response as well, unless the application sets it: that of a
+        trusted proxy, or one that is made here. Once, before the first connection. ValueError for what is no name of a field.
         """
     def set_fields(self, lines: bytes, *, date: bool = True) -> None:
         """As Engine.set_fields()."""

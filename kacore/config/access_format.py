@@ -13,7 +13,7 @@ WORDS = {
     "%": "", "A": "", "B": "", "D": "", "H": "", "L": "c", "P": "pid", "T": "s ms us", "U": "", "V": "", "X": "",
     "a": "", "b": "", "e": NAME, "h": "", "i": NAME, "k": "", "l": "", "m": "", "o": NAME,
     "p": "canonical local remote", "q": "", "r": "", "s": "", "t": NAME, "u": "", "v": "",
-    "x": "connection number request scheme tls",
+    "x": "connection number request request-id scheme tls",
 }  # fmt: skip
 NEED_NONE = "LPTpt"  # whose braces may be missing
 # gunicorn's, written %(h)s, where they are others.

@@ -93,6 +93,15 @@ def header(given: object) -> tuple[str, str]:
     return pair
 
 
+def name_of_field(given: object) -> str:
+    from kacore._core import field_lines
+
+    if not isinstance(given, str) or "_" in given:  # which no application of WSGI would see
+        raise TypeError
+    field_lines([(given, "x")])
+    return given
+
+
 def pair_of(given: object) -> tuple[str, str]:
     pair = tuple(given) if isinstance(given, Iterable) else ()
     if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
@@ -234,6 +243,13 @@ class ServerOptions(Record):
     learned: str | None = field(
         str, default=None, group=PROXY, metavar="FILE",
         doc="Where to keep what is learned of idle timeouts (keep_alive_timeout = auto) from one start to the next.",
+    )
+
+    request_id: str | None = field(
+        str, default=None, convert=name_of_field, must="the name of a field, as X-Request-ID", default_text="none",
+        group=LOGS, metavar="FIELD",
+        doc="Give each request an id in this field, and its response, too. That of a proxy in forwarded_allow_ips is kept,"
+        " any other replaced.",
     )
 
     access_log: str | None = field(

@@ -94,6 +94,7 @@ def as_json() -> Line:
                 "user_agent": latin1(entry.user_agent),
                 "connection": f"{entry.connection:x}",
                 "number": entry.number,
+                **({"request_id": latin1(entry.request_id)} if entry.request_id is not None else {}),
             }
         )
         return text.replace("\x7f", "\\u007f")
@@ -252,6 +253,7 @@ OF_NAME: dict[str, Callable[[str], Line | str]] = {
         "connection": id_of,
         "number": lambda entry: str(entry.number),
         "request": lambda entry: f"{id_of(entry)}-{entry.number}",
+        "request-id": lambda entry: latin1(entry.request_id) or "-",
         "scheme": scheme_of,
         "tls": lambda entry: "on" if entry.is_tls else "-",
     }[name],

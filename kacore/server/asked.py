@@ -1,7 +1,7 @@
 """In a worker: answers for whoever reports on all workers (`reporter.py`), from the loop and without ever waiting.
 
-A question is a line of JSON, {"id": N, "connections": LIMIT}, and so is its answer. Who does not take the last answer gets no
-other.
+A question is a line of JSON, {"id": N, "connections": LIMIT} or {"id": N, "busiest": 0}, and so is its answer. Who does not
+take the last answer gets no other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ class Knows(Protocol):
     """What is needed of a Server."""
 
     def connections(self, limit: int = 1000) -> list[dict[str, Any]]: ...
+    def busiest(self) -> list[dict[str, Any]]: ...
 
 
 class Asked:
@@ -42,8 +43,8 @@ class Asked:
         if self._out:
             return
         question = json.loads(said.splitlines()[-1])
-        found = server.connections(int(question["connections"]))
-        self._out = json.dumps({"id": question["id"], "connections": found}, separators=(",", ":")).encode() + b"\n"
+        found = server.connections(question["connections"]) if "connections" in question else server.busiest()
+        self._out = json.dumps({"id": question["id"], "found": found}, separators=(",", ":")).encode() + b"\n"
         self._send(loop)
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:

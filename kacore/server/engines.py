@@ -180,16 +180,24 @@ class EnginePeer:
         """As of Peer."""
 
     async def connections(self, limit: int) -> list[dict[str, Any]]:
-        """As of Peer. An engine that is busy is not waited for, but by a thread that is."""
+        """As of Peer."""
         server = self._thread.server
         if limit <= 0 or server is None:
             return []
+        return [{"worker": self._thread.slot, **one} for one in await self._told(server.connections, limit)]
+
+    async def busiest(self) -> list[dict[str, Any]]:
+        """As of Peer."""
+        server = self._thread.server
+        return await self._told(server.busiest) if server is not None else []
+
+    async def _told(self, call: Callable[..., list[dict[str, Any]]], *arguments: object) -> list[dict[str, Any]]:
+        """An engine that is busy is not waited for, but by a thread that is."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
-                found = await asyncio.to_thread(server.connections, limit)
+                return await asyncio.to_thread(call, *arguments)
         except TimeoutError:
             return []
-        return [{"worker": self._thread.slot, **one} for one in found]
 
 
 class Slot:

@@ -1,6 +1,6 @@
 """All workers of a parent, as one: what is counted and how things stand, out of the pages of memory that they share.
 
-Who looks costs them nothing. Only the list of connections has to be asked for, over a socket to each (`Peer`), and who does
+Who looks costs them nothing. Only connections and clients have to be asked for, over a socket to each (`Peer`), and who does
 not answer soon is left out.
 """
 
@@ -24,6 +24,7 @@ from kacore.server.learned import unpacked
 SILENT_AFTER = 30.0
 ANSWER_WITHIN = 0.5  # seconds that a worker has to list its connections
 MAX_ANSWER = 16 << 20  # bytes
+MAX_BUSIEST = 32  # networks
 SUMS = ("max", "buffer_bytes", "max_buffer_bytes")
 PHASES = tuple(_core.ConnectionTable(max_connections=1).stats()["phases"])
 
@@ -73,7 +74,7 @@ def open_in(page: mmap.mmap) -> int:
 
 
 class Asked(Protocol):
-    """One of those that are asked for their connections: see Peer."""
+    """One of those that are asked for their connections and clients: see Peer."""
 
     @property
     def n_open(self) -> int: ...
@@ -81,6 +82,7 @@ class Asked(Protocol):
     def is_gone(self) -> bool: ...
     def close(self) -> None: ...
     async def connections(self, limit: int) -> list[dict[str, Any]]: ...
+    async def busiest(self) -> list[dict[str, Any]]: ...
 
 
 class Peer:
@@ -108,18 +110,25 @@ class Peer:
         self._writer.close()
 
     async def connections(self, limit: int) -> list[dict[str, Any]]:
-        """At most `limit` of them; none when it does not answer in time, or is gone."""
-        if limit <= 0 or self.is_gone:
-            return []
+        """At most `limit` of them."""
+        return [{"worker": self.slot, **one} for one in await self._asked("connections", limit)] if limit > 0 else []
+
+    async def busiest(self) -> list[dict[str, Any]]:
+        """As ConnectionTable.busiest()."""
+        return await self._asked("busiest", 0)
+
+    async def _asked(self, what: str, limit: int) -> list[dict[str, Any]]:
+        """Nothing when it does not answer in time, or is gone."""
         question = time.monotonic_ns()
         try:
             async with asyncio.timeout(ANSWER_WITHIN), self._lock:
-                self._writer.write(json.dumps({"id": question, "connections": limit}).encode() + b"\n")
+                self._writer.write(json.dumps({"id": question, what: limit}).encode() + b"\n")
                 while line := await self._reader.readline():
                     with suppress(ValueError):  # the rest of an answer to somebody before us
                         answer = json.loads(line)
                         if answer["id"] == question:
-                            return [{"worker": self.slot, **one} for one in answer["connections"]]
+                            found: list[dict[str, Any]] = answer["found"]
+                            return found
         except (TimeoutError, OSError, ValueError):
             pass
         return []
@@ -135,6 +144,8 @@ class Workers:
         self._pages, self._learned, self._has_tls = pages, list(learned), has_tls
         self._peers: list[Asked] = []
         self.is_ending = False  # they were told to
+        self._busiest: list[dict[str, Any]] | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def add(self, peer: Asked) -> None:
         for one in self._peers:
@@ -189,5 +200,16 @@ class Workers:
         return [{**one, "connections": None} for one in table.learned(now, limit)]
 
     def busiest(self) -> list[dict[str, Any]] | None:
-        """Not known of all together."""
-        return None
+        """As of the last time that somebody asked for it: each time the workers are asked anew. None: not known yet."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask_for_busiest())
+        return self._busiest
+
+    async def _ask_for_busiest(self) -> None:
+        counts: dict[tuple[str, bool], int] = {}
+        for found in await asyncio.gather(*(peer.busiest() for peer in self._peers)):
+            for one in found:
+                key = one["network"], one["proxy"]
+                counts[key] = counts.get(key, 0) + one["connections"]
+        ordered = sorted(counts.items(), key=lambda item: item[1], reverse=True)[:MAX_BUSIEST]
+        self._busiest = [{"network": name, "proxy": is_proxy, "connections": n} for (name, is_proxy), n in ordered]

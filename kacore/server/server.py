@@ -385,6 +385,8 @@ class Server:
         self._learned.start(loop)
         self._serve_http2(driver)
         driver.set_fields(self._field_lines, date=self.options.date_header)
+        if self.options.request_id is not None:
+            driver.make_request_ids(self.options.request_id)
         driver.trust(list(self.options.forwarded_allow_ips), proxy_protocol=self.options.proxy_protocol)
         for listener in self._listeners:
             if self.place.watches(listener):

@@ -60,6 +60,21 @@ typedef struct {
 #define KA_KEEPS_FREED 1
 #endif
 
+/* Have make() called once, whichever thread is the first; the others wait for it. state: 0 at first; 1 while it is made; 2.
+ * For what takes microseconds. */
+static inline void ka_once(int *state, void (*make)(void))
+{
+    int before = 0;
+    if (__atomic_load_n(state, __ATOMIC_ACQUIRE) == 2)
+        return;
+    if (__atomic_compare_exchange_n(state, &before, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+        make();
+        __atomic_store_n(state, 2, __ATOMIC_RELEASE);
+    }
+    while (__atomic_load_n(state, __ATOMIC_ACQUIRE) != 2)
+        ;
+}
+
 #define ka_likely(x) __builtin_expect(!!(x), 1)
 #define ka_unlikely(x) __builtin_expect(!!(x), 0)
 

@@ -21,6 +21,7 @@ cdef class AccessEntry:
     cdef readonly bytes host           # None: not sent
     cdef readonly bint is_tls
     cdef readonly bint is_kept         # whether another request is taken on the connection
+    cdef readonly bytes request_id     # None: requests have none
     cdef readonly object server        # (host, port) or (path, None) of the listener
     cdef readonly dict headers         # those of the head that were wanted, by name in small letters; the last one counts
     cdef int64_t begun_ns

@@ -493,6 +493,8 @@ cdef class AsgiApplication(Application):
         exchange.takes_trailers = takes_trailers_of(buf, head, fields)
         scope["extensions"] = self.extensions_of(driver, core, exchange.takes_trailers)
         scope["headers"] = headers_list(buf, fields, head.n_fields)
+        if driver.request_id is not None:
+            scope["headers"] = driver.ids.put(<list>scope["headers"], driver.request_id)
         scope["client"] = driver.client_of(core)
         if driver.has_proxies:
             origin = driver.origin_of(core, head, fields)

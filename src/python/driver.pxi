@@ -206,6 +206,20 @@ cdef class Driver(BaseDriver):
             scheme = {"https": "https", "wss": "https", "http": "http", "ws": "http"}.get(scheme)
         return client, scheme
 
+    def make_request_ids(self, str field not None):
+        """Have each request carry an id in this field, and its response as well, unless the application sets it: that of a
+        trusted proxy, or one that is made here. Once, before the first connection. ValueError for what is no name of a
+        field."""
+        self.check_open()
+        field_lines([(field, "x")])
+        self.ids = RequestIds(field)
+
+    cdef bytes id_of(self, ka_exchange *core, const ka_head *head, const ka_field *fields):
+        cdef bytes given = None
+        if self.is_trusted(ka_exchange_conn(core)):
+            given = self.ids.given(ka_exchange_head_bytes(core), head, fields)
+        return given if given is not None else self.ids.make()
+
     cdef object address_of(self, ka_handle conn):
         """(host, port), or None for a unix socket."""
         cdef uint8_t addr[16]
@@ -285,6 +299,10 @@ cdef class Driver(BaseDriver):
         entry.connection = ka_exchange_conn(core)
         entry.number = ka_conn_requests(self.table.table, entry.connection)
         entry.server = self.server_of(core)
+        if head != NULL and self.ids is not None:
+            entry.request_id = self.request_id
+            if self.ids.field in self.logged_fields:
+                entry.headers[self.ids.field] = self.request_id
         entry.is_tls = self.has_tls and self.tls_of(core) is not None
         return entry
 
@@ -316,6 +334,8 @@ cdef void driver_on_request(void *ctx, ka_exchange *core, const ka_head *head, c
     cdef ka_handle conn = ka_exchange_conn(core)
     cdef int phase
     try:
+        if driver.ids is not None:
+            driver.request_id = driver.id_of(core, head, fields)
         if driver.access_log is not None:
             driver.entry = driver.entry_of(core, head, fields)
         driver.application.request(driver, core, head, fields)

@@ -38,6 +38,8 @@ cdef class BaseDriver:
     cdef object pending          # an exception that means to end the process, for whoever drives it
     cdef object access_log       # called with an AccessEntry for each request, or None
     cdef AccessEntry entry       # of the request that is being handed over; `attach` takes it
+    cdef RequestIds ids          # None: no request has an id
+    cdef bytes request_id        # of the request that is being handed over; None: it has none
     cdef bint has_proxies        # some peers may name the client: ask origin_of
     cdef bint has_tls            # some connections are over TLS: ask tls_of
 
@@ -168,12 +170,14 @@ cdef class Exchange:
     cdef ka_exchange *core      # borrowed; NULL once the response is over or the client is gone
     cdef BaseDriver driver
     cdef AccessEntry entry  # None unless there is an access log
+    cdef bytes request_id   # for the response; None: nothing
 
     cdef int attach(self, BaseDriver driver, ka_exchange *core) except -1:
         self.driver = driver
         if driver.entry is not None:
             self.entry = driver.entry
             driver.entry = None
+        self.request_id = driver.request_id
         self.core = core
         core.owner = <void *>self
         Py_INCREF(self)
@@ -249,6 +253,7 @@ cdef class Exchange:
         cdef char *at
         cdef Py_ssize_t i, n, size
         cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
+        cdef RequestIds ids
         cdef ka_exchange *core
         # Code of the application's may run up to here, and the connection end in it: `core` is looked at afterwards.
         if KA_HAS_GIL or not PyList_CheckExact(headers):
@@ -264,6 +269,9 @@ cdef class Exchange:
             raise ClientGone("the client has disconnected")
         if self.entry is not None:
             self.entry.fields = headers
+        ids = None if self.request_id is None or self.driver.ids.are_said(fast) else self.driver.ids
+        if ids is not None:
+            size += PyBytes_GET_SIZE(ids.field) + PyBytes_GET_SIZE(self.request_id) + 4
         n = PySequence_Fast_GET_SIZE(fast)
         if reason is not None:
             size += PyBytes_GET_SIZE(reason)
@@ -274,6 +282,9 @@ cdef class Exchange:
             if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
                 break  # never: bytes_in has seen them all
             self.check(ka_exchange_field(core, &at, name.at, name.n, value.at, value.n))
+        if ids is not None:
+            self.check(ka_exchange_field(core, &at, PyBytes_AS_STRING(ids.field), <size_t>PyBytes_GET_SIZE(ids.field),
+                                         PyBytes_AS_STRING(self.request_id), <size_t>PyBytes_GET_SIZE(self.request_id)))
         self.check(ka_exchange_head_end(core, at, whole, self.driver.now()))
         return 0
 

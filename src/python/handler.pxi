@@ -16,6 +16,8 @@ cdef class Request:
     cdef tuple _client, _server
     cdef str _scheme
     cdef bytes _body
+    cdef RequestIds _ids      # None: it has no id
+    cdef bytes _id
 
     @property
     def head(self):
@@ -50,7 +52,7 @@ cdef class Request:
     @property
     def headers(self):
         """A new list of (lower-cased name, value), bytes both, in the order sent."""
-        return self._head.headers
+        return self._head.headers if self._ids is None else self._ids.put(<list>self._head.headers, self._id)
 
     @property
     def body(self):
@@ -76,6 +78,8 @@ cdef class Request:
 
     def get(self, name, default=None):
         """The value (str, Latin-1) of a field by its name in any case, or `default`."""
+        if self._ids is not None and name.lower().encode("latin-1", "replace") == self._ids.field:
+            return self._id.decode("ascii")
         value = self._head.get(name)
         return default if value is None else (<bytes>value).decode("latin-1")
 
@@ -280,6 +284,9 @@ cdef class HandlerApplication(Application):
                 request._client = origin[0]
                 request._scheme = origin[1] or self.scheme
         request._server = driver.server_of(core)
+        if driver.request_id is not None:
+            request._ids = driver.ids
+            request._id = driver.request_id
         exchange.app = self
         exchange.request = request
         exchange.attach(driver, core)

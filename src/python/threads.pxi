@@ -8,7 +8,17 @@ from cpython.object cimport PyObject
 
 cdef extern from *:
     """
-    #ifdef Py_GIL_DISABLED
+    #if defined(Py_GIL_DISABLED) && defined(__SANITIZE_THREAD__) /* which does not see into PyMutex */
+    #include <sched.h>
+    typedef struct { char held; } ka_mutex;
+    static inline void ka_lock(ka_mutex *mutex)
+    {
+        while (__atomic_test_and_set(&mutex->held, __ATOMIC_ACQUIRE))
+            sched_yield();
+    }
+    #define ka_unlock(mutex) __atomic_clear(&(mutex)->held, __ATOMIC_RELEASE)
+    #define KA_HAS_GIL 0
+    #elif defined(Py_GIL_DISABLED)
     typedef PyMutex ka_mutex;
     #define ka_lock(mutex) PyMutex_Lock(mutex)
     #define ka_unlock(mutex) PyMutex_Unlock(mutex)
@@ -49,11 +59,11 @@ cdef extern from *:
 
     static Py_ssize_t ka_count_weakrefs(PyObject *o) {
         PyObject **list = (PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset);
-        Py_ssize_t n = 0;
         if (Py_TYPE(o)->tp_weaklistoffset <= 0) return 0;
     #ifdef Py_GIL_DISABLED
         return __atomic_load_n(list, __ATOMIC_RELAXED) ? -1 : 0;
     #else
+        Py_ssize_t n = 0;
         for (PyWeakReference *ref = (PyWeakReference *)*list; ref != NULL; ref = ref->wr_next) n++;
         return n;
     #endif

@@ -31,15 +31,6 @@ cdef enum:
 cdef int64_t LEFT_NS = 1000 * 1000 * 1000
 
 
-cdef object http_key_of(bytes name):
-    """None for a name with "_", which could pass for another field ("X_Real_IP"), and for what PEP 3333 hides: the
-    content is complete when the application sees it."""
-    text = name.decode("ascii").upper().replace("-", "_")
-    if b"_" in name or text == "TRANSFER_ENCODING":
-        return None
-    return text if text in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + text
-
-
 COMMON_HTTP_KEYS = tuple([http_key_of(one) for one in NAMES])
 
 
@@ -635,6 +626,8 @@ cdef class WsgiApplication(Application):
             known = PyDict_SetDefault(environ, key, value)
             if known != <PyObject *>value:
                 environ[key] = f"{<object>known}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+        if driver.request_id is not None:
+            environ[driver.ids.key] = driver.request_id.decode("ascii")
         return environ
 
     # -- the pool ---------------------------------------------------------------------------------------

@@ -286,7 +286,8 @@ def test_links_lead_to_files_and_headings_that_there_are(name):
     text = SPAN.sub("", FENCED.sub("", DOCUMENTS[name]))
     for link in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
         target, _, anchor = next(filter(None, link)).partition("#")
-        assert not re.match("[a-z]+:", target), f"{target}: does anybody keep it there?"
+        if re.match("[a-z]+:", target):
+            continue  # elsewhere: the suite asks nobody
         path = (ROOT / name).parent / target if target else ROOT / name
         assert path.exists(), link
         assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), link

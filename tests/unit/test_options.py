@@ -26,6 +26,7 @@ SOME = {
     "htaccess": ("a.example=file", (("a.example", "file"),)),
     "fds": ("7", (7,)),
     "access_log": ("%h %s", "%h %s"),
+    "request_id": ("X-Request-ID", "X-Request-ID"),
 }
 
 

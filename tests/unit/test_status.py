@@ -6,6 +6,7 @@ import pytest
 
 from kacore import Policy
 from kacore._core import ConnectionTable
+from kacore.server.seldom import Seldom
 from kacore.server.status import Status, words
 from kacore.server.status.advice import advise
 from kacore.server.status.history import PER_POINT, SECONDS, History
@@ -23,7 +24,7 @@ def history_of(seconds, per_second=10, gauge=5):
 class Subject:
     """A server as the admin listener sees it."""
 
-    is_ready, trouble = True, ""
+    is_ready, trouble, since = True, "", 0.0
 
     def __init__(self, **policy):
         self.policy = Policy(**policy)
@@ -143,7 +144,8 @@ def test_the_document_says_what_the_table_counts(watched):
     assert document["clients"] == [{"network": "192.0.2.1", "proxy": False, "connections": 5}]
     assert sum(document["idle_gap"]["counts"]) == 15
     assert document["history"]["series"]["phase idle"][-1] == 2  # the mean of the last whole three: 1, 2, 3
-    assert document["responses"] is None
+    assert document["responses"] == dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx"), 0)
+    assert document["first_byte"] is None
     assert document["workers"] == []
 
 
@@ -333,10 +335,8 @@ def test_only_parts_that_are_new_are_sent_again(watched):
 
 
 def test_what_takes_long_is_asked_seldom(monkeypatch):
-    from kacore.server.status import Seldom
-
     now, asked = [0.0], []
-    monkeypatch.setattr("kacore.server.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("kacore.server.seldom.time.monotonic", lambda: now[0])
 
     def slow():
         asked.append(now[0])

@@ -20,7 +20,7 @@ EVIL = "10.0.0.9\x1b]0;owned\x07\x1b[2J\u202e\r\n[red]"
 
 
 class Subject:
-    is_ready, trouble = True, ""
+    is_ready, trouble, since = True, "", 0.0
     policy = Policy(max_connections=100)
 
     def __init__(self):

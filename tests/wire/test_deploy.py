@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kacore.cli.parser import make_parser
+from kacore.server.metrics import METRICS
 from tests.wire.conftest import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -216,11 +217,12 @@ def test_prometheus_accepts_the_files_and_the_alerts_fire_when_they_should(comma
 @pytest.mark.needs("module:prometheus_client")
 def test_alerts_and_the_dashboard_name_metrics_and_causes_that_there_are(serve, tmp_path):
     (tmp_path / "app.py").write_text(APP)
-    backend = serve("app:app", "--admin", "0")
+    backend = serve("app:app", "--admin", "0", "--workers", "1")
     admin = re.search(r"admin on port (\d+)", backend.text)[1]
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=20) as response:
         metrics = response.read().decode()
     known = set(re.findall(r"^(kacore_\w+?)(?:\{| )", metrics, re.MULTILINE))
+    known |= {f"kacore_{metric.name}_total" for metric in METRICS if metric.name.startswith("tls_")}  # only there with TLS
     causes = set(re.findall(r'cause="(\w+)"', metrics))
     dashboard = json.loads(text_of("grafana/kacore.json"))
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]

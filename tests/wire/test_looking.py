@@ -7,6 +7,7 @@ import html.parser
 import json
 import re
 import socket
+import time
 
 import pytest
 
@@ -139,6 +140,17 @@ def test_every_viewer_gets_the_same_text_each_second_and_it_is_made_once(watched
     watched.ask(look(watched))
     seen = [viewer.event()["n"] for viewer in viewers]
     assert max(seen) <= len(made) <= 2  # one is ours, and one may be the clock's
+
+
+def test_who_comes_and_goes_makes_nothing_anew_all_the_time(watched, monkeypatch):
+    status, made = status_of(watched), []
+    monkeypatch.setattr(status, "document", lambda **how: made.append(how) or {"n": len(made)})
+    began = time.monotonic()
+    for _ in range(30):
+        viewer = Watching(watched.server.admin_port)
+        viewer.event()
+        viewer.client.close()
+    assert len(made) <= 6 + 6 * (time.monotonic() - began)
 
 
 def test_the_events_of_the_page_are_its_parts_first_all_and_then_what_is_new(watched, watch):

@@ -122,6 +122,20 @@ def test_one_listener_tells_of_all_workers_through_a_bad_day_and_a_roll(watched,
         assert found["kacore_connections_max", worker] > found["kacore_connections", worker, "idle"] > 0
         assert found["kacore_buffer_bytes_max", worker] > 0
     assert watched.tell("/readyz") == (200, "ready\n")
+    status = json.loads(watched.tell("/status")[1])
+    assert [(one["pid"] in by_pid, one["ready"], one["open"] > 0) for one in status["workers"]] == [(True, True, True)] * 2
+    wait_until(lambda: json.loads(watched.tell("/status")[1])["clients"] is not None)
+    assert json.loads(watched.tell("/status")[1])["clients"] == [
+        {"network": "127.0.0.1", "proxy": False, "connections": n_asked}
+    ]
+
+    # So does the document of the live page, and its clients are those of all.
+    clients = [{"network": "127.0.0.1", "proxy": False, "connections": n_asked}]
+    wait_until(lambda: json.loads(watched.tell("/status")[1])["clients"] == clients, "the workers were asked")
+    document = json.loads(watched.tell("/status")[1])
+    assert (document["open"], document["phases"]["idle"]) == (n_asked, n_asked)
+    assert [one["ready"] for one in document["workers"]] == [True, True]
+    assert sum(one["requests"] for one in document["workers"]) == document["total"]["requests"] == n_asked
 
     # It is no worker, and has no listener of theirs.
     reporter = (watched.children() - by_pid.keys()).pop()

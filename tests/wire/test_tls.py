@@ -475,3 +475,23 @@ def test_many_clients_at_once_all_finish_their_handshakes(start, certificates, l
         return await asyncio.gather(*(ask() for _ in range(60)))
 
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in asyncio.run(all_of_them()))
+
+
+def test_handshakes_are_counted_and_which_of_them_resumed_a_session_or_failed(start, client, localhost, certificates):
+    running = start(lambda request: b"ok", tls=TLS(localhost))
+    context = ssl.create_default_context(cafile=certificates.roots)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # whose session is known when the handshake is over
+    session = None
+    for _ in range(2):
+        c = client(running)
+        c.sock = context.wrap_socket(c.sock, server_hostname="localhost", session=session)
+        session = c.sock.session
+        assert c.get().body == b"ok"
+    assert client(running).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response().status == 400
+    broken = client(running).send(b"\x16\x03\x01\x00\x05hello")
+    broken.rest()
+    running.check()
+    stats = running.server.stats()
+    assert stats["tls"] == {"handshakes": 2, "resumed": 1, "failed": 2}
+    assert stats["responses"] == {"1xx": 0, "2xx": 2, "3xx": 0, "4xx": 1, "5xx": 0}
+    assert sum(stats["first_byte"]["counts"]) == sum(stats["duration"]["counts"]) == 2

@@ -11,6 +11,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from kacore.server.seldom import Seldom
 from kacore.server.status import document
 from kacore.server.status.history import PER_POINT, History
 from kacore.server.status.reading import Reading
@@ -25,25 +26,6 @@ if TYPE_CHECKING:
 
 EVERY = 1.0  # seconds
 MAX_NETWORKS = 32
-# Of what takes time to say: at least so many seconds between two looks, and so many times as long as one took.
-SELDOM, PATIENCE = 2.0, 500.0
-
-
-class Seldom:
-    """The last answer of a call that may take long, for about PATIENCE times as long as it took."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._next = 0.0
-        self._last: Any = None
-
-    def __call__(self) -> Any:
-        began = time.monotonic()
-        if began >= self._next:
-            self._last = self._call()
-            took = time.monotonic() - began
-            self._next = began + max(SELDOM, took * PATIENCE)
-        return self._last
 
 
 class Status:
@@ -52,7 +34,6 @@ class Status:
     def __init__(self, subject: Subject, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.subject = subject
         self.history = History()
-        self._since = 0.0
         self._n_points = 0
         self._pictures: dict[str, Any] = {}
         self._clock = clock
@@ -98,7 +79,6 @@ class Status:
         self.pages.publish()
 
     def _sample(self) -> None:
-        self._since = self._since or time.time()
         self.history.add(self._clock(), Reading(self.subject.stats()).sample())
 
     def document(self, *, has_history: bool = True) -> dict[str, Any]:
@@ -109,7 +89,7 @@ class Status:
             Reading(self.subject.stats()),
             self.history,
             self.subject.policy,
-            since=self._since,
+            since=self.subject.since,
             now=time.time(),
             is_ready=self.subject.is_ready,
             trouble=self.subject.trouble,

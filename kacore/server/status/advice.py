@@ -32,9 +32,9 @@ def advise(document: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def of_the_server(document: dict[str, Any]) -> Iterator[Advice]:
-    if document["trouble"]:
-        yield "act", f"{document['trouble']}."
-    elif not document["ready"]:
+    for line in document["trouble"].splitlines():
+        yield "act", f"{line}."
+    if not document["trouble"] and not document["ready"]:
         yield "know", "New connections are not wanted: the server starts, or it is draining."
     if lost := document["engine"].get("out_of_descriptors"):
         yield "act", (

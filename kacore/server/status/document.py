@@ -44,8 +44,7 @@ def make(
     learned: list[dict[str, Any]],
     busiest: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    """Without the pictures' `history`. since: when its first sample was taken; that and now: seconds since
-    1970."""
+    """Without the pictures' `history`. since, now: seconds since 1970."""
     total, engine = reading.total, reading.engine
     most = reading.summed("max") or policy.max_connections * max(1, len(reading.workers))
     most_bytes = reading.summed("max_buffer_bytes") or policy.max_buffer_bytes * max(1, len(reading.workers))

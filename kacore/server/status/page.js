@@ -30,6 +30,7 @@ function open() {
     heard = Date.now();
     for (const [name, html] of Object.entries(JSON.parse(event.data))) {
       const old = document.getElementById(name);
+      if (!old) return location.reload(); // another version serves now
       const fresh = old.cloneNode(false);
       fresh.innerHTML = html;
       grow(old, fresh);

@@ -370,12 +370,12 @@ def responses(document: Document) -> str:
         if n
     ]
     text = table("Responses", ("status", "", "in all", "of all"), rows)
-    for name, title in (("first_byte", "to the first byte"), ("duration", "whole")):
+    for name, title in (("first_byte", "To the first byte"), ("duration", "To the end")):
         one = document[name]
         if one is not None:
             ends = [*one["edges"][1:], one["above"]]
             half, most = (duration(quantile(one["edges"], ends, one["counts"], share)) for share in (0.5, 0.99))
-            text += f'<p class="note">Time {title}: half within {half}, 99 % within {most}.</p>'
+            text += f'<p class="note">{title}: half within {half}, 99 % within {most}.</p>'
     return text
 
 
@@ -387,7 +387,7 @@ def more(document: Document) -> str:
             rows.append((title, size(document[name]), f"{size(a_second)}/s" if a_second is not None else UNKNOWN))
     for name, title in (("tls", "TLS"), ("http2", "HTTP/2")):
         for key, value in (document[name] or {}).items():
-            if isinstance(value, int):
+            if isinstance(value, int) and value:
                 rows.append((f"{title}: {safe(key.replace('_', ' '))}", count(value), ""))
     for key, value in document["engine"].items():
         if value:

@@ -8,6 +8,7 @@ and who takes nothing is ended by the listener's own send_timeout.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ FIELDS = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would wait for more
 ]
+FRESH = 0.5  # seconds; who comes and goes all the time makes nothing anew all the time
 RETRY = b"retry: 1000\n\n"  # ms: a restart is over soon
 
 
@@ -47,6 +49,7 @@ class Stream:
         self._make, self._all = make, viewers
         self._viewers: set[Viewer] = set()
         self._number = 0
+        self._made_at = float("-inf")
         self._new = self._whole = b""
 
     def publish(self) -> None:
@@ -58,12 +61,13 @@ class Stream:
 
     def _renew(self) -> None:
         self._number += 1
+        self._made_at = time.monotonic()
         self._new, self._whole = event(self._make(False)), b""
 
     async def serve(self, receive: Receive, send: Send) -> None:
         """Until the client has gone."""
-        if not self._viewers:
-            self._renew()  # what there is may be old
+        if not self._viewers and time.monotonic() - self._made_at >= FRESH:
+            self._renew()
         viewer = Viewer()
         self._all.add(viewer)
         self._viewers.add(viewer)

@@ -10,19 +10,16 @@
 
 #include "h2/ka_huffman.h"
 
+static void make_tables(void)
+{
+    ka_huffman_init();
+    ka_hpack_table_init();
+}
+
 void ka_hpack_init(void)
 {
-    static int state; /* 0; 1 while a thread makes the tables; 2 */
-    int before = 0;
-    if (__atomic_load_n(&state, __ATOMIC_ACQUIRE) == 2)
-        return;
-    if (__atomic_compare_exchange_n(&state, &before, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
-        ka_huffman_init();
-        ka_hpack_table_init();
-        __atomic_store_n(&state, 2, __ATOMIC_RELEASE);
-    }
-    while (__atomic_load_n(&state, __ATOMIC_ACQUIRE) != 2)
-        ; /* another thread is at it, for some 20 us */
+    static int state;
+    ka_once(&state, make_tables);
 }
 
 /* ---- integers (RFC 7541 5.1) ---- */

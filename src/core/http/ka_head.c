@@ -33,16 +33,21 @@ static const struct {
 #undef X
 };
 
+static char fault_names[KA_N_FAULTS][32];
+
+/* The list above is in capitals, for the enum. */
+static void make_fault_names(void)
+{
+    for (unsigned code = 0; code < KA_N_FAULTS; code++)
+        for (size_t i = 0; faults[code].name[i] != '\0' && i < sizeof fault_names[0] - 1; i++)
+            fault_names[code][i] = ka_lower(faults[code].name[i]);
+}
+
 const char *ka_fault_name(unsigned code)
 {
-    /* The list above is in capitals, for the enum; every caller writes the same bytes, perhaps in several threads. */
-    static char names[KA_N_FAULTS][32];
-    if (code >= KA_N_FAULTS)
-        code = 0;
-    const char *from = faults[code].name;
-    for (size_t i = 0; from[i] != '\0' && i < sizeof names[0] - 1; i++)
-        __atomic_store_n(&names[code][i], ka_lower(from[i]), __ATOMIC_RELAXED);
-    return names[code];
+    static int state;
+    ka_once(&state, make_fault_names);
+    return fault_names[code < KA_N_FAULTS ? code : 0];
 }
 
 const char *ka_fault_text(unsigned code) { return faults[code < KA_N_FAULTS ? code : 0].text; }
