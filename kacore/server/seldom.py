@@ -11,7 +11,7 @@ AT_LEAST, PATIENCE = 2.0, 500.0
 
 
 class Seldom:
-    """The last answer of `call`, until it is time for another."""
+    """The last answer of `call`, until it is time for another; None is no answer yet."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -20,7 +20,7 @@ class Seldom:
 
     def __call__(self) -> Any:
         began = time.monotonic()
-        if began >= self._next:
+        if began >= self._next or self._last is None:
             self._last = self._call()
             self._next = began + max(AT_LEAST, (time.monotonic() - began) * PATIENCE)
         return self._last

@@ -129,14 +129,6 @@ def test_one_listener_tells_of_all_workers_through_a_bad_day_and_a_roll(watched,
         {"network": "127.0.0.1", "proxy": False, "connections": n_asked}
     ]
 
-    # So does the document of the live page, and its clients are those of all.
-    clients = [{"network": "127.0.0.1", "proxy": False, "connections": n_asked}]
-    wait_until(lambda: json.loads(watched.tell("/status")[1])["clients"] == clients, "the workers were asked")
-    document = json.loads(watched.tell("/status")[1])
-    assert (document["open"], document["phases"]["idle"]) == (n_asked, n_asked)
-    assert [one["ready"] for one in document["workers"]] == [True, True]
-    assert sum(one["requests"] for one in document["workers"]) == document["total"]["requests"] == n_asked
-
     # It is no worker, and has no listener of theirs.
     reporter = (watched.children() - by_pid.keys()).pop()
     assert listening_inodes(watched.port) & descriptors(min(by_pid))
