@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 MAX_WHEEL_BYTES = 1_000_000
+IN_STANDARD = {"reload", "uvloop", "websockets"}
 OF_THE_PROJECT = {"test", "browser", "bench", "servers", "dev", "docs", "wheels"}
 GIT_ONLY = {".gitignore", ".gitattributes"}
 
@@ -108,14 +109,11 @@ def check_installed(wheel: Path, tree: Path, scratch: Path) -> None:
     subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=tree, env=env, check=True)
 
 
-# What each extra is for, said in Python. Extras of the project's own work (tests, benches) are not for users.
+# What each extra is for, said in Python. `standard` installs three of them by their names.
 EXTRAS = {
-    "standard": "import watchfiles, uvloop, websockets",
-    "reload": "import watchfiles",
+    "standard": "import watchfiles, uvloop, kacore.server.websocket",
     "completion": "from kacore.cli import main; assert main(['completion', 'bash']) == 0",
-    "uvloop": "from kacore.server.loops import loop_factory; loop_factory('uvloop')().close()",
     "gunicorn": "from kacore.embed.gunicorn import ASGIWorker, Worker",
-    "websockets": "import kacore.server.websocket",
     "uvicorn": "from kacore.embed.uvicorn import Protocol",
     "aiohttp": "from kacore.embed.aiohttp import run_app",
     "http2": "import h2.connection",
@@ -129,14 +127,15 @@ def check_extras(wheel: Path, scratch: Path) -> None:
     """pip install kacore-....whl[NAME], each in an environment of its own; a few at a time, since they wait for packages."""
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(only([Path(n) for n in archive.namelist() if n.endswith("/METADATA")]).as_posix()).decode()
-    for_users = {line.split(": ")[1] for line in text.splitlines() if line.startswith("Provides-Extra:")} - OF_THE_PROJECT
+    for_users = {line.split(": ")[1] for line in text.splitlines() if line.startswith("Provides-Extra:")}
+    for_users -= OF_THE_PROJECT | IN_STANDARD
     expect(for_users == EXTRAS.keys(), f"extras without a check, or the other way round: {for_users ^ EXTRAS.keys()}")
 
     def check(name: str) -> None:
         where = scratch / "extras" / name
         run(sys.executable, "-m", "venv", "--without-pip", where)
-        pip = (sys.executable, "-m", "pip", "--python", where / "bin" / "python", "--disable-pip-version-check")
-        run(*pip, "install", "--quiet", "--only-binary", ":all:", f"{wheel}[{name}]", timeout=180, env=PLAIN_ENV)
+        pip = (sys.executable, "-m", "pip", "--python", where / "bin" / "python", "--disable-pip-version-check", "--quiet")
+        run(*pip, "install", "--no-compile", "--only-binary", ":all:", f"{wheel}[{name}]", timeout=600, env=PLAIN_ENV)
         run(where / "bin" / "python", "-I", "-W", "ignore", "-c", EXTRAS[name], cwd=scratch, timeout=60)
 
     with ThreadPoolExecutor(4) as pool:

@@ -183,7 +183,7 @@ DEFINED = {path.stem for path in SOURCES} | {
     name for path in SOURCES for found in DEFINITIONS.findall(path.read_text(encoding="utf-8")) for name in found if name
 }
 OUTSIDE = {"SSLObject", "call_at", "recv", "send"}  # the libraries'
-NOT_NAMES = {"HEAD", "cibuildwheel", "evicted", "now"}  # a method of HTTP, a program, a cause, an argument
+NOT_NAMES = {"HEAD", "cibuildwheel", "evicted", "now", "Z"}  # a method of HTTP, a program, a cause, an argument, of vX.Y.Z
 
 
 def in_code(document):
@@ -197,7 +197,7 @@ def is_file(name):
 
 
 def exists(name):
-    if name.startswith("."):  # `.pxi`: an ending
+    if name.startswith(".") and "/" not in name:  # `.pxi`: an ending
         return any(path.suffix == name for path in SOURCES)
     if name.endswith("/"):
         return any((ROOT / room / name).is_dir() for room in ("", "src/core"))

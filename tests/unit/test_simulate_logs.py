@@ -124,7 +124,7 @@ def test_what_our_server_logs_is_read(tmp_path, style):
         client, method, target, version = ("192.0.2.7", 4711), "GET", b'/"\x00', "1.1"
         status, n_bytes, unix_time, duration = 200, 0, int(MORNING), 0.25
         referer, user_agent = None, b'a "b" \\'
-        connection, number = 17, 3
+        connection, number, request_id = 17, 3, None
 
     records, (log,) = requests_in(tmp_path, getattr(access, style)()(Entry) + "\n")
     assert records == [(MORNING, 0.25 if style == "as_json" else 0.0, b"192.0.2.7")]

@@ -26,6 +26,17 @@ OF_THE_POLICY = (
     "max_connections_per_client",
     "max_buffer_bytes",
 )
+OF_A_NETWORK = (
+    "network",
+    "proxy",
+    "connections",
+    "closes_after",
+    "settled",
+    "kept_for",
+    "closed_by_them",
+    "closed_by_us",
+    "races",
+)
 # What may be there or not, as the server counts it.
 EXTRAS = ("responses", "bytes_in", "bytes_out", "tls", "http2")
 HISTOGRAMS = ("idle_gap", "requests_per_connection", "first_byte", "duration")
@@ -67,7 +78,7 @@ def make(
         **{name: total.get(name) for name in EXTRAS},
         **{name: used(total.get(name)) for name in HISTOGRAMS},
         "clients": busiest,
-        "learned": learned,
+        "learned": [{name: one[name] for name in OF_A_NETWORK} for one in learned],
         "workers": [worker(slot, one) for slot, one in enumerate(reading.workers)],
     }
     document["advice"] = advise(document)
