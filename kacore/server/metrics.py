@@ -47,6 +47,7 @@ METRICS = (
     Metric("gauge", "proxy_kept_seconds", "How long a proxy's idle connections are kept at least.", "kept_for", "proxy"),
     Metric("gauge", "proxy_closes_after_seconds", "Idle time after which a proxy closes.", "closes_after", "proxy"),
     Metric("histogram", "idle_gap_seconds", "Idle time before a connection's reuse.", "idle_gap", unit=0.001),
+    Metric("histogram", "idle_left_seconds", "Idle time before a client closed a connection.", "idle_left", unit=0.001),
     Metric("histogram", "requests_per_connection", "Requests of a connection that ended.", "requests_per_connection"),
     Metric("counter", "responses", "Response heads written, by class of status.", "responses", label="class"),
     Metric("counter", "received_bytes", "Bytes of HTTP received, decrypted.", "bytes_in"),

@@ -29,6 +29,7 @@ cdef dict counters_dict(const ka_counters *counters):
         "races": counters.races,
         "closed": {cause: counters.closed[<int>number] for cause, number in CAUSE_NUMBERS.items()},
         "idle_gap": histogram_dict(GAP_EDGES, counters.idle_gap),
+        "idle_left": histogram_dict(GAP_EDGES, counters.idle_left),
         "requests_per_connection": histogram_dict(BUCKET_EDGES, counters.requests_per_connection),
         "responses": {f"{k + 1}xx": counters.responses[k] for k in range(KA_N_STATUS_CLASSES)},
         "bytes_in": counters.received,

@@ -157,6 +157,7 @@ cdef extern from "table/ka_phase.h" nogil:
         uint64_t reused
         uint64_t closed[1]  # KA_N_CAUSES
         uint64_t idle_gap[1]  # KA_N_BUCKETS
+        uint64_t idle_left[1]
         uint64_t requests_per_connection[1]  # KA_N_BUCKETS
         uint64_t races
         uint64_t responses[1]  # KA_N_STATUS_CLASSES

@@ -161,7 +161,7 @@ class Model:
         self.share = None
         self.drained = None  # [grace_end, spread, deadline, idle connections when the grace ended or 0, grace]
         self.accepted = self.n_requests = self.reused = 0
-        self.closed, self.gaps, self.counts = Counter(), Counter(), Counter()
+        self.closed, self.gaps, self.ages_left, self.counts = Counter(), Counter(), Counter(), Counter()
         self.set_policy(policies)
 
     # -- rules --
@@ -400,8 +400,10 @@ class Model:
     def idle_ended(self, conn, cause):
         """An idle connection ends by this cause, now."""
         who = "theirs" if cause in ("client", "error") else "ours" if cause == "idle_timeout" else None
+        age = (self.now - conn.since) // 10**6
+        if who == "theirs":
+            self.ages_left[bucket(age)] += 1
         if who and self.is_auto(conn.policy_class):
-            age = (self.now - conn.since) // 10**6
             self.networks[conn.client].seen.append((who, age, self.now // 10**9))
 
     def forget(self, client):
@@ -595,5 +597,6 @@ class Model:
             "reused": self.reused,
             "closed": +self.closed,
             "idle_gap": [self.gaps[k] for k in range(64)],
+            "idle_left": [self.ages_left[k] for k in range(64)],
             "requests_per_connection": [self.counts[k] for k in range(64)],
         }

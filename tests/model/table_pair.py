@@ -140,7 +140,7 @@ class Pair:
         assert self.table.next_due() == self.model.next_due()
         shown, expected = self.table.stats(), self.model.stats()
         shown["closed"] = {cause: n for cause, n in shown["closed"].items() if n}
-        for histogram in ("idle_gap", "requests_per_connection"):
+        for histogram in ("idle_gap", "idle_left", "requests_per_connection"):
             shown[histogram] = shown[histogram]["counts"]
         assert {key: shown[key] for key in expected} == expected
         assert len(self.table) == len(self.conns)

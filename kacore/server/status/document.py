@@ -39,7 +39,7 @@ OF_A_NETWORK = (
 )
 # What may be there or not, as the server counts it.
 EXTRAS = ("responses", "bytes_in", "bytes_out", "tls", "http2")
-HISTOGRAMS = ("idle_gap", "requests_per_connection", "first_byte", "duration")
+HISTOGRAMS = ("idle_gap", "idle_left", "requests_per_connection", "first_byte", "duration")
 ENGINE = ("out_of_descriptors", "accept_errors", "buffers_refused")
 
 

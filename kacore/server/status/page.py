@@ -262,6 +262,11 @@ def gaps(document: Document) -> str:
     return histogram(document["idle_gap"], "Idle time before reuse", duration, note)
 
 
+def left(document: Document) -> str:
+    note = "Half of the clients that closed an idle connection did so within {}, 90 % within {}."
+    return histogram(document["idle_left"], "Idle time before a client closed", duration, note)
+
+
 def requests(document: Document) -> str:
     note = "Half of the connections that ended had fewer than {} requests, 90 % fewer than {}."
     return histogram(document["requests_per_connection"], "Requests per connection", count, note)
@@ -398,7 +403,7 @@ def more(document: Document) -> str:
 PARTS: dict[str, Callable[[Document], str]] = {
     draw.__name__: draw
     for draw in (
-        top, tiles, advice, phases, phase_names, traffic, reuse, gaps, requests, workers, closes, clients, networks,
+        top, tiles, advice, phases, phase_names, traffic, reuse, gaps, left, requests, workers, closes, clients, networks,
         responses, more,
     )
 }

@@ -50,9 +50,12 @@ void ka_table_idle_ended(ka_table *t, const ka_slot *slot, ka_cause cause)
     uint32_t client = ka_slot_client(slot);
     ka_client_record *record = ka_store_client(&t->store, client);
     int64_t age = t->store.now - ka_slot_since(slot);
+    int is_theirs = cause == KA_CAUSE_CLIENT || cause == KA_CAUSE_ERROR;
+    if (is_theirs)
+        t->counters->idle_left[ka_bucket((uint64_t)age / 1000000)]++;
     if (t->policy[ka_slot_class(slot)].timeout_ns[KA_IDLE] != KA_AUTO)
         return;
-    if (cause == KA_CAUSE_CLIENT || cause == KA_CAUSE_ERROR) {
+    if (is_theirs) {
         if (!ka_learned_they_closed(&record->learned, &t->ladder, age, seconds(t)))
             return;
         show(t, record, client == 0, &t->settled);

@@ -75,6 +75,7 @@ typedef struct {
     uint64_t accepted, requests, reused; /* reused: requests that were not the first on their connection */
     uint64_t closed[KA_N_CAUSES];        /* by ka_cause; none ends by KA_CAUSE_NONE */
     uint64_t idle_gap[KA_N_BUCKETS];     /* milliseconds idle before a reuse; bucket rule at ka_bucket */
+    uint64_t idle_left[KA_N_BUCKETS];    /* milliseconds idle before the client closed */
     uint64_t requests_per_connection[KA_N_BUCKETS];
     uint64_t races;                          /* a request crossed our idle close */
     uint64_t responses[KA_N_STATUS_CLASSES]; /* heads written, interim ones too, by the first digit of the status */
