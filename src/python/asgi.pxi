@@ -278,7 +278,7 @@ cdef class AsgiExchange(Exchange):
             self.task.cancel()
         return 0
 
-    cdef int lost(self) except -1:
+    cdef int client_lost(self) except -1:
         self.is_gone = not self.is_done
         self.is_done = True
         wake(self.writers)  # first: who is cancelled by a reader is better not found inside send()

@@ -194,7 +194,7 @@ cdef class Exchange:
         """The driver has something to tell."""
         return 0
 
-    cdef int lost(self) except -1:
+    cdef int client_lost(self) except -1:
         """The client is gone, or the server answered in the application's place."""
         return 0
 
@@ -608,7 +608,7 @@ cdef void driver_on_lost(void *owner) noexcept:
         except BaseException as error:
             driver.failed(error)
     try:
-        exchange.lost()
+        exchange.client_lost()
     except BaseException as error:
         driver.failed(error)
     Py_DECREF(exchange)

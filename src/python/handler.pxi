@@ -232,7 +232,7 @@ cdef class HandlerExchange(CollectedExchange):
                                 self.request.target)
         return 0
 
-    cdef int lost(self) except -1:
+    cdef int client_lost(self) except -1:
         self.rest = None
         self.let_go()
         if self.task is not None:

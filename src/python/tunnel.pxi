@@ -85,7 +85,7 @@ cdef class Tunnel(Exchange):
             self.owner.readable()
         return 0
 
-    cdef int lost(self) except -1:
+    cdef int client_lost(self) except -1:
         owner = self.owner
         self.owner = None
         if owner is not None:

@@ -379,7 +379,7 @@ cdef class WsgiExchange(CollectedExchange):
             self.send_on()
         except BaseException as error:
             self.report(error)
-            self.lost()
+            self.client_lost()
         return self.open_gate()
 
     cdef int send_on(self) except -1:
@@ -444,7 +444,7 @@ cdef class WsgiExchange(CollectedExchange):
         self.app.logger.warning("%s %s %s", self.method, self.target, what)
         return 0
 
-    cdef int lost(self) except -1:
+    cdef int client_lost(self) except -1:
         cdef bint is_started
         cdef Outbox outbox
         ka_lock(&self.mutex)

@@ -691,7 +691,7 @@ static void responses_are_counted_with_the_time_they_took(void)
     static const char requests[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\n\r\n";
     wire *w = wire_open(keeps_it, never);
     const ka_counters *n = &w->counters;
-    char *at;
+    char *at = NULL;
     w->service.app.on_request = is_answered;
     w->talk = ka_talk_new(&w->service, w->conn);
     w->kernel = requests;

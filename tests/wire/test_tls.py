@@ -443,7 +443,7 @@ def test_the_socket_of_a_stream_over_tls_stays_with_the_server(start, over_tls, 
 
 
 def test_websockets_work_over_tls(start, certificates, localhost):
-    from websockets.sync.client import connect
+    from websockets.asyncio.client import connect
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -455,9 +455,13 @@ def test_websockets_work_over_tls(start, certificates, localhost):
 
     server = start(app, tls=TLS(localhost))
     context = ssl.create_default_context(cafile=certificates.roots)
-    with connect(f"wss://localhost:{server.port}/", ssl=context) as ws:
-        ws.send("x" * 100_000)
-        assert ws.recv() == "wss" + "x" * 100_000
+
+    async def ask() -> str:  # the client with threads reads and writes one SSLSocket in two at a time
+        async with connect(f"wss://localhost:{server.port}/", ssl=context) as ws:
+            await ws.send("x" * 100_000)
+            return str(await ws.recv())
+
+    assert asyncio.run(ask()) == "wss" + "x" * 100_000
 
 
 def test_many_clients_at_once_all_finish_their_handshakes(start, certificates, localhost):
