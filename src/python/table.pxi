@@ -635,8 +635,8 @@ cdef class ConnectionTable:
         phases: name to connections. accepted, requests, reused (requests that were not the first of theirs),
         reuse_rate, races. closed: cause to connections; they and the phases add up to accepted.
         idle_gap (seconds before a reuse, counted when its first byte comes), idle_left (seconds until the client closed
-        an idle connection) and requests_per_connection (when it closes): edges, the smallest value of each bucket, and counts. The middle of a bucket is within 20 % of
-        what is in it.
+        an idle connection) and requests_per_connection (when it closes): edges, the smallest value of each bucket, and
+        counts. The middle of a bucket is within 20 % of what is in it.
         0 unless kacore has the conversations as well: responses ("1xx" to "5xx"), bytes_in, bytes_out, first_byte and
         duration (seconds from a head until its response began, and was given; with their sum), tls (handshakes, resumed,
         failed).
