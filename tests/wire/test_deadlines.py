@@ -236,7 +236,7 @@ def test_a_drained_content_that_never_ends_closes_without_a_second_answer(start,
 
 
 def test_slow_heads_from_many_do_not_slow_down_others(start, client):
-    running = start(ok, policy=Policy(request_header_timeout=0.5))
+    running = start(ok, policy=Policy(request_header_timeout=0.5, linger_time=0.5))  # they send on, answered or not
     slow = [client(running).send("GET / HTTP/1.1\r\n") for _ in range(200)]
     good = client(running)
     n = 0
