@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import mmap
-import os
 import signal
 import threading
 import time
@@ -22,7 +21,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kacore import _core
-from kacore._version import __version__
 from kacore.config.options import RunOptions
 from kacore.policy import Policy
 from kacore.server import signals, telling
@@ -31,7 +29,7 @@ from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import Listener, addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.loops import loop_factory, repeat
 from kacore.server.overview import ANSWER_WITHIN, Workers, open_in, told
-from kacore.server.place import SHARE_EVERY
+from kacore.server.place import SHARE_EVERY, OneOfSeveral
 from kacore.server.server import Server
 from kacore.server.systemd import Notifier
 
@@ -46,13 +44,11 @@ PAGE_RETRY = 0.1  # seconds until a page that is still in use is tried again
 END_AFTER_DRAIN, END_AFTER_NOW = 10.0, 2.0
 
 
-class Sibling:
+class Sibling(OneOfSeveral):
     """The place of an engine among others in its process: as `Worker` is, but that the parent is a call away.
 
     listeners: its own copies of all slots' sockets. tell: called from its thread when connections are accepted.
     """
-
-    is_one_of_several = True
 
     def __init__(
         self,
@@ -78,14 +74,6 @@ class Sibling:
 
     def prepare(self, policy: Policy, logger: logging.Logger) -> None:
         """The main thread has done it."""
-
-    def warns(self) -> bool:
-        """As of Alone."""
-        return self.slot == 0
-
-    def watches(self, listener: Listener) -> bool:
-        """As of Alone."""
-        return listener.slot is None or listener.slot == self.slot
 
     def step_of(self, server: Served, step: Callable[[], object]) -> Callable[[], object] | None:
         """As of Alone."""
@@ -373,21 +361,9 @@ class Engines:
             self._when_ready()
         if self._notifier.watchdog is not None and self._loop is not None:
             repeat(self._loop, self._notifier.watchdog / 2, self._notifier.alive)
-        n, each = self.n_engines, self.policy.max_connections
-        admin = f", admin on port {self._admin.port}" if self._admin is not None else ""
-        self.logger.info(
-            "kacore %s serves on %s (pid %d, %d engine%s of at most %d connections: %d, and %d MiB for them%s)%s",
-            __version__,
-            ", ".join(addresses(self.listeners, self.scheme)),
-            os.getpid(),
-            n,
-            "" if n == 1 else "s",
-            each,
-            n * each,
-            n * -(-self.policy.worst_case_bytes(tls=self.scheme == "https") // (1 << 20)),
-            admin,
-            telling.how_to_stop(),
-        )
+        where, admin = addresses(self.listeners, self.scheme), self._admin.port if self._admin is not None else None
+        tls = self.scheme == "https"
+        self.logger.info("%s", telling.several(self.n_engines, "engine", self.policy, where, tls=tls, admin=admin))
 
     # -- replacing -----------------------------------------------------------------------------------------------
 

@@ -133,7 +133,22 @@ class Alone:
             listener.close()
 
 
-class Worker:
+class OneOfSeveral:
+    """What every place that has others beside it has in common. slot: its number."""
+
+    is_one_of_several = True
+    slot: int
+
+    def warns(self) -> bool:
+        """As of Alone."""
+        return self.slot == 0
+
+    def watches(self, listener: Listener) -> bool:
+        """As of Alone."""
+        return listener.slot is None or listener.slot == self.slot
+
+
+class Worker(OneOfSeveral):
     """A child of a supervisor: its slot, what it inherited, and the channel to the parent, which decides when it ends.
 
     slot:         its number. listeners: the parent's, of all slots. counters: this process's page of shared memory.
@@ -145,8 +160,6 @@ class Worker:
     max_requests: ask for a successor after this many; 0 = never.
     freshness:    whether the source has changed; None: no matter.
     """
-
-    is_one_of_several = True
 
     def __init__(
         self,
@@ -180,14 +193,6 @@ class Worker:
 
     def prepare(self, policy: Policy, logger: logging.Logger) -> None:
         """The parent has done it."""
-
-    def warns(self) -> bool:
-        """As of Alone."""
-        return self.slot == 0
-
-    def watches(self, listener: Listener) -> bool:
-        """As of Alone."""
-        return listener.slot is None or listener.slot == self.slot
 
     def step_of(self, server: Served, step: Callable[[], object]) -> Callable[[], object] | None:
         """As of Alone: before anything is read, whether that is still ours to answer."""

@@ -34,7 +34,6 @@ from select import POLLIN, poll
 from typing import Any, Protocol
 
 from kacore import _core
-from kacore._version import __version__
 from kacore.config.options import RunOptions
 from kacore.policy import Policy
 from kacore.server import signals, telling
@@ -437,20 +436,9 @@ class Supervisor:
             self.notifier.ready()
 
     def _announce(self) -> None:
-        n, each = self.n_workers, self.policy.max_connections
-        self.logger.info(
-            "kacore %s serves on %s (pid %d, %d worker%s of at most %d connections: %d, and %d MiB for them%s)%s",
-            __version__,
-            ", ".join(addresses(self.listeners, self.scheme)),
-            os.getpid(),
-            n,
-            "" if n == 1 else "s",
-            each,
-            n * each,
-            n * -(-self.policy.worst_case_bytes(tls=self.scheme == "https") // (1 << 20)),
-            f", admin on port {self._reporter.port}" if self._reporter is not None else "",
-            telling.how_to_stop(),
-        )
+        where, admin = addresses(self.listeners, self.scheme), self._reporter.port if self._reporter is not None else None
+        tls = self.scheme == "https"
+        self.logger.info("%s", telling.several(self.n_workers, "worker", self.policy, where, tls=tls, admin=admin))
 
     def _dismiss(self, process: Process, word: str) -> None:
         process.state = "leaving"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from kacore._version import __version__
+from kacore.policy import Policy
 
 MAX_NAMED = 3
 IN_PROGRESS = ("head", "body", "busy", "write")
@@ -13,6 +17,16 @@ IN_PROGRESS = ("head", "body", "busy", "write")
 def how_to_stop() -> str:
     """For the end of the line at the start: for somebody who looks at it."""
     return "; Ctrl-C stops" if sys.stderr is not None and sys.stderr.isatty() else ""
+
+
+def several(n: int, what: str, policy: Policy, where: Iterable[str], *, tls: bool, admin: int | None) -> str:
+    """The line at the start of `n` workers or engines: what: which of them. admin: the port, if there is one."""
+    n_most, n_bytes = n * policy.max_connections, n * -(-policy.worst_case_bytes(tls=tls) // (1 << 20))
+    return (
+        f"kacore {__version__} serves on {', '.join(where)} (pid {os.getpid()}, {counted(n, what)} of at most "
+        f"{policy.max_connections} connections: {n_most}, and {n_bytes} MiB for them"
+        f"{'' if admin is None else f', admin on port {admin}'}){how_to_stop()}"
+    )
 
 
 def stopping(connections: Sequence[Mapping[str, Any]], seconds: float, *, by_keyboard: bool) -> str:

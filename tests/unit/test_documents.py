@@ -22,6 +22,7 @@ import kacore
 from kacore.cli import elsewhere
 from kacore.cli.configuration import Configuration
 from kacore.cli.parser import COMMANDS, make_parser, with_command
+from tests.conftest import module
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), ROOT / "benches" / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -163,12 +164,12 @@ def check_pip(words):
 
 
 def check_uvicorn(words):
-    command = pytest.importorskip("uvicorn.main").main
+    command = module("uvicorn.main").main
     assert command.make_context("uvicorn", list(words)).params["app"]
 
 
 def check_gunicorn(words):
-    pytest.importorskip("gunicorn.config").Config().parser().parse_args(words)
+    module("gunicorn.config").Config().parser().parse_args(words)
 
 
 def check_python(words):

@@ -15,6 +15,7 @@ from kacore.errors import UsageError
 from kacore.server.status import Status, dumped
 from kacore.top import text
 from kacore.top.source import Place, checked
+from tests.conftest import module
 
 EVIL = "10.0.0.9\x1b]0;owned\x07\x1b[2J\u202e\r\n[red]"
 
@@ -165,7 +166,7 @@ class Played:
 
 def play(document, act, size=(100, 32)):
     """act: a coroutine function of (pilot, screen, source, shown)."""
-    screens = pytest.importorskip("kacore.top.screen")
+    screens = module("kacore.top.screen")
 
     async def run():
         source = Played()
