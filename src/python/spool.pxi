@@ -153,8 +153,10 @@ cdef class Outbox:
         ka_unlock(&self.mutex)
         if file is None or file.n >= max(<int64_t>SPOOL_FILE, most):
             file = spool_file()
+            ka_hand_over(file)
         file.append(piece)
         part = part_of(file, file.n - size, size)
+        ka_hand_over(part)
         ka_lock(&self.mutex)
         before, self.file = self.file, file
         last = self.last_part()
@@ -220,6 +222,9 @@ cdef Outbox outbox_of(BaseDriver driver):
     cdef Outbox outbox = Outbox.__new__(Outbox)
     outbox.items = []
     outbox.holding = holding_of(driver)
+    ka_hand_over(outbox)
+    ka_hand_over(outbox.holding)
+    ka_hand_over(outbox.items)
     return outbox
 
 

@@ -8,6 +8,7 @@ kacore's own C or Cython code counts; CPython with PYTHONMALLOC=malloc is clean 
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def check_c(program, directory):
     extra = [TESTS_C / "faults.c", *(f"-Wl,--wrap={name}" for name in wrapped[1].split())] if wrapped else []
     binary = Path(directory, program.stem)
     flags = ["-std=gnu11", "-O1", "-g", "-DKA_DEBUG=1", f"-I{SRC / 'core'}", f"-I{SRC / 'epoll'}", f"-I{TESTS_C}"]
-    subprocess.run([os.environ.get("CC", "cc"), *flags, program, *sources, *extra, "-o", binary], check=True)
+    subprocess.run([*shlex.split(os.environ.get("CC", "cc")), *flags, program, *sources, *extra, "-o", binary], check=True)
     env = {**os.environ, "ENGINE_SEEDS": "1-1", "ENGINE_SCENE": "everything"}
     return subprocess.run([*MEMCHECK, "--leak-check=full", binary], env=env, timeout=300, capture_output=True, text=True)
 
