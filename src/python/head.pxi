@@ -15,12 +15,12 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.string cimport memcmp, memcpy, memmove
 
-cdef tuple VERSIONS = tuple(f"1.{minor}" for minor in range(10))
+cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)]))
 cdef tuple METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
-cdef tuple METHODS_AS_BYTES = tuple(method.encode("ascii") for method in METHODS)
+cdef tuple METHODS_AS_BYTES = kept(tuple([method.encode("ascii") for method in METHODS]))
 if ka_names_init() != KA_OK:
     raise ImportError("no perfect hash for the common field names")
-cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())])
+cdef tuple NAMES = kept(tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())]))
 
 
 def simd_variants() -> list[str]:
