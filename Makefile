@@ -18,6 +18,8 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # only: to kacore itself, KACORE_NAME in the environment is an option.
 SOURCES := setup.py pyproject.toml $(wildcard src src/* src/*/* src/*/*/*)
 KACORE_OPTIMIZE ?= 1
+# Without bytecode each of the processes that tests start would compile kacore, and each that runs tests would rewrite them.
+unexport PYTHONDONTWRITEBYTECODE
 unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE KACORE_OPTIMIZE
 ASKED = $(foreach s,DEBUG SANITIZE COVERAGE PORTABLE OPTIMIZE,KACORE_$s='$(KACORE_$s)')
 is_on = $(if $(filter-out 0,$(KACORE_$(1))),-$(1))
@@ -215,6 +217,7 @@ lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warni
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(PYTHON_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
 	bash -n .ci/run .ci/fresh
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	set -e; for file in $(CORE_C); do $(firstword $(COMPILERS) cc) $(STRICT) -Wconversion -c $$file -o /dev/null; done
 	set -e; for cc in $(or $(COMPILERS),cc); do \
 	    $$cc $(STRICT) -Wconversion -fsyntax-only $(CORE_C); \
