@@ -213,8 +213,9 @@ elsewhere: $(VENV)/.for-build  ## compile the core for FreeBSD and macOS by zig,
 # the core as it is installed; everything else is read and not compiled, which takes a fifth of the time.
 
 COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
-STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc/core -Isrc/epoll
+STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc/core -Isrc/epoll -Isrc/python
 CORE_C := $(wildcard src/core/*/*.c src/epoll/*.c)
+PYTHON_C := $(wildcard src/python/*.c src/python/*.h)
 CORE_H := $(filter-out %_lines.h %_room.h,$(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h)) # those are parts of a .c file
 PYTHON_H = $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('include'))")
 HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
@@ -222,7 +223,7 @@ HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c
 lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
-	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
+	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(PYTHON_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
 	bash -n .ci/run .ci/fresh
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	set -e; for file in $(CORE_C); do $(firstword $(COMPILERS) cc) $(STRICT) -Wconversion -c $$file -o /dev/null; done
@@ -231,6 +232,7 @@ lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warni
 	    $$cc $(STRICT) -Wconversion -DKA_DEBUG=1 -fsyntax-only $(CORE_C); \
 	    for file in $(CORE_H); do $$cc $(STRICT) -Wconversion -Wno-unused -fsyntax-only -x c $$file; done; \
 	    $$cc $(STRICT) -Itests/c -fsyntax-only $(HARNESS_C); \
+	    $$cc $(STRICT) -Wconversion -isystem $(PYTHON_H) -fsyntax-only $(filter %.c,$(PYTHON_C)); \
 	    $$cc $(STRICT) -isystem $(PYTHON_H) -fsyntax-only build/cython/src/python/_core.c; \
 	done
 
