@@ -18,6 +18,8 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # only: to kacore itself, KACORE_NAME in the environment is an option.
 SOURCES := setup.py pyproject.toml $(wildcard src src/* src/*/* src/*/*/*)
 KACORE_OPTIMIZE ?= 1
+# Without bytecode each of the processes that tests start would compile kacore, and each that runs tests would rewrite them.
+unexport PYTHONDONTWRITEBYTECODE
 unexport KACORE_DEBUG KACORE_SANITIZE KACORE_COVERAGE KACORE_PORTABLE KACORE_OPTIMIZE
 ASKED = $(foreach s,DEBUG SANITIZE COVERAGE PORTABLE OPTIMIZE,KACORE_$s='$(KACORE_$s)')
 is_on = $(if $(filter-out 0,$(KACORE_$(1))),-$(1))

@@ -41,7 +41,7 @@ from kacore.server.broken import Failure
 from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import Listener, addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.place import Worker
-from kacore.server.reload import LOOK_EVERY_IF_TOLD, Freshness, Watcher, made_observer
+from kacore.server.reload import LOOK_EVERY_IF_TOLD, Freshness, Watcher, keep_no_bytecode_of_fresh_sources, made_observer
 from kacore.server.reporter import Reporter
 from kacore.server.systemd import Notifier
 
@@ -358,6 +358,8 @@ class Supervisor:
             max_requests=self.draw_max_requests(),
             freshness=Freshness(self._watcher, shows_failure=is_broken) if self._watcher is not None else None,
         )
+        if self._watcher is not None:
+            keep_no_bytecode_of_fresh_sources()
         try:
             self.make_server(worker, process.shows).run()
         except SystemExit:
