@@ -216,6 +216,7 @@ lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warni
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
 	bash -n .ci/run .ci/fresh
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	set -e; for file in $(CORE_C); do $(firstword $(COMPILERS) cc) $(STRICT) -Wconversion -c $$file -o /dev/null; done
 	set -e; for cc in $(or $(COMPILERS),cc); do \
 	    $$cc $(STRICT) -Wconversion -fsyntax-only $(CORE_C); \
