@@ -2,7 +2,7 @@
 before it reads what arrived, so that nothing that was asked after a save is answered by the code of before.
 
 Three parts: `Watcher` looks at files, `Freshness` asks in a worker, `Observer` is a process that waits for the system to
-tell of changes (watchfiles), where there is one.
+tell of changes (watchfiles), where there is one. And bytecode of what was saved just now is not kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib.machinery import SourceFileLoader
+from importlib.util import source_from_cache
 from typing import NamedTuple
 
 from kacore.errors import UsageError
@@ -24,6 +26,8 @@ LOOK_EVERY, LOOK_EVERY_IF_TOLD = 0.25, 10.0
 SHARE = 0.006
 # A directory that changed this short a time before it was read may have changed since without another time of change.
 RACY_NS = 100_000_000
+# Bytecode knows the time of change of its source in whole seconds only, and its size: two saves within one look the same.
+SETTLED_AFTER = 2.0
 # Files that a worker looks at before it reads what arrived.
 MAX_OF_WORKER = 2000
 SKIPPED = {"__pycache__", "node_modules"}
@@ -175,6 +179,18 @@ class Freshness:
         files = [getattr(module, "__dict__", {}).get("__file__") for module in modules]
         paths = [path for path in files if isinstance(path, str) and path in seen]
         self._watched = [(path, seen[path]) for path in [*paths, *self._others][:MAX_OF_WORKER]]
+
+
+def keep_no_bytecode_of_fresh_sources() -> None:
+    """From here on this process writes none for a source that may be saved once more within the same second."""
+    keep = SourceFileLoader.set_data
+
+    def keep_if_settled(loader: SourceFileLoader, path: str, data: bytes, **how: int) -> None:
+        source = state_of(source_from_cache(path))
+        if source is not None and source[0] / 1e9 < time.time() - SETTLED_AFTER:
+            keep(loader, path, data, **how)
+
+    SourceFileLoader.set_data = keep_if_settled  # type: ignore[assignment, method-assign]
 
 
 class Observer:

@@ -41,7 +41,7 @@ from kacore.server.broken import Failure
 from kacore.server.learned import PAGE_BYTES as LEARNED_BYTES
 from kacore.server.listening import Listener, addresses, open_listeners_of, raise_descriptor_limit
 from kacore.server.place import Worker
-from kacore.server.reload import LOOK_EVERY_IF_TOLD, Freshness, Watcher, made_observer
+from kacore.server.reload import LOOK_EVERY_IF_TOLD, Freshness, Watcher, keep_no_bytecode_of_fresh_sources, made_observer
 from kacore.server.reporter import Reporter
 from kacore.server.systemd import Notifier
 
@@ -145,6 +145,7 @@ class Supervisor:
         self.make_server, self.n_workers, self.policy = make_server, options.n_workers, policy
         self.max_requests = options.max_requests_per_worker
         self.scheme = scheme
+        self._share_tickets()
         self.logger = logging.getLogger("kacore.error")
         self._watcher = self._observer = None
         if options.reload:
@@ -358,6 +359,8 @@ class Supervisor:
             max_requests=self.draw_max_requests(),
             freshness=Freshness(self._watcher, shows_failure=is_broken) if self._watcher is not None else None,
         )
+        if self._watcher is not None:
+            keep_no_bytecode_of_fresh_sources()
         try:
             self.make_server(worker, process.shows).run()
         except SystemExit:
@@ -591,7 +594,14 @@ class Supervisor:
             signals.ignore(number, self._told, self.logger)
         elif number == signal.SIGHUP and not self._stopping:
             self.logger.info("SIGHUP: replacing the workers one by one")
+            self._share_tickets()
             self._roll()
+
+    def _share_tickets(self) -> None:
+        if self.scheme == "https":
+            from kacore.server.tls import share_tickets
+
+            share_tickets()
 
     def _counted(self) -> dict[str, Any]:
         found: dict[str, Any] = _core.sum_counters(self._pages)

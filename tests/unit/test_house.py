@@ -1,6 +1,7 @@
 """The house is as docs/architecture.md draws it: arrows point down, nothing runs in a circle, what the docs name exists."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -124,7 +125,9 @@ def imports_of(path):
     return {found for found in visit(tree, at_import=True) if found[0].split(".")[0] == "kacore"}
 
 
-IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
+@functools.cache
+def imports():
+    return {name: imports_of(path) for name, path in MODULES.items()}
 
 
 def level_of(module):
@@ -135,8 +138,8 @@ def level_of(module):
 def test_python_imports_point_down():
     upward = {
         (name, imported)
-        for name, imports in IMPORTS.items()
-        for imported, _ in imports
+        for name, imported_there in imports().items()
+        for imported, _ in imported_there
         if level_of(imported) > level_of(name)
     }
     assert upward == set()
@@ -145,8 +148,8 @@ def test_python_imports_point_down():
 @pytest.mark.parametrize("when", ["at import", "ever"])
 def test_python_imports_form_no_circle(when):
     edges = {
-        name: {m for m, at_import in imports if (at_import or when == "ever") and (name, m) not in LAZY}
-        for name, imports in IMPORTS.items()
+        name: {m for m, at_import in imported_there if (at_import or when == "ever") and (name, m) not in LAZY}
+        for name, imported_there in imports().items()
     }
     assert circles(edges) == []
 
@@ -179,11 +182,14 @@ DEFINITIONS = re.compile(
     r"|^ *(\w+)(?:: [^=\n]*)? =",
     re.MULTILINE,
 )
-DEFINED = {path.stem for path in SOURCES} | {
-    name for path in SOURCES for found in DEFINITIONS.findall(path.read_text(encoding="utf-8")) for name in found if name
-}
 OUTSIDE = {"SSLObject", "call_at", "recv", "send"}  # the libraries'
 NOT_NAMES = {"HEAD", "cibuildwheel", "evicted", "now", "Z"}  # a method of HTTP, a program, a cause, an argument, of vX.Y.Z
+
+
+@functools.cache
+def defined():
+    found = (found for path in SOURCES for found in DEFINITIONS.findall(path.read_text(encoding="utf-8")))
+    return {path.stem for path in SOURCES} | {name for names in found for name in names if name}
 
 
 def in_code(document):
@@ -215,7 +221,7 @@ def test_files_that_a_document_names_exist(document):
 def test_functions_and_types_that_a_document_names_exist(document):
     named = [name for name in in_code(document) if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*(\(\))?", name)]
     last = {name: name.removesuffix("()").rpartition(".")[2] for name in named if not is_file(name)}
-    assert [name for name, word in last.items() if word not in DEFINED | OUTSIDE | NOT_NAMES] == []
+    assert [name for name, word in last.items() if word not in defined() | OUTSIDE | NOT_NAMES] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

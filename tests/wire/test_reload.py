@@ -32,8 +32,9 @@ def save(tmp_path):
 
 @pytest.fixture
 def run(serve, save):
+    """Python writes bytecode, as it does for whoever has not told it otherwise: all saves here are of the same second."""
     save(APP.format("v0"))
-    return lambda *arguments, **options: serve("app:app", "--reload", *arguments, **options)
+    return lambda *arguments, **options: serve("app:app", "--reload", *arguments, PYTHONDONTWRITEBYTECODE="", **options)
 
 
 def ask(server, path="/", **fields):
@@ -288,6 +289,15 @@ def test_a_worker_is_stale_when_a_module_that_it_has_loaded_changed(tmp_path, sa
     importlib.import_module("some_module_of_a_test")
     assert freshness.is_stale()  # it may be the old text, or the new one: nobody knows
     monkeypatch.delitem(sys.modules, "some_module_of_a_test")
+
+
+def test_bytecode_is_kept_of_what_was_not_saved_just_now(run, save, tmp_path):
+    save("x = 1\n", "old.py")
+    os.utime(tmp_path / "old.py", (1e9, 1e9))
+    save("import old\n" + APP.format("v0"))
+    server = run()
+    assert ask(server) == (200, "v0")
+    assert [path.name.split(".")[0] for path in (tmp_path / "__pycache__").iterdir()] == ["old"]
 
 
 def test_a_large_tree_is_looked_at_less_often(tmp_path):

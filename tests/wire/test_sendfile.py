@@ -9,6 +9,7 @@ import tempfile
 import pytest
 
 from kacore import Policy
+from tests.wire.conftest import wait_until
 
 SIZES = [0, 1, 100, 70_000, 9_000_000]
 
@@ -76,8 +77,8 @@ def test_a_slow_reader_of_a_file_costs_no_buffer_and_holds_up_nobody(serving, cl
     slow.send("GET /9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
     other = client(serving)
     assert other.get("/100").status == 200
+    wait_until(lambda: serving.phase_count("write") == 1, "the client is waited for")
     assert serving.stats()["engine"]["buffer_bytes"] < 100_000
-    assert serving.phase_count("write") == 1
     slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     assert slow.response().body == (files / "9000000").read_bytes()
 

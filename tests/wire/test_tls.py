@@ -41,7 +41,7 @@ def test_requests_on_one_connection_are_answered_over_either_version(start, over
     for size in (1, 16384, 16385, 3_000_000):
         one.send(f"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {size}\r\n\r\n".encode() + b"x" * size)
         assert one.response().body == b"POST %d" % size
-    assert server.phase_count("idle") == 1
+    wait_until(lambda: server.phase_count("idle") == 1, "all is answered")
 
 
 def test_a_thousand_pipelined_requests_are_answered_in_order(start, over_tls, localhost):
