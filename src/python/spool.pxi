@@ -171,9 +171,13 @@ cdef class Outbox:
     cdef object take(self):
         """The next bytes, or SpoolPart of SPOOL_PART bytes at most; None: there are none."""
         cdef SpoolPart part, first
-        if not self.items:
+        cdef object item = None
+        ka_lock(&self.mutex)
+        if PyList_GET_SIZE(self.items):
+            item = self.items[0]  # nobody else takes it away, but who appends may move the list
+        ka_unlock(&self.mutex)
+        if item is None:
             return None
-        item = self.items[0]  # nobody else takes it away
         if isinstance(item, SpoolPart):
             part = item
             first = part_of(part.file, part.offset, SPOOL_PART)
