@@ -43,6 +43,7 @@ __all__ = [
     "Tunnel",
     "Upgrade",
     "Verdict",
+    "WebSocketCore",
     "WsgiApplication",
     "has_epoll",
     "make_policies_by",
@@ -124,7 +125,8 @@ class Limits:
 class Head:
     """The head of one request. Made by parse_head and RequestParser only; every attribute is created on first use.
 
-    Cost: one copy of the head; `headers` and `get` cost O(fields) each time.
+    Cost: the places of its fields, and a copy of the head, or of a short `data` of bytes a reference to it; `headers` and
+    `get` cost O(fields) each time.
     """
     @property
     def method(self) -> str:
@@ -177,13 +179,15 @@ class EndOfMessage:
     @property
     def trailers(self) -> tuple[tuple[bytes, bytes], ...]: ...
 
-def parse_head(data: Buffer, /, limits: Limits | None = None) -> Head | None:
-    """Parse the request head that `data` begins with.
+def parse_head(data: Buffer, offset: int = 0, /, limits: Limits | None = None) -> Head | None:
+    """Parse the request head at `offset` of `data`.
 
     data:   bytes, bytearray or any contiguous buffer; bytes after the head are ignored.
+    offset: int, where the head begins; with `nbytes` of the result, pipelined heads are read one by one.
     limits: Limits, default Limits().
     Return: a Head, whose `nbytes` says how much was consumed; None while the head is incomplete.
-    Raises: PeerError for bytes that break a rule.
+    Raises: PeerError for bytes that break a rule; its offset counts from `offset`. LocalError when `offset` is
+            beyond the data.
     Cost:   O(bytes of the head). For a head that arrives in pieces use RequestParser, which reads each byte once.
     """
 
@@ -445,20 +449,8 @@ class FrameReader:
     keeps_context: it is inflated from message to message.
     """
     @property
-    def opcode(self) -> int: ...
-    @property
-    def state(self) -> int: ...
-    @property
-    def code(self) -> int: ...
-    @property
-    def why(self) -> str: ...
-    @property
     def n_bytes(self) -> int: ...
     def __init__(self, tunnel: Tunnel, max_size: int, *, window_bits: int = 0, keeps_context: bool = True) -> None: ...
-    def next(self) -> bytes | None:
-        """bytes: a message, or the payload of a control frame; `opcode` says which. None: `state` says why."""
-    def let_go(self, nbytes: int) -> None:
-        """A message of `nbytes` that next() gave waits no longer."""
 
 # asgi.pxi
 
@@ -489,6 +481,37 @@ class AsgiApplication(Application):
         websocket: Callable[[Any, dict[str, Any], Tunnel], bool] | None = None,
         pathsend: bool = False,
     ) -> None: ...
+
+# websocket.pxi
+
+class WebSocketCore:
+    """tunnel: of the request; loop: an asyncio event loop. What a subclass brings: `say`, `drained`, `control`, `ended`,
+    `fail`, `end`, `answer_ping`, `read_later`, `news_before_frames`."""
+    frames: FrameReader | None
+    deflate: Callable[[bytes], bytes] | None
+    pong: bytes | None
+    is_over: bool
+    has_said_close: bool
+    is_behind: bool
+    @property
+    def tunnel(self) -> Tunnel: ...
+    @property
+    def loop(self) -> AbstractEventLoop: ...
+    @property
+    def is_held(self) -> bool: ...
+    def __init__(self, tunnel: Tunnel, loop: AbstractEventLoop) -> None: ...
+    def functions(self) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        """(receive, send) for the application."""
+    def put(self, message: dict[str, Any]) -> None:
+        """A message that the client did not send."""
+    def put_last(self, message: dict[str, Any]) -> None:
+        """Nothing comes behind it. Only the first counts."""
+    def forget(self) -> None:
+        """Nobody will take the messages that wait."""
+    def readable(self) -> None:
+        """The Tunnel has something."""
+    def send_control(self, opcode: int, payload: bytes) -> None:
+        """A control frame, if it still reaches somebody."""
 
 # wsgi.pxi
 

@@ -1,6 +1,7 @@
 # Values of fields that one client after the other sends alike, such as Host: the last one of each is kept as the object that
 # applications get, which costs less to compare than to make again. Never those that are a client's own, as Cookie; and
 # nothing long. Belongs to one application, and so to the thread of its loop.
+from cpython.list cimport PyList_New, PyList_SET_ITEM
 
 cdef enum:
     MAX_ALIKE = 256   # bytes of a value that is kept
@@ -11,7 +12,7 @@ cdef frozenset SAID_ALIKE = frozenset((
     b"sec-ch-ua-platform", b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"sec-fetch-user", b"sec-gpc", b"te",
     b"upgrade-insecure-requests", b"user-agent", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto",
 ))
-cdef bytes IS_ALIKE = bytes([one in SAID_ALIKE for one in NAMES])   # by the index of a name
+cdef bytes IS_ALIKE = kept(bytes([one in SAID_ALIKE for one in NAMES]))   # by the index of a name
 
 
 cdef inline bint is_alike(int i, ka_span value) noexcept:
@@ -29,8 +30,8 @@ cdef inline bint is_text_at(object kept, const char *at, size_t n) noexcept:
     return <size_t>PyUnicode_GET_LENGTH(kept) == n and memcmp(PyUnicode_DATA(kept), at, n) == 0
 
 
-cdef list headers_alike(list kept, const char *buf, const ka_field *fields, uint32_t n):
-    """What headers_list gives. kept: an item for each of NAMES, the last pair or None."""
+cdef list headers_alike(list last, const char *buf, const ka_field *fields, uint32_t n):
+    """What headers_list gives. last: an item for each of NAMES, the last pair or None."""
     cdef list headers = PyList_New(n)
     cdef uint32_t i
     cdef int known
@@ -39,11 +40,11 @@ cdef list headers_alike(list kept, const char *buf, const ka_field *fields, uint
     for i in range(n):
         known = ka_name_find(buf + fields[i].name.off, fields[i].name.len)
         is_kept = is_alike(known, fields[i].value)
-        pair = kept[known] if is_kept else None
+        pair = last[known] if is_kept else None
         if pair is None or not is_bytes_at(pair[1], buf + fields[i].value.off, fields[i].value.len):
             pair = pair_of(buf, &fields[i], known)
             if is_kept:
-                kept[known] = pair
+                last[known] = pair
         Py_INCREF(pair)
         PyList_SET_ITEM(headers, i, pair)
     return headers
@@ -54,12 +55,12 @@ cdef tuple pair_of(const char *buf, const ka_field *field, int known):
     return name, bytes_at(buf, field.value)
 
 
-cdef str value_alike(list kept, const char *buf, const ka_field *field, int known):
-    """A value as Latin-1. kept: an item for each of NAMES, the last value or None."""
+cdef str value_alike(list last, const char *buf, const ka_field *field, int known):
+    """A value as Latin-1. last: an item for each of NAMES, the last value or None."""
     cdef bint is_kept = is_alike(known, field.value)
-    cdef str value = kept[known] if is_kept else None
+    cdef str value = last[known] if is_kept else None
     if value is None or not is_text_at(value, buf + field.value.off, field.value.len):
         value = PyUnicode_DecodeLatin1(buf + field.value.off, field.value.len, NULL)
         if is_kept:
-            kept[known] = value
+            last[known] = value
     return value

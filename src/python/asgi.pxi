@@ -60,7 +60,7 @@ cdef extern from "Python.h":
         PyCFunction ml_meth
         int ml_flags
         const char *ml_doc
-    int METH_O
+    int METH_O, METH_NOARGS
     object PyCFunction_New(PyMethodDef *method, object self)
     bint PyDict_CheckExact(object)
 
@@ -100,12 +100,9 @@ cdef inline Ready ready(object value):
     return done
 
 
-cdef Ready SENT = ready(None)
+cdef Ready SENT = kept(ready(None))
 cdef int64_t FIN_QUIET_NS = 500 * 1000000
 cdef str TYPE = "type"   # the object that every literal of this word is
-# Copied for each use, which costs less than to build them.
-cdef dict DISCONNECT = {"type": "http.disconnect"}
-cdef dict NO_CONTENT = {"type": "http.request", "body": b"", "more_body": False}
 # To a websocket that is closed send() raises OSError, which 2.4 asks for; to an HTTP client that is gone it does not, and
 # says 2.3, below which frameworks listen for http.disconnect while they send.
 cdef dict WEBSOCKET_VERSION = {"version": "3.0", "spec_version": "2.4"}
@@ -144,12 +141,12 @@ cdef class AsgiExchange(Exchange):
     cdef object next_message(self):
         """An event dict, or None when one must be waited for."""
         if self.core == NULL or self.is_done:
-            return DISCONNECT.copy()
+            return self.app.disconnect.copy()
         if self.is_asked:
             return self.disconnect() if ka_exchange_sees_fin(self.core) and self.is_quiet() else None
         if ka_exchange_body_is_over(self.core):
             self.is_asked = True
-            return NO_CONTENT.copy()
+            return self.app.no_content.copy()
         try:
             content = self.read()
         except ClientGone:
@@ -161,7 +158,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef object disconnect(self):
         self.is_told = True
-        return DISCONNECT.copy()
+        return self.app.disconnect.copy()
 
     cdef bint is_quiet(self) noexcept:
         """Whether a client that sent FIN has been given nothing for so long that it counts as gone."""
@@ -445,11 +442,13 @@ cdef class AsgiApplication(Application):
     cdef readonly Runner runner
     cdef readonly str root_path
     cdef bytes raw_root         # in front of raw_path, for a host that does so
+    # Copied for each use, which costs less than to build them. Of this application, since a copy locks them.
     # What most requests have alike is in the template, as the last request had it: to replace a value costs as much in the
     # template as in its copy, and is not needed for the same value again.
     cdef dict template, extensions, extensions_tls, extensions_1_0
+    cdef dict disconnect, no_content
     cdef object server, client  # that the template names
-    cdef list kept              # see alike.pxi
+    cdef list alike             # see alike.pxi
     cdef bytes raw_path         # of the head whose path the template has; None: of none
     cdef AsgiReceive spare_receive  # of an earlier request, for the next one
     cdef tuple made             # what is in `extensions`
@@ -469,7 +468,7 @@ cdef class AsgiApplication(Application):
         self.websocket = websocket
         self.root_path = root_path
         self.server = self.client = ...  # nobody's
-        self.kept = [None] * len(NAMES)
+        self.alike = [None] * len(NAMES)
         # Every key, in the order they are given: to fill in a copy costs less than to let a dict grow.
         self.template = {
             "type": "http",
@@ -488,6 +487,8 @@ cdef class AsgiApplication(Application):
         }
         if state is not None:
             self.template["state"] = None
+        self.disconnect = {"type": "http.disconnect"}
+        self.no_content = {"type": "http.request", "body": b"", "more_body": False}
         self.extensions_1_0 = {"http.response.pathsend": {}} if pathsend else {}
         self.extensions = {**self.extensions_1_0, "http.response.early_hint": {}}
         self.made = tuple(self.extensions.items())
@@ -548,7 +549,7 @@ cdef class AsgiApplication(Application):
             scope["method"] = method_str(buf, head.method)
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
-        scope["headers"] = headers_alike(self.kept, buf, fields, head.n_fields)
+        scope["headers"] = headers_alike(self.alike, buf, fields, head.n_fields)
         if driver.request_id is not None:
             scope["headers"] = driver.ids.put(<list>scope["headers"], driver.request_id)
         if driver.has_proxies:

@@ -32,7 +32,7 @@ cdef enum:
 cdef int64_t LEFT_NS = 1000 * 1000 * 1000
 
 
-COMMON_HTTP_KEYS = tuple([http_key_of(one) for one in NAMES])
+COMMON_HTTP_KEYS = kept(tuple([http_key_of(one) for one in NAMES]))
 cdef int HOST = NAMES.index(b"host")
 
 
@@ -43,6 +43,7 @@ cdef object http_key(const char *buf, ka_span where):
     if key is None:
         key = http_key_of(name)
         if len(HTTP_KEYS) < MAX_HTTP_KEYS:
+            ka_keep_for_ever(key)
             key = HTTP_KEYS.setdefault(name, key)  # what is there another thread may just have got
     return key
 
@@ -97,8 +98,8 @@ class NoContent(BytesIO):
         pass
 
 
-cdef object NO_CONTENT_INPUT = NoContent()
-cdef object END = object()   # of an iterator
+cdef object NO_CONTENT_INPUT = kept(NoContent())
+cdef object END = kept(object())   # of an iterator
 
 
 @cython.final
@@ -568,7 +569,7 @@ cdef class WsgiApplication(Application):
     cdef dict template
     cdef object server, client, host  # that the template names
     cdef str target                  # that the template has, where it is a path and nothing else, with nothing decoded in it
-    cdef list kept                   # see alike.pxi
+    cdef list alike                  # see alike.pxi
     cdef list ports                  # (client, port as str) or None
     cdef public int64_t max_response_buffer  # bytes that a thread may be ahead of its client
 
@@ -583,7 +584,7 @@ cdef class WsgiApplication(Application):
         self.posted = deque()
         self.idle = []
         self.client = ...                # nobody's
-        self.kept = [None] * len(NAMES)
+        self.alike = [None] * len(NAMES)
         self.ports = [None] * PORTS
         # Every key but the client's fields, of which all but the oldest clients send Host: to fill in a copy costs less than
         # to let a dict grow.
@@ -713,7 +714,7 @@ cdef class WsgiApplication(Application):
             key = http_key(buf, fields[i].name) if name < 0 else COMMON_HTTP_KEYS[name]
             if key is None:
                 continue
-            value = value_alike(self.kept, buf, &fields[i], name)
+            value = value_alike(self.alike, buf, &fields[i], name)
             if name == HOST and not has_host:
                 has_host = True
                 if value is not self.host:

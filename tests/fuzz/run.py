@@ -85,22 +85,16 @@ TARGETS = {
 }
 
 
-def build(name, target, source_dir, suffix="", sanitizers=",address,undefined"):
+def build(name, target, suffix="", sanitizers=",address,undefined"):
     made = BUILD / f"{name}{suffix}-objects"
     made.mkdir(parents=True, exist_ok=True)
-    sources = {path.stem: path for room in target.rooms.split() for path in (source_dir / room).glob("*.c")}
-    common = ["-std=gnu11", "-O2", "-g", "-DKA_DEBUG=1", "-fno-sanitize-recover=all"]
-    for part, source in {**sources, "fuzz": HERE / f"fuzz_{name}.c"}.items():
-        flags = [*common, f"-fsanitize=fuzzer-no-link{sanitizers}", *target.flags]
-        flags += target.room_flags.get(source.parent.name, ())
-        subprocess.run(["clang", *flags, f"-I{source_dir}", "-c", source, "-o", made / f"{part}.o"], check=True)
-    binary = BUILD / f"{name}{suffix}"
-    objects = [made / f"{part}.o" for part in (*sources, "fuzz")]
-    subprocess.run(["clang", f"-fsanitize=fuzzer{sanitizers}", *objects, "-o", binary], check=True)
-    return binary
+    sources = [path for room in target.rooms.split() for path in (CORE / room).glob("*.c")]
+    objects = [compiled(source, target, CORE, made, sanitizers) for source in (*sources, HERE / f"fuzz_{name}.c")]
+    return linked(BUILD / f"{name}{suffix}", objects, sanitizers)
 
 
-def planted_sources(name, target):
+def build_control(name, target, sanitizers=",address,undefined"):
+    """The real one with the bug in it: only what has the planted line is compiled again."""
     copy = BUILD / f"{name}-planted"
     shutil.copytree(CORE, copy, dirs_exist_ok=True)
     file = copy / target.file
@@ -108,7 +102,22 @@ def planted_sources(name, target):
     if text.count(target.sound) != 1:
         sys.exit(f"the line to plant a bug in is not in {file.name} exactly once: {target.sound}")
     file.write_text(text.replace(target.sound, target.planted))
-    return copy
+    bad = [path for path in file.parent.glob("*.c") if path == file or f'#include "{target.file}"' in path.read_text()]
+    objects = {path.name: path for path in (BUILD / f"{name}-objects").iterdir()}
+    objects |= {f"{path.stem}.o": compiled(path, target, copy, copy, sanitizers) for path in bad}
+    return linked(BUILD / f"{name}-control", objects.values(), sanitizers)
+
+
+def compiled(source, target, source_dir, made, sanitizers):
+    flags = ["-std=gnu11", "-O2", "-g", "-DKA_DEBUG=1", "-fno-sanitize-recover=all", f"-fsanitize=fuzzer-no-link{sanitizers}"]
+    flags += [*target.flags, *target.room_flags.get(source.parent.name, ()), f"-I{source_dir}"]
+    subprocess.run(["clang", *flags, "-c", source, "-o", made / f"{source.stem}.o"], check=True)
+    return made / f"{source.stem}.o"
+
+
+def linked(binary, objects, sanitizers):
+    subprocess.run(["clang", f"-fsanitize=fuzzer{sanitizers}", *objects, "-o", binary], check=True)
+    return binary
 
 
 def run(binary, target, *options):
@@ -129,14 +138,15 @@ def run(binary, target, *options):
 def fuzz(name, limit, n):
     """limit, n: the fuzzer's option for how long, and its number."""
     target = TARGETS[name]
-    control = run(build(name, target, planted_sources(name, target), "-control"), target, "-max_total_time=60")
+    real = build(name, target)
+    control = run(build_control(name, target), target, "-max_total_time=60")
     if control.returncode == 0 or not re.search("AddressSanitizer|broken:", control.stderr):
         sys.exit(f"{name}: the planted bug was not caught\n" + control.stderr[-2000:])
     print(f"{name}: positive control: the planted bug was caught", flush=True)
     if target.checks_itself:
-        search(name, build(name, target, CORE, "-plain", ""), target, limit, n // 2)
+        search(name, build(name, target, "-plain", ""), target, limit, n // 2)
         n -= n // 2
-    search(name, build(name, target, CORE), target, limit, n)
+    search(name, real, target, limit, n)
 
 
 def search(name, binary, target, limit, n):
