@@ -174,11 +174,11 @@ tsan: build $(VENV)/.for-test  ## ThreadSanitizer over threads that share the co
 # The same for the whole server, with a CPython that was built so: two engines and a pool of WSGI threads, asked by clients
 # in threads. Reports with a frame of ours fail; what is known and harmless stands in tests/soak/tsan.txt.
 TSAN_PYTHON ?= build/interpreters/tsan-3.13/python
-TSAN_FLAGS = -fsanitize=thread -O1 -g1 -fwrapv -fPIC -shared -DNDEBUG -std=gnu11 -w -Isrc/core -Isrc/epoll
+TSAN_FLAGS = -fsanitize=thread -O1 -g1 -fwrapv -fPIC -shared -DNDEBUG -std=gnu11 -w -Isrc/python -Isrc/core -Isrc/epoll
 
 tsan-server: build  ## ThreadSanitizer over servers with threads, on TSAN_PYTHON (.ci/interpreters build-tsan 3.13; needs clang)
 	@rm -rf build/tsan && mkdir -p build/tsan && cp -r kacore build/tsan/ && rm -f build/tsan/kacore/*.so
-	clang $(TSAN_FLAGS) -I$(dir $(TSAN_PYTHON))Include -I$(dir $(TSAN_PYTHON)) build/cython/src/python/_core.c $(CORE_C) \
+	clang $(TSAN_FLAGS) -I$(dir $(TSAN_PYTHON))Include -I$(dir $(TSAN_PYTHON)) build/cython/src/python/_core.c $(wildcard src/python/*.c) $(CORE_C) \
 	    -o build/tsan/kacore/_core.so
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/tsan \
 	    TSAN_OPTIONS="suppressions=$(CURDIR)/tests/soak/tsan.txt exitcode=0 history_size=4 log_path=$(CURDIR)/build/tsan/report" \
