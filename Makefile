@@ -28,7 +28,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel interpreters matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
+.PHONY: build-as-wheel elsewhere interpreters matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -199,14 +199,23 @@ cross-musl: build $(VENV)/.for-test
 	@ln -sfn /usr/include/$$(gcc -print-multiarch)/asm build/kernel-headers/asm
 	CC='musl-gcc -static -isystem $(CURDIR)/build/kernel-headers' TEST_EMULATOR= $(BIN)/pytest -o timeout=900 tests/c/test_c_programs.py $(ARGS)
 
+ELSEWHERE := x86_64-freebsd.14.0 aarch64-macos x86_64-macos
+
+elsewhere: $(VENV)/.for-build  ## compile the core for FreeBSD and macOS by zig, with strict warnings; nothing is run
+	$(BIN)/python .ci/requirements.py wheels > $(VENV)/.for-wheels.txt && $(PIP_INSTALL) -r $(VENV)/.for-wheels.txt
+	set -e; for target in $(ELSEWHERE); do for file in $(wildcard src/core/*/*.c); do \
+	    $(BIN)/python -m ziglang cc -target $$target -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -Isrc/core -c $$file -o build/elsewhere.o; \
+	done; done
+
 # --- what a change must pass besides its tests --------------------------------------------------------------
 # Strict warnings for the project's own C, with and without assertions, by every compiler that is here; for what Cython
 # makes of the .pxi all but -Wconversion, whose noise is Cython's own. What gcc finds only while it optimises is looked for in
 # the core as it is installed; everything else is read and not compiled, which takes a fifth of the time.
 
 COMPILERS := $(foreach c,gcc clang,$(if $(shell command -v $c 2>/dev/null),$c))
-STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc/core -Isrc/epoll
+STRICT := -std=gnu11 -O2 -Wall -Wextra -Werror -Isrc/core -Isrc/epoll -Isrc/python
 CORE_C := $(wildcard src/core/*/*.c src/epoll/*.c)
+PYTHON_C := $(wildcard src/python/*.c src/python/*.h)
 CORE_H := $(filter-out %_lines.h %_room.h,$(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h)) # those are parts of a .c file
 PYTHON_H = $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('include'))")
 HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c)
@@ -214,7 +223,7 @@ HARNESS_C := $(wildcard tests/c/*.c tests/fuzz/*.c benches/*.c docs/examples/*.c
 lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warnings of the C
 	$(BIN)/ruff check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
-	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
+	$(BIN)/clang-format --dry-run --Werror $(CORE_C) $(PYTHON_C) $(wildcard src/core/*.h src/core/*/*.h src/epoll/*.h) $(wildcard tests/c/*.h tests/fuzz/*.h) $(HARNESS_C)
 	bash -n .ci/run .ci/fresh
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	set -e; for file in $(CORE_C); do $(firstword $(COMPILERS) cc) $(STRICT) -Wconversion -c $$file -o /dev/null; done
@@ -223,6 +232,7 @@ lint: build $(VENV)/.for-dev  ## style of Python, Cython and shell; strict warni
 	    $$cc $(STRICT) -Wconversion -DKA_DEBUG=1 -fsyntax-only $(CORE_C); \
 	    for file in $(CORE_H); do $$cc $(STRICT) -Wconversion -Wno-unused -fsyntax-only -x c $$file; done; \
 	    $$cc $(STRICT) -Itests/c -fsyntax-only $(HARNESS_C); \
+	    $$cc $(STRICT) -Wconversion -isystem $(PYTHON_H) -fsyntax-only $(filter %.c,$(PYTHON_C)); \
 	    $$cc $(STRICT) -isystem $(PYTHON_H) -fsyntax-only build/cython/src/python/_core.c; \
 	done
 

@@ -48,11 +48,11 @@ class BuildWithCore(build_py):
 
 
 class BuildForSize(build_ext):
-    """As wheels are built: for speed where bytes are scanned, and for size the C that Cython makes, most of which is what
-    happens on errors. What nobody calls is left out. All of it halves the extension, and what it costs in speed is lost in
-    the noise of `make bench-server`."""
+    """As wheels are built: for speed where bytes are scanned and the objects of a head made, and for size the C that Cython
+    makes, most of which is what happens on errors. What nobody calls is left out. All of it halves the extension, and what
+    it costs in speed is lost in the noise of `make bench-server`."""
 
-    SCANNING = "ka_head.c", "ka_scan.c"
+    SCANNING = "ka_head.c", "ka_scan.c", "objects.c"
     # Nothing unwinds the stack of this C: an exception of Python is a value that is returned.
     SECTIONS = "-ffunction-sections", "-fdata-sections", "-fno-asynchronous-unwind-tables"
 
@@ -127,9 +127,10 @@ rooms = [CORE, EPOLL] if has_epoll else [CORE]
 sources = sorted(str(path) for room in rooms for path in room.rglob("*.c"))
 extension = Extension(
     "kacore._core",
-    sources=["src/python/_core.pyx", *sources],
+    sources=["src/python/_core.pyx", "src/python/objects.c", *sources],
     depends=["setup.py", *(str(path) for path in sorted(SRC.rglob("*.*")))],
-    include_dirs=[str(CORE), str(EPOLL)],  # ka.pxd names ka_engine.h, and Cython includes it, in either build
+    # ka.pxd names ka_engine.h, and Cython includes it, in either build
+    include_dirs=[str(CORE), str(EPOLL), str(SRC / "python")],
     define_macros=macros,
     extra_compile_args=compile_args,
     extra_link_args=link_args,

@@ -125,7 +125,8 @@ class Limits:
 class Head:
     """The head of one request. Made by parse_head and RequestParser only; every attribute is created on first use.
 
-    Cost: one copy of the head; `headers` and `get` cost O(fields) each time.
+    Cost: the places of its fields, and a copy of the head, or of a short `data` of bytes a reference to it; `headers` and
+    `get` cost O(fields) each time.
     """
     @property
     def method(self) -> str:
@@ -178,13 +179,15 @@ class EndOfMessage:
     @property
     def trailers(self) -> tuple[tuple[bytes, bytes], ...]: ...
 
-def parse_head(data: Buffer, /, limits: Limits | None = None) -> Head | None:
-    """Parse the request head that `data` begins with.
+def parse_head(data: Buffer, offset: int = 0, /, limits: Limits | None = None) -> Head | None:
+    """Parse the request head at `offset` of `data`.
 
     data:   bytes, bytearray or any contiguous buffer; bytes after the head are ignored.
+    offset: int, where the head begins; with `nbytes` of the result, pipelined heads are read one by one.
     limits: Limits, default Limits().
     Return: a Head, whose `nbytes` says how much was consumed; None while the head is incomplete.
-    Raises: PeerError for bytes that break a rule.
+    Raises: PeerError for bytes that break a rule; its offset counts from `offset`. LocalError when `offset` is
+            beyond the data.
     Cost:   O(bytes of the head). For a head that arrives in pieces use RequestParser, which reads each byte once.
     """
 

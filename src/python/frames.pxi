@@ -86,7 +86,8 @@ cdef class FrameReader:
         if window_bits:
             import zlib as module
             ka_lock(&IMPORTS)
-            zlib = module
+            if zlib is None:
+                zlib = module
             ka_unlock(&IMPORTS)
 
     def __dealloc__(self):

@@ -1,26 +1,41 @@
 # Request heads and bodies for Python: Limits, Head, parse_head, RequestParser and its events.
 #
-# Thin: every rule lives in ka_head.c and ka_body.c. What crosses to Python owns its bytes: a Head holds one copy of
-# its head with the offsets of its fields in front, in one bytes object, and makes each attribute when it is asked for.
+# Thin: every rule lives in ka_head.c and ka_body.c. What crosses to Python owns its bytes: a Head holds the places of its
+# fields, and a copy of the head or a reference to the bytes that it was read from, and makes each attribute when it is
+# asked for. How, and the common ways through parse_head and parse_parts: objects.c.
 import os
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.string cimport memcmp, memcpy, memmove
 
-cdef tuple VERSIONS = tuple(f"1.{minor}" for minor in range(10))
+cdef extern from "objects.h":
+    int ka_objects_init(object methods, object methods_as_bytes, object versions, object names) except -1
+    bytes bytes_at "ka_bytes_at"(const char *buf, ka_span where)
+    object method_str "ka_method_str"(const char *buf, ka_span where)
+    object method_bytes "ka_method_bytes"(const char *buf, ka_span where)
+    object name_bytes "ka_name_bytes"(const char *buf, ka_span where)
+    list headers_list "ka_headers_list"(const char *buf, const ka_field *fields, uint32_t n)
+    object ka_parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end)
+    int ka_head_type_init(type of_heads) except -1
+    object ka_head_new(PyObject *data, const char *buf, const ka_head *head, const ka_field *fields)
+    const ka_field *ka_head_fields(object self) noexcept
+    const char *ka_head_bytes(object self) noexcept
+    object ka_parse_head_function(object any_way)
+    object ka_parse_parts_function(object any_way)
+
+cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)]))
 cdef tuple METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
-cdef tuple METHODS_AS_BYTES = tuple(method.encode("ascii") for method in METHODS)
+cdef tuple METHODS_AS_BYTES = kept(tuple([method.encode("ascii") for method in METHODS]))
 if ka_names_init() != KA_OK:
     raise ImportError("no perfect hash for the common field names")
-cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())])
+cdef tuple NAMES = kept(tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())]))
+ka_objects_init(METHODS, METHODS_AS_BYTES, VERSIONS, NAMES)
 
 
 def simd_variants() -> list[str]:
@@ -52,68 +67,8 @@ def set_simd_variant(name, /) -> None:
 set_simd_variant(os.environ.get("KACORE_SIMD") or None)
 
 
-cdef inline bytes bytes_at(const char *buf, ka_span where):
-    return PyBytes_FromStringAndSize(buf + where.off, where.len)
-
-
-cdef inline int method_index(const char *m, uint32_t n) noexcept:
-    """Index in METHODS, or -1."""
-    if n == 3:
-        return 0 if memcmp(m, "GET", 3) == 0 else 3 if memcmp(m, "PUT", 3) == 0 else -1
-    if n == 4:
-        return 2 if memcmp(m, "POST", 4) == 0 else 1 if memcmp(m, "HEAD", 4) == 0 else -1
-    if n == 5:
-        return 6 if memcmp(m, "PATCH", 5) == 0 else 8 if memcmp(m, "TRACE", 5) == 0 else -1
-    if n == 6:
-        return 4 if memcmp(m, "DELETE", 6) == 0 else -1
-    if n == 7:
-        return 5 if memcmp(m, "OPTIONS", 7) == 0 else 7 if memcmp(m, "CONNECT", 7) == 0 else -1
-    return -1
-
-
 cdef inline bint is_get(const char *buf, ka_span where) noexcept:
     return where.len == 3 and memcmp(buf + where.off, "GET", 3) == 0
-
-
-cdef inline object method_str(const char *buf, ka_span where):
-    """The method as str; the registered ones of RFC 9110 are shared objects."""
-    cdef int i = method_index(buf + where.off, where.len)
-    return METHODS[i] if i >= 0 else PyUnicode_DecodeASCII(buf + where.off, where.len, NULL)
-
-
-cdef inline object method_bytes(const char *buf, ka_span where):
-    """The method as bytes; the registered ones of RFC 9110 are shared objects."""
-    cdef int i = method_index(buf + where.off, where.len)
-    return METHODS_AS_BYTES[i] if i >= 0 else bytes_at(buf, where)
-
-
-cdef inline object name_bytes(const char *buf, ka_span where):
-    """A field name in lower case; the common ones are shared objects."""
-    cdef int i = ka_name_find(buf + where.off, where.len)
-    cdef bytes name
-    if i >= 0:
-        return NAMES[i]
-    name = PyBytes_FromStringAndSize(NULL, where.len)
-    ka_lower_copy(PyBytes_AS_STRING(name), buf + where.off, where.len)
-    return name
-
-
-cdef list headers_list(const char *buf, const ka_field *fields, uint32_t n):
-    """[(lower-cased name, value), ...], all bytes, in the order sent."""
-    cdef list headers = PyList_New(n)
-    cdef uint32_t i
-    cdef tuple pair
-    for i in range(n):
-        name = name_bytes(buf, fields[i].name)
-        value = bytes_at(buf, fields[i].value)
-        pair = PyTuple_New(2)
-        Py_INCREF(name)
-        PyTuple_SET_ITEM(pair, 0, name)
-        Py_INCREF(value)
-        PyTuple_SET_ITEM(pair, 1, value)
-        Py_INCREF(pair)
-        PyList_SET_ITEM(headers, i, pair)
-    return headers
 
 
 cdef class Limits:
@@ -203,14 +158,20 @@ cdef frozenset HOP_BY_HOP = frozenset([b"connection", b"keep-alive", b"proxy-con
 
 
 @cython.final
+@cython.no_gc   # it holds bytes and a bool
 cdef class Head:
     """The head of one request. Made by parse_head and RequestParser only; every attribute is created on first use.
 
-    Cost: one copy of the head; `headers` and `get` cost O(fields) each time.
+    Cost: the places of its fields, and a copy of the head, or of a short `data` of bytes a reference to it; `headers` and
+    `get` cost O(fields) each time.
     """
 
-    cdef bytes block   # the ka_field of every field, then the bytes of the head
+    # As objects.c has them, which makes every Head; and `keep_alive` is the name there for one of them.
     cdef ka_head c
+    cdef bytes data
+    cdef object is_kept_alive
+    cdef const char *bytes
+    cdef unsigned is_small
 
     def __init__(self):
         raise TypeError("a Head comes from parse_head() or RequestParser.feed()")
@@ -234,11 +195,6 @@ cdef class Head:
     def headers(self):
         """A new list of (lower-cased name, value), bytes both, in the order sent."""
         return headers_list(head_bytes(self), head_fields(self), self.c.n_fields)
-
-    @property
-    def keep_alive(self):
-        """bool: the client can reuse the connection after this request (RFC 9112 9.3)."""
-        return (self.c.flags & KA_HEAD_KEEP_ALIVE) != 0
 
     @property
     def content_length(self):
@@ -297,59 +253,63 @@ cdef class Head:
         return f"<Head {self.method} {self.target!r} HTTP/{self.version}, {self.c.n_fields} fields>"
 
 
+ka_head_type_init(Head)
+
+
 cdef inline const ka_field *head_fields(Head self) noexcept:
-    return <const ka_field *>PyBytes_AS_STRING(self.block)
+    return ka_head_fields(self)
 
 
 cdef inline const char *head_bytes(Head self) noexcept:
-    return PyBytes_AS_STRING(self.block) + self.c.n_fields * sizeof(ka_field)
+    return self.bytes
 
 
-cdef Head make_head(const char *buf, const ka_head *c, const ka_field *fields):
+cdef inline Head make_head(const char *buf, const ka_head *c, const ka_field *fields):
     """A Head that owns a copy of everything."""
-    cdef Head head = Head.__new__(Head)
-    cdef size_t offsets = c.n_fields * sizeof(ka_field)
-    cdef bytes block = PyBytes_FromStringAndSize(NULL, offsets + c.nbytes)
-    memcpy(PyBytes_AS_STRING(block), fields, offsets)
-    memcpy(PyBytes_AS_STRING(block) + offsets, buf, c.nbytes)
-    head.block = block
-    head.c = c[0]
-    return head
+    return ka_head_new(NULL, buf, c, fields)
 
 
-cdef object parse_head_at(const char *buf, size_t n, const ka_limits *limits):
+cdef object parse_head_at(PyObject *data, const char *buf, size_t n, size_t offset, const ka_limits *limits):
     cdef ka_field fields[KA_MAX_FIELDS]
     cdef ka_head c
     cdef ka_fault fault
-    cdef int rc = ka_head_parse(buf, n, NULL, limits, &c, fields, &fault)
+    cdef int rc
+    if offset > n:
+        raise LocalError(f"offset={offset}: must be at most {n}, the length of data")
+    rc = ka_head_parse(buf + offset, n - offset, NULL, limits, &c, fields, &fault)
     if rc == KA_OK:
-        return make_head(buf, &c, fields)
+        return ka_head_new(data, buf + offset, &c, fields)
     if rc == KA_PARTIAL:
         return None
     raise peer_error(&fault)
 
 
-def parse_head(data, /, Limits limits=None):
-    """Parse the request head that `data` begins with.
+def parse_head(data, size_t offset=0, /, Limits limits=None):
+    """Parse the request head at `offset` of `data`.
 
     data:   bytes, bytearray or any contiguous buffer; bytes after the head are ignored.
+    offset: int, where the head begins; with `nbytes` of the result, pipelined heads are read one by one.
     limits: Limits, default Limits().
     Return: a Head, whose `nbytes` says how much was consumed; None while the head is incomplete.
-    Raises: PeerError for bytes that break a rule.
+    Raises: PeerError for bytes that break a rule; its offset counts from `offset`. LocalError when `offset` is
+            beyond the data.
     Cost:   O(bytes of the head). For a head that arrives in pieces use RequestParser, which reads each byte once.
     """
     cdef const ka_limits *c = &ka_limits_default if limits is None else &limits.c
     cdef Py_buffer view
     if PyBytes_CheckExact(data):
-        return parse_head_at(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), c)
+        return parse_head_at(<PyObject *>data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), offset, c)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        return parse_head_at(<const char *>view.buf, view.len, c)
+        return parse_head_at(NULL, <const char *>view.buf, view.len, offset, c)
     finally:
         PyBuffer_Release(&view)
 
 
-cdef tuple parts_at(const char *buf, size_t n, size_t offset, const ka_limits *limits):
+parse_head = ka_parse_head_function(parse_head)
+
+
+cdef object parts_at(const char *buf, size_t n, size_t offset, const ka_limits *limits):
     cdef ka_field fields[KA_MAX_FIELDS]
     cdef ka_head c
     cdef ka_fault fault
@@ -359,8 +319,7 @@ cdef tuple parts_at(const char *buf, size_t n, size_t offset, const ka_limits *l
     buf += offset
     rc = ka_head_parse(buf, n - offset, NULL, limits, &c, fields, &fault)
     if rc == KA_OK:
-        return (method_str(buf, c.method), bytes_at(buf, c.target), VERSIONS[c.minor],
-                headers_list(buf, fields, c.n_fields), (c.flags & KA_HEAD_KEEP_ALIVE) != 0, offset + c.nbytes)
+        return ka_parts(buf, &c, fields, offset + c.nbytes)
     if rc == KA_PARTIAL:
         return None
     raise peer_error(&fault)
@@ -387,6 +346,9 @@ def parse_parts(data, size_t offset=0, Limits limits=None, /):
         return parts_at(<const char *>view.buf, view.len, offset, c)
     finally:
         PyBuffer_Release(&view)
+
+
+parse_parts = ka_parse_parts_function(parse_parts)
 
 
 @cython.final
@@ -468,10 +430,10 @@ cdef class RequestParser:
         """
         cdef Py_buffer view
         if PyBytes_CheckExact(data):
-            return feed_bytes(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            return feed_bytes(self, <PyObject *>data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            return feed_bytes(self, <const char *>view.buf, view.len)
+            return feed_bytes(self, NULL, <const char *>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
 
@@ -521,7 +483,8 @@ cdef rest *rest_with_room(RequestParser self, size_t n) except NULL:
     return r
 
 
-cdef list feed_bytes(RequestParser self, const char *buf, size_t n):
+cdef list feed_bytes(RequestParser self, PyObject *data, const char *buf, size_t n):
+    """data: the bytes that `buf` is of, or NULL."""
     cdef list events = []
     cdef rest *r = self.pending
     cdef const char *from_ = buf
@@ -540,7 +503,8 @@ cdef list feed_bytes(RequestParser self, const char *buf, size_t n):
                 r.n += n
                 from_ = rest_bytes(r)
                 n = r.n
-        used = read_messages(self, from_, n, &body, &checked, events)
+                data = NULL
+        used = read_messages(self, data, from_, n, &body, &checked, events)
         if self.phase == AT_CLOSE or (self.phase == AT_HEAD and used == n):
             PyMem_Free(self.pending)
             self.pending = NULL
@@ -566,8 +530,8 @@ cdef int keep_rest(RequestParser self, const char *tail, size_t n) except -1:
     return 0
 
 
-cdef size_t read_messages(RequestParser self, const char *buf, size_t n, ka_body *body, uint32_t *checked,
-                          list events) except? 0:
+cdef size_t read_messages(RequestParser self, PyObject *data, const char *buf, size_t n, ka_body *body,
+                          uint32_t *checked, list events) except? 0:
     """Append the events of buf[0..n). Return the number of bytes done with."""
     cdef const ka_limits *limits = &ka_limits_default if self.limits is None else &self.limits.c
     cdef ka_field fields[KA_MAX_FIELDS]
@@ -585,7 +549,7 @@ cdef size_t read_messages(RequestParser self, const char *buf, size_t n, ka_body
                 return i
             if rc != KA_OK:
                 break
-            events.append(make_head(buf + i, &head, fields))
+            events.append(ka_head_new(data, buf + i, &head, fields))
             i += head.nbytes
             checked[0] = 0
             ka_body_init(body, &head)

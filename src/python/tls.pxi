@@ -13,7 +13,8 @@ cdef int import_ssl() except -1:
     global ssl
     import ssl as module
     ka_lock(&IMPORTS)
-    ssl = module
+    if ssl is None:
+        ssl = module
     ka_unlock(&IMPORTS)
     return 0
 

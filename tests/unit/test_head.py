@@ -89,16 +89,31 @@ def test_parts_are_what_the_attributes_of_a_head_are():
     data = BROWSER + b"\r\n" + BROWSER.replace(b"GET", b"POST") + BROWSER[:-1]
     offset, n = 0, 0
     while parts := parse_parts(data, offset):
-        head = parse_head(data[offset:])
+        head = parse_head(data, offset)
         assert parts[:5] == (head.method, head.target, head.version, head.headers, head.keep_alive)
         assert parts[5] == offset + head.nbytes
         offset, n = parts[5], n + 1
     assert n == 2
     assert parse_parts(memoryview(BROWSER))[5] == len(BROWSER)
-    with pytest.raises(LocalError, match="offset=4: must be at most 3"):
-        parse_parts(b"GET", 4)
+
+
+@pytest.mark.parametrize("parse", [parse_head, parse_parts])
+def test_an_offset_within_the_data_is_where_the_head_begins(parse):
+    for data in (b"GET", bytearray(b"GET")):
+        assert parse(data, 0) is parse(data, 3) is None
+        with pytest.raises(LocalError, match="offset=4: must be at most 3"):
+            parse(data, 4)
+        for wrong, error in ((-1, OverflowError), (1 << 64, OverflowError), ("1", TypeError), (None, TypeError)):
+            with pytest.raises(error):
+                parse(data, wrong)
+        with pytest.raises(TypeError, match="limits"):
+            parse(data, 0, "limits")
+    with pytest.raises(TypeError):
+        parse()
     with pytest.raises(PeerError, match="at byte 3"):
-        parse_parts(b"12GET\r", 2)
+        parse(b"12GET\r", 2)
+    with pytest.raises(PeerError, match="the limit is 3"):
+        parse(b"GET /abcdef", 0, Limits(max_target_bytes=3))
 
 
 def test_a_head_owns_its_bytes():
@@ -107,6 +122,35 @@ def test_a_head_owns_its_bytes():
     data[:] = b"x" * len(data)
     assert head.target == b"/a/b?c=d"
     data.clear()  # and no buffer is held
+
+
+def test_a_head_keeps_short_data_and_copies_itself_out_of_long_data():
+    for make in (parse_head, lambda data: RequestParser().feed(data)[0]):
+        for data, keeps in ((BROWSER + b"x" * 1024, True), (BROWSER + b"x" * 1025, False)):
+            before = sys.getrefcount(data)
+            head = make(data)
+            assert sys.getrefcount(data) == before + keeps
+            assert (head.target, head.headers) == (b"/a/b?c=d", parse_parts(BROWSER)[3])
+            del head
+            assert sys.getrefcount(data) == before
+
+
+def test_heads_that_are_alive_at_once_share_nothing():
+    # More than are kept for the next, of each size, in memory that was another's before.
+    sent = [
+        (b"GET /%d HTTP/1.1\r\nHost: a\r\n" % i + b"X-%d: v\r\n" % i * (i % 20) + b"\r\n", i) for i in range(90)
+    ]
+    for kind in (bytes, bytearray) * 2:
+        for head, (data, i) in [(parse_head(kind(data)), (data, i)) for data, i in sent]:
+            assert (head.target, head.nbytes, head.keep_alive) == (b"/%d" % i, len(data), True)
+            assert head.headers == [(b"host", b"a"), *[(b"x-%d" % i, b"v")] * (i % 20)]
+
+
+def test_a_head_without_a_request_is_empty_and_does_no_harm():
+    head = Head.__new__(Head)
+    assert (head.method, head.target, head.headers, head.host, head.get("host")) == ("", b"", [], None, None)
+    with pytest.raises(AttributeError):
+        head.keep_alive = True
 
 
 def test_incomplete_is_none_and_a_fault_is_raised():

@@ -1,0 +1,323 @@
+/* objects.c: see objects.h. */
+#include "objects.h"
+
+#include <string.h>
+
+#if PY_VERSION_HEX < 0x030c0000
+#include <structmember.h>
+#define Py_T_OBJECT_EX T_OBJECT_EX
+#define Py_READONLY READONLY
+#endif
+
+#include "http/ka_scan.h"
+
+#ifdef Py_GIL_DISABLED
+#define KEEPS_HEADS 0 /* a list of them would need a lock */
+#else
+#define KEEPS_HEADS KA_KEEPS_FREED
+#endif
+
+enum {
+    N_METHODS = 9,
+    N_VERSIONS = 10,
+    MAX_NAMES = 255 /* as ka_scan.c has it */
+};
+
+/* Owned, for ever. */
+static PyObject *methods[N_METHODS], *methods_as_bytes[N_METHODS], *versions[N_VERSIONS], *names[MAX_NAMES];
+
+static int keep_all(PyObject **to, PyObject *tuple, Py_ssize_t max)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(tuple);
+    if (n > max) {
+        PyErr_SetString(PyExc_SystemError, "more shared objects than objects.c has places for");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++)
+        to[i] = Py_NewRef(PyTuple_GET_ITEM(tuple, i));
+    return 0;
+}
+
+int ka_objects_init(PyObject *all_methods, PyObject *all_as_bytes, PyObject *all_versions, PyObject *all_names)
+{
+    if (keep_all(methods, all_methods, N_METHODS) || keep_all(methods_as_bytes, all_as_bytes, N_METHODS))
+        return -1;
+    return keep_all(versions, all_versions, N_VERSIONS) || keep_all(names, all_names, MAX_NAMES) ? -1 : 0;
+}
+
+/* ---- one object ---- */
+
+static inline PyObject *bytes_at(const char *buf, ka_span where)
+{
+    return PyBytes_FromStringAndSize(buf + where.off, where.len);
+}
+
+/* Index in `methods`, or -1. */
+static inline int method_index(const char *m, uint32_t n)
+{
+    switch (n) {
+    case 3:  return !memcmp(m, "GET", 3) ? 0 : !memcmp(m, "PUT", 3) ? 3 : -1;
+    case 4:  return !memcmp(m, "POST", 4) ? 2 : !memcmp(m, "HEAD", 4) ? 1 : -1;
+    case 5:  return !memcmp(m, "PATCH", 5) ? 6 : !memcmp(m, "TRACE", 5) ? 8 : -1;
+    case 6:  return !memcmp(m, "DELETE", 6) ? 4 : -1;
+    case 7:  return !memcmp(m, "OPTIONS", 7) ? 5 : !memcmp(m, "CONNECT", 7) ? 7 : -1;
+    default: return -1;
+    }
+}
+
+static inline PyObject *method_str(const char *buf, ka_span where)
+{
+    int i = method_index(buf + where.off, where.len);
+    return i >= 0 ? Py_NewRef(methods[i]) : PyUnicode_DecodeASCII(buf + where.off, where.len, NULL);
+}
+
+static inline PyObject *name_bytes(const char *buf, ka_span where)
+{
+    int i = ka_name_find(buf + where.off, where.len);
+    if (ka_likely(i >= 0))
+        return Py_NewRef(names[i]);
+    PyObject *name = PyBytes_FromStringAndSize(NULL, where.len);
+    if (name != NULL)
+        ka_lower_copy(PyBytes_AS_STRING(name), buf + where.off, where.len);
+    return name;
+}
+
+PyObject *ka_bytes_at(const char *buf, ka_span where) { return bytes_at(buf, where); }
+
+PyObject *ka_method_str(const char *buf, ka_span where) { return method_str(buf, where); }
+
+PyObject *ka_method_bytes(const char *buf, ka_span where)
+{
+    int i = method_index(buf + where.off, where.len);
+    return i >= 0 ? Py_NewRef(methods_as_bytes[i]) : bytes_at(buf, where);
+}
+
+PyObject *ka_name_bytes(const char *buf, ka_span where) { return name_bytes(buf, where); }
+
+/* ---- all of a head ---- */
+
+static inline PyObject *headers_list(const char *buf, const ka_field *fields, uint32_t n)
+{
+    PyObject *headers = PyList_New(n);
+    if (ka_unlikely(headers == NULL))
+        return NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        PyObject *pair = PyTuple_New(2), *name, *value;
+        if (ka_unlikely(pair == NULL))
+            goto failed;
+        PyList_SET_ITEM(headers, i, pair);
+        if (ka_unlikely((name = name_bytes(buf, fields[i].name)) == NULL))
+            goto failed;
+        PyTuple_SET_ITEM(pair, 0, name);
+        if (ka_unlikely((value = bytes_at(buf, fields[i].value)) == NULL))
+            goto failed;
+        PyTuple_SET_ITEM(pair, 1, value);
+    }
+    return headers;
+failed:
+    Py_DECREF(headers);
+    return NULL;
+}
+
+PyObject *ka_headers_list(const char *buf, const ka_field *fields, uint32_t n) { return headers_list(buf, fields, n); }
+
+static inline PyObject *parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end)
+{
+    PyObject *all = PyTuple_New(6), *one;
+    if (ka_unlikely(all == NULL))
+        return NULL;
+    if (ka_unlikely((one = method_str(buf, head->method)) == NULL))
+        goto failed;
+    PyTuple_SET_ITEM(all, 0, one);
+    if (ka_unlikely((one = bytes_at(buf, head->target)) == NULL))
+        goto failed;
+    PyTuple_SET_ITEM(all, 1, one);
+    PyTuple_SET_ITEM(all, 2, Py_NewRef(versions[head->minor]));
+    if (ka_unlikely((one = headers_list(buf, fields, head->n_fields)) == NULL))
+        goto failed;
+    PyTuple_SET_ITEM(all, 3, one);
+    PyTuple_SET_ITEM(all, 4, Py_NewRef(head->flags & KA_HEAD_KEEP_ALIVE ? Py_True : Py_False));
+    if (ka_unlikely((one = PyLong_FromSize_t(end)) == NULL))
+        goto failed;
+    PyTuple_SET_ITEM(all, 5, one);
+    return all;
+failed:
+    Py_DECREF(all);
+    return NULL;
+}
+
+PyObject *ka_parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end)
+{
+    return parts(buf, head, fields, end);
+}
+
+/* ---- Head ---- */
+
+/* The instance of head.pxi's class, whose attributes these are, in this order. Behind it stand the fields, and behind
+ * those the bytes of the head if it owns a copy: one block of memory holds all of it. */
+typedef struct {
+    PyObject ob_base;
+    ka_head c;
+    PyObject *data;       /* owned; the caller's bytes that `bytes` points into; NULL with a copy */
+    PyObject *keep_alive; /* owned; True or False */
+    const char *bytes;
+    unsigned is_small; /* its block has SMALL_ROOM behind the object */
+} head_object;
+
+enum {
+    SMALL_ROOM = 192, /* 12 fields */
+    N_KEPT = 32,      /* blocks for the next small ones */
+    /* A Head may outlive the data by far, so it does not keep more than this of what is not its own. */
+    MAX_FOREIGN_BYTES = 1024
+};
+
+static PyTypeObject *head_type; /* the module lives for ever */
+static void *kept[N_KEPT];
+static unsigned n_kept;
+
+static void head_free(void *block)
+{
+    if (KEEPS_HEADS && ((head_object *)block)->is_small && n_kept < N_KEPT)
+        kept[n_kept++] = block;
+    else
+        PyObject_Free(block);
+}
+
+int ka_head_type_init(PyTypeObject *type)
+{
+    /* A member and no property: the interpreter reads it without a call. */
+    static PyMemberDef keep_alive = {"keep_alive", Py_T_OBJECT_EX, offsetof(head_object, keep_alive), Py_READONLY,
+                                     "bool: the client can reuse the connection after this request (RFC 9112 9.3)."};
+    if (type->tp_basicsize != sizeof(head_object)) {
+        PyErr_SetString(PyExc_SystemError, "objects.c and head.pxi do not mean the same Head");
+        return -1;
+    }
+    PyObject *member = PyDescr_NewMember(type, &keep_alive);
+    if (member == NULL || PyDict_SetItemString(type->tp_dict, keep_alive.name, member) < 0) {
+        Py_XDECREF(member);
+        return -1;
+    }
+    Py_DECREF(member);
+    head_type = type;
+    type->tp_free = head_free;
+    PyType_Modified(type);
+    return 0;
+}
+
+const ka_field *ka_head_fields(PyObject *self) { return (const ka_field *)((head_object *)self + 1); }
+
+const char *ka_head_bytes(PyObject *self) { return ((head_object *)self)->bytes; }
+
+static inline PyObject *head_new(PyObject *data, const char *buf, const ka_head *head, const ka_field *fields)
+{
+    size_t of_fields = head->n_fields * sizeof *fields, room = of_fields;
+    head_object *o;
+    if (data == NULL || (size_t)PyBytes_GET_SIZE(data) > head->nbytes + (size_t)MAX_FOREIGN_BYTES) {
+        data = NULL;
+        room += head->nbytes;
+    }
+    unsigned is_small = room <= SMALL_ROOM;
+    if (KEEPS_HEADS && is_small && n_kept > 0)
+        o = kept[--n_kept];
+    else if (ka_unlikely((o = PyObject_Malloc(sizeof *o + (is_small ? SMALL_ROOM : room))) == NULL))
+        return PyErr_NoMemory();
+    PyObject_Init(&o->ob_base, head_type);
+    o->c = *head;
+    o->is_small = is_small;
+    o->keep_alive = Py_NewRef(head->flags & KA_HEAD_KEEP_ALIVE ? Py_True : Py_False);
+    memcpy(o + 1, fields, of_fields);
+    o->data = Py_XNewRef(data);
+    o->bytes = data ? buf : memcpy((char *)(o + 1) + of_fields, buf, head->nbytes);
+    return &o->ob_base;
+}
+
+PyObject *ka_head_new(PyObject *data, const char *buf, const ka_head *head, const ka_field *fields)
+{
+    return head_new(data, buf, head, fields);
+}
+
+/* ---- functions of the module ---- */
+
+static PyObject *parse_head_any_way, *parse_parts_any_way; /* owned, for ever */
+
+/* A plain offset that lies within the data? Anything else is for the function that can say what is wrong. */
+static inline int read_offset(PyObject *given, size_t n, size_t *offset)
+{
+    if (!PyLong_CheckExact(given))
+        return 0;
+    Py_ssize_t value = PyLong_AsSsize_t(given);
+    if (ka_unlikely(value < 0)) {
+        PyErr_Clear();
+        return 0;
+    }
+    *offset = (size_t)value;
+    return *offset <= n;
+}
+
+/* Is it a call for this file: bytes, perhaps an offset into them? The result of ka_head_parse, or KA_EINVAL. */
+static inline int parse(PyObject *const *args, Py_ssize_t n_args, size_t *offset, ka_head *head, ka_field *fields)
+{
+    ka_fault fault;
+    *offset = 0;
+    if (ka_unlikely(n_args < 1 || n_args > 2 || !PyBytes_CheckExact(args[0])))
+        return KA_EINVAL;
+    size_t n = (size_t)PyBytes_GET_SIZE(args[0]);
+    if (n_args == 2 && ka_unlikely(!read_offset(args[1], n, offset)))
+        return KA_EINVAL;
+    return ka_head_parse(PyBytes_AS_STRING(args[0]) + *offset, n - *offset, NULL, &ka_limits_default, head, fields,
+                         &fault);
+}
+
+static PyObject *parse_head(PyObject *self, PyObject *const *args, Py_ssize_t n_args, PyObject *names_of_args)
+{
+    ka_field fields[KA_MAX_FIELDS];
+    ka_head head;
+    size_t offset;
+    (void)self;
+    int rc = names_of_args == NULL ? parse(args, n_args, &offset, &head, fields) : KA_EINVAL;
+    if (ka_likely(rc == KA_OK))
+        return head_new(args[0], PyBytes_AS_STRING(args[0]) + offset, &head, fields);
+    if (rc == KA_PARTIAL)
+        Py_RETURN_NONE;
+    return PyObject_Vectorcall(parse_head_any_way, args, (size_t)n_args, names_of_args);
+}
+
+static PyObject *parse_parts(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
+{
+    ka_field fields[KA_MAX_FIELDS];
+    ka_head head;
+    size_t offset;
+    (void)self;
+    int rc = parse(args, n_args, &offset, &head, fields);
+    if (ka_likely(rc == KA_OK))
+        return parts(PyBytes_AS_STRING(args[0]) + offset, &head, fields, offset + head.nbytes);
+    if (rc == KA_PARTIAL)
+        Py_RETURN_NONE;
+    return PyObject_Vectorcall(parse_parts_any_way, args, (size_t)n_args, NULL);
+}
+
+/* The function `call`, told of as `any_way` is. */
+static PyObject *same_function(PyObject *any_way, PyObject **kept, PyMethodDef *def, PyCFunction call, int flags)
+{
+    if (!PyCFunction_CheckExact(any_way)) {
+        PyErr_SetString(PyExc_SystemError, "the function of head.pxi is not a built-in one");
+        return NULL;
+    }
+    const PyMethodDef *said = ((PyCFunctionObject *)any_way)->m_ml;
+    *def = (PyMethodDef){said->ml_name, call, flags, said->ml_doc};
+    *kept = Py_NewRef(any_way);
+    return PyCFunction_NewEx(def, NULL, ((PyCFunctionObject *)any_way)->m_module);
+}
+
+PyObject *ka_parse_head_function(PyObject *any_way)
+{
+    static PyMethodDef def;
+    return same_function(any_way, &parse_head_any_way, &def, (PyCFunction)(void (*)(void))parse_head,
+                         METH_FASTCALL | METH_KEYWORDS);
+}
+
+PyObject *ka_parse_parts_function(PyObject *any_way)
+{
+    static PyMethodDef def;
+    return same_function(any_way, &parse_parts_any_way, &def, (PyCFunction)(void (*)(void))parse_parts, METH_FASTCALL);
+}

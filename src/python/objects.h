@@ -1,0 +1,38 @@
+/* objects.h: Python objects made of a request head, and the functions that a caller of the parser waits for.
+ *
+ * What Cython makes of the .pxi is compiled for size in wheels, and clang cannot be asked to do otherwise for some of
+ * its functions; these take most of the time of a small head, so they are C by hand, in a file that is compiled for speed.
+ * No rule is written here: ka_head.c judges, and whatever is not the common case goes to a function of head.pxi. */
+#ifndef KA_OBJECTS_H
+#define KA_OBJECTS_H
+
+#include <Python.h>
+
+#include "http/ka_head.h"
+
+/* Once, before all others. The tuples are kept for ever: the registered methods in the order of method_index as str and as
+ * bytes, "1.0" to "1.9", and the names of ka_name_at as bytes. -1 with an exception. */
+int ka_objects_init(PyObject *methods, PyObject *methods_as_bytes, PyObject *versions, PyObject *names);
+
+/* All return a new reference, or NULL with an exception. */
+PyObject *ka_bytes_at(const char *buf, ka_span where);
+PyObject *ka_method_str(const char *buf, ka_span where);   /* the registered ones of RFC 9110 are shared objects */
+PyObject *ka_method_bytes(const char *buf, ka_span where); /* as well */
+PyObject *ka_name_bytes(const char *buf, ka_span where);   /* in lower case; the common ones are shared objects */
+/* [(lower-cased name, value), ...], all bytes, in the order sent. */
+PyObject *ka_headers_list(const char *buf, const ka_field *fields, uint32_t n);
+PyObject *ka_parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end);
+
+/* The class Head of head.pxi, once. -1 with an exception. */
+int ka_head_type_init(PyTypeObject *type);
+
+/* A Head. data: bytes of which buf[0..head->nbytes) is a part, to be kept instead of a copy; NULL without. */
+PyObject *ka_head_new(PyObject *data, const char *buf, const ka_head *head, const ka_field *fields);
+const ka_field *ka_head_fields(PyObject *self);
+const char *ka_head_bytes(PyObject *self);
+
+/* The built-in function `any_way` with the common calls answered here: bytes, and limits that are absent. */
+PyObject *ka_parse_head_function(PyObject *any_way);
+PyObject *ka_parse_parts_function(PyObject *any_way);
+
+#endif
