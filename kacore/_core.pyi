@@ -486,7 +486,8 @@ class AsgiApplication(Application):
 
 class WebSocketCore:
     """tunnel: of the request; loop: an asyncio event loop. What a subclass brings: `say`, `drained`, `control`, `ended`,
-    `fail`, `end`, `answer_ping`, `read_later`, `news_before_frames`."""
+    `fail`, `end`, `answer_ping`, `read_later`, `news_before_frames`.
+    """
     frames: FrameReader | None
     deflate: Callable[[bytes], bytes] | None
     pong: bytes | None
