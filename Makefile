@@ -28,7 +28,7 @@ BUILT := build/in-place$(VENV)-O$(KACORE_OPTIMIZE)$(call is_on,DEBUG)$(call is_o
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: build-as-wheel interpreters matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
+.PHONY: build-as-wheel elsewhere interpreters matrix tsan differential fleet fleet-short site fresh bench-deadlines bench-replay bench-hpack bench-round bench-send help demo build test hosts asan coverage portable soak valgrind lint types dist bench bench-table bench-server bench-parse bench-instructions fuzz cross wheels try-wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -198,6 +198,14 @@ cross-musl: build $(VENV)/.for-test
 	@ln -sfn /usr/include/asm-generic build/kernel-headers/asm-generic
 	@ln -sfn /usr/include/$$(gcc -print-multiarch)/asm build/kernel-headers/asm
 	CC='musl-gcc -static -isystem $(CURDIR)/build/kernel-headers' TEST_EMULATOR= $(BIN)/pytest -o timeout=900 tests/c/test_c_programs.py $(ARGS)
+
+ELSEWHERE := x86_64-freebsd.14.0 aarch64-macos x86_64-macos
+
+elsewhere: $(VENV)/.for-build  ## compile the core for FreeBSD and macOS by zig, with strict warnings; nothing is run
+	$(BIN)/python .ci/requirements.py wheels > $(VENV)/.for-wheels.txt && $(PIP_INSTALL) -r $(VENV)/.for-wheels.txt
+	set -e; for target in $(ELSEWHERE); do for file in $(wildcard src/core/*/*.c); do \
+	    $(BIN)/python -m ziglang cc -target $$target -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -Isrc/core -c $$file -o build/elsewhere.o; \
+	done; done
 
 # --- what a change must pass besides its tests --------------------------------------------------------------
 # Strict warnings for the project's own C, with and without assertions, by every compiler that is here; for what Cython

@@ -43,6 +43,7 @@ __all__ = [
     "Tunnel",
     "Upgrade",
     "Verdict",
+    "WebSocketCore",
     "WsgiApplication",
     "has_epoll",
     "make_policies_by",
@@ -449,20 +450,8 @@ class FrameReader:
     keeps_context: it is inflated from message to message.
     """
     @property
-    def opcode(self) -> int: ...
-    @property
-    def state(self) -> int: ...
-    @property
-    def code(self) -> int: ...
-    @property
-    def why(self) -> str: ...
-    @property
     def n_bytes(self) -> int: ...
     def __init__(self, tunnel: Tunnel, max_size: int, *, window_bits: int = 0, keeps_context: bool = True) -> None: ...
-    def next(self) -> bytes | None:
-        """bytes: a message, or the payload of a control frame; `opcode` says which. None: `state` says why."""
-    def let_go(self, nbytes: int) -> None:
-        """A message of `nbytes` that next() gave waits no longer."""
 
 # asgi.pxi
 
@@ -493,6 +482,38 @@ class AsgiApplication(Application):
         websocket: Callable[[Any, dict[str, Any], Tunnel], bool] | None = None,
         pathsend: bool = False,
     ) -> None: ...
+
+# websocket.pxi
+
+class WebSocketCore:
+    """tunnel: of the request; loop: an asyncio event loop. What a subclass brings: `say`, `drained`, `control`, `ended`,
+    `fail`, `end`, `answer_ping`, `read_later`, `news_before_frames`.
+    """
+    frames: FrameReader | None
+    deflate: Callable[[bytes], bytes] | None
+    pong: bytes | None
+    is_over: bool
+    has_said_close: bool
+    is_behind: bool
+    @property
+    def tunnel(self) -> Tunnel: ...
+    @property
+    def loop(self) -> AbstractEventLoop: ...
+    @property
+    def is_held(self) -> bool: ...
+    def __init__(self, tunnel: Tunnel, loop: AbstractEventLoop) -> None: ...
+    def functions(self) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        """(receive, send) for the application."""
+    def put(self, message: dict[str, Any]) -> None:
+        """A message that the client did not send."""
+    def put_last(self, message: dict[str, Any]) -> None:
+        """Nothing comes behind it. Only the first counts."""
+    def forget(self) -> None:
+        """Nobody will take the messages that wait."""
+    def readable(self) -> None:
+        """The Tunnel has something."""
+    def send_control(self, opcode: int, payload: bytes) -> None:
+        """A control frame, if it still reaches somebody."""
 
 # wsgi.pxi
 

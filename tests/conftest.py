@@ -241,14 +241,14 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 def serve(launch: Callable[..., Child]) -> Callable[..., Child]:
     """serve("module:app", "--keep-alive-timeout", "5", ...) runs `kacore serve` on a free port of 127.0.0.1.
 
-    Returns when it listens. `.url` is "http://127.0.0.1:PORT", without a slash at its end; `.text` its log.
+    Returns when it listens. `.url` is "http://127.0.0.1:PORT" or https, without a slash at its end; `.text` its log.
     Options as for `launch`: cwd, where "module" is looked for, and variables of the environment.
     """
 
     def start(*arguments: str, **options: Any) -> Child:
         where = () if "--port" in arguments else ("--port", "0")
         child = launch("-m", "kacore", "serve", *arguments, *where, **options)
-        child.url = child.wait_for(r"http://[^\s/]+:[1-9][0-9]*")[0]
+        child.url = child.wait_for(r"https?://[^\s/]+:[1-9][0-9]*")[0]
         return child
 
     return start

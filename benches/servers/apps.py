@@ -46,7 +46,7 @@ async def asgi_hello(scope, receive, send):
     await send({"type": "http.response.body", "body": HELLO})
 
 
-async def asgi_post(scope, receive, send):
+async def take(scope, receive, send, expected):
     """Reads the whole content before it answers."""
     only_http(scope)
     n_bytes, more = 0, True
@@ -54,10 +54,29 @@ async def asgi_post(scope, receive, send):
         message = await receive()
         n_bytes += len(message.get("body", b""))
         more = message.get("more_body", False)
-    if scope["method"] == "POST" and n_bytes != 1024:
+    if scope["method"] == "POST" and n_bytes != expected:
         raise ValueError(f"{n_bytes} bytes of content")
     await send(START)
     await send({"type": "http.response.body", "body": HELLO})
+
+
+async def asgi_post(scope, receive, send):
+    await take(scope, receive, send, 1024)
+
+
+async def asgi_upload(scope, receive, send):
+    await take(scope, receive, send, len(MEBIBYTE))
+
+
+async def asgi_echo(scope, receive, send):
+    """Sends a websocket's messages back; to others it says hello."""
+    if scope["type"] != "websocket":
+        await asgi_hello(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "bytes": message["bytes"]})
 
 
 async def asgi_stream(scope, receive, send):

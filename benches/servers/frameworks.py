@@ -30,3 +30,24 @@ elif os.environ["BENCH_APP"] == "flask":
     @wsgi_flask.get("/")
     def hello():
         return "Hello, world!", 200, {"content-type": "text/plain"}
+
+elif os.environ["BENCH_APP"] == "django":
+    import django
+    from django.conf import settings
+    from django.core.asgi import get_asgi_application
+    from django.core.wsgi import get_wsgi_application
+    from django.http import HttpResponse
+    from django.urls import path
+
+    settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="for a bench", LOGGING_CONFIG=None)
+    django.setup()
+
+    async def hello(request):
+        return HttpResponse("Hello, world!", content_type="text/plain")
+
+    def hello_sync(request):
+        return HttpResponse("Hello, world!", content_type="text/plain")
+
+    urlpatterns = [path("", hello if os.environ.get("BENCH_INTERFACE") == "asgi" else hello_sync)]
+    asgi_django = get_asgi_application()
+    wsgi_django = get_wsgi_application()

@@ -1,11 +1,17 @@
-"""The client: wrk, on a core of its own. Its counts beside the server's CPU time are the figures."""
+"""The client, on a core of its own: wrk, or for what it cannot do h2load, websockets.c, openssl.
 
+Its counts beside the server's CPU time are the figures.
+"""
+
+import os
 import re
 import subprocess
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from servers.peers import HERE
 from servers.process import NotMeasured, Place, Running
 
 BROWSER_FIELDS = {
@@ -31,6 +37,8 @@ end
 request = function() return sixteen end
 """
 POST = 'wrk.method = "POST"; wrk.body = string.rep("x", 1024)'
+UPLOAD = 'wrk.method = "POST"; wrk.body = string.rep("x", 1048576)'
+WEBSOCKETS = HERE.parent / "websockets.c"
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Load:
     streams: int = 0  # HTTP/2 by h2load, so many at once on each connection; 0: wrk
     content: str = ""  # name of a file that is sent with each, for h2load
     closes: bool = False  # the server closes after each answer, which wrk takes for errors of reading
+    message: int = 0  # bytes of a websocket's message, which the server sends back
+    resumes: bool = False  # a TLS connection for each request, one after the other, all of one session
 
 
 def to_microseconds(text: str) -> float:
@@ -92,15 +102,48 @@ def read_h2load(done: subprocess.CompletedProcess) -> dict[str, float]:
     return {"n": int(codes[1]), "rps": float(re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)[1])}
 
 
+def websockets_command(server: Running, load: Load, place: Place, seconds: int) -> list[str]:
+    program = place.scratch / "websockets"
+    if not program.exists():
+        subprocess.run([os.environ.get("CC", "cc"), "-std=gnu11", "-O2", WEBSOCKETS, "-o", program], check=True)
+    return f"taskset -c {place.client_cores} {program} {server.port} {load.connections} {load.message} {seconds}".split()
+
+
+def read_websockets(done: subprocess.CompletedProcess) -> dict[str, float]:
+    counted = re.fullmatch(r"(\d+) messages in ([\d.]+) s, 99 % in (\d+) us\n", done.stdout)
+    if done.returncode != 0 or not counted:
+        raise NotMeasured((done.stderr or done.stdout).strip()[-200:])
+    return {"n": int(counted[1]), "rps": int(counted[1]) / float(counted[2]), "p99_us": float(counted[3])}
+
+
+def resuming_command(server: Running, place: Place, seconds: int) -> list[str]:
+    command = f"taskset -c {place.client_cores} openssl s_time -connect 127.0.0.1:{server.port} -reuse -www / -time {seconds}"
+    return command.split()
+
+
+def read_resuming(done: subprocess.CompletedProcess) -> dict[str, float]:
+    """s_time prints an r for each connection that resumed a session, and an asterisk for others."""
+    counted = re.search(r"(\d+) connections in (\d+) real seconds", done.stdout)
+    resumed = re.search(r"^r+$", done.stdout, re.M)
+    if done.returncode != 0 or not counted or not resumed:
+        raise NotMeasured(f"openssl s_time: {(done.stderr or done.stdout).strip()[-200:] or 'no session was resumed'}")
+    return {"n": int(counted[1]), "rps": int(counted[1]) / int(counted[2])}
+
+
 def measure(server: Running, load: Load, place: Place, seconds: int) -> dict[str, float]:
     """One round: CPU time of the server for each response, responses a second, p99, and how busy the server was."""
     if load.streams:
-        command = h2load_command(server, load, place, seconds)
+        command, read = h2load_command(server, load, place, seconds), read_h2load
+    elif load.message:
+        command, read = websockets_command(server, load, place, seconds), read_websockets
+    elif load.resumes:
+        command, read = resuming_command(server, place, seconds), read_resuming
     else:
         command = wrk_command(server, load, place.client_cores, seconds, place.scratch)
+        read = partial(read_wrk, closes=load.closes)
     before, began = server.cpu(), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20)
     spent, took = server.cpu() - before, time.monotonic() - began
-    figures = read_h2load(done) if load.streams else read_wrk(done, load.closes)
+    figures = read(done)
     n = figures.pop("n")
     return {"cpu_us": spent / n * 1e6, **figures, "busy": spent / took}

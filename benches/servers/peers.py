@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-FRAMEWORKS = ("starlette", "fastapi", "flask")
+FRAMEWORKS = ("starlette", "fastapi", "flask", "django")
 
 # `keepalive_timeout 75s 74s` makes nginx send Keep-Alive: timeout=74, as kacore does. worker_connections counts
 # from the start, a megabyte for each few thousand, so it is no larger than the largest bench needs.
@@ -70,10 +70,10 @@ def kacore(interface: str, *arguments: str) -> Peer:
     )  # fmt: skip
 
 
-def granian(interface: str, version: str = "1") -> Peer:
+def granian(interface: str, version: str = "1", websockets: str = "--no-ws") -> Peer:
     return Peer(
         ["{python}", "-m", "granian", "--interface", interface, "--port", "{port}", "--loop", "uvloop", "--http", version,
-         "--no-ws", "--log-level", "error", "--backlog", "4096", "{app}"],
+         websockets, "--log-level", "error", "--backlog", "4096", "{app}"],
         package="granian", interface=interface, is_http2=version == "2",
         tls=["--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"], patience=["--backpressure", "20000"],
     )  # fmt: skip
@@ -120,6 +120,7 @@ PEERS = {
     "uvicorn": uvicorn("httptools"),
     "uvicorn-kacore": uvicorn("kacore.embed.uvicorn:Protocol", "--limit-concurrency", "19500"),
     "granian-asgi": granian("asgi"),
+    "granian-ws": granian("asgi", websockets="--ws"),
     "granian-wsgi": granian("wsgi"),
     "fastpysgi-asgi": launched("fastpysgi", "asgi", is_restless=True),
     "fastpysgi-wsgi": launched("fastpysgi", "wsgi"),

@@ -110,6 +110,7 @@ class Running:
         path_list = [str(HERE)] + ([str(ROOT)] if "kacore" in name else [])
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(path_list), "BENCH_APP": app,
+            "BENCH_INTERFACE": self.peer.interface,
             "BENCH_FILE": str(place.files / "file"),
             # As an installed package has it: a server in the clone would be compiled at each start.
             "PYTHONDONTWRITEBYTECODE": "",

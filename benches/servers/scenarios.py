@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from servers import special
-from servers.load import BROWSER_FIELDS, PIPELINE, POST, Load, measure
+from servers.load import BROWSER_FIELDS, PIPELINE, POST, UPLOAD, Load, measure
 from servers.peers import PEERS, version_of
 from servers.process import NotMeasured, Place, Running
 
@@ -92,6 +92,18 @@ SCENARIOS = {
         "POST of 1 KiB, content read", ("kacore-asgi", "granian-asgi", "uvicorn"), app="post", load=Load(script=POST),
         in_quick=True,
     ),
+    "upload": Scenario(
+        "POST of 1 MiB, 16 connections, content read", ("kacore-asgi", "granian-asgi", "uvicorn"), app="upload",
+        load=Load(16, script=UPLOAD),
+    ),
+    "ws-125": Scenario(
+        "websocket: messages of 125 bytes come back", ("kacore-asgi", "granian-ws", "uvicorn"), app="echo",
+        load=Load(message=125),
+    ),
+    "ws-16k": Scenario(
+        "websocket: messages of 16 KiB come back", ("kacore-asgi", "granian-ws", "uvicorn"), app="echo",
+        load=Load(message=16 * 1024),
+    ),
     "stream": Scenario("16 chunks of 1 KiB", ("kacore-asgi", "granian-asgi", "uvicorn"), app="stream"),
     "mebibyte": Scenario(
         "1 MiB from memory (nginx: a cached file)", ("nginx", "nginx-copying", "kacore-asgi", "uvicorn"), app="mebibyte",
@@ -104,13 +116,23 @@ SCENARIOS = {
     "file": Scenario("10 MiB file", ("nginx", "kacore-asgi", "granian-asgi"), app="file", path="/file", load=Load(16)),
     "starlette": Scenario("Starlette hello", ("kacore-asgi", "granian-asgi", "uvicorn"), app="starlette"),
     "fastapi": Scenario("FastAPI hello", ("kacore-asgi", "granian-asgi", "uvicorn"), app="fastapi"),
-    "flask": Scenario("Flask hello", ("kacore-wsgi", "kacore-wsgi-4", "bjoern", "gunicorn-gthread"), app="flask"),
+    "flask": Scenario(
+        "Flask hello", ("kacore-wsgi", "kacore-wsgi-4", "granian-wsgi", "bjoern", "gunicorn-gthread"), app="flask"
+    ),
+    "django": Scenario("Django hello, an async view", ("kacore-asgi", "granian-asgi", "uvicorn"), app="django"),
+    "django-wsgi": Scenario(
+        "Django hello by WSGI", ("kacore-wsgi", "kacore-wsgi-4", "granian-wsgi", "bjoern", "gunicorn-gthread"), app="django"
+    ),
     "sleep": Scenario("asyncio.sleep(0.001) in each", ("kacore-asgi", "granian-asgi", "uvicorn"), app="sleep"),
     "timeout": Scenario("asyncio.timeout in each", ("kacore-asgi", "granian-asgi", "uvicorn"), app="timeout"),
     "tls": Scenario("TLS 1.3", ("nginx", "kacore-asgi", "granian-asgi", "uvicorn"), tls=True, in_quick=True),
     "handshake": Scenario(
         "TLS 1.3, a connection for each request", ("nginx", "kacore-asgi", "uvicorn"), tls=True,
         load=Load(fields={"Connection": "close"}, closes=True),
+    ),
+    "resumed": Scenario(
+        "the same, one after the other, a session resumed", ("nginx", "kacore-asgi", "uvicorn"), tls=True,
+        load=Load(1, resumes=True),
     ),
     "h2-one": Scenario("HTTP/2: 1 connection, 100 streams", H2, load=Load(1, streams=100)),
     "h2-ten": Scenario("HTTP/2: 64 connections, 10 streams each", H2, load=Load(64, streams=10)),

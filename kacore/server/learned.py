@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -162,7 +163,8 @@ class Learned:
 
     def _write(self, path: str, data: bytes) -> None:
         """In place of the old one, at once. What cannot be written is told once: serving goes on without."""
-        beside = f"{path}.{os.getpid()}"
+        # Of this thread's own: an engine that drains writes the file as well as its successor does.
+        beside = f"{path}.{os.getpid()}.{threading.get_native_id()}"
         try:
             with open(beside, "wb") as file:
                 file.write(data)

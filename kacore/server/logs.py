@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -140,12 +141,15 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def _begin(self) -> None:
         self.setFormatter(logging.Formatter("%(message)s"))
         self._lines: list[str] = []
+        self._coming: set[int] = set()  # threads that write at the end of their round; each for itself, as one may be held up
 
     def write_line(self, line: str) -> None:
         """What emit does, for a line that needs no record."""
+        me = threading.get_ident()
         self.acquire()
         self._lines.append(line)
-        is_first = len(self._lines) == 1
+        is_first = me not in self._coming
+        self._coming.add(me)
         self.release()
         if is_first:
             try:
@@ -160,6 +164,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         """Write what waits. As in every handler, an error is reported on stderr and goes no further."""
         self.acquire()
         lines, self._lines = self._lines, []
+        self._coming.clear()
         try:
             if lines:
                 self.stream.write("\n".join(lines) + "\n")

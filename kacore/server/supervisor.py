@@ -145,6 +145,7 @@ class Supervisor:
         self.make_server, self.n_workers, self.policy = make_server, options.n_workers, policy
         self.max_requests = options.max_requests_per_worker
         self.scheme = scheme
+        self._share_tickets()
         self.logger = logging.getLogger("kacore.error")
         self._watcher = self._observer = None
         if options.reload:
@@ -593,7 +594,14 @@ class Supervisor:
             signals.ignore(number, self._told, self.logger)
         elif number == signal.SIGHUP and not self._stopping:
             self.logger.info("SIGHUP: replacing the workers one by one")
+            self._share_tickets()
             self._roll()
+
+    def _share_tickets(self) -> None:
+        if self.scheme == "https":
+            from kacore.server.tls import share_tickets
+
+            share_tickets()
 
     def _counted(self) -> dict[str, Any]:
         found: dict[str, Any] = _core.sum_counters(self._pages)

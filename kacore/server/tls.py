@@ -69,21 +69,23 @@ class TLS:
     def offer_http2(self, *, is_asked: bool = True) -> None:
         """Agree on HTTP/2 with clients that know it. is_asked: by the user; makes no difference here."""
         self.protocols = ["h2", "http/1.1"]
-        self.reload()
+        for context in (self.context, *self._by_name.values()):
+            context.set_alpn_protocols(self.protocols)
 
     def _make(self) -> ssl.SSLContext:
-        context = self._context_for(self.certfile, self.keyfile)
+        context = self._context_for(self.certfile, self.keyfile, take_context())
+        self._by_name = {
+            name: self._context_for(*files, Context(ssl.PROTOCOL_TLS_SERVER)) for name, files in self.names.items()
+        }
         if self.names:
-            contexts = {name: self._context_for(*files) for name, files in self.names.items()}
-            context.sni_callback = chooser(contexts)
+            context.sni_callback = chooser(self._by_name)
         return context
 
     def describe(self, tls: ssl.SSLObject) -> dict[str, Any]:
         """What ASGI's extension "tls" says of a connection whose handshake is done."""
         return describe(tls)
 
-    def _context_for(self, certfile: Path, keyfile: Path | None) -> Context:
-        context = Context(ssl.PROTOCOL_TLS_SERVER)
+    def _context_for(self, certfile: Path, keyfile: Path | None, context: Context) -> Context:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION
         make_strict(context)
@@ -144,6 +146,24 @@ class Context(ssl.SSLContext):
     """Knows the certificate that it shows (PEM), which the library does not tell."""
 
     server_cert: str | None = None
+
+
+# What a ticket was encrypted with belongs to the context in which its handshake began. OpenSSL makes up those keys with the
+# context, and ssl does not let us set them: for workers to resume each other's sessions, their contexts are copies of one.
+_shared: Context | None = None
+
+
+def share_tickets() -> None:
+    """In the parent of workers, before it forks them: what they load their certificates into. Again: with new keys."""
+    global _shared
+    _shared = Context(ssl.PROTOCOL_TLS_SERVER)
+
+
+def take_context() -> Context:
+    """What share_tickets() made, once in each process; else a new one."""
+    global _shared
+    context, _shared = _shared, None
+    return context or Context(ssl.PROTOCOL_TLS_SERVER)
 
 
 def first_certificate(path: Path) -> str | None:

@@ -1,10 +1,11 @@
 """The websocket scope of ASGI 3, over a Tunnel: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
 
 The handshake and what it agrees upon are those of the `websockets` library, its part without I/O; what the client sends is
-read by FrameReader. This file carries messages between them and the application. Needs kacore[websockets].
+read by FrameReader, and each message goes through WebSocketCore, both compiled. This file has the rest: what happens to a
+connection once. Needs kacore[websockets].
 
 What a client can hold here: one message in the making (`max_size`, in FrameReader), messages that wait for the application
-(QUEUE_HIGH and one more; the limits are such that a large one waits alone), one pong. Nothing is read while either the
+(32 KiB and one more; the limits are such that a large one waits alone), one pong. Nothing is read while either the
 messages or the output wait; what one client may take of a round of the loop is bounded, and so is what all of those
 take together who have more.
 """
@@ -15,7 +16,6 @@ import asyncio
 import base64
 import logging
 import os
-import struct
 import zlib
 from collections import deque
 from collections.abc import Iterable, MutableMapping
@@ -28,7 +28,7 @@ from websockets.frames import Close, CloseCode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from kacore._core import ClientGone, FrameReader
+from kacore._core import ClientGone, FrameReader, WebSocketCore
 
 if TYPE_CHECKING:
     from websockets.extensions import ServerExtensionFactory
@@ -37,20 +37,13 @@ if TYPE_CHECKING:
     from kacore.config.options import ServerOptions
 
 Message = MutableMapping[str, Any]
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10  # RFC 6455 5.2
-WAIT, SPENT, END, FAILED = range(4)  # FrameReader.state
-# Bytes of messages that wait for the application, with their objects, from which on the connection is not read; and below
-# which it is again.
-QUEUE_HIGH = 32 * 1024
-QUEUE_LOW = 16 * 1024
-MESSAGE_OBJECTS = 512  # what a message costs besides its bytes
+CLOSE, PING, PONG = 8, 9, 10  # RFC 6455 5.2
 # Seconds of a round of the loop for all who have more than their share of it.
 ROUND = 0.001
 # Seconds that a client has to answer our close.
 CLOSE_TIMEOUT = 10.0
 # A ping waits so often for its answer while the client sends other frames: its pong may stand behind them.
 PATIENCE = 3
-COPY_MAX = 8192  # up to here a frame's head and payload leave as one piece
 # The library says "connection open" for each connection; the server has a log of its own.
 QUIET = logging.getLogger("kacore.websocket")
 QUIET.setLevel(logging.WARNING)
@@ -148,15 +141,6 @@ class Deflater:
         return self._encoder.compress(data) + self._encoder.flush(zlib.Z_SYNC_FLUSH)[:-4]  # type: ignore[no-any-return]
 
 
-def frame_head(opcode: int, size: int, is_compressed: bool = False) -> bytes:
-    first = 0x80 | opcode | (0x40 if is_compressed else 0)
-    if size < 126:
-        return bytes((first, size))
-    if size < 65536:
-        return struct.pack("!BBH", first, 126, size)
-    return struct.pack("!BBQ", first, 127, size)
-
-
 def asked_by_connect(headers: Headers) -> Headers:
     """What the library takes for a handshake: by an extended CONNECT the client says the same without these (RFC 8441 5)."""
     asked = headers.copy()
@@ -165,11 +149,12 @@ def asked_by_connect(headers: Headers) -> Headers:
     return asked
 
 
-class WebSocket:
+class WebSocket(WebSocketCore):
     """One websocket: before, during and after its handshake."""
 
     def __init__(self, group: WebSockets, scope: dict[str, Any], tunnel: Tunnel) -> None:
-        self.group, self.tunnel = group, tunnel
+        super().__init__(tunnel, group.loop)
+        self.group = group
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
         offered = ",".join(headers.get_all("sec-websocket-protocol")).split(",")
         self.subprotocols = [name.strip() for name in offered if name.strip()]
@@ -182,21 +167,11 @@ class WebSocket:
         self.is_http2 = scope["http_version"] == "2"
         self.answer = handshake.accept(Request(target, asked_by_connect(headers) if self.is_http2 else headers))
         self.agreed = next((one for one in handshake.extensions if isinstance(one, PerMessageDeflate)), None)
-        self.messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, -1)])
-        self.n_waiting = 0  # bytes in `messages`, with their objects
-        self.frames: FrameReader | None = None  # once accepted
-        self.deflate: Deflater | None = None
-        self.is_accepted = False
+        self.put({"type": "websocket.connect"})
         self.denial: Message | None = None  # websocket.http.response.start, until its first body
         self.is_denied = False
-        self.is_over = False  # the application was told that it ended, or ended it
-        self.has_said_close = False
-        self.is_behind = False  # WebSockets.later has it
-        self.is_held = False  # nothing is read, since the application does not take what there is
-        self.pong: bytes | None = None  # to be sent
         self.pinged: bytes | None = None  # what our ping said, until it is answered
         self.n_bytes, self.patience = 0, 0  # what had been read when it was sent, or judged last; see PATIENCE
-        self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -206,7 +181,7 @@ class WebSocket:
             self._refuse_handshake()
             return
         self.tunnel.owner = self
-        self._task = self.group.loop.create_task(app(scope, self.receive, self.send))
+        self._task = self.group.loop.create_task(app(scope, *self.functions()))
         self._task.add_done_callback(self._finished)
 
     def _refuse_handshake(self) -> None:
@@ -226,41 +201,23 @@ class WebSocket:
 
     # -- the application's side --------------------------------------------------------------------------
 
-    async def receive(self) -> Message:
-        while not self.messages:
-            if self._reader is None:
-                self._reader = self.group.loop.create_future()
-            await asyncio.shield(self._reader)
-        message, size = self.messages[0]
-        if message["type"] == "websocket.disconnect":
-            return message  # again for whoever asks again
-        self.messages.popleft()
-        if size < 0:
-            return message
-        self.n_waiting -= size + MESSAGE_OBJECTS
-        assert self.frames is not None
-        self.frames.let_go(size)
-        if self.is_held and self.n_waiting <= QUEUE_LOW:
-            self.is_held = False
-            self.group.later(self)
-        if isinstance(text := message.get("text"), bytes):
-            message["text"] = text.decode()
-        return message
-
-    async def send(self, message: Message) -> None:
-        kind = message["type"]
+    def say(self, kind: str, message: Message) -> None:
+        """What send() is given, when it is no message to an open websocket."""
         if self.is_over:
             raise ClientGone("the websocket is closed")
         if self.is_denied:
             self._deny(message)
-        elif not self.is_accepted:
+        elif self.frames is None:
             self._decide(message)
-        elif kind == "websocket.send":
-            self._send_message(message)
         elif kind == "websocket.close":
             self._close(message.get("code", 1000), message.get("reason") or "")
+        elif kind == "websocket.send":
+            raise ClientGone("the websocket is closing")
         else:
             raise ValueError(f"expected websocket.send or websocket.close, not {kind!r}")
+
+    async def drained(self) -> None:
+        """Wait while the client takes more slowly than is sent."""
         while self.tunnel.is_full:
             if self._writer is None:
                 self._writer = self.group.loop.create_future()
@@ -296,7 +253,6 @@ class WebSocket:
         if subprotocol is not None:
             fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         self.tunnel.open(101, [*fields, *headers])
-        self.is_accepted = True
         agreed = self.agreed
         self.frames = FrameReader(
             self.tunnel,
@@ -321,19 +277,6 @@ class WebSocket:
             self._disconnect(1006, "")
         self.tunnel.send(body, more)
 
-    def _send_message(self, message: Message) -> None:
-        text, data = message.get("text"), message.get("bytes")
-        if text is None and not isinstance(data, bytes | bytearray | memoryview):
-            raise ValueError("websocket.send has neither text nor bytes")
-        if self.has_said_close:
-            raise ClientGone("the websocket is closing")
-        opcode, payload = (BINARY, bytes(data or b"")) if text is None else (TEXT, text.encode())
-        try:
-            self._send_frame(opcode, payload)
-        except MemoryError:  # half a promise cannot be mended: the connection is over
-            self._ended(1006, "")
-            raise
-
     def _close(self, code: int, reason: str) -> None:
         """Say close, and give the client a time to answer it."""
         said = Close(code, reason).serialize()
@@ -343,27 +286,19 @@ class WebSocket:
         self._disconnect(code, reason)
         self._say_close(said)
         if not self.tunnel.is_gone:
-            self._closing = self.group.loop.call_later(CLOSE_TIMEOUT, self._end)
+            self._closing = self.group.loop.call_later(CLOSE_TIMEOUT, self.end)
             self.readable()
-
-    def _forget(self) -> None:
-        """Nobody will take the messages that wait."""
-        while self.messages and self.frames is not None:
-            _, size = self.messages.popleft()
-            if size >= 0:
-                self.frames.let_go(size)
-        self.n_waiting = 0
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        self._forget()
+        self.forget()
         error = None if task.cancelled() else task.exception()
         failed = error is not None and not (isinstance(error, ClientGone) and self.is_over)
         if failed:
             self.group.logger.error("the application failed", exc_info=error)
         if self.is_over:
             return
-        if self.is_accepted:
+        if self.frames is not None:
             self._close(1011 if failed or task.cancelled() else 1000, "")
             return
         if not failed and not task.cancelled() and not self.is_denied:
@@ -380,43 +315,17 @@ class WebSocket:
         else:
             self._respond(500, [(b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error")
 
-    # -- the client's side: called by the Tunnel, and by WebSockets --------------------------------------
+    # -- the client's side: called by the Tunnel, WebSockets, WebSocketCore --------------------------------
 
-    def readable(self) -> None:
-        if self.frames is None:
-            if self.tunnel.has_fin:
-                self._disconnect(1006, "")
-        elif not self.is_behind:
-            try:
-                self._read(self.frames)
-            except MemoryError:
-                self._fail(CloseCode.TRY_AGAIN_LATER, "the server has no memory for this message now")
+    def news_before_frames(self) -> None:
+        if self.tunnel.has_fin:
+            self._disconnect(1006, "")
 
-    def _read(self, frames: FrameReader) -> None:
-        """Take what is here, as far as somebody takes it off us."""
-        while not self.tunnel.is_full:
-            if self.n_waiting >= QUEUE_HIGH and not self.is_over:
-                self.is_held = True
-                break
-            payload = frames.next()
-            if payload is not None:
-                if not self._take(frames.opcode, payload):
-                    return
-            elif frames.state == SPENT:
-                self.group.later(self)
-                break
-            elif frames.state == END:
-                self._end()
-                return
-            elif frames.state == FAILED:
-                self._fail(frames.code, frames.why)
-                return
-            else:
-                break
-        self._answer_ping()
+    def read_later(self) -> None:
+        self.group.later(self)
 
     def writable(self) -> None:
-        self._answer_ping()
+        self.answer_ping()
         writer, self._writer = self._writer, None
         if writer is not None and not writer.done():
             writer.set_result(None)
@@ -424,54 +333,35 @@ class WebSocket:
             self.group.later(self)  # it may have stood still while the output was full
 
     def draining(self) -> None:
-        if self.is_accepted and not self.is_over:
+        if self.frames is not None and not self.is_over:
             self._close(CloseCode.SERVICE_RESTART, "")
 
     def lost(self) -> None:
-        self._ended(1006, "")
+        self.ended(1006, "")
 
-    def _take(self, opcode: int, payload: bytes) -> bool:
-        """A message, or a control frame. Return whether to go on."""
+    def control(self, opcode: int, payload: bytes) -> bool:
+        """A control frame. Return whether to go on."""
         if opcode == PING:
             self.pong = payload  # RFC 6455 5.5.3: the last one's answer will do
         elif opcode == PONG:
             if payload == self.pinged:
                 self.pinged = None
-        elif opcode == CLOSE:
+        else:
             self._closed_by_client(payload)
             return False
-        elif self.is_over:
-            assert self.frames is not None
-            self.frames.let_go(len(payload))
-        elif opcode == TEXT:
-            # Large text waits as it came: as a str it may be four times as long.
-            text = payload.decode() if len(payload) <= QUEUE_HIGH else payload
-            self._put({"type": "websocket.receive", "text": text}, len(payload))
-        else:
-            self._put({"type": "websocket.receive", "bytes": payload}, len(payload))
         return True
-
-    def _put(self, message: Message, size: int) -> None:
-        """size: of what counts as waiting; -1 for what does not."""
-        self.messages.append((message, size))
-        if size >= 0:
-            self.n_waiting += size + MESSAGE_OBJECTS
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-        self._reader = None
 
     def _disconnect(self, code: int, reason: str) -> None:
         """The last that the application receives, once."""
-        if not self.messages or self.messages[-1][0]["type"] != "websocket.disconnect":
-            self._put({"type": "websocket.disconnect", "code": code, "reason": reason}, -1)
+        self.put_last({"type": "websocket.disconnect", "code": code, "reason": reason})
 
     # -- pings -------------------------------------------------------------------------------------------
 
-    def _answer_ping(self) -> None:
+    def answer_ping(self) -> None:
         """Not behind much that waits: a client that reads nothing gets no more to read."""
         if self.pong is not None and not self.has_said_close and self.tunnel.is_low:
             pong, self.pong = self.pong, None
-            self._try_to_send(PONG, pong)
+            self.send_control(PONG, pong)
 
     def ping(self, payload: bytes) -> bool:
         """Time for a ping. Return whether one was sent: not while the last one waits for its answer."""
@@ -479,7 +369,7 @@ class WebSocket:
             return False
         self.pinged = payload
         self.n_bytes, self.patience = self.frames.n_bytes, PATIENCE
-        self._try_to_send(PING, payload)
+        self.send_control(PING, payload)
         return True
 
     def is_excused(self, payload: bytes) -> bool:
@@ -494,57 +384,35 @@ class WebSocket:
             self.n_bytes = self.frames.n_bytes
             self.patience -= 1
             return True
-        self._fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
+        self.fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
         return False
 
-    # -- sending -----------------------------------------------------------------------------------------
-
-    def _send_frame(self, opcode: int, payload: bytes) -> None:
-        """ClientGone, MemoryError."""
-        is_compressed = self.deflate is not None and opcode < CLOSE
-        if self.deflate is not None and is_compressed:
-            payload = self.deflate(payload)
-        head = frame_head(opcode, len(payload), is_compressed)
-        if len(payload) <= COPY_MAX:
-            self.tunnel.send(head + payload)
-        else:
-            self.tunnel.send(head)
-            self.tunnel.send(payload)
-
-    def _try_to_send(self, opcode: int, payload: bytes) -> None:
-        try:
-            self._send_frame(opcode, payload)
-        except ClientGone:
-            pass
-        except MemoryError:
-            self._ended(1006, "")
+    # -- ends --------------------------------------------------------------------------------------------
 
     def _say_close(self, payload: bytes) -> None:
         if not self.has_said_close:
             self.has_said_close = True
             self.group.open.discard(self)
-            self._try_to_send(CLOSE, payload)
+            self.send_control(CLOSE, payload)
 
-    # -- ends --------------------------------------------------------------------------------------------
-
-    def _fail(self, code: int, reason: str) -> None:
+    def fail(self, code: int, reason: str) -> None:
         """RFC 6455 7.1.7: say why, and close without waiting for an answer."""
         said = Close(code, reason)
         self._say_close(said.serialize())
-        self._end(said)
+        self.end(said)
 
     def _closed_by_client(self, payload: bytes) -> None:
         try:
             close = Close.parse(payload)
         except (ProtocolError, UnicodeDecodeError) as error:
             code = CloseCode.PROTOCOL_ERROR if isinstance(error, ProtocolError) else CloseCode.INVALID_DATA
-            self._fail(code, "a close frame is malformed")
+            self.fail(code, "a close frame is malformed")
             return
-        self._answer_ping()
+        self.answer_ping()
         self._say_close(payload)
-        self._end(close)
+        self.end(close)
 
-    def _ended(self, code: int, reason: str) -> None:
+    def ended(self, code: int, reason: str) -> None:
         self.is_over = True
         self.group.open.discard(self)
         if self._closing is not None:
@@ -555,8 +423,8 @@ class WebSocket:
         if writer is not None and not writer.done():
             writer.set_result(None)
 
-    def _end(self, close: Close | None = None) -> None:
+    def end(self, close: Close | None = None) -> None:
         """Close the connection. close: why, if either side said so."""
-        self._ended(close.code if close else 1006, close.reason if close else "")
+        self.ended(close.code if close else 1006, close.reason if close else "")
         self.tunnel.owner = None
         self.tunnel.close()

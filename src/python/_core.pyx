@@ -24,6 +24,7 @@ include "tunnel.pxi"
 include "frames.pxi"
 include "handler.pxi"
 include "asgi.pxi"
+include "websocket.pxi"
 include "wsgi.pxi"
 include "transport_protocol.pxi"
 include "transports.pxi"
@@ -40,8 +41,8 @@ __all__ = [
     "Engine", "FrameReader", "HTTP2", "HandlerApplication", "Head", "HostedAsgiApplication", "HostedWsgiApplication",
     "KacoreError", "Limits", "LocalError", "MAX_WAITING", "PeerError",
     "ProtocolApplication", "Request", "RequestParser", "Response", "Runner", "Stream", "TransportProtocol", "Transports",
-    "Tunnel", "Upgrade", "Verdict", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head", "parse_parts",
-    "read_gauges",
+    "Tunnel", "Upgrade", "Verdict", "WebSocketCore", "WsgiApplication", "has_epoll", "make_policies_by", "parse_head",
+    "parse_parts", "read_gauges",
     "refuse_new_connections", "return_large_blocks", "set_simd_variant", "settle_counters", "simd_variant", "simd_variants",
     "sum_counters", "ClientPools", "Replay",
 ]

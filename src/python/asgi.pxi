@@ -90,12 +90,9 @@ cdef inline Ready ready(object value):
     return done
 
 
-cdef Ready SENT = ready(None)
+cdef Ready SENT = kept(ready(None))
 cdef int64_t FIN_QUIET_NS = 500 * 1000000
 cdef str TYPE = "type"   # the object that every literal of this word is
-# Copied for each use, which costs less than to build them.
-cdef dict DISCONNECT = {"type": "http.disconnect"}
-cdef dict NO_CONTENT = {"type": "http.request", "body": b"", "more_body": False}
 # To a websocket that is closed send() raises OSError, which 2.4 asks for; to an HTTP client that is gone it does not, and
 # says 2.3, below which frameworks listen for http.disconnect while they send.
 cdef dict WEBSOCKET_VERSION = {"version": "3.0", "spec_version": "2.4"}
@@ -131,12 +128,12 @@ cdef class AsgiExchange(Exchange):
     cdef object next_message(self):
         """An event dict, or None when one must be waited for."""
         if self.core == NULL or self.is_done:
-            return DISCONNECT.copy()
+            return self.app.disconnect.copy()
         if self.is_asked:
             return self.disconnect() if ka_exchange_sees_fin(self.core) and self.is_quiet() else None
         if ka_exchange_body_is_over(self.core):
             self.is_asked = True
-            return NO_CONTENT.copy()
+            return self.app.no_content.copy()
         try:
             content = self.read()
         except ClientGone:
@@ -148,7 +145,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef object disconnect(self):
         self.is_told = True
-        return DISCONNECT.copy()
+        return self.app.disconnect.copy()
 
     cdef bint is_quiet(self) noexcept:
         """Whether a client that sent FIN has been given nothing for so long that it counts as gone."""
@@ -410,7 +407,9 @@ cdef class AsgiApplication(Application):
     cdef readonly Runner runner
     cdef readonly str root_path
     cdef bytes raw_root         # in front of raw_path, for a host that does so
+    # Copied for each use, which costs less than to build them. Of this application, since a copy locks them.
     cdef dict template, extensions, extensions_tls, extensions_1_0
+    cdef dict disconnect, no_content
     cdef object server          # the listener that the template names
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None,
@@ -443,6 +442,8 @@ cdef class AsgiApplication(Application):
         }
         if state is not None:
             self.template["state"] = None
+        self.disconnect = {"type": "http.disconnect"}
+        self.no_content = {"type": "http.request", "body": b"", "more_body": False}
         self.extensions_1_0 = {"http.response.pathsend": {}} if pathsend else {}
         self.extensions = {**self.extensions_1_0, "http.response.early_hint": {}}
         self.extensions_tls = {**self.extensions, "tls": None}

@@ -265,6 +265,7 @@ cdef class Driver(BaseDriver):
         cdef TlsListener listener = TlsListener.__new__(TlsListener)
         import_ssl()
         listener.source = source
+        listener.outgoing = ssl.MemoryBIO()
         listener.logger = self.application.logger
         listener.counters = self.table.counters
         self.tls.append(listener)

@@ -19,6 +19,7 @@ cdef extern from "http/ka_ws.h" nogil:
         uint8_t left
     int ka_ws_read_head(ka_ws_frame *frame, const char *at, size_t n, size_t *used, const char **why)
     void ka_ws_unmask(ka_ws_frame *frame, char *at, size_t n)
+    size_t ka_ws_write_head(char *to, unsigned first, size_t n)
     bint ka_ws_text_goes_on(ka_ws_text *state, const char *text, size_t n)
 
 cdef enum:
@@ -69,9 +70,9 @@ cdef class FrameReader:
     cdef char control[125]
     cdef uint8_t n_control, kind
     cdef bint is_open, is_deflated, is_ending, keeps_context
-    cdef readonly int opcode         # of what next() gave last: 1 text, 2 binary, 8 close, 9 ping, 10 pong
-    cdef readonly int state, code
-    cdef readonly str why
+    cdef int opcode                  # of what next_event() gave last
+    cdef int state, code
+    cdef str why
     cdef readonly uint64_t n_bytes   # taken so far
 
     def __cinit__(self, Tunnel tunnel not None, size_t max_size, *, int window_bits=0, bint keeps_context=True):
@@ -85,7 +86,8 @@ cdef class FrameReader:
         if window_bits:
             import zlib as module
             ka_lock(&IMPORTS)
-            zlib = module
+            if zlib is None:
+                zlib = module
             ka_unlock(&IMPORTS)
 
     def __dealloc__(self):
@@ -101,11 +103,11 @@ cdef class FrameReader:
         if message != NULL:
             Py_DECREF(<object>message)
 
-    def let_go(self, size_t nbytes):
-        """A message of `nbytes` that next() gave waits no longer."""
+    cdef void let_go(self, size_t nbytes) noexcept:
+        """A message of `nbytes` that next_event() gave waits no longer."""
         self.holding.let_go(nbytes + MESSAGE_OBJECTS)
 
-    def next(self):
+    cdef object next_event(self):
         """bytes: a message, or the payload of a control frame; `opcode` says which. None: `state` says why."""
         cdef ka_exchange *core
         cdef const char *at = NULL

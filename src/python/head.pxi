@@ -29,12 +29,12 @@ cdef extern from "objects.h":
     object ka_parse_head_function(object any_way)
     object ka_parse_parts_function(object any_way)
 
-cdef tuple VERSIONS = tuple(f"1.{minor}" for minor in range(10)) + ("2",)
+cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)]) + ("2",))
 cdef tuple METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
-cdef tuple METHODS_AS_BYTES = tuple(method.encode("ascii") for method in METHODS)
+cdef tuple METHODS_AS_BYTES = kept(tuple([method.encode("ascii") for method in METHODS]))
 if ka_names_init() != KA_OK:
     raise ImportError("no perfect hash for the common field names")
-cdef tuple NAMES = tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())])
+cdef tuple NAMES = kept(tuple([ka_name_at(i)[:ka_name_len(i)] for i in range(ka_name_count())]))
 ka_objects_init(METHODS, METHODS_AS_BYTES, VERSIONS, NAMES)
 
 

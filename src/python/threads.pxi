@@ -57,6 +57,16 @@ cdef extern from *:
     #endif
     }
 
+    /* A new object that all threads will use is never freed, and so nobody counts its references, which would have them
+     * wait for each other's caches. No other thread may know it yet. */
+    static inline void ka_keep_for_ever(PyObject *o) {
+    #ifdef Py_GIL_DISABLED
+        Py_SET_REFCNT(o, PY_SSIZE_T_MAX);
+    #else
+        (void)o;
+    #endif
+    }
+
     static Py_ssize_t ka_count_weakrefs(PyObject *o) {
         PyObject **list = (PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset);
         if (Py_TYPE(o)->tp_weaklistoffset <= 0) return 0;
@@ -77,10 +87,22 @@ cdef extern from *:
     void ka_add(int *number, int n) noexcept
     int ka_load(int *number) noexcept
     object ka_item_of(object dict, object key, object otherwise)
+    void ka_keep_for_ever(object o) noexcept
     PyObject *ka_first_item(object dict, object key) noexcept   # a new reference
     Py_ssize_t ka_count_weakrefs(object o) noexcept
 
 from _weakref import getweakrefcount
+
+
+cdef object kept(object made):
+    """A constant of the module, made just now; of a tuple its items."""
+    if isinstance(made, tuple):
+        for one in made:
+            ka_keep_for_ever(one)
+    else:
+        ka_keep_for_ever(made)
+    return made
+
 
 cdef ka_mutex IMPORTS   # for what is imported on first use
 

@@ -13,7 +13,8 @@ cdef int import_ssl() except -1:
     global ssl
     import ssl as module
     ka_lock(&IMPORTS)
-    ssl = module
+    if ssl is None:
+        ssl = module
     ka_unlock(&IMPORTS)
     return 0
 
@@ -44,7 +45,8 @@ cdef inline object view_of(const char *at, size_t size):
 cdef class TlsSession:
     cdef ka_session c
     cdef TlsListener listener
-    cdef object tls, incoming, outgoing
+    cdef object tls, incoming
+    cdef object outgoing     # the listener's; empty between two calls of the filter, whatever happens in one
     cdef object moves        # what reads and writes: the SSLObject, or the object in C that it stands before
     cdef bytes out           # what c.out points into
     cdef bint is_fed         # a byte has come
@@ -242,6 +244,7 @@ cdef class TlsSession:
                     return KA_OK
                 pieces.append(self.outgoing.read())  # each by itself: the BIO stays as large as one record
         except ssl.SSLError as error:
+            self.outgoing.read()
             self.is_over = True
             self.listener.note("a TLS connection broke", error)
             return KA_EPEER
@@ -269,8 +272,15 @@ cdef dict tls_description(ka_session *c):
     return session.described
 
 
-cdef int tls_code(object error) noexcept:
+cdef int tls_code(ka_session *c, object error) noexcept:
     """For what no TLS session should raise: out of memory, or a callback of the context that failed."""
+    cdef TlsSession session = <TlsSession>c.owner
+    try:
+        session.is_over = True
+        session.outgoing.read()
+    except Exception as again:
+        # What is left in it would go to another client, who could make nothing of it.
+        session.listener.note("a TLS session could not be given up", again)
     return KA_ENOMEM if isinstance(error, MemoryError) else KA_EPEER
 
 
@@ -281,7 +291,7 @@ cdef ka_session *tls_open(void *ctx) noexcept:
         session = TlsSession.__new__(TlsSession)
         session.listener = listener
         session.incoming = ssl.MemoryBIO()
-        session.outgoing = ssl.MemoryBIO()
+        session.outgoing = listener.outgoing
         session.tls = listener.source.context.wrap_bio(session.incoming, session.outgoing, server_side=True)
         # SSLObject.read and write do nothing but to call it, through a frame of Python each.
         session.moves = getattr(session.tls, "_sslobj", session.tls)
@@ -298,28 +308,28 @@ cdef int tls_feed(ka_session *c, const char *bytes, size_t size) noexcept:
     try:
         return (<TlsSession>c.owner).feed(bytes, size)
     except Exception as error:
-        return tls_code(error)
+        return tls_code(c, error)
 
 
 cdef int tls_shake(ka_session *c) noexcept:
     try:
         return (<TlsSession>c.owner).shake()
     except Exception as error:
-        return tls_code(error)
+        return tls_code(c, error)
 
 
 cdef ptrdiff_t tls_read(ka_session *c, char *to, size_t room) noexcept:
     try:
         return (<TlsSession>c.owner).read(to, room)
     except Exception as error:
-        return tls_code(error)
+        return tls_code(c, error)
 
 
 cdef int tls_write(ka_session *c, const iovec *iov, int n) noexcept:
     try:
         return (<TlsSession>c.owner).write(iov, n)
     except Exception as error:
-        return tls_code(error)
+        return tls_code(c, error)
 
 
 cdef void tls_sent(ka_session *c, size_t size) noexcept:
@@ -333,7 +343,7 @@ cdef void tls_shut(ka_session *c) noexcept:
     try:
         (<TlsSession>c.owner).shut()
     except Exception as error:
-        tls_code(error)
+        tls_code(c, error)
 
 
 cdef void tls_close(ka_session *c) noexcept:
@@ -354,7 +364,7 @@ tls_filter.close = tls_close
 cdef class TlsListener:
     """What the TLS sessions of one listener share. source.context: the ssl.SSLContext of connections from now on;
     source.describe(SSLObject): a dict, the "tls" extension of ASGI."""
-    cdef object source, logger
+    cdef object source, logger, outgoing
     cdef ka_counters *counters   # the table's, which the driver holds
     cdef char *room          # where the last read went, nearly always the engine's scratch, and a view of it
     cdef size_t room_size

@@ -31,7 +31,7 @@ cdef enum:
 cdef int64_t LEFT_NS = 1000 * 1000 * 1000
 
 
-COMMON_HTTP_KEYS = tuple([http_key_of(one) for one in NAMES])
+COMMON_HTTP_KEYS = kept(tuple([http_key_of(one) for one in NAMES]))
 
 
 cdef object http_key(const char *buf, ka_span where):
@@ -44,6 +44,7 @@ cdef object http_key(const char *buf, ka_span where):
     if key is None:
         key = http_key_of(name)
         if len(HTTP_KEYS) < MAX_HTTP_KEYS:
+            ka_keep_for_ever(key)
             key = HTTP_KEYS.setdefault(name, key)  # what is there another thread may just have got
     return key
 
@@ -84,7 +85,7 @@ cdef class FileWrapper:
             self.filelike.close()
 
 
-cdef object END = object()   # of an iterator
+cdef object END = kept(object())   # of an iterator
 
 
 cdef class WsgiExchange(CollectedExchange):

@@ -8,6 +8,7 @@ kacore's own C or Cython code counts; CPython with PYTHONMALLOC=malloc is clean 
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC, TESTS_C = ROOT / "src", ROOT / "tests" / "c"
+COMPILER = shlex.split(os.environ.get("CC", "cc"))
 MEMCHECK = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=no", "--num-callers=30"]
 # A server on loopback and a client in one process: kept-alive, pipelined, chunked, large, malformed, cut off.
 CONVERSATION = """
@@ -86,7 +88,7 @@ def compiled(source, directory):
     made = Path(directory, f"{source.stem}.o")
     if not made.exists():
         flags = ["-std=gnu11", "-O1", "-g", "-DKA_DEBUG=1", f"-I{SRC / 'core'}", f"-I{SRC / 'epoll'}", f"-I{TESTS_C}"]
-        subprocess.run([os.environ.get("CC", "cc"), *flags, "-c", source, "-o", made], check=True)
+        subprocess.run([*COMPILER, *flags, "-c", source, "-o", made], check=True)
     return made
 
 
@@ -98,7 +100,7 @@ def check_c(program, directory):
     wraps = [f"-Wl,--wrap={name}" for name in wrapped[1].split()] if wrapped else []
     objects = [compiled(source, directory) for source in (program, *sources, *([TESTS_C / "faults.c"] if wraps else []))]
     binary = Path(directory, program.stem)
-    subprocess.run([os.environ.get("CC", "cc"), *objects, *wraps, "-o", binary], check=True)
+    subprocess.run([*COMPILER, *objects, *wraps, "-o", binary], check=True)
     env = {**os.environ, "ENGINE_SEEDS": "1-1", "ENGINE_SCENE": "everything"}
     return subprocess.run([*MEMCHECK, "--leak-check=full", binary], env=env, timeout=300, capture_output=True, text=True)
 

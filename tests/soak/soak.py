@@ -19,6 +19,7 @@ import random
 import re
 import resource
 import select
+import shlex
 import signal
 import socket
 import ssl
@@ -368,7 +369,7 @@ def faults_library(directory):
     if not path.exists():
         flags = ["-shared", "-fPIC", "-O2", "-std=gnu11", "-DFAULTS_PRELOAD"]
         flags += ["-DFAULTS_SPARE_MEMORY"] * bool(SANITIZER_RUNTIME)
-        subprocess.run([os.environ.get("CC", "cc"), *flags, str(FAULTS_C), "-o", str(path), "-ldl"], check=True)
+        subprocess.run([*shlex.split(os.environ.get("CC", "cc")), *flags, str(FAULTS_C), "-o", str(path), "-ldl"], check=True)
     return str(path)
 
 

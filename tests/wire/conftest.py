@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-import trustme
 
 import kacore
 from kacore.server.loops import loop_factory
+from tests.conftest import find
 from tests.wire.http2_house import build, house, shared_house  # noqa: F401  fixtures
 
 PATIENCE = 20.0  # seconds; it only delays a test that fails anyway
@@ -314,7 +314,7 @@ class Certificates:
 
     def __init__(self, directory: Any) -> None:
         self.directory = directory
-        self.root = trustme.CA()
+        self.root = find("module:trustme").CA()
         self.roots = str(directory / "roots.pem")
         self.root.cert_pem.write_to_path(self.roots)
 

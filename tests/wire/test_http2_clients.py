@@ -159,9 +159,10 @@ def test_httpx_asks_for_many_at_once(place, need):
     httpx = need("module:httpx")
     house, url, roots = place
     context = ssl.create_default_context(cafile=roots) if roots else True
+    kept = httpx.Limits(keepalive_expiry=None)  # it would leave a connection after 5 s without a request
 
     async def ask():
-        async with httpx.AsyncClient(http1=False, http2=True, verify=context, timeout=PATIENCE) as client:
+        async with httpx.AsyncClient(http1=False, http2=True, verify=context, timeout=PATIENCE, limits=kept) as client:
             assert (await client.get(url + "/")).text == "hello\n"
             many = await asyncio.gather(*[client.get(f"{url}/bytes/{1000 * i}") for i in range(50)])
             assert [len(one.content) for one in many] == [1000 * i for i in range(50)]

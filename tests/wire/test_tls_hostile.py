@@ -9,25 +9,18 @@ import pytest
 
 import kacore
 from kacore.server import TLS
+from tests.conftest import module
 from tests.wire.conftest import wait_until
-from tests.wire.hostile_tls import HostileClient
-from tests.wire.test_tls import Certificates
+
+module("cryptography.hazmat.primitives.ciphers.aead")
+
+from tests.wire.hostile_tls import HostileClient  # noqa: E402
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
 def handler(request: kacore.Request) -> bytes:
     return f"{request.method} {len(request.body)}".encode()
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def localhost(certificates: Certificates) -> str:
-    return certificates.issue("localhost")
 
 
 @pytest.fixture

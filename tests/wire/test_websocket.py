@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import contextlib
+import contextvars
 import hashlib
 import os
 import socket
@@ -141,6 +143,65 @@ def test_frames_that_come_with_the_handshake_are_not_lost(start, client):
     assert one.response().status == 101
     assert read_frame(one) == (1, b"early")
     assert read_frame(one) == (2, b"bird")
+
+
+def test_receive_can_be_awaited_in_every_way_and_loses_nothing(start, client):
+    """A message that is waited for takes its task on where it arrives; nobody can tell."""
+    said: list[Any] = []
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="of the loop")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        me = asyncio.current_task()
+        variable.set("of the application")
+
+        async def step() -> None:
+            """The client sends once more."""
+            await send({"type": "websocket.send", "text": "next"})
+
+        await step()
+        said.append((await receive())["text"])
+        said.append((asyncio.current_task() is me, variable.get()))
+        for _ in range(3):  # nothing comes
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(receive(), 0.001)
+                said.append("no message can be here")
+        first, second = asyncio.create_task(receive()), asyncio.create_task(receive())
+        third = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        first.cancel()
+        for _ in range(2):
+            await step()
+        said.extend(sorted([(await second)["text"], (await third)["text"]]))
+        said.append(first.cancelled())
+        await step()
+        async with asyncio.timeout(5):
+            said.append((await receive())["text"])
+        asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            me.uncancel()
+            said.append("cancelled")
+        await step()
+        said.append((await receive())["text"])
+        await send({"type": "websocket.close"})
+        said.append([(await receive())["type"] for _ in range(2)])
+
+    one = client(start(app))
+    assert shake(one).status == 101
+    for number in range(5):
+        assert read_frame(one) == (1, b"next")
+        one.send(frame(1, f"message {number}".encode()))
+    assert read_frame(one) == (8, struct.pack("!H", 1000))
+    wait_until(lambda: isinstance(said[-1], list), "the application came to its end")
+    assert said == [
+        "message 0", (True, "of the application"), "message 1", "message 2", True, "message 3", "cancelled", "message 4",
+        ["websocket.disconnect"] * 2,
+    ]  # fmt: skip
 
 
 def test_permessage_deflate_is_used_when_the_client_offers_it(start):

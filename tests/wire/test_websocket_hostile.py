@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import trustme
 from websockets.client import ClientProtocol
 from websockets.sync.client import connect
 from websockets.uri import parse_uri
@@ -29,9 +28,9 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, str]:
+def authority(tmp_path_factory: pytest.TempPathFactory, need: Any) -> tuple[Any, str]:
     path = tmp_path_factory.mktemp("certificates") / "localhost.pem"
-    root = trustme.CA()
+    root = need("module:trustme").CA()
     root.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
     return root, str(path)
 

@@ -7,10 +7,12 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import time
 import urllib.request
 
 import pytest
+import trustme
 from hammering import APPLICATION, Hammer
 
 
@@ -338,3 +340,26 @@ def app(request):
         ask(server, "/stuck")
     assert pids(server, 3) != {old}
     assert f"killing worker 0 (pid {old}): its event loop does not respond" in server.text
+
+
+def test_workers_resume_the_tls_sessions_of_each_other(serve, tmp_path):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    root = trustme.CA()
+    root.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "localhost.pem")
+    url = serve("app:app", "--workers", "2", "--ssl-certfile", "localhost.pem").url
+    port = int(url.rpartition(":")[2])
+    context = ssl.create_default_context()
+    root.configure_trust(context)
+
+    def ask_by_tls(session=None):
+        with context.wrap_socket(
+            socket.create_connection(("127.0.0.1", port)), server_hostname="localhost", session=session
+        ) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: sock.recv(4096), b""))
+            return int(answer.rpartition(b"\r\n")[2]), sock.session_reused, sock.session
+
+    _, _, session = ask_by_tls()
+    answers = [ask_by_tls(session)[:2] for _ in range(20)]
+    assert {reused for _, reused in answers} == {True}
+    assert len({pid for pid, _ in answers}) == 2
