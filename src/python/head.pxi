@@ -29,7 +29,7 @@ cdef extern from "objects.h":
     object ka_parse_head_function(object any_way)
     object ka_parse_parts_function(object any_way)
 
-cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)]) + ("2",))
+cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)] + ["2"]))
 cdef tuple METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
 cdef tuple METHODS_AS_BYTES = kept(tuple([method.encode("ascii") for method in METHODS]))
 if ka_names_init() != KA_OK:
