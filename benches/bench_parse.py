@@ -1,10 +1,11 @@
 """How long does one request head take, in nanoseconds: kacore, and peers in the same interleaved run?
 
 Two tables. From Python the full result: method, target, version, all headers and whether the connection is
-kept, by parse_parts (`full`) or from the attributes of a Head (`Head`), and for `lazy` a Head of which
-only keep_alive is read; by each way of scanning that there is. A peer is asked in a process without kacore, and once
-more (`beside`) in ours, where kacore has just read a head and is idle: the two must not differ.
-From C: offsets of everything.
+kept, by parse_parts (`full`) or from the attributes of parse_head's Head (`Head`), for `lazy` a Head of which only
+keep_alive is read, and for `feed` the same from a RequestParser; by each way of scanning that there is. What no parser can
+go below stands first: a compiled call that does nothing, and one that makes one object. A peer is asked in a
+process without kacore, and once more (`beside`) in ours, where kacore has just read a head and is idle: the two must not
+differ. From C: offsets of everything.
 `make bench-parse` makes .venv-bench with the peers and runs this. Best and median of the rounds.
 """
 
@@ -54,11 +55,13 @@ def kacore_attributes(pieces):
 
 
 def kacore_attributes_pipelined(pieces):
-    parser, head_type = kacore.RequestParser(), kacore.Head
+    parse_head = kacore.parse_head
     for piece in pieces:
-        for event in parser.feed(piece):
-            if type(event) is head_type:
-                event.method, event.target, event.version, event.headers, event.keep_alive  # noqa: B018
+        offset, n = 0, len(piece)
+        while offset < n:
+            head = parse_head(piece, offset)
+            head.method, head.target, head.version, head.headers, head.keep_alive  # noqa: B018
+            offset += head.nbytes
 
 
 def kacore_lazy(pieces):
@@ -68,11 +71,33 @@ def kacore_lazy(pieces):
 
 
 def kacore_lazy_pipelined(pieces):
+    parse_head = kacore.parse_head
+    for piece in pieces:
+        offset, n = 0, len(piece)
+        while offset < n:
+            head = parse_head(piece, offset)
+            head.keep_alive  # noqa: B018
+            offset += head.nbytes
+
+
+def kacore_feed(pieces):
     parser, head_type = kacore.RequestParser(), kacore.Head
     for piece in pieces:
         for event in parser.feed(piece):
             if type(event) is head_type:
                 event.keep_alive  # noqa: B018
+
+
+def a_call(pieces):
+    nothing = callable
+    for piece in pieces:
+        nothing(piece)
+
+
+def an_object(pieces):
+    one = iter
+    for piece in pieces:
+        one(piece)
 
 
 def python_measures(name, alone):
@@ -82,8 +107,13 @@ def python_measures(name, alone):
         "full": kacore_full_pipelined if piped else kacore_full,
         "Head": kacore_attributes_pipelined if piped else kacore_attributes,
         "lazy": kacore_lazy_pipelined if piped else kacore_lazy,
+        "feed": kacore_feed,
     }
-    measures = {
+    # One for each head, also where a piece has sixteen.
+    heads = pieces * (HEADS[name] // len(pieces))
+    floors = {"a call": a_call, "a call, an object": an_object}
+    measures = {floor: timed(function, heads) for floor, function in floors.items()}
+    measures |= {
         f"{reader}, {variant}": scanning_by(variant, timed(function, pieces))
         for variant in _core.simd_variants()
         for reader, function in own.items()
@@ -237,6 +267,7 @@ def main():
     if "python" in raw:
         others = ("httptools", "gunicorn_h1c", "aiohttp", "h11")
         ratios = [(f"full, {best}", peer) for peer in others] + [(f"lazy, {best}", "httptools")]
+        ratios += [(f"feed, {best}", "httptools")]
         table("From Python", raw["python"], ratios + [(peer, f"{peer} beside") for peer in others])
     if "c" in raw:
         table("From C", raw["c"], [(f"kacore {best}", peer) for peer in ("pico debian", "pico sse4.2", "llhttp")])

@@ -123,7 +123,8 @@ class Limits:
 
 @final
 class Head:
-    """The head of one request. Made by parse_head and RequestParser only; every attribute is created on first use.
+    """The head of one request. Made by parse_head and RequestParser only; most attributes are created when they are
+    asked for.
 
     Cost: the places of its fields, and a copy of the head, or of a short `data` of bytes a reference to it; `headers` and
     `get` cost O(fields) each time.

@@ -40,9 +40,19 @@ cdef extern from "Python.h":
     ctypedef PyObject *(*iternextfunc)(PyObject *) noexcept
     ctypedef struct PyAsyncMethods:
         sendfunc am_send
+    ctypedef object (*vectorcallfunc)(object, PyObject **, size_t, PyObject *)
     ctypedef struct PyTypeObject:
         PyAsyncMethods *tp_as_async
         iternextfunc tp_iternext
+        Py_ssize_t tp_vectorcall_offset
+        unsigned long tp_flags
+    unsigned long Py_TPFLAGS_HAVE_VECTORCALL
+    Py_ssize_t PyVectorcall_NARGS(size_t n) noexcept
+    Py_ssize_t Py_REFCNT(PyObject *) noexcept
+    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t) noexcept                             # borrowed
+    Py_ssize_t PyTuple_GET_SIZE(object) noexcept
+    PyObject *ka_item "PyDict_GetItemWithError"(dict, PyObject *) noexcept              # borrowed
+    Py_ssize_t PyDict_GET_SIZE(dict) noexcept
     void PyErr_SetObject(object kind, object value)
     ctypedef object (*PyCFunction)(object, object)
     ctypedef struct PyMethodDef:
@@ -98,7 +108,10 @@ cdef str TYPE = "type"   # the object that every literal of this word is
 cdef dict WEBSOCKET_VERSION = {"version": "3.0", "spec_version": "2.4"}
 
 
+@cython.final
 cdef class AsgiExchange(Exchange):
+    """One request, and what its application is given as `send`: to be called, which costs less than to make a function."""
+    cdef vectorcallfunc call  # asgi_send
     cdef AsgiApplication app
     cdef object task
     cdef list readers         # futures of the receive() that wait, one each: who cancels one leaves the others alone
@@ -173,6 +186,12 @@ cdef class AsgiExchange(Exchange):
 
     # -- send -------------------------------------------------------------------------------------------
 
+    def __call__(self, message):
+        """ASGI send(message): what the message says is done at once; the awaitable waits while the client is slow."""
+        if self.app is None:
+            raise TypeError("not the send() of a request")
+        return self.send(message)
+
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
         cdef object kind = type_of(message)
@@ -181,14 +200,16 @@ cdef class AsgiExchange(Exchange):
             # generator to the garbage collector.
             self.n_unheard += 1
             return pause() if self.n_unheard % 64 == 0 else SENT
-        if is_word(kind, b"http.response.start", 19):
+        if kind is self.app.start_word or is_word(kind, b"http.response.start", 19):
             if self.is_begun:
                 raise LocalError("http.response.start has already been sent")
+            self.app.start_word = kind
             self.is_begun = True
             self.start = message
             if self.takes_trailers:
                 self.owes_trailers = item_of(message, "trailers", False)
-        elif is_word(kind, b"http.response.body", 18):
+        elif kind is self.app.body_word or is_word(kind, b"http.response.body", 18):
+            self.app.body_word = kind
             self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
         elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
@@ -288,7 +309,7 @@ cdef class AsgiExchange(Exchange):
         self.completed(CancelledError() if task.cancelled() else task.exception())
 
     cdef int completed(self, object error) except -1:
-        cdef bint is_cancelled = isinstance(error, CancelledError)
+        cdef bint is_cancelled = error is not None and isinstance(error, CancelledError)
         if error is not None and not is_cancelled:
             if not isinstance(error, ClientGone):
                 self.give_up("failed", error)
@@ -314,25 +335,39 @@ cdef class AsgiExchange(Exchange):
         return self.refuse(500, b"Internal Server Error")
 
 
-# `receive` and `send` as the application gets them: C functions bound by hand, without a look-up and a wrapper each.
-cdef object asgi_receive(object exchange, object _):
-    return (<AsgiExchange>exchange).receive()
+# Both callables by the vectorcall protocol: no tuple of arguments is made.
+@cython.final
+cdef class AsgiReceive:
+    """`receive`, as the application gets it."""
+    cdef vectorcallfunc call  # asgi_receive
+    cdef AsgiExchange exchange
+
+    def __call__(self):
+        """ASGI receive(): an awaitable of the next event."""
+        if self.exchange is None:
+            raise TypeError("not the receive() of a request")
+        return self.exchange.receive()
 
 
-cdef object asgi_send(object exchange, object message):
-    return (<AsgiExchange>exchange).send(message)
+cdef object asgi_receive(object receive, PyObject **arguments, size_t n, PyObject *names):
+    if PyVectorcall_NARGS(n) != 0 or names != NULL:
+        raise TypeError("receive() takes no arguments")
+    return (<AsgiReceive>receive).exchange.receive()
 
 
-cdef PyMethodDef RECEIVE
-cdef PyMethodDef SEND
-RECEIVE.ml_name = b"receive"
-RECEIVE.ml_meth = asgi_receive
-RECEIVE.ml_flags = METH_NOARGS
-RECEIVE.ml_doc = b"ASGI receive(): an awaitable of the next event."
-SEND.ml_name = b"send"
-SEND.ml_meth = asgi_send
-SEND.ml_flags = METH_O
-SEND.ml_doc = b"ASGI send(message): what the message says is done at once; the awaitable waits while the client is slow."
+cdef object asgi_send(object exchange, PyObject **arguments, size_t n, PyObject *names):
+    if PyVectorcall_NARGS(n) != 1 or names != NULL:
+        raise TypeError("send() takes exactly one argument, by its position: the message")
+    return (<AsgiExchange>exchange).send(<object>arguments[0])
+
+
+cdef AsgiReceive no_receive = AsgiReceive.__new__(AsgiReceive)
+(<PyTypeObject *>AsgiReceive).tp_vectorcall_offset = <char *>&no_receive.call - <char *><void *>no_receive
+(<PyTypeObject *>AsgiReceive).tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL
+cdef AsgiExchange no_send = AsgiExchange.__new__(AsgiExchange)
+(<PyTypeObject *>AsgiExchange).tp_vectorcall_offset = <char *>&no_send.call - <char *><void *>no_send
+(<PyTypeObject *>AsgiExchange).tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL
+no_receive = no_send = None
 
 
 cdef inline bint is_word(object said, const char *word, size_t n) noexcept:
@@ -408,9 +443,17 @@ cdef class AsgiApplication(Application):
     cdef readonly str root_path
     cdef bytes raw_root         # in front of raw_path, for a host that does so
     # Copied for each use, which costs less than to build them. Of this application, since a copy locks them.
+    # What most requests have alike is in the template, as the last request had it: to replace a value costs as much in the
+    # template as in its copy, and is not needed for the same value again.
     cdef dict template, extensions, extensions_tls, extensions_1_0
     cdef dict disconnect, no_content
-    cdef object server          # the listener that the template names
+    cdef object server, client  # that the template names
+    cdef list alike             # see alike.pxi
+    cdef bytes raw_path         # of the head whose path the template has; None: of none
+    cdef AsgiReceive spare_receive  # of an earlier request, for the next one
+    cdef tuple made             # what is in `extensions`
+    cdef dict spare             # the extensions in the template, for the next request if nobody keeps or changes them
+    cdef object start_word, body_word   # types of messages as last said: the same objects nearly always
 
     def __init__(self, app, loop, logger, *, state=None, root_path="", scheme="http", websocket=None,
                  pathsend=False):
@@ -424,6 +467,8 @@ cdef class AsgiApplication(Application):
         self.runner = Runner(loop)
         self.websocket = websocket
         self.root_path = root_path
+        self.server = self.client = ...  # nobody's
+        self.alike = [None] * len(NAMES)
         # Every key, in the order they are given: to fill in a copy costs less than to let a dict grow.
         self.template = {
             "type": "http",
@@ -446,6 +491,7 @@ cdef class AsgiApplication(Application):
         self.no_content = {"type": "http.request", "body": b"", "more_body": False}
         self.extensions_1_0 = {"http.response.pathsend": {}} if pathsend else {}
         self.extensions = {**self.extensions_1_0, "http.response.early_hint": {}}
+        self.made = tuple(self.extensions.items())
         self.extensions_tls = {**self.extensions, "tls": None}
 
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
@@ -453,19 +499,28 @@ cdef class AsgiApplication(Application):
         cdef dict scope = self.scope_of(exchange, driver, core, head, fields)
         if head.flags & (KA_HEAD_UPGRADE | KA_HEAD_IS_CONNECT) and self.open_websocket(driver, core, head, fields, scope):
             return 0
+        cdef AsgiReceive receive = self.spare_receive
+        if receive is None:
+            receive = AsgiReceive.__new__(AsgiReceive)
+            receive.call = <vectorcallfunc>asgi_receive
+        self.spare_receive = None
+        receive.exchange = exchange
         exchange.app = self
+        exchange.call = <vectorcallfunc>asgi_send
         exchange.scope = scope
         exchange.attach(driver, core)
         if exchange.entry is not None:
             exchange.entry.request = scope
         try:
-            exchange.task = self.runner.start(self.app(scope, PyCFunction_New(&RECEIVE, exchange),
-                                                       PyCFunction_New(&SEND, exchange)))
+            exchange.task = self.runner.start(self.app(scope, receive, exchange))
         except (Exception, CancelledError) as error:
             exchange.completed(error)
             return 0
         if exchange.task is None:
             self.runner.value = None
+            if KA_HAS_GIL and Py_REFCNT(<PyObject *>receive) == 1:  # the application has not kept it
+                receive.exchange = None
+                self.spare_receive = receive
             return exchange.completed(None)
         exchange.task.add_done_callback(exchange.finished)
         return 0
@@ -473,30 +528,30 @@ cdef class AsgiApplication(Application):
     cdef dict scope_of(self, AsgiExchange exchange, BaseDriver driver, ka_exchange *core, const ka_head *head,
                        const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
-        cdef dict scope
-        cdef str path = path_of(buf, head, False)
-        server = driver.server_of(core)
+        cdef dict scope, extensions
+        cdef object server = driver.server_of(core), client = driver.client_of(core)
         if server is not self.server:
             self.template["server"] = self.server = server
+        if client is not self.client:
+            self.template["client"] = self.client = client
+        if self.raw_path is None or not is_bytes_at(self.raw_path, buf + head.path.off, head.path.len):
+            self.name_path(buf, head)
+        exchange.takes_trailers = takes_trailers_of(buf, head, fields)
+        extensions = self.extensions_of(driver, core, exchange.takes_trailers)
         scope = self.template.copy()
+        if extensions is not self.spare:
+            scope["extensions"] = extensions
         if head.flags & KA_HEAD_IS_H2:
             scope["http_version"] = "2"
         elif head.minor == 0:
             scope["http_version"] = "1.0"
         if not is_get(buf, head.method):
             scope["method"] = method_str(buf, head.method)
-        scope["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
-        scope["raw_path"] = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
-        if self.raw_root and head.path.len:
-            scope["raw_path"] = self.raw_root + <bytes>scope["raw_path"]
         if head.query.len:
             scope["query_string"] = bytes_at(buf, head.query)
-        exchange.takes_trailers = takes_trailers_of(buf, head, fields)
-        scope["extensions"] = self.extensions_of(driver, core, exchange.takes_trailers)
-        scope["headers"] = headers_list(buf, fields, head.n_fields)
+        scope["headers"] = headers_alike(self.alike, buf, fields, head.n_fields)
         if driver.request_id is not None:
             scope["headers"] = driver.ids.put(<list>scope["headers"], driver.request_id)
-        scope["client"] = driver.client_of(core)
         if driver.has_proxies:
             origin = driver.origin_of(core, head, fields)
             if origin is not None:
@@ -506,10 +561,25 @@ cdef class AsgiApplication(Application):
             scope["state"] = self.state.copy()
         return scope
 
+    cdef int name_path(self, const char *buf, const ka_head *head) except -1:
+        """Put the path of this head into the template."""
+        cdef str path = path_of(buf, head, False)
+        cdef bytes raw = bytes_at(buf, head.path) if head.path.len else path_instead(buf, head)
+        self.raw_path = None
+        self.template["path"] = self.root_path + path if self.root_path and path[0] == "/" else path
+        self.template["raw_path"] = self.raw_root + raw if self.raw_root and head.path.len else raw
+        if head.path.len:
+            self.raw_path = raw
+        return 0
+
     cdef dict extensions_of(self, BaseDriver driver, ka_exchange *core, bint takes_trailers):
         """A dict of the request's own: middleware adds to it."""
         cdef dict tls = driver.tls_of(core) if driver.has_tls else None
         cdef dict extensions
+        if tls is None and not takes_trailers and not ka_exchange_is_http_1_0(core):
+            if not self.is_spare():
+                self.template["extensions"] = self.spare = self.extensions.copy()
+            return self.spare
         if tls is not None and not ka_exchange_is_http_1_0(core):
             extensions = self.extensions_tls.copy()
         else:
@@ -519,6 +589,20 @@ cdef class AsgiApplication(Application):
         if takes_trailers:
             extensions["http.response.trailers"] = {}
         return extensions
+
+    cdef bint is_spare(self) noexcept:
+        """Whether nobody but this object and its template has `spare`, and all who had it left it as it was made."""
+        cdef PyObject *pair
+        cdef Py_ssize_t i
+        if not KA_HAS_GIL or self.spare is None or Py_REFCNT(<PyObject *>self.spare) != 2:
+            return False
+        if PyDict_GET_SIZE(self.spare) != PyTuple_GET_SIZE(self.made):
+            return False
+        for i in range(PyTuple_GET_SIZE(self.made)):
+            pair = PyTuple_GET_ITEM(self.made, i)
+            if ka_item(self.spare, PyTuple_GET_ITEM(<object>pair, 0)) != PyTuple_GET_ITEM(<object>pair, 1):
+                return False
+        return True
 
     cdef bint open_websocket(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields,
                              dict scope) except -1:

@@ -247,11 +247,13 @@ cdef class Exchange:
 
     # -- response ---------------------------------------------------------------------------------------
 
-    cdef int write_head(self, unsigned status, object headers, int64_t whole, bytes reason=None) except -1:
+    cdef int write_head(self, unsigned status, object headers, int64_t whole, bytes reason=None,
+                        Py_ssize_t size=-1) except -1:
         """Status and fields, pairs of bytes. whole: length of the content if it is complete and known, else -1.
-        reason: None = the usual one. LocalError when the application broke a rule; nothing is sent then."""
+        reason: None = the usual one. size: what bytes_in gives for headers, if that is known.
+        LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
-        cdef Py_ssize_t i, n, size
+        cdef Py_ssize_t i, n
         cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
         cdef RequestIds ids
         cdef ka_exchange *core
@@ -260,7 +262,8 @@ cdef class Exchange:
             fast = PySequence_Fast(headers, "headers are pairs of bytes")
         else:
             fast = tuple(headers)  # which nobody changes meanwhile
-        size = bytes_in(fast)
+        if size < 0:
+            size = bytes_in(fast)
         if size < 0:
             fast = plain_headers(fast)
             size = bytes_in(fast)

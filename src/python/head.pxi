@@ -29,7 +29,7 @@ cdef extern from "objects.h":
     object ka_parse_head_function(object any_way)
     object ka_parse_parts_function(object any_way)
 
-cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)]))
+cdef tuple VERSIONS = kept(tuple([f"1.{minor}" for minor in range(10)] + ["2"]))
 cdef tuple METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
 cdef tuple METHODS_AS_BYTES = kept(tuple([method.encode("ascii") for method in METHODS]))
 if ka_names_init() != KA_OK:
@@ -158,18 +158,19 @@ cdef frozenset HOP_BY_HOP = frozenset([b"connection", b"keep-alive", b"proxy-con
 
 
 @cython.final
-@cython.no_gc   # it holds bytes and a bool
+@cython.no_gc   # what it holds is bytes, str and bool
 cdef class Head:
-    """The head of one request. Made by parse_head and RequestParser only; every attribute is created on first use.
+    """The head of one request. Made by parse_head and RequestParser only; most attributes are created when they are
+    asked for.
 
     Cost: the places of its fields, and a copy of the head, or of a short `data` of bytes a reference to it; `headers` and
     `get` cost O(fields) each time.
     """
 
-    # As objects.c has them, which makes every Head; and `keep_alive` is the name there for one of them.
+    # As objects.c has them, which makes every Head, and the attributes `method`, `version` and `keep_alive` of three.
     cdef ka_head c
     cdef bytes data
-    cdef object is_kept_alive
+    cdef object of_method, of_version, of_keep_alive
     cdef const char *bytes
     cdef unsigned is_small
 
@@ -177,19 +178,9 @@ cdef class Head:
         raise TypeError("a Head comes from parse_head() or RequestParser.feed()")
 
     @property
-    def method(self):
-        """str, as sent: "GET"."""
-        return method_str(head_bytes(self), self.c.method)
-
-    @property
     def target(self):
         """bytes, the request target as sent."""
         return bytes_at(head_bytes(self), self.c.target)
-
-    @property
-    def version(self):
-        """str, as sent: "1.1", "1.0"; "2" of HTTP/2. A higher minor version is treated as 1.1 (RFC 9110 2.5)."""
-        return "2" if self.c.flags & KA_HEAD_IS_H2 else VERSIONS[self.c.minor]
 
     @property
     def headers(self):
@@ -250,7 +241,7 @@ cdef class Head:
         return default if found is None else found
 
     def __repr__(self):
-        return f"<Head {self.method} {self.target!r} HTTP/{self.version}, {self.c.n_fields} fields>"
+        return f"<Head {self.of_method} {self.target!r} HTTP/{self.of_version}, {self.c.n_fields} fields>"
 
 
 ka_head_type_init(Head)

@@ -11,19 +11,24 @@
 
 #include "http/ka_scan.h"
 
-#ifdef Py_GIL_DISABLED
-#define KEEPS_HEADS 0 /* a list of them would need a lock */
+#ifdef Py_GIL_DISABLED /* what follows would need a lock */
+#define KEEPS_HEADS 0
+#define REUSES_PARTS 0
 #else
 #define KEEPS_HEADS KA_KEEPS_FREED
+#define REUSES_PARTS 1
 #endif
 
 enum {
     N_METHODS = 9,
-    N_VERSIONS = 10,
+    N_VERSIONS = 11,
+    VERSION_2 = 10,
+    N_PARTS = 6,
     MAX_NAMES = 255 /* as ka_scan.c has it */
 };
 
 /* Owned, for ever. */
+static PyObject *host_name;
 static PyObject *methods[N_METHODS], *methods_as_bytes[N_METHODS], *versions[N_VERSIONS], *names[MAX_NAMES];
 
 static int keep_all(PyObject **to, PyObject *tuple, Py_ssize_t max)
@@ -42,7 +47,10 @@ int ka_objects_init(PyObject *all_methods, PyObject *all_as_bytes, PyObject *all
 {
     if (keep_all(methods, all_methods, N_METHODS) || keep_all(methods_as_bytes, all_as_bytes, N_METHODS))
         return -1;
-    return keep_all(versions, all_versions, N_VERSIONS) || keep_all(names, all_names, MAX_NAMES) ? -1 : 0;
+    if (keep_all(versions, all_versions, N_VERSIONS) || keep_all(names, all_names, MAX_NAMES))
+        return -1;
+    host_name = names[ka_name_find("host", 4)];
+    return 0;
 }
 
 /* ---- one object ---- */
@@ -73,6 +81,8 @@ static inline PyObject *method_str(const char *buf, ka_span where)
 
 static inline PyObject *name_bytes(const char *buf, ka_span where)
 {
+    if (where.len == 4 && ka_is_word4(buf + where.off, "host")) /* the one that is always there */
+        return Py_NewRef(host_name);
     int i = ka_name_find(buf + where.off, where.len);
     if (ka_likely(i >= 0))
         return Py_NewRef(names[i]);
@@ -121,29 +131,49 @@ failed:
 
 PyObject *ka_headers_list(const char *buf, const ka_field *fields, uint32_t n) { return headers_list(buf, fields, n); }
 
+static PyObject *last_parts; /* owned; the tuple that was returned last */
+
+/* A tuple of N_PARTS that nobody else has. As zip() does it: the last one again, once its caller has dropped it. What is in
+ * it lives until then; it holds a list, so the garbage collector has never ceased to track it, and it has no hash. */
+static inline PyObject *tuple_of_parts(void)
+{
+    PyObject *all;
+    if (REUSES_PARTS && ka_likely(last_parts != NULL && Py_REFCNT(last_parts) == 1))
+        return Py_NewRef(last_parts);
+    if (ka_unlikely((all = PyTuple_New(N_PARTS)) == NULL))
+        return NULL;
+    if (REUSES_PARTS)
+        Py_XSETREF(last_parts, Py_NewRef(all));
+    return all;
+}
+
+/* What was there may have a finalizer that calls us again: then `all` has two owners already. */
+static inline void set_part(PyObject *all, Py_ssize_t i, PyObject *one)
+{
+    PyObject *old = PyTuple_GET_ITEM(all, i);
+    PyTuple_SET_ITEM(all, i, one);
+    Py_XDECREF(old);
+}
+
 static inline PyObject *parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end)
 {
-    PyObject *all = PyTuple_New(6), *one;
-    if (ka_unlikely(all == NULL))
+    PyObject *headers = headers_list(buf, fields, head->n_fields), *target = NULL, *method = NULL, *stop = NULL, *all;
+    if (ka_unlikely(headers == NULL || (target = bytes_at(buf, head->target)) == NULL ||
+                    (method = method_str(buf, head->method)) == NULL || (stop = PyLong_FromSize_t(end)) == NULL ||
+                    (all = tuple_of_parts()) == NULL)) {
+        Py_XDECREF(headers);
+        Py_XDECREF(target);
+        Py_XDECREF(method);
+        Py_XDECREF(stop);
         return NULL;
-    if (ka_unlikely((one = method_str(buf, head->method)) == NULL))
-        goto failed;
-    PyTuple_SET_ITEM(all, 0, one);
-    if (ka_unlikely((one = bytes_at(buf, head->target)) == NULL))
-        goto failed;
-    PyTuple_SET_ITEM(all, 1, one);
-    PyTuple_SET_ITEM(all, 2, Py_NewRef(versions[head->minor]));
-    if (ka_unlikely((one = headers_list(buf, fields, head->n_fields)) == NULL))
-        goto failed;
-    PyTuple_SET_ITEM(all, 3, one);
-    PyTuple_SET_ITEM(all, 4, Py_NewRef(head->flags & KA_HEAD_KEEP_ALIVE ? Py_True : Py_False));
-    if (ka_unlikely((one = PyLong_FromSize_t(end)) == NULL))
-        goto failed;
-    PyTuple_SET_ITEM(all, 5, one);
+    }
+    set_part(all, 0, method);
+    set_part(all, 1, target);
+    set_part(all, 2, Py_NewRef(versions[head->minor]));
+    set_part(all, 3, headers);
+    set_part(all, 4, Py_NewRef(head->flags & KA_HEAD_KEEP_ALIVE ? Py_True : Py_False));
+    set_part(all, 5, stop);
     return all;
-failed:
-    Py_DECREF(all);
-    return NULL;
 }
 
 PyObject *ka_parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end)
@@ -158,8 +188,8 @@ PyObject *ka_parts(const char *buf, const ka_head *head, const ka_field *fields,
 typedef struct {
     PyObject ob_base;
     ka_head c;
-    PyObject *data;       /* owned; the caller's bytes that `bytes` points into; NULL with a copy */
-    PyObject *keep_alive; /* owned; True or False */
+    PyObject *data;                          /* owned; the caller's bytes that `bytes` points into; NULL with a copy */
+    PyObject *method, *version, *keep_alive; /* owned */
     const char *bytes;
     unsigned is_small; /* its block has SMALL_ROOM behind the object */
 } head_object;
@@ -185,19 +215,26 @@ static void head_free(void *block)
 
 int ka_head_type_init(PyTypeObject *type)
 {
-    /* A member and no property: the interpreter reads it without a call. */
-    static PyMemberDef keep_alive = {"keep_alive", Py_T_OBJECT_EX, offsetof(head_object, keep_alive), Py_READONLY,
-                                     "bool: the client can reuse the connection after this request (RFC 9112 9.3)."};
+    /* Members and no properties: the interpreter reads them without a call. So these are what nearly everybody asks
+     * for, and are shared objects nearly always. */
+    static PyMemberDef members[] = {
+        {"method", Py_T_OBJECT_EX, offsetof(head_object, method), Py_READONLY, "str, as sent: \"GET\"."},
+        {"version", Py_T_OBJECT_EX, offsetof(head_object, version), Py_READONLY,
+         "str, as sent: \"1.1\", \"1.0\"; \"2\" of HTTP/2. A higher minor version is treated as 1.1 (RFC 9110 2.5)."},
+        {"keep_alive", Py_T_OBJECT_EX, offsetof(head_object, keep_alive), Py_READONLY,
+         "bool: the client can reuse the connection after this request (RFC 9112 9.3)."},
+    };
     if (type->tp_basicsize != sizeof(head_object)) {
         PyErr_SetString(PyExc_SystemError, "objects.c and head.pxi do not mean the same Head");
         return -1;
     }
-    PyObject *member = PyDescr_NewMember(type, &keep_alive);
-    if (member == NULL || PyDict_SetItemString(type->tp_dict, keep_alive.name, member) < 0) {
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        PyObject *member = PyDescr_NewMember(type, &members[i]);
+        int rc = member ? PyDict_SetItemString(type->tp_dict, members[i].name, member) : -1;
         Py_XDECREF(member);
-        return -1;
+        if (rc < 0)
+            return -1;
     }
-    Py_DECREF(member);
     head_type = type;
     type->tp_free = head_free;
     PyType_Modified(type);
@@ -211,7 +248,10 @@ const char *ka_head_bytes(PyObject *self) { return ((head_object *)self)->bytes;
 static inline PyObject *head_new(PyObject *data, const char *buf, const ka_head *head, const ka_field *fields)
 {
     size_t of_fields = head->n_fields * sizeof *fields, room = of_fields;
+    PyObject *method = method_str(buf, head->method);
     head_object *o;
+    if (ka_unlikely(method == NULL))
+        return NULL;
     if (data == NULL || (size_t)PyBytes_GET_SIZE(data) > head->nbytes + (size_t)MAX_FOREIGN_BYTES) {
         data = NULL;
         room += head->nbytes;
@@ -219,11 +259,15 @@ static inline PyObject *head_new(PyObject *data, const char *buf, const ka_head 
     unsigned is_small = room <= SMALL_ROOM;
     if (KEEPS_HEADS && is_small && n_kept > 0)
         o = kept[--n_kept];
-    else if (ka_unlikely((o = PyObject_Malloc(sizeof *o + (is_small ? SMALL_ROOM : room))) == NULL))
+    else if (ka_unlikely((o = PyObject_Malloc(sizeof *o + (is_small ? SMALL_ROOM : room))) == NULL)) {
+        Py_DECREF(method);
         return PyErr_NoMemory();
+    }
     PyObject_Init(&o->ob_base, head_type);
     o->c = *head;
     o->is_small = is_small;
+    o->method = method;
+    o->version = Py_NewRef(versions[head->flags & KA_HEAD_IS_H2 ? VERSION_2 : head->minor]);
     o->keep_alive = Py_NewRef(head->flags & KA_HEAD_KEEP_ALIVE ? Py_True : Py_False);
     memcpy(o + 1, fields, of_fields);
     o->data = Py_XNewRef(data);

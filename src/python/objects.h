@@ -11,7 +11,7 @@
 #include "http/ka_head.h"
 
 /* Once, before all others. The tuples are kept for ever: the registered methods in the order of method_index as str and as
- * bytes, "1.0" to "1.9", and the names of ka_name_at as bytes. -1 with an exception. */
+ * bytes, "1.0" to "1.9" and "2", and the names of ka_name_at as bytes. -1 with an exception. */
 int ka_objects_init(PyObject *methods, PyObject *methods_as_bytes, PyObject *versions, PyObject *names);
 
 /* All return a new reference, or NULL with an exception. */

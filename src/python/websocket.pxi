@@ -315,8 +315,8 @@ cdef PyMethodDef WEBSOCKET_SEND
 WEBSOCKET_RECEIVE.ml_name = b"receive"
 WEBSOCKET_RECEIVE.ml_meth = websocket_receive
 WEBSOCKET_RECEIVE.ml_flags = METH_NOARGS
-WEBSOCKET_RECEIVE.ml_doc = RECEIVE.ml_doc
+WEBSOCKET_RECEIVE.ml_doc = b"ASGI receive(): an awaitable of the next event."
 WEBSOCKET_SEND.ml_name = b"send"
 WEBSOCKET_SEND.ml_meth = websocket_send
 WEBSOCKET_SEND.ml_flags = METH_O
-WEBSOCKET_SEND.ml_doc = SEND.ml_doc
+WEBSOCKET_SEND.ml_doc = b"ASGI send(message): what it says is done at once; the awaitable waits while the client is slow."

@@ -12,7 +12,7 @@
 import sys
 from _thread import allocate_lock as allocate_lock
 from collections import deque
-from io import BytesIO
+from io import BytesIO, UnsupportedOperation
 
 from libc.string cimport strlen
 
@@ -24,6 +24,7 @@ cdef tuple COMMON_HTTP_KEYS   # the same for NAMES
 cdef enum:
     MAX_HTTP_KEYS = 1024
     STAND_INS = 64       # threads at most in place of such as wait for a client
+    PORTS = 256          # kept as str
     PIECES_A_TURN = 64   # asked of an iterable in the engine's thread, before others have their turn
 
 # A client that has sent FIN may still read, and only bytes that it does not take tell that it has left. While there are
@@ -32,13 +33,11 @@ cdef int64_t LEFT_NS = 1000 * 1000 * 1000
 
 
 COMMON_HTTP_KEYS = kept(tuple([http_key_of(one) for one in NAMES]))
+cdef int HOST = NAMES.index(b"host")
 
 
 cdef object http_key(const char *buf, ka_span where):
-    """The environ key for a field name, or None."""
-    cdef int i = ka_name_find(buf + where.off, where.len)
-    if i >= 0:
-        return COMMON_HTTP_KEYS[i]
+    """The environ key for a field name that is none of NAMES, or None."""
     name = name_bytes(buf, where)
     key = HTTP_KEYS.get(name)
     if key is None:
@@ -85,10 +84,29 @@ cdef class FileWrapper:
             self.filelike.close()
 
 
+class NoContent(BytesIO):
+    """wsgi.input of a request without content: at its end, and for all requests the same."""
+
+    __slots__ = ()
+
+    def write(self, data):
+        raise UnsupportedOperation("not writable")
+
+    writelines = write
+
+    def close(self):
+        pass
+
+
+cdef object NO_CONTENT_INPUT = kept(NoContent())
 cdef object END = kept(object())   # of an iterator
 
 
+@cython.final
 cdef class WsgiExchange(CollectedExchange):
+    """One request, and what its application is given as `start_response` and as what that returns, `write`: the one has
+    two or three arguments, the other one. To be called costs less than to make functions."""
+    cdef vectorcallfunc call     # wsgi_call
     cdef WsgiApplication app
     cdef dict environ
     cdef str method, target      # for logs: the environ is the application's
@@ -96,7 +114,8 @@ cdef class WsgiExchange(CollectedExchange):
     cdef object result, rest     # the application's iterable, and an iterator over it
     cdef unsigned status
     cdef bytes reason            # of the status line, if not the usual one
-    cdef list headers
+    cdef object headers          # a tuple or list of pairs
+    cdef Py_ssize_t n_bytes      # in headers: see bytes_in
     cdef bint has_content        # some of it was given: the head is as good as sent
     cdef bint is_all             # the last of it was given
     cdef bint is_headed          # the response head is written
@@ -115,8 +134,17 @@ cdef class WsgiExchange(CollectedExchange):
 
     # -- the application's thread -----------------------------------------------------------------------
 
-    def start_response(self, status, headers, exc_info=None):
-        """PEP 3333 start_response(): returns the legacy write()."""
+    def __call__(self, status, headers=None, exc_info=None):
+        """PEP 3333 start_response(status, headers, exc_info=None), which returns the legacy write(data)."""
+        if self.app is None:
+            raise TypeError("not the start_response() of a request")
+        if headers is not None:
+            return self.start_response(status, headers, exc_info)
+        if self.headers is None:
+            raise TypeError("start_response() must be called with status and headers")
+        self.write_now(status)
+
+    cdef object start_response(self, object status, object headers, object exc_info):
         if exc_info is not None:
             try:
                 if self.has_content:
@@ -127,10 +155,11 @@ cdef class WsgiExchange(CollectedExchange):
             raise LocalError("start_response() has already been called")
         self.status = status_of(status)
         self.reason = reason_of(status, self.status)
-        # A copy, through and through: lists stay the application's.
-        fields = list(headers)
-        self.headers = fields if are_tuples(fields) and bytes_in(fields) >= 0 else plain_headers(fields)
-        return PyCFunction_New(&WSGI_WRITE, self)
+        # A copy, through and through: lists stay the application's. A tuple is made at less cost than a list.
+        fields = tuple(headers)
+        self.n_bytes = bytes_in(fields) if are_tuples(fields) else -1
+        self.headers = fields if self.n_bytes >= 0 else plain_headers(fields)
+        return self
 
     cdef int write_now(self, object data) except -1:
         if data:
@@ -158,7 +187,7 @@ cdef class WsgiExchange(CollectedExchange):
         """Whatever the application raises ends here."""
         try:
             self.is_started = self.is_inside = True
-            self.result = self.app.app(self.environ, self.start_response)
+            self.result = self.app.app(self.environ, self)
             self.is_inside = False
             if isinstance(self.result, FileWrapper) and not self.has_content:
                 opened = self.as_file()
@@ -349,8 +378,8 @@ cdef class WsgiExchange(CollectedExchange):
     # -- the engine's thread ----------------------------------------------------------------------------
 
     cdef int complete(self) except -1:
-        self.environ["wsgi.input"] = self.collector.as_file() if self.collector is not None else BytesIO()
         if self.collector is not None:
+            self.environ["wsgi.input"] = self.collector.as_file()
             self.environ["CONTENT_LENGTH"] = str(self.collector.n)
         if self.app.threads:
             return self.app.submit(self)
@@ -359,7 +388,7 @@ cdef class WsgiExchange(CollectedExchange):
     cdef int put(self, object piece, bint is_last) except -1:
         cdef SpoolPart part
         if not self.is_headed:
-            self.write_head(self.status, self.headers, len(piece) if is_last else -1, self.reason)
+            self.write_head(self.status, self.headers, len(piece) if is_last else -1, self.reason, self.n_bytes)
             self.is_headed = True
         if isinstance(piece, SpoolPart):
             part = piece
@@ -470,18 +499,30 @@ cdef class WsgiExchange(CollectedExchange):
         return 0
 
 
-cdef object wsgi_write(object exchange, object data):
-    (<WsgiExchange>exchange).write_now(data)
+# By the vectorcall protocol: no tuple of arguments is made.
+cdef object wsgi_call(object itself, PyObject **arguments, size_t n, PyObject *names):
+    cdef WsgiExchange exchange = itself
+    cdef Py_ssize_t i, n_arguments = PyVectorcall_NARGS(n)
+    if names != NULL:
+        keywords = {name: <object>arguments[n_arguments + i] for i, name in enumerate(<tuple>names)}
+        return WsgiExchange.__call__(exchange, *[<object>arguments[i] for i in range(n_arguments)], **keywords)
+    if n_arguments == 2:
+        return exchange.start_response(<object>arguments[0], <object>arguments[1], None)
+    if n_arguments == 3:
+        return exchange.start_response(<object>arguments[0], <object>arguments[1], <object>arguments[2])
+    if n_arguments == 1 and exchange.headers is not None:
+        exchange.write_now(<object>arguments[0])
+        return None
+    raise TypeError("start_response() takes status, headers and perhaps exc_info, and write() one argument")
 
 
-cdef PyMethodDef WSGI_WRITE
-WSGI_WRITE.ml_name = b"write"
-WSGI_WRITE.ml_meth = wsgi_write
-WSGI_WRITE.ml_flags = METH_O
-WSGI_WRITE.ml_doc = b"PEP 3333 write(): for old applications."
+cdef WsgiExchange no_response = WsgiExchange.__new__(WsgiExchange)
+(<PyTypeObject *>WsgiExchange).tp_vectorcall_offset = <char *>&no_response.call - <char *><void *>no_response
+(<PyTypeObject *>WsgiExchange).tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL
+no_response = None
 
 
-cdef bint are_tuples(list items) noexcept:
+cdef bint are_tuples(tuple items) noexcept:
     for item in items:
         if not PyTuple_CheckExact(item):
             return False
@@ -524,8 +565,12 @@ cdef class WsgiApplication(Application):
     cdef bint is_waking              # a thread was woken, or started, and has not come to look yet
     cdef bint is_called              # the engine was woken, and has not come to look yet
     cdef bint is_stopping
+    # As in AsgiApplication: it has what the last request had.
     cdef dict template
-    cdef object server               # the listener that the template names
+    cdef object server, client, host  # that the template names
+    cdef str target                  # that the template has, where it is a path and nothing else, with nothing decoded in it
+    cdef list alike                  # see alike.pxi
+    cdef list ports                  # (client, port as str) or None
     cdef public int64_t max_response_buffer  # bytes that a thread may be ahead of its client
 
     def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name="",
@@ -538,7 +583,11 @@ cdef class WsgiApplication(Application):
         self.work = deque()
         self.posted = deque()
         self.idle = []
-        # Every key but the client's fields: to fill in a copy costs less than to let a dict grow.
+        self.client = ...                # nobody's
+        self.alike = [None] * len(NAMES)
+        self.ports = [None] * PORTS
+        # Every key but the client's fields, of which all but the oldest clients send Host: to fill in a copy costs less than
+        # to let a dict grow.
         self.template = {
             "REQUEST_METHOD": "GET",
             "SCRIPT_NAME": script_name,
@@ -553,7 +602,7 @@ cdef class WsgiApplication(Application):
             "REMOTE_PORT": None,
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": scheme,
-            "wsgi.input": None,
+            "wsgi.input": NO_CONTENT_INPUT,
             "wsgi.errors": sys.stderr,
             "wsgi.multithread": threads > 1,
             "wsgi.multiprocess": multiprocess,
@@ -561,6 +610,7 @@ cdef class WsgiApplication(Application):
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
             **(environ or {}),
+            "HTTP_HOST": None,
         }
 
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
@@ -570,6 +620,7 @@ cdef class WsgiApplication(Application):
             return 0
         cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
         exchange.app = self
+        exchange.call = <vectorcallfunc>wsgi_call
         exchange.environ = self.environ_of(exchange, driver, core, head, fields)
         exchange.attach(driver, core)
         if exchange.entry is not None:
@@ -586,50 +637,95 @@ cdef class WsgiApplication(Application):
                          const ka_field *fields):
         cdef const char *buf = ka_exchange_head_bytes(core)
         cdef dict environ
-        cdef str path = path_of(buf, head, True)
-        cdef PyObject *known
-        cdef uint32_t i
-        server = driver.server_of(core)
+        server, client = driver.server_of(core), driver.client_of(core)
         if server is not self.server:
             self.name_server(server)
+        if client is not None and client is not self.client:
+            self.name_client(client)
+        if self.target is None or not is_text_at(self.target, buf + head.target.off, head.target.len):
+            self.name_target(buf, head)
         environ = self.template.copy()
+        exchange.target = self.target
+        if exchange.target is None:
+            self.fill_target(environ, exchange, buf, head)
         exchange.method = "GET"
         if not is_get(buf, head.method):
             environ["REQUEST_METHOD"] = exchange.method = method_str(buf, head.method)
-        environ["PATH_INFO"] = path
-        if head.query.len:
-            environ["QUERY_STRING"] = PyUnicode_DecodeASCII(buf + head.query.off, head.query.len, NULL)
-        if head.target.len == head.path.len == <uint32_t>PyUnicode_GET_LENGTH(path):
-            exchange.target = path  # nothing is decoded in it
-        else:
-            exchange.target = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
-        environ["RAW_URI"] = exchange.target
         if head.flags & KA_HEAD_IS_H2:
             environ["SERVER_PROTOCOL"] = "HTTP/2"
         elif head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
-        client = driver.client_of(core)
         if driver.has_proxies:
             origin = driver.origin_of(core, head, fields)
             if origin is not None:
                 client = origin[0]
                 environ["wsgi.url_scheme"] = origin[1] or environ["wsgi.url_scheme"]
-        if client is not None:
-            environ["REMOTE_ADDR"] = client[0]
-            environ["REMOTE_PORT"] = decimal(client[1])
-        else:
+                if client is not None:
+                    environ["REMOTE_ADDR"] = client[0]
+                    environ["REMOTE_PORT"] = decimal(client[1])
+        if client is None:
             del environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
-        for i in range(head.n_fields):
-            key = http_key(buf, fields[i].name)
-            if key is None:
-                continue
-            value = PyUnicode_DecodeLatin1(buf + fields[i].value.off, fields[i].value.len, NULL)
-            known = PyDict_SetDefault(environ, key, value)
-            if known != <PyObject *>value:
-                environ[key] = f"{<object>known}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+        self.fill_fields(environ, buf, head, fields)
         if driver.request_id is not None:
             environ[driver.ids.key] = driver.request_id.decode("ascii")
         return environ
+
+    cdef int name_client(self, tuple client) except -1:
+        self.client = None  # until it is true
+        self.template["REMOTE_ADDR"] = client[0]
+        self.template["REMOTE_PORT"] = self.port_of(client)
+        self.client = client
+        return 0
+
+    cdef object port_of(self, tuple client):
+        """The port as str; of each place that a client may have in the list, the last one's is kept."""
+        cdef size_t place = (<size_t><PyObject *>client // 32) % PORTS
+        cdef tuple known = self.ports[place]
+        if known is None or known[0] is not client:
+            self.ports[place] = known = client, decimal(client[1])
+        return known[1]
+
+    cdef int name_target(self, const char *buf, const ka_head *head) except -1:
+        """Put it into the template if it is a path and nothing else, with nothing decoded in it."""
+        self.target = None
+        if head.target.len == 0 or head.target.len != head.path.len:
+            return 0
+        path = path_of(buf, head, True)
+        if is_text_at(path, buf + head.target.off, head.target.len):
+            self.template["PATH_INFO"] = self.template["RAW_URI"] = path
+            self.target = path
+        return 0
+
+    cdef int fill_target(self, dict environ, WsgiExchange exchange, const char *buf, const ka_head *head) except -1:
+        environ["PATH_INFO"] = path_of(buf, head, True)
+        if head.query.len:
+            environ["QUERY_STRING"] = PyUnicode_DecodeASCII(buf + head.query.off, head.query.len, NULL)
+        environ["RAW_URI"] = exchange.target = PyUnicode_DecodeASCII(buf + head.target.off, head.target.len, NULL)
+        return 0
+
+    cdef int fill_fields(self, dict environ, const char *buf, const ka_head *head, const ka_field *fields) except -1:
+        cdef PyObject *known
+        cdef uint32_t i
+        cdef int name
+        cdef bint has_host = False
+        cdef object key, value
+        for i in range(head.n_fields):
+            name = ka_name_find(buf + fields[i].name.off, fields[i].name.len)
+            key = http_key(buf, fields[i].name) if name < 0 else COMMON_HTTP_KEYS[name]
+            if key is None:
+                continue
+            value = value_alike(self.alike, buf, &fields[i], name)
+            if name == HOST and not has_host:
+                has_host = True
+                if value is not self.host:
+                    environ["HTTP_HOST"] = self.template["HTTP_HOST"] = self.host = value
+                continue
+            known = PyDict_SetDefault(environ, key, value)
+            if known != <PyObject *>value:
+                environ[key] = f"{<object>known}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+        if not has_host:
+            del environ["HTTP_HOST"]
+        return 0
 
     # -- the pool ---------------------------------------------------------------------------------------
 

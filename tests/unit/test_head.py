@@ -97,6 +97,25 @@ def test_parts_are_what_the_attributes_of_a_head_are():
     assert parse_parts(memoryview(BROWSER))[5] == len(BROWSER)
 
 
+def test_parts_that_are_kept_stay_as_they_are_while_more_is_parsed():
+    class Nested:
+        def __del__(self):
+            inner.append(parse_parts(b"PUT /inner HTTP/1.0\r\n\r\n"))
+
+    inner, kept = [], []
+    for i in range(6):
+        parts = parse_parts(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % i)
+        if i % 3:
+            kept.append(parts)
+        elif i == 3:
+            parts[3].append(Nested())  # freed while the next head is made into a tuple
+            del parts
+    expected = ("GET", "1.1", [(b"host", b"a")], True, 28)
+    assert [(p[0], *p[2:]) for p in kept] == [expected] * 4
+    assert [p[1] for p in kept] == [b"/1", b"/2", b"/4", b"/5"]
+    assert inner == [("PUT", b"/inner", "1.0", [], False, 23)]
+
+
 @pytest.mark.parametrize("parse", [parse_head, parse_parts])
 def test_an_offset_within_the_data_is_where_the_head_begins(parse):
     for data in (b"GET", bytearray(b"GET")):
@@ -148,7 +167,7 @@ def test_heads_that_are_alive_at_once_share_nothing():
 
 def test_a_head_without_a_request_is_empty_and_does_no_harm():
     head = Head.__new__(Head)
-    assert (head.method, head.target, head.headers, head.host, head.get("host")) == ("", b"", [], None, None)
+    assert (head.method, head.target, head.headers, head.host, head.get("host")) == (None, b"", [], None, None)
     with pytest.raises(AttributeError):
         head.keep_alive = True
 

@@ -60,6 +60,55 @@ def test_each_request_has_a_scope_of_its_own(start, client):
     assert seen == [False, False]
 
 
+def test_nothing_that_an_application_keeps_or_changes_reaches_the_next_request(start, client):
+    """Scopes are made of what the last one had."""
+    kept = []
+
+    @http_only
+    async def app(scope, receive, send):
+        first = "/first" in scope["path"]
+        kept.append((dict(scope), dict(scope["extensions"]), scope["extensions"], receive, send))
+        if scope["path"] == "/changes":
+            kept.pop()
+            scope["extensions"]["mine"] = {}
+            scope["extensions"].pop("http.response.early_hint")
+        await answer(send, b"first" if first else b"other")
+
+    c = client(start(app))
+    paths = ["/first?a=b", "/a%20b", "/a%20b", "/changes", "/changes", "/", "/"]
+    for path in paths:
+        assert c.get(path, "User-Agent: me" if path == "/" else "User-Agent: you").status == 200
+    scopes = [scope for scope, *_ in kept]
+    assert [(scope["path"], scope["raw_path"], scope["query_string"]) for scope in scopes] == [
+        ("/first", b"/first", b"a=b"), ("/a b", b"/a%20b", b""), ("/a b", b"/a%20b", b""), ("/", b"/", b""), ("/", b"/", b""),
+    ]  # fmt: skip
+    assert [dict(scope["headers"])[b"user-agent"] for scope in scopes] == [b"you"] * 3 + [b"me"] * 2
+    assert all(list(extensions) == ["http.response.early_hint"] for _, extensions, *_ in kept)
+    for thing in range(2, 5):
+        assert len({id(one[thing]) for one in kept}) == len(kept)
+
+
+def test_the_callables_of_a_request_refuse_other_arguments(start, client):
+    @http_only
+    async def app(scope, receive, send):
+        for wrong in (
+            lambda: send(),
+            lambda: send({}, {}),
+            lambda: receive(1),
+            lambda: receive(x=1),
+            type(send),
+            type(receive),
+        ):
+            with pytest.raises(TypeError):
+                await wrong()() if isinstance(wrong, type) else wrong()
+        assert callable(send)
+        assert callable(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": (await receive())["type"].encode()})
+
+    assert client(start(app)).get("/").body == b"http.request"
+
+
 def test_options_asterisk_and_connect_reach_the_application(start, client):
     paths = []
 

@@ -75,6 +75,49 @@ def test_a_target_without_a_path_has_one_for_the_application(wsgi, client, metho
     assert c.response().body == f"{path} {target}".encode()
 
 
+def test_nothing_of_a_request_reaches_the_next_one(wsgi, client):
+    """Environs are made of what the last one had."""
+    seen = []
+
+    def app(environ, start_response):
+        names = ["PATH_INFO", "RAW_URI", "QUERY_STRING", "REMOTE_PORT", "HTTP_HOST", "HTTP_USER_AGENT", "wsgi.input"]
+        seen.append([environ.get(name) for name in names])
+        environ["wsgi.input"].close()
+        start_response("200 OK", [])
+        return [environ["wsgi.input"].read()]
+
+    running = wsgi(app)
+    c, other = client(running), client(running)
+    for one, path, host in [(c, "/a?b", "a"), (c, "/a", "a"), (other, "/a", "b"), (c, "/a%20b", ""), (c, "/a", "")]:
+        one.send(
+            f"GET {path} HTTP/1.{1 if host else 0}\r\nConnection: keep-alive\r\n" + f"Host: {host}\r\n\r\n"[not host and 8 :]
+        )
+        assert one.response().status == 200
+    ports = [str(one.sock.getsockname()[1]) for one in (c, c, other, c, c)]
+    assert [row[:6] for row in seen] == [
+        ["/a", "/a?b", "b", ports[0], "a", None], ["/a", "/a", "", ports[1], "a", None],
+        ["/a", "/a", "", ports[2], "b", None], ["/a b", "/a%20b", "", ports[3], None, None],
+        ["/a", "/a", "", ports[4], None, None],
+    ]  # fmt: skip
+
+
+def test_start_response_and_write_take_what_pep_3333_gives_them(wsgi, client):
+    def app(environ, start_response):
+        for wrong in ((), ("200 OK",), ("200 OK", [], None, 1)):
+            with pytest.raises(TypeError):
+                start_response(*wrong)
+        write = start_response("404 Not Found", headers=[("X-A", "1")])
+        try:
+            raise KeyError
+        except KeyError:
+            write = start_response("200 OK", [("X-A", "2")], exc_info=sys.exc_info())
+        write(b"writ")
+        return [b"ten"]
+
+    response = client(wsgi(app)).get("/")
+    assert (response.status, response.body, response.get("x-a")) == (200, b"written", "2")
+
+
 def test_a_field_cannot_take_the_place_of_a_variable(wsgi, client):
     seen = {}
 

@@ -566,11 +566,11 @@ static __attribute__((noinline)) void mean(parse *s, const ka_field *f, ka_head 
             s->seen.has_upgrade = 1;
         break;
     case 10:
-        if (ka_equals_lower(name, "connection", 10))
+        if (ka_is_name(name, "connection", 10))
             mean_connection(s, f);
         break;
     case 14:
-        if (ka_equals_lower(name, "content-length", 14))
+        if (ka_is_name(name, "content-length", 14))
             mean_content_length(s, f, head);
         break;
     case 17:

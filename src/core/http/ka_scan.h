@@ -52,6 +52,19 @@ static inline int ka_is_word4(const char *p, const char *lower)
     return (a | 0x20202020u) == b;
 }
 
+/* And for a token of 8 to 16 bytes and a literal of letters and "-": no byte of a token but a letter's capital becomes one
+ * of those by setting bit 0x20. */
+static inline int ka_is_name(const char *p, const char *lower, size_t n)
+{
+    const uint64_t fold = 0x2020202020202020u;
+    uint64_t a, b, c, d;
+    memcpy(&a, p, 8);
+    memcpy(&b, lower, 8);
+    memcpy(&c, p + n - 8, 8);
+    memcpy(&d, lower + n - 8, 8);
+    return (((a | fold) ^ b) | ((c | fold) ^ d)) == 0;
+}
+
 static inline void ka_lower_copy(char *to, const char *from, size_t n)
 {
     for (size_t i = 0; i < n; i++)
