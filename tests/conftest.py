@@ -84,6 +84,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             find(name)
+    if "uvloop" in item.name.partition("[")[2]:
+        find("module:uvloop")
 
 
 @pytest.fixture(scope="session")

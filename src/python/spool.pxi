@@ -153,8 +153,10 @@ cdef class Outbox:
         ka_unlock(&self.mutex)
         if file is None or file.n >= max(<int64_t>SPOOL_FILE, most):
             file = spool_file()
+            ka_hand_over(file)
         file.append(piece)
         part = part_of(file, file.n - size, size)
+        ka_hand_over(part)
         ka_lock(&self.mutex)
         before, self.file = self.file, file
         last = self.last_part()
@@ -169,9 +171,13 @@ cdef class Outbox:
     cdef object take(self):
         """The next bytes, or SpoolPart of SPOOL_PART bytes at most; None: there are none."""
         cdef SpoolPart part, first
-        if not self.items:
+        cdef object item = None
+        ka_lock(&self.mutex)
+        if PyList_GET_SIZE(self.items):
+            item = self.items[0]  # nobody else takes it away, but who appends may move the list
+        ka_unlock(&self.mutex)
+        if item is None:
             return None
-        item = self.items[0]  # nobody else takes it away
         if isinstance(item, SpoolPart):
             part = item
             first = part_of(part.file, part.offset, SPOOL_PART)
@@ -220,6 +226,9 @@ cdef Outbox outbox_of(BaseDriver driver):
     cdef Outbox outbox = Outbox.__new__(Outbox)
     outbox.items = []
     outbox.holding = holding_of(driver)
+    ka_hand_over(outbox)
+    ka_hand_over(outbox.holding)
+    ka_hand_over(outbox.items)
     return outbox
 
 

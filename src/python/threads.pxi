@@ -67,6 +67,25 @@ cdef extern from *:
     #endif
     }
 
+    /* An object that this thread has made goes to another one. Who made it would have to run once more before it can be
+     * freed, and a thread that waits for work may not for hours: from now on whoever lets go of it last frees it. (Each
+     * object has a count of its thread's own, and one of all others: this makes the first a part of the second, as
+     * CPython does at the end of a thread.) */
+    static inline void ka_hand_over(PyObject *o) {
+    #ifdef Py_GIL_DISABLED
+        if (!_Py_IsOwnedByCurrentThread(o) || _Py_IsImmortal(o)) return;
+        Py_ssize_t own = (Py_ssize_t)o->ob_ref_local;
+        __atomic_store_n(&o->ob_ref_local, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&o->ob_tid, _Py_UNOWNED_TID, __ATOMIC_RELAXED);
+        Py_ssize_t others = __atomic_load_n(&o->ob_ref_shared, __ATOMIC_RELAXED), all;
+        do
+            all = _Py_REF_SHARED((others >> _Py_REF_SHARED_SHIFT) + own, _Py_REF_MERGED);
+        while (!__atomic_compare_exchange_n(&o->ob_ref_shared, &others, all, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    #else
+        (void)o;
+    #endif
+    }
+
     static Py_ssize_t ka_count_weakrefs(PyObject *o) {
         PyObject **list = (PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset);
         if (Py_TYPE(o)->tp_weaklistoffset <= 0) return 0;
@@ -88,6 +107,7 @@ cdef extern from *:
     int ka_load(int *number) noexcept
     object ka_item_of(object dict, object key, object otherwise)
     void ka_keep_for_ever(object o) noexcept
+    void ka_hand_over(object o) noexcept
     PyObject *ka_first_item(object dict, object key) noexcept   # a new reference
     Py_ssize_t ka_count_weakrefs(object o) noexcept
 

@@ -287,6 +287,7 @@ cdef class WsgiExchange(CollectedExchange):
         self.is_all = is_last
         if self.app.threads == 0:
             return self.put(piece, is_last)
+        ka_hand_over(piece)
         if is_last:
             ka_lock(&self.mutex)
             self.last = piece
@@ -731,6 +732,11 @@ cdef class WsgiApplication(Application):
 
     cdef int submit(self, WsgiExchange exchange) except -1:
         """Leave a request to the threads."""
+        if not KA_HAS_GIL:
+            ka_hand_over(exchange)
+            ka_hand_over(exchange.collector)
+            ka_hand_over(exchange.environ)
+            ka_hand_over(exchange.environ["wsgi.input"])
         ka_lock(&self.mutex)
         self.work.append(exchange)
         ka_unlock(&self.mutex)

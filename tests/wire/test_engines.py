@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import urllib.error
 import urllib.request
 
 import pytest
@@ -59,8 +60,12 @@ def run(launch, tmp_path):
 
 
 def ask(url, path="/"):
-    with urllib.request.urlopen(url + path, timeout=15) as response:
-        return response.read().decode()
+    try:
+        with urllib.request.urlopen(url + path, timeout=15) as response:
+            return response.read().decode()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
 
 
 def test_engines_serve_are_replaced_without_a_loss_and_end_with_their_lifespans(run, free_port, tmp_path):

@@ -50,7 +50,7 @@ class Fleet:
         return json.loads(text.partition(b"\r\n\r\n")[2])
 
     def tell(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=30) as response:
             return response.read().decode()
 
 

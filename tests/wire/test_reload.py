@@ -44,7 +44,8 @@ def ask(server, path="/", **fields):
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        with error:
+            return error.code, error.read().decode()
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["1", "2"])

@@ -38,7 +38,8 @@ class Watched:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=20) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            with error:
+                return error.code, error.read().decode()
 
     def connections(self):
         return json.loads(self.tell("/connections")[1])
