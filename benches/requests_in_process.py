@@ -9,8 +9,7 @@ difference of two runs is that of their requests, and callgrind_annotate says wh
     done
     callgrind_annotate --inclusive=yes --tree=both /tmp/callgrind.1200
 
-`--application fastapi` is a framework's hello in place of the bare one; with `--toggle-collect` of the function that calls
-the application (see docs/performance.md) what is left is the framework's own.
+`--application fastapi` is a framework's hello in place of the bare one.
 """
 
 import argparse
