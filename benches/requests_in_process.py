@@ -8,6 +8,8 @@ difference of two runs is that of their requests, and callgrind_annotate says wh
             --callgrind-out-file=/tmp/callgrind.$n .venv/bin/python benches/requests_in_process.py asgi $n
     done
     callgrind_annotate --inclusive=yes --tree=both /tmp/callgrind.1200
+
+`--application fastapi` is a framework's hello in place of the bare one.
 """
 
 import argparse
@@ -26,17 +28,14 @@ CONNECTIONS = 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
 
 
-async def application(name: str, logger: logging.Logger) -> _core.AsgiApplication | _core.WsgiApplication:
-    os.environ["BENCH_APP"] = name
-    from servers import apps
+async def application(interface: str, name: str, logger: logging.Logger) -> _core.AsgiApplication | _core.WsgiApplication:
+    interface = "wsgi" if interface == "wsgi" else "asgi"
+    os.environ["BENCH_APP"], os.environ["BENCH_INTERFACE"] = name, interface
+    from servers import apps, frameworks
 
-    if name == "wsgi":
-        return _core.WsgiApplication(apps.wsgi_hello, logger, threads=0)
-    served = apps.asgi_hello
-    if name in ("starlette", "fastapi"):
-        from servers import frameworks
-
-        served = getattr(frameworks, f"asgi_{name}")
+    served = getattr(apps if name == "hello" else frameworks, f"{interface}_{name}")
+    if interface == "wsgi":
+        return _core.WsgiApplication(served, logger, threads=0)
     app = _core.AsgiApplication(served, asyncio.get_running_loop(), logger)
     assert await app.runner.probe() is None
     return app
@@ -86,10 +85,11 @@ def ask(engine: _core.Engine, address: tuple[str, int], n_requests: int, is_tls:
 
 async def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("interface", choices=["asgi", "tls", "starlette", "fastapi", "wsgi"])
+    options.add_argument("interface", choices=["asgi", "tls", "wsgi"])
+    options.add_argument("--application", default="hello", choices=["hello", "starlette", "fastapi", "django", "flask"])
     options.add_argument("requests", type=int)
     chosen = options.parse_args()
-    app = await application(chosen.interface, logging.getLogger("bench"))
+    app = await application(chosen.interface, chosen.application, logging.getLogger("bench"))
     tls = certificate() if chosen.interface == "tls" else None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)

@@ -513,7 +513,7 @@ class WebSocketCore:
     def readable(self) -> None:
         """The Tunnel has something."""
     def send_control(self, opcode: int, payload: bytes) -> None:
-        """A control frame, if it still reaches somebody."""
+        """A control frame. ClientGone, MemoryError."""
 
 # wsgi.pxi
 

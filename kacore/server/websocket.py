@@ -361,7 +361,7 @@ class WebSocket(WebSocketCore):
         """Not behind much that waits: a client that reads nothing gets no more to read."""
         if self.pong is not None and not self.has_said_close and self.tunnel.is_low:
             pong, self.pong = self.pong, None
-            self.send_control(PONG, pong)
+            self._try_to_send(PONG, pong)
 
     def ping(self, payload: bytes) -> bool:
         """Time for a ping. Return whether one was sent: not while the last one waits for its answer."""
@@ -369,7 +369,7 @@ class WebSocket(WebSocketCore):
             return False
         self.pinged = payload
         self.n_bytes, self.patience = self.frames.n_bytes, PATIENCE
-        self.send_control(PING, payload)
+        self._try_to_send(PING, payload)
         return True
 
     def is_excused(self, payload: bytes) -> bool:
@@ -389,11 +389,19 @@ class WebSocket(WebSocketCore):
 
     # -- ends --------------------------------------------------------------------------------------------
 
+    def _try_to_send(self, opcode: int, payload: bytes) -> None:
+        try:
+            self.send_control(opcode, payload)
+        except ClientGone:
+            pass
+        except MemoryError:
+            self.ended(1006, "")
+
     def _say_close(self, payload: bytes) -> None:
         if not self.has_said_close:
             self.has_said_close = True
             self.group.open.discard(self)
-            self.send_control(CLOSE, payload)
+            self._try_to_send(CLOSE, payload)
 
     def fail(self, code: int, reason: str) -> None:
         """RFC 6455 7.1.7: say why, and close without waiting for an answer."""

@@ -42,18 +42,19 @@ cdef enum:
     SUSPENDERS = 32        # so many requests suspended in a row: begin with a Task of their own
     TRY_AGAIN = 64         # ... but see again, once in so many
 
-cdef object Task, Future, CancelledError, enter_task, leave_task
+cdef object Task, Future, CancelledError, current_task, enter_task, leave_task
 
 
 cdef int import_asyncio() except -1:
     """On first use: who embeds the parser or the table need not load asyncio."""
-    global Task, Future, CancelledError, enter_task, leave_task
+    global Task, Future, CancelledError, current_task, enter_task, leave_task
     import asyncio
     import asyncio.tasks
-    found = asyncio.Task, asyncio.Future, asyncio.CancelledError, asyncio.tasks._enter_task, asyncio.tasks._leave_task
+    found = (asyncio.Task, asyncio.Future, asyncio.CancelledError, asyncio.current_task, asyncio.tasks._enter_task,
+             asyncio.tasks._leave_task)
     ka_lock(&IMPORTS)
     if Task is None:
-        Task, Future, CancelledError, enter_task, leave_task = found
+        Task, Future, CancelledError, current_task, enter_task, leave_task = found
     ka_unlock(&IMPORTS)
     return 0
 

@@ -13,8 +13,6 @@ cdef enum:
     QUEUE_HIGH = 32 * 1024
     QUEUE_LOW = 16 * 1024
 
-cdef object current_task
-
 
 @cython.final
 cdef class Arrival:
@@ -120,20 +118,16 @@ cdef class WebSocketCore:
     cdef public bint has_said_close
     cdef public bint is_behind        # read_later() was called, and will go on
     cdef readonly bint is_held        # nothing is read, since the application does not take what there is
-    cdef list messages                # (message, bytes of it that are counted; -1: it is not)
+    cdef list messages                # those that wait: bytes, a tuple of bytes that are text, a dict as it will be given
     cdef object last                  # the message after them, for whoever asks, again and again
     cdef size_t n_waiting             # bytes of `messages`, with their objects
     cdef list readers                 # Arrival of each task that waits
 
     def __init__(self, Tunnel tunnel not None, loop):
-        global current_task
         self.tunnel = tunnel
         self.loop = loop
         self.messages = []
         self.readers = []
-        if current_task is None:
-            import asyncio
-            current_task = asyncio.current_task
 
     def functions(self):
         """(receive, send) for the application."""
@@ -152,24 +146,29 @@ cdef class WebSocketCore:
 
     cdef object next_message(self):
         """None when it must be waited for."""
-        cdef Py_ssize_t size
+        cdef size_t size
+        cdef bint is_text
+        cdef bytes payload
         if not self.messages:
             return self.last
-        message, size = self.messages.pop(0)
-        if size < 0:
+        message = self.messages.pop(0)
+        is_text = PyTuple_CheckExact(message)
+        if not is_text and not PyBytes_CheckExact(message):
             return message
-        self.n_waiting -= <size_t>size + MESSAGE_OBJECTS
-        self.frames.let_go(<size_t>size)
+        payload = <bytes>(<tuple>message)[0] if is_text else <bytes>message
+        size = <size_t>PyBytes_GET_SIZE(payload)
+        self.n_waiting -= size + MESSAGE_OBJECTS
+        self.frames.let_go(size)
         if self.is_held and self.n_waiting <= QUEUE_LOW:
             self.is_held = False
             self.read_later()
-        if size > QUEUE_HIGH and "text" in message:
-            message["text"] = (<bytes>message["text"]).decode()
-        return message
+        if is_text:
+            return {"type": "websocket.receive", "text": payload.decode()}
+        return {"type": "websocket.receive", "bytes": payload}
 
     def put(self, message):
         """A message that the client did not send."""
-        self.messages.append((message, -1))
+        self.messages.append(message)
         self.wake(False)
 
     def put_last(self, message):
@@ -180,23 +179,16 @@ cdef class WebSocketCore:
 
     def forget(self):
         """Nobody will take the messages that wait."""
-        cdef Py_ssize_t size
-        for _, size in self.messages:
-            if size >= 0:
-                self.frames.let_go(<size_t>size)
+        if self.frames is not None:
+            self.frames.holding.let_go(self.n_waiting)
         self.messages.clear()
         self.n_waiting = 0
 
     cdef int take(self, bytes payload) except -1:
         """A message of the client's."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
-        if self.frames.opcode == KA_WS_TEXT:
-            # Large text waits as it came: as a str it may be four times as long.
-            message = {"type": "websocket.receive", "text": payload.decode() if size <= QUEUE_HIGH else payload}
-        else:
-            message = {"type": "websocket.receive", "bytes": payload}
-        self.messages.append((message, size))
-        self.n_waiting += <size_t>size + MESSAGE_OBJECTS
+        # Text waits as it came: as a str it may be four times as long.
+        self.messages.append((payload,) if self.frames.opcode == KA_WS_TEXT else payload)
+        self.n_waiting += <size_t>PyBytes_GET_SIZE(payload) + MESSAGE_OBJECTS
         if self.readers:
             self.tunnel.driver.application.leave()  # the task of a request before this one
             self.wake(current_task(self.loop) is None)
@@ -306,13 +298,8 @@ cdef class WebSocketCore:
         return self.tunnel.written(core, got, True)
 
     def send_control(self, unsigned opcode, bytes payload not None):
-        """A control frame, if it still reaches somebody."""
-        try:
-            self.send_frame(0x80 | opcode, PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload), payload)
-        except ClientGone:
-            pass
-        except MemoryError:
-            self.ended(1006, "")
+        """A control frame. ClientGone, MemoryError."""
+        self.send_frame(0x80 | opcode, PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload), payload)
 
 
 cdef object websocket_receive(object websocket, object _):
