@@ -94,6 +94,9 @@ class NoContent(BytesIO):
 
     writelines = write
 
+    def seek(self, offset, whence=0):
+        return 0
+
     def close(self):
         pass
 

@@ -83,6 +83,8 @@ def test_nothing_of_a_request_reaches_the_next_one(wsgi, client):
         names = ["PATH_INFO", "RAW_URI", "QUERY_STRING", "REMOTE_PORT", "HTTP_HOST", "HTTP_USER_AGENT", "wsgi.input"]
         seen.append([environ.get(name) for name in names])
         environ["wsgi.input"].close()
+        assert environ["wsgi.input"].tell() == 0
+        environ["wsgi.input"].seek(1)
         start_response("200 OK", [])
         return [environ["wsgi.input"].read()]
 
