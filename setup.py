@@ -109,7 +109,7 @@ if sanitize:
         "-fno-sanitize-recover=undefined",
         "-fno-omit-frame-pointer",
     ]
-    compile_args += ["-O1", "-g", *sanitizers]
+    compile_args += ["-O1", "-g1", *sanitizers]
     link_args += sanitizers
 elif debug or coverage:
     compile_args += ["-O0", "-g"]
