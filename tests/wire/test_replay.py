@@ -44,4 +44,5 @@ def test_with_limited_room_too(start):
     replayed = Replayed(records, running.port, SPEED)
     asyncio.run(asyncio.wait_for(replayed.run(), 60))
     assert running.closed("evicted") > 0
-    assert replayed.n_reused / len(records) == pytest.approx(said, abs=POINT)
+    # Two that come within a millisecond of the replay change places on a busy machine, and so does who is closed.
+    assert replayed.n_reused / len(records) == pytest.approx(said, abs=3 * POINT)
