@@ -217,7 +217,7 @@ ELSEWHERE := x86_64-freebsd.14.0 aarch64-macos x86_64-macos
 
 elsewhere: $(VENV)/.for-build  ## compile the core for FreeBSD and macOS by zig, with strict warnings; nothing is run
 	$(BIN)/python .ci/requirements.py wheels > $(VENV)/.for-wheels.txt && $(PIP_INSTALL) -r $(VENV)/.for-wheels.txt
-	set -e; for target in $(ELSEWHERE); do for file in $(wildcard src/core/*/*.c); do \
+	mkdir -p build; set -e; for target in $(ELSEWHERE); do for file in $(wildcard src/core/*/*.c); do \
 	    $(BIN)/python -m ziglang cc -target $$target -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -Isrc/core -c $$file -o build/elsewhere.o; \
 	done; done
 
