@@ -356,7 +356,7 @@ def test_a_response_that_breaks_off_has_no_close_notify(start, over_tls, localho
     one.until(b"half")
     with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
         one.rest()
-    assert "on purpose" in caplog.text
+    wait_until(lambda: "on purpose" in caplog.text, "the failure is told")
 
 
 def test_fin_without_close_notify_between_requests_is_a_client_that_left(start, over_tls, localhost):

@@ -270,7 +270,7 @@ def test_an_application_that_returns_closes_with_1000_and_one_that_fails_with_10
         with connect(url(server)) as ws, pytest.raises(ConnectionClosed) as closed:
             ws.recv()
         assert closed.value.rcvd.code == code
-    assert "on purpose" in caplog.text
+    wait_until(lambda: "on purpose" in caplog.text, "the failure is told")
 
 
 def test_a_client_that_vanishes_is_1006_and_sending_to_it_raises_oserror(start, client):
