@@ -153,8 +153,10 @@ static inline int ka_turn_flush(const ka_moves *moves, ka_driver *d, void *peer,
 
 static inline ka_turned ka_turn_finish(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk, int lingers)
 {
+    talk->is_last = !ka_talk_is_cut(talk);
     if (!ka_turn_flush(moves, d, peer, talk))
         return KA_TURN_ENDED;
+    talk->is_last = 0;
     if (talk->unsent)
         return KA_TURN_PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
