@@ -317,8 +317,8 @@ SECONDS ?= 60
 differential: build $(VENV)/.for-test  ## random frames of HTTP/2 to kacore and to nghttpd, RUNS=500 of them (needs nghttpd)
 	$(BIN)/python tests/fuzz/differential_h2.py --runs $(RUNS) --seed $$(date +%s)
 
-fuzz: build  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
-	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+fuzz:  ## fuzz the C core for SECONDS=60, all targets together (needs clang)
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
 
 bench-instructions: build  ## compare instruction counts of parser and conversation with those kept (needs valgrind)
 	$(BIN)/python benches/bench_instructions.py
