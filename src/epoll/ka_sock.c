@@ -284,7 +284,7 @@ void ka_say_no(ka_engine *e, int fd, unsigned listener)
     char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
     size_t n = ka_driver_no(&e->d, text);
     if (e->listeners[listener].filter == NULL) {
-        (void)!send(fd, text, n, MSG_NOSIGNAL);
+        (void)!send(fd, text, n, MSG_NOSIGNAL | MSG_MORE); /* it leaves with FIN */
         ka_count_response(e->d.service.counters, 503);
     }
     (void)shutdown(fd, SHUT_WR);
