@@ -366,10 +366,10 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
 
 void ka_sock_event(ka_engine *e, ka_handle h, uint32_t events)
 {
-    ka_sock *s = ka_sock_of(e, h);
-    if (s == NULL)
-        return; /* closed by an earlier event of this batch */
     int phase = ka_conn_phase(e->d.service.table, h);
+    if (phase < 0)
+        return; /* closed by an earlier event of this batch */
+    ka_sock *s = ka_sock_at(e, ka_slot_of(h)); /* no event comes before it is made */
     if (events & (EPOLLERR | EPOLLHUP)) {
         if (phase == KA_LINGER)
             linger(&e->d, h, s); /* before the end there may be a request that crossed our close */

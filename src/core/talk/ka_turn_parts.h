@@ -41,7 +41,7 @@ static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk,
     ka_cause cause;
     ka_table *table = d->service.table;
     d->service.counters->received += nbytes;
-    if (ka_conn_phase(table, talk->conn) == KA_BODY &&
+    if (talk->exchange.reading != KA_READING_HEAD && ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW &&
         ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, d->now) < 0) {
         ka_driver_end(d, talk->conn, peer, cause);
