@@ -116,7 +116,7 @@ cdef class AsgiExchange(Exchange):
     cdef object task
     cdef list readers         # futures of the receive() that wait, one each: who cancels one leaves the others alone
     cdef list writers         # the same of send()
-    cdef object start         # the http.response.start message, until its first body
+    cdef object status, headers   # of http.response.start, until its first body: then the length may be known
     cdef dict scope           # until the application is done
     cdef bint is_asked        # receive() has given the end of the content
     cdef bint is_begun        # http.response.start was seen
@@ -194,23 +194,34 @@ cdef class AsgiExchange(Exchange):
 
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
-        cdef object kind = type_of(message)
+        cdef ka_message said
+        cdef bint is_read = ka_message_read(message, &said)
+        cdef object kind = <object>said.type if is_read else type_of(message)
         if self.is_gone:
             # Who sends in a loop is not to keep others from it. But seldom: one that is cancelled inside send() leaves its
             # generator to the garbage collector.
             self.n_unheard += 1
             return pause() if self.n_unheard % 64 == 0 else SENT
-        if kind is self.app.start_word or is_word(kind, b"http.response.start", 19):
+        if kind is self.app.start_word or (kind is not self.app.body_word and is_word(kind, b"http.response.start", 19)):
             if self.is_begun:
                 raise LocalError("http.response.start has already been sent")
             self.app.start_word = kind
+            if is_read and said.status != NULL:
+                self.status = <object>said.status
+                self.headers = <object>said.headers if said.headers != NULL else ()
+            else:
+                self.status = message["status"]
+                self.headers = item_of(message, "headers", ())
             self.is_begun = True
-            self.start = message
             if self.takes_trailers:
                 self.owes_trailers = item_of(message, "trailers", False)
         elif kind is self.app.body_word or is_word(kind, b"http.response.body", 18):
             self.app.body_word = kind
-            self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
+            if is_read:
+                self.send_body(<object>said.body if said.body != NULL else b"",
+                               said.more_body != NULL and <object>said.more_body)
+            else:
+                self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
         elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
         elif is_word(kind, b"http.response.trailers", 22):
@@ -230,10 +241,9 @@ cdef class AsgiExchange(Exchange):
             body = content_of(body)
         if self.owes_trailers:
             more = self.trailers_follow(body, more)
-        if self.start is not None:
-            start = self.start
-            self.write_head(start["status"], item_of(start, "headers", ()), -1 if more else len(body))
-            self.start = None
+        if self.status is not None:
+            self.write_head(self.status, self.headers, -1 if more else len(body))
+            self.status = self.headers = None
         if not more:
             self.is_done = True
         if isinstance(body, OpenFile):
