@@ -615,6 +615,9 @@ cdef class WsgiApplication(Application):
             **(environ or {}),
             "HTTP_HOST": None,
         }
+        # One more makes room for a browser's fields, which a copy has as well, and else would have to grow for.
+        self.template[""] = None
+        del self.template[""]
 
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef size_t n
