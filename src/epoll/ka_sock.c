@@ -368,7 +368,7 @@ void ka_sock_event(ka_engine *e, ka_handle h, uint32_t events)
 {
     int phase = ka_conn_phase(e->d.service.table, h);
     if (phase < 0)
-        return; /* closed by an earlier event of this batch */
+        return;                                /* closed by an earlier event of this batch */
     ka_sock *s = ka_sock_at(e, ka_slot_of(h)); /* no event comes before it is made */
     if (events & (EPOLLERR | EPOLLHUP)) {
         if (phase == KA_LINGER)

@@ -29,7 +29,8 @@ enum {
 
 /* Owned, for ever. */
 static PyObject *host_name;
-static const char *const words_of_messages[] = {"type", "status", "headers", "body", "more_body"}; /* as in ka_message */
+static const char *const words_of_messages[] = {"type", "status", "headers", "body",
+                                                "more_body"}; /* as in ka_message */
 enum {
     N_WORDS = sizeof words_of_messages / sizeof *words_of_messages
 };
