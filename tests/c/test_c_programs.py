@@ -47,7 +47,8 @@ def compile_c(need, lacks, tmp_path_factory):
             said.seek(0)
             told = said.read()
             if not told:
-                done = run(build, "-c", source, "-o", target)
+                quickly = ["-O0"] if build == "sanitized" and source.parent == HERE else []
+                done = run(build, *quickly, "-c", source, "-o", target)
                 told = f"{done.returncode}\n{done.stderr}"
                 said.write(told)
         status, _, complaint = told.partition("\n")

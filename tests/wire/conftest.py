@@ -206,7 +206,7 @@ class Client:
         except OSError:
             self.sock.close()
             raise
-        self.buf = b""
+        self.buf = bytearray()
 
     def send(self, data: bytes | str) -> "Client":
         self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
@@ -231,28 +231,34 @@ class Client:
         self.sock.close()
 
     def _more(self) -> bool:
-        data = self.sock.recv(262144)
+        data = self.sock.recv(65536)
         self.buf += data
         return bool(data)
 
     def take(self, n: int) -> bytes:
-        while len(self.buf) < n:
-            assert self._more(), f"closed {n - len(self.buf)} bytes early, after {self.buf[-200:]!r}"
-        taken, self.buf = self.buf[:n], self.buf[n:]
-        return taken
+        taken = bytearray(n)
+        view = memoryview(taken)
+        have = min(n, len(self.buf))
+        view[:have] = memoryview(self.buf)[:have]
+        del self.buf[:have]
+        while have < n:  # what is large is not moved again
+            got = self.sock.recv_into(view[have:])
+            assert got, f"closed {n - have} bytes early, after {taken[max(0, have - 200) : have]!r}"
+            have += got
+        return bytes(taken)
 
     def until(self, end: bytes) -> bytes:
         while end not in self.buf:
             assert self._more(), f"closed before {end!r}, after {self.buf[-200:]!r}"
-        taken, _, self.buf = self.buf.partition(end)
+        taken = self.take(self.buf.index(end))
+        del self.buf[: len(end)]
         return taken
 
     def rest(self) -> bytes:
         """Everything until the server closes. An RST is an error."""
-        parts = [self.buf]
-        while data := self.sock.recv(262144):
+        parts = [self.take(len(self.buf))]
+        while data := self.sock.recv(65536):
             parts.append(data)
-        self.buf = b""
         return b"".join(parts)
 
     def head(self) -> tuple[int, list[tuple[str, str]]]:
@@ -274,10 +280,12 @@ class Client:
         elif "transfer-encoding" in known:
             assert known["transfer-encoding"] == "chunked"
             assert "content-length" not in known
+            chunks = []
             while size := int(self.until(b"\r\n"), 16):
-                body += self.take(size)
+                chunks.append(self.take(size))
                 assert self.take(2) == b"\r\n"
             assert self.until(b"\r\n") == b""
+            body = b"".join(chunks)
         elif "content-length" in known:
             body = self.take(int(known["content-length"]))
         else:

@@ -63,7 +63,7 @@ def a_client_that_reads_late(c):
     """The loop tells when the kernel takes more, and the next request is handed over from there."""
     c.send(get("/large") + get())
     c.take(1)
-    c.buf = b"H" + c.buf
+    c.buf[:0] = b"H"
     yield c.response()._replace(body=b"clean")
     yield c.response()
     yield c.get()

@@ -342,12 +342,12 @@ def app(request):
     assert f"killing worker 0 (pid {old}): its event loop does not respond" in server.text
 
 
-def test_workers_resume_the_tls_sessions_of_each_other(serve, tmp_path):
+def test_workers_resume_the_tls_sessions_of_each_other_until_a_sighup(serve, tmp_path):
     (tmp_path / "app.py").write_text(APPLICATION)
     root = trustme.CA()
     root.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "localhost.pem")
-    url = serve("app:app", "--workers", "2", "--ssl-certfile", "localhost.pem").url
-    port = int(url.rpartition(":")[2])
+    server = serve("app:app", "--workers", "2", "--ssl-certfile", "localhost.pem")
+    port = int(server.url.rpartition(":")[2])
     context = ssl.create_default_context()
     root.configure_trust(context)
 
@@ -359,7 +359,14 @@ def test_workers_resume_the_tls_sessions_of_each_other(serve, tmp_path):
             answer = b"".join(iter(lambda: sock.recv(4096), b""))
             return int(answer.rpartition(b"\r\n")[2]), sock.session_reused, sock.session
 
-    _, _, session = ask_by_tls()
-    answers = [ask_by_tls(session)[:2] for _ in range(20)]
-    assert {reused for _, reused in answers} == {True}
-    assert len({pid for pid, _ in answers}) == 2
+    seen = set()
+    for _ in range(2):
+        _, _, session = ask_by_tls()
+        answers = [ask_by_tls(session)[:2] for _ in range(20)]
+        assert {reused for _, reused in answers} == {True}
+        of_these = {pid for pid, _ in answers}
+        assert len(of_these) == 2 and not of_these & seen
+        seen.update(of_these)
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in seen))
+        assert ask_by_tls(session)[1] is False  # the keys are new, and so is the handshake, which nothing else shows
