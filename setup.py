@@ -132,6 +132,8 @@ extension = Extension(
     # ka.pxd names ka_engine.h, and Cython includes it, in either build
     include_dirs=[str(CORE), str(EPOLL), str(SRC / "python")],
     define_macros=macros,
+    # Python's own flags have it, and its assertions are what such a build is for.
+    undef_macros=["NDEBUG"] if debug or sanitize else [],
     extra_compile_args=compile_args,
     extra_link_args=link_args,
 )

@@ -9,7 +9,8 @@ difference of two runs is that of their requests, and callgrind_annotate says wh
     done
     callgrind_annotate --inclusive=yes --tree=both /tmp/callgrind.1200
 
-`--application fastapi` is a framework's hello in place of the bare one.
+`--application fastapi` is a framework's hello in place of the bare one; `--close` has a connection for each request, and
+what accepting and closing it takes is counted with it.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from kacore import TLS, _core
 
 CONNECTIONS = 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n"
+LAST_REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nConnection: close\r\n\r\n"
 
 
 async def application(interface: str, name: str, logger: logging.Logger) -> _core.AsgiApplication | _core.WsgiApplication:
@@ -83,10 +85,24 @@ def ask(engine: _core.Engine, address: tuple[str, int], n_requests: int, is_tls:
         client.close()
 
 
+def ask_once_each(engine: _core.Engine, address: tuple[str, int], n_requests: int) -> None:
+    """A connection for each request: all connect and send, steps answer them all, all receive."""
+    for _ in range(n_requests // CONNECTIONS):
+        clients = [socket.create_connection(address) for _ in range(CONNECTIONS)]
+        for client in clients:
+            client.send(LAST_REQUEST)
+        engine.step()
+        engine.step()
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            client.close()
+
+
 async def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("interface", choices=["asgi", "tls", "wsgi"])
     options.add_argument("--application", default="hello", choices=["hello", "starlette", "fastapi", "django", "flask"])
+    options.add_argument("--close", action="store_true", help="a connection for each request")
     options.add_argument("requests", type=int)
     chosen = options.parse_args()
     app = await application(chosen.interface, chosen.application, logging.getLogger("bench"))
@@ -96,7 +112,11 @@ async def main() -> None:
         engine = _core.Engine(_core.ConnectionTable(), app)
         engine.listen(listener, tls=tls)
         # From a callback, as in a server: inside this task the engine would give each request a task of its own.
-        asyncio.get_running_loop().call_soon(ask, engine, listener.getsockname(), chosen.requests, tls is not None)
+        address = listener.getsockname()
+        if chosen.close:
+            asyncio.get_running_loop().call_soon(ask_once_each, engine, address, chosen.requests)
+        else:
+            asyncio.get_running_loop().call_soon(ask, engine, address, chosen.requests, tls is not None)
         await asyncio.sleep(0.1)
         engine.close()
 

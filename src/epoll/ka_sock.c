@@ -233,6 +233,8 @@ static void close_sock(ka_driver *d, ka_handle h, void *peer, ka_cause cause, ka
     (void)cause;
     if (ka_unlikely(how == KA_CLOSE_RESET))
         (void)setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    else if (s->is_corked) /* a reset, because of bytes that came just now, would drop what is held back */
+        (void)shutdown(s->fd, SHUT_WR);
     close(s->fd);
     s->fd = -1;
 }
@@ -264,9 +266,11 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
 
 static int send_fin(ka_driver *d, ka_handle h, void *peer)
 {
+    ka_sock *s = peer;
     (void)d;
     (void)h;
-    return shutdown(((const ka_sock *)peer)->fd, SHUT_WR);
+    s->is_corked = 0;
+    return shutdown(s->fd, SHUT_WR);
 }
 
 static void linger(ka_driver *d, ka_handle h, void *peer)
@@ -280,7 +284,7 @@ void ka_say_no(ka_engine *e, int fd, unsigned listener)
     char text[KA_NO_MAX], unread[16 * 1024]; /* not the scratch, where somebody's turn may have its window */
     size_t n = ka_driver_no(&e->d, text);
     if (e->listeners[listener].filter == NULL) {
-        (void)!send(fd, text, n, MSG_NOSIGNAL);
+        (void)!send(fd, text, n, MSG_NOSIGNAL | MSG_MORE); /* it leaves with FIN */
         ka_count_response(e->d.service.counters, 503);
     }
     (void)shutdown(fd, SHUT_WR);
@@ -334,7 +338,7 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
     int got = fed == KA_PARTIAL ? KA_PARTIAL : fed < 0 ? KA_EPEER : session->filter->shake(session);
     while (session->out_len && s->can_write) {
         e->counters.sends++;
-        if (ka_wire_send_session(s, session) < 0) {
+        if (ka_wire_send_session(s, session, 0) < 0) {
             if (errno == EAGAIN)
                 s->can_write = 0;
             else if (errno != EINTR)
@@ -362,10 +366,10 @@ static void shake(ka_engine *e, ka_handle h, ka_sock *s)
 
 void ka_sock_event(ka_engine *e, ka_handle h, uint32_t events)
 {
-    ka_sock *s = ka_sock_of(e, h);
-    if (s == NULL)
-        return; /* closed by an earlier event of this batch */
     int phase = ka_conn_phase(e->d.service.table, h);
+    if (phase < 0)
+        return;                                /* closed by an earlier event of this batch */
+    ka_sock *s = ka_sock_at(e, ka_slot_of(h)); /* no event comes before it is made */
     if (events & (EPOLLERR | EPOLLHUP)) {
         if (phase == KA_LINGER)
             linger(&e->d, h, s); /* before the end there may be a request that crossed our close */

@@ -87,12 +87,13 @@ void ka_wire_probe(int fd)
 
 /* --- sending --- */
 
-ssize_t ka_wire_send_session(ka_sock *s, ka_session *session)
+ssize_t ka_wire_send_session(ka_sock *s, ka_session *session, int is_last)
 {
     if (session->out_len == 0)
         return 0;
     size_t asked = session->out_len;
-    ssize_t n = send(s->fd, session->out, asked, MSG_NOSIGNAL);
+    s->is_corked = is_last != 0;
+    ssize_t n = send(s->fd, session->out, asked, MSG_NOSIGNAL | (is_last ? MSG_MORE : 0));
     if (n > 0) {
         session->filter->sent(session, (size_t)n);
         if ((size_t)n < asked)
@@ -109,7 +110,7 @@ static ssize_t send_through(ka_sock *s, ka_session *session, const ka_talk *talk
         if (session->n_covered == 0)
             return 0;
     }
-    ssize_t n = ka_wire_send_session(s, session);
+    ssize_t n = ka_wire_send_session(s, session, talk->is_last);
     if (n >= 0 && session->out_len == 0) {
         *n_done = session->n_covered;
         session->n_covered = 0;
@@ -146,8 +147,9 @@ ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t most
             iov[n_iov].iov_len = len;
             asked += len;
         }
-        /* A head does not leave in a packet of its own when a file follows. */
-        int flags = MSG_NOSIGNAL | (buf && buf->fd >= 0 ? MSG_MORE : 0);
+        /* A head does not leave in a packet of its own when a file follows, nor what is last when FIN does. */
+        s->is_corked = talk->is_last && buf == NULL;
+        int flags = MSG_NOSIGNAL | (s->is_corked || (buf && buf->fd >= 0) ? MSG_MORE : 0);
         message.msg_iovlen = (size_t)n_iov;
         n = n_iov == 1 ? send(s->fd, iov[0].iov_base, iov[0].iov_len, flags) : sendmsg(s->fd, &message, flags);
     }
@@ -164,5 +166,5 @@ void ka_wire_shut(ka_sock *s, ka_session *session)
     if (session->out_len)
         return; /* behind bytes that will not be sent it would tell a lie */
     session->filter->shut(session);
-    (void)ka_wire_send_session(s, session);
+    (void)ka_wire_send_session(s, session, 1);
 }

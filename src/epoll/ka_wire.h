@@ -20,7 +20,8 @@ typedef struct {
     int32_t fd;           /* owned; -1 = none */
     uint8_t can_read : 1; /* readiness was announced and not used up: edge-triggered events come once */
     uint8_t can_write : 1;
-    uint8_t saw_fin : 1; /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
+    uint8_t saw_fin : 1;   /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
+    uint8_t is_corked : 1; /* the kernel may hold back what was sent last, until FIN */
     uint8_t listener : 6;
     uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
     uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */
@@ -49,8 +50,9 @@ static inline int ka_wire_is_pending(const ka_session *session, const ka_talk *t
  * errno. *n_done: how many bytes of the talk's output are sent now. Clears s->can_write when the kernel is full. */
 ssize_t ka_wire_send(ka_sock *s, ka_session *session, ka_talk *talk, size_t most, size_t *n_done);
 
-/* What the filter itself has to say (handshake, alerts). As ka_wire_send, and 0 when there is nothing. */
-ssize_t ka_wire_send_session(ka_sock *s, ka_session *session);
+/* What the filter itself has to say (handshake, alerts). As ka_wire_send, and 0 when there is nothing. is_last: FIN follows
+ * at once. */
+ssize_t ka_wire_send_session(ka_sock *s, ka_session *session, int is_last);
 
 /* A client that has sent FIN may be gone altogether, or wait for its answer: to us both look alike, and nothing may be sent
  * before its time. Have the kernel ask it every few seconds (TCP keep-alive). One that waits acknowledges; of one that

@@ -116,7 +116,7 @@ cdef class AsgiExchange(Exchange):
     cdef object task
     cdef list readers         # futures of the receive() that wait, one each: who cancels one leaves the others alone
     cdef list writers         # the same of send()
-    cdef object start         # the http.response.start message, until its first body
+    cdef object status, headers   # of http.response.start, until its first body: then the length may be known
     cdef dict scope           # until the application is done
     cdef bint is_asked        # receive() has given the end of the content
     cdef bint is_begun        # http.response.start was seen
@@ -194,23 +194,34 @@ cdef class AsgiExchange(Exchange):
 
     cdef object send(self, object message):
         """ASGI send(): what the message says is done at once; the awaitable waits while the client is slow."""
-        cdef object kind = type_of(message)
+        cdef ka_message said
+        cdef bint is_plain = ka_message_read(message, &said)
+        cdef object kind = <object>said.type if is_plain else type_of(message)
         if self.is_gone:
             # Who sends in a loop is not to keep others from it. But seldom: one that is cancelled inside send() leaves its
             # generator to the garbage collector.
             self.n_unheard += 1
             return pause() if self.n_unheard % 64 == 0 else SENT
-        if kind is self.app.start_word or is_word(kind, b"http.response.start", 19):
+        if kind is self.app.start_word or (kind is not self.app.body_word and is_word(kind, b"http.response.start", 19)):
             if self.is_begun:
                 raise LocalError("http.response.start has already been sent")
             self.app.start_word = kind
+            if is_plain and said.status != NULL:
+                self.status = <object>said.status
+                self.headers = <object>said.headers if said.headers != NULL else ()
+            else:
+                self.status = message["status"]
+                self.headers = item_of(message, "headers", ())
             self.is_begun = True
-            self.start = message
             if self.takes_trailers:
                 self.owes_trailers = item_of(message, "trailers", False)
         elif kind is self.app.body_word or is_word(kind, b"http.response.body", 18):
             self.app.body_word = kind
-            self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
+            if is_plain:
+                self.send_body(<object>said.body if said.body != NULL else b"",
+                               said.more_body != NULL and <object>said.more_body)
+            else:
+                self.send_body(item_of(message, "body", b""), item_of(message, "more_body", False))
         elif is_word(kind, b"http.response.pathsend", 22):
             self.send_body(open_file(message["path"]), False)
         elif is_word(kind, b"http.response.trailers", 22):
@@ -230,10 +241,9 @@ cdef class AsgiExchange(Exchange):
             body = content_of(body)
         if self.owes_trailers:
             more = self.trailers_follow(body, more)
-        if self.start is not None:
-            start = self.start
-            self.write_head(start["status"], item_of(start, "headers", ()), -1 if more else len(body))
-            self.start = None
+        if self.status is not None:
+            self.write_head(self.status, self.headers, -1 if more else len(body))
+            self.status = self.headers = None
         if not more:
             self.is_done = True
         if isinstance(body, OpenFile):
@@ -322,6 +332,21 @@ cdef class AsgiExchange(Exchange):
             self.give_up("returned without completing its response", None)
         self.scope = None
         return 0
+
+    cdef bint is_new_again(self) noexcept:
+        """Nobody else has it, and nothing is left of its request. False: let it go."""
+        if (self.core != NULL or self.is_gone or self.entry is not None or self.status is not None
+                or self.readers is not None or self.writers is not None or self.timer is not None
+                or self.trailers is not None):
+            return False
+        self.call = NULL
+        self.app = self.driver = self.request_id = None
+        self.is_asked = self.is_begun = self.is_done = self.is_told = False
+        self.takes_trailers = self.owes_trailers = self.is_trailing = False
+        self.quiet_ns = 0
+        if KA_COMPARES_REUSED:
+            ka_assert_as_new(self, AsgiExchange.__new__(AsgiExchange))
+        return True
 
     cdef str named(self):
         """Method and path, for logs; an application may have changed its scope."""
@@ -450,7 +475,8 @@ cdef class AsgiApplication(Application):
     cdef object server, client  # that the template names
     cdef list alike             # see alike.pxi
     cdef bytes raw_path         # of the head whose path the template has; None: of none
-    cdef AsgiReceive spare_receive  # of an earlier request, for the next one
+    cdef AsgiReceive spare_receive    # of an earlier request, for the next one
+    cdef AsgiExchange spare_exchange  # the same
     cdef tuple made             # what is in `extensions`
     cdef dict spare             # the extensions in the template, for the next request if nobody keeps or changes them
     cdef object start_word, body_word   # types of messages as last said: the same objects nearly always
@@ -495,7 +521,10 @@ cdef class AsgiApplication(Application):
         self.extensions_tls = {**self.extensions, "tls": None}
 
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
-        cdef AsgiExchange exchange = AsgiExchange.__new__(AsgiExchange)
+        cdef AsgiExchange exchange = self.spare_exchange
+        if exchange is None:
+            exchange = AsgiExchange.__new__(AsgiExchange)
+        self.spare_exchange = None
         cdef dict scope = self.scope_of(exchange, driver, core, head, fields)
         if head.flags & (KA_HEAD_UPGRADE | KA_HEAD_IS_CONNECT) and self.open_websocket(driver, core, head, fields, scope):
             return 0
@@ -521,7 +550,10 @@ cdef class AsgiApplication(Application):
             if KA_HAS_GIL and Py_REFCNT(<PyObject *>receive) == 1:  # the application has not kept it
                 receive.exchange = None
                 self.spare_receive = receive
-            return exchange.completed(None)
+            exchange.completed(None)
+            if KA_HAS_GIL and Py_REFCNT(<PyObject *>exchange) == 1 and exchange.is_new_again():
+                self.spare_exchange = exchange
+            return 0
         exchange.task.add_done_callback(exchange.finished)
         return 0
 

@@ -224,12 +224,8 @@ cdef class Driver(BaseDriver):
         """(host, port), or None for a unix socket."""
         cdef uint8_t addr[16]
         cdef uint16_t port
-        cdef char host[64]
         cdef int family = self.peer(conn, addr, &port)
-        if family <= 0:
-            return None
-        inet_ntop(AF_INET if family == 4 else AF_INET6, addr, host, sizeof(host))
-        return (<bytes>host).decode("ascii"), port
+        return None if family <= 0 else (address_text(family, addr), port)
 
     def connections(self, limit=1000):
         """list of dict, one for each of at most `limit` open connections: conn, client, phase, class, requests, kept_for:

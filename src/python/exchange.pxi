@@ -165,6 +165,23 @@ cdef Holding holding_of(BaseDriver driver):
     return holding
 
 
+cdef extern from *:
+    """
+    /* An object that serves the next request must have nothing of the last one: in a build with assertions it is compared,
+     * byte for byte, with a new one. */
+    #ifdef KA_DEBUG
+    #define KA_COMPARES_REUSED 1
+    #else
+    #define KA_COMPARES_REUSED 0
+    #endif
+    #define ka_assert_as_new(used, made) \\
+        ka_assert(memcmp((char *)(used) + sizeof(PyObject), (char *)(made) + sizeof(PyObject), \\
+                         (size_t)Py_TYPE(used)->tp_basicsize - sizeof(PyObject)) == 0)
+    """
+    bint KA_COMPARES_REUSED
+    void ka_assert_as_new(object used, object made) noexcept
+
+
 cdef class Exchange:
     """One request and its response. Subclasses are what an application interface makes of them."""
     cdef ka_exchange *core      # borrowed; NULL once the response is over or the client is gone

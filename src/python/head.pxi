@@ -16,6 +16,13 @@ from libc.string cimport memcmp, memcpy, memmove
 
 cdef extern from "objects.h":
     int ka_objects_init(object methods, object methods_as_bytes, object versions, object names) except -1
+    ctypedef struct ka_message:
+        PyObject *type
+        PyObject *status
+        PyObject *headers
+        PyObject *body
+        PyObject *more_body
+    bint ka_message_read(object message, ka_message *said) noexcept
     bytes bytes_at "ka_bytes_at"(const char *buf, ka_span where)
     object method_str "ka_method_str"(const char *buf, ka_span where)
     object method_bytes "ka_method_bytes"(const char *buf, ka_span where)

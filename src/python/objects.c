@@ -29,6 +29,13 @@ enum {
 
 /* Owned, for ever. */
 static PyObject *host_name;
+static const char *const words_of_messages[] = {"type", "status", "headers", "body",
+                                                "more_body"}; /* as in ka_message */
+enum {
+    N_WORDS = sizeof words_of_messages / sizeof *words_of_messages
+};
+_Static_assert(sizeof(ka_message) == N_WORDS * sizeof(PyObject *), "a word for each item");
+static PyObject *words[N_WORDS];
 static PyObject *methods[N_METHODS], *methods_as_bytes[N_METHODS], *versions[N_VERSIONS], *names[MAX_NAMES];
 
 static int keep_all(PyObject **to, PyObject *tuple, Py_ssize_t max)
@@ -50,7 +57,34 @@ int ka_objects_init(PyObject *all_methods, PyObject *all_as_bytes, PyObject *all
     if (keep_all(versions, all_versions, N_VERSIONS) || keep_all(names, all_names, MAX_NAMES))
         return -1;
     host_name = names[ka_name_find("host", 4)];
+    for (int i = 0; i < N_WORDS; i++)
+        if ((words[i] = PyUnicode_InternFromString(words_of_messages[i])) == NULL)
+            return -1;
     return 0;
+}
+
+/* ---- a message ---- */
+
+/* To walk over a few items costs less than to look up each: their keys come in the order that everybody writes them in. */
+int ka_message_read(PyObject *message, ka_message *said)
+{
+    PyObject **item = &said->type, *key, *value;
+    Py_ssize_t at = 0;
+    int i = 0;
+    *said = (ka_message){NULL, NULL, NULL, NULL, NULL};
+#ifdef Py_GIL_DISABLED
+    return 0; /* another thread may be changing it */
+#endif
+    if (!PyDict_CheckExact(message) || PyDict_GET_SIZE(message) > N_WORDS)
+        return 0;
+    while (PyDict_Next(message, &at, &key, &value)) {
+        while (i < N_WORDS && words[i] != key)
+            i++;
+        if (i == N_WORDS)
+            return 0;
+        item[i] = value;
+    }
+    return said->type != NULL;
 }
 
 /* ---- one object ---- */

@@ -23,6 +23,14 @@ PyObject *ka_name_bytes(const char *buf, ka_span where);   /* in lower case; the
 PyObject *ka_headers_list(const char *buf, const ka_field *fields, uint32_t n);
 PyObject *ka_parts(const char *buf, const ka_head *head, const ka_field *fields, size_t end);
 
+/* What a message that an ASGI application sends has, all borrowed; NULL: it has no such item. */
+typedef struct {
+    PyObject *type, *status, *headers, *body, *more_body;
+} ka_message;
+
+/* Return 1 where nothing else is in it, and its keys are the objects that these words are in any source. 0: look them up. */
+int ka_message_read(PyObject *message, ka_message *said);
+
 /* The class Head of head.pxi, once. -1 with an exception. */
 int ka_head_type_init(PyTypeObject *type);
 

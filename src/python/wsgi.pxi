@@ -14,7 +14,6 @@ from _thread import allocate_lock as allocate_lock
 from collections import deque
 from io import BytesIO, UnsupportedOperation
 
-from libc.string cimport strlen
 
 cdef extern from "Python.h":
     PyObject *PyDict_SetDefault(object, object, object) except NULL  # borrowed
@@ -461,6 +460,21 @@ cdef class WsgiExchange(CollectedExchange):
         self.app.say(f"the application failed on {self.method} {self.target}", error)
         return self.refuse(500, b"Internal Server Error")
 
+    cdef bint is_new_again(self) noexcept:
+        """Nobody else has it, and nothing is left of its request. False: let it go."""
+        if (self.core != NULL or self.app.threads or self.is_gone or not self.is_all or self.entry is not None
+                or self.rest is not None or self.result is not None or self.collector is not None):
+            return False
+        self.call = NULL
+        self.app = self.driver = self.request_id = None
+        self.environ = self.method = self.target = self.context = self.reason = self.headers = None
+        self.has_content = self.is_all = self.is_headed = self.is_started = self.is_inside = self.has_fin = False
+        self.status = 0
+        self.n_bytes = self.left_ns = 0
+        if KA_COMPARES_REUSED:
+            ka_assert_as_new(self, WsgiExchange.__new__(WsgiExchange))
+        return True
+
     cdef int news(self, ka_news news) except -1:
         if news == KA_NEWS_LOW:
             if self.app.threads:
@@ -575,6 +589,7 @@ cdef class WsgiApplication(Application):
     cdef str target                  # that the template has, where it is a path and nothing else, with nothing decoded in it
     cdef list alike                  # see alike.pxi
     cdef list ports                  # (client, port as str) or None
+    cdef WsgiExchange spare          # of an earlier request, for the next one
     cdef public int64_t max_response_buffer  # bytes that a thread may be ahead of its client
 
     def __init__(self, app, logger, waker=None, *, threads=4, multiprocess=False, scheme="http", script_name="",
@@ -616,20 +631,29 @@ cdef class WsgiApplication(Application):
             **(environ or {}),
             "HTTP_HOST": None,
         }
+        # One more makes room for a browser's fields, which a copy has as well, and else would have to grow for.
+        self.template[""] = None
+        del self.template[""]
 
     cdef int request(self, BaseDriver driver, ka_exchange *core, const ka_head *head, const ka_field *fields) except -1:
         cdef size_t n
         if head.flags & KA_HEAD_IS_CONNECT and ka_exchange_protocol(core, &n) != NULL:
             refuse_protocol(driver, core)
             return 0
-        cdef WsgiExchange exchange = WsgiExchange.__new__(WsgiExchange)
+        cdef WsgiExchange exchange = self.spare
+        if exchange is None:
+            exchange = WsgiExchange.__new__(WsgiExchange)
+        self.spare = None
         exchange.app = self
         exchange.call = <vectorcallfunc>wsgi_call
         exchange.environ = self.environ_of(exchange, driver, core, head, fields)
         exchange.attach(driver, core)
         if exchange.entry is not None:
             exchange.entry.request = exchange.environ
-        return exchange.collect()
+        exchange.collect()
+        if KA_HAS_GIL and Py_REFCNT(<PyObject *>exchange) == 1 and exchange.is_new_again():
+            self.spare = exchange
+        return 0
 
     cdef int name_server(self, object server) except -1:
         self.server = server

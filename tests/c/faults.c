@@ -215,6 +215,7 @@ ssize_t CALL(send)(int fd, const void *from, size_t len, int flags)
 {
     REAL(ssize_t, send, int, const void *, size_t, int);
     size_t asked = len;
+    faults.sent_flags = flags;
     if (!IS_ON(0))
         return real(fd, from, len, flags);
     if (moves_fewer(FAULT_SEND, fd, &len))
@@ -228,6 +229,7 @@ ssize_t CALL(send)(int fd, const void *from, size_t len, int flags)
 ssize_t CALL(sendmsg)(int fd, const struct msghdr *message, int flags)
 {
     REAL(ssize_t, sendmsg, int, const struct msghdr *, int);
+    faults.sent_flags = flags;
     if (!IS_ON(0))
         return real(fd, message, flags);
     size_t first = message->msg_iovlen ? message->msg_iov[0].iov_len : 0, len = first;

@@ -31,6 +31,7 @@ typedef struct {
     uint64_t n_calls[N_FAULTS], n_made[N_FAULTS];
     unsigned run[N_FAULTS]; /* calls that the present run still fails */
     int how[N_FAULTS];      /* its errno, 0 = a short count */
+    int sent_flags;         /* of the last send or sendmsg, on or off */
 } fault_plan;
 
 extern fault_plan faults;

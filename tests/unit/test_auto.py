@@ -127,6 +127,15 @@ def test_who_comes_from_many_networks_makes_the_table_remember_no_more_than_it_h
     assert learned[0]["network"] == "10.0.0.1"
 
 
+def test_addresses_are_shown_as_the_system_writes_them():
+    table = ConnectionTable(max_connections=20)
+    addresses = ["0.1.9.10", "11.99.100.101", "109.110.199.200", "249.250.254.255", "2001:db8:0:1::1"]
+    for number, address in enumerate(addresses):
+        taught(table, address, after=1000.0 * (number + 1))
+    shown = [entry["network"] for entry in table.learned(1e7)]
+    assert sorted(shown) == sorted([*addresses[:4], "2001:db8:0:1::"])
+
+
 # -- told, and handed on --
 
 

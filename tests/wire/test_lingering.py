@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+import kacore
 from kacore import Policy
 from kacore.server import TLS
 from tests.wire.conftest import wait_until
@@ -51,6 +52,21 @@ def test_the_same_holds_over_tls(start, over_tls, localhost):
     assert c.response().status == 413
     c.close()
     wait_until(lambda: running.closed("bad_request") == 1)
+
+
+def test_a_request_that_comes_just_before_the_close_does_not_destroy_the_last_answer(start, client):
+    """The close finds it unread, and becomes a reset, which must come behind the answer."""
+
+    def handler(request):
+        c.send("GET /another HTTP/1.1\r\nHost: a\r\n\r\n")
+        return kacore.Response(b"goodbye", headers={"Connection": "close"})
+
+    running = start(handler)
+    c = client(running)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    response = c.response()
+    assert (response.get("connection"), response.body) == ("close", b"goodbye")
+    wait_until(lambda: running.closed("application") == 1)
 
 
 def sends_until_it_fails(c, piece, pause=0.0):

@@ -324,6 +324,35 @@ def test_write_after_the_end_is_an_error_of_the_application(wsgi, client):
         assert c.get().body == b"all"
         with pytest.raises(kacore.KacoreError):
             writes[n - 1](b"more")
+    assert len({id(write) for write in writes}) == 3
+
+
+def test_an_application_that_says_nothing_is_not_answered_for_by_the_one_before(wsgi, start, client, caplog):
+    """What serves a request may serve the next one, too."""
+
+    def by_wsgi(environ, start_response):
+        if environ["PATH_INFO"] == "/":
+            start_response("200 Fine", [("X-Mine", "yes")])
+        elif environ["PATH_INFO"] == "/plain":
+            start_response("200 OK", [])
+        return [b"all"]
+
+    async def by_asgi(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return
+        if scope["path"] != "/silent":
+            fields = [(b"x-mine", b"yes")] if scope["path"] == "/" else []
+            await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"all"})
+
+    for running in (wsgi(by_wsgi), start(by_asgi)):
+        c = client(running)
+        for _ in range(2):
+            assert c.get("/").get("x-mine") == "yes"
+            assert c.get("/plain").get("x-mine") is None
+        assert c.get("/silent").status == 500
+        assert client(running).get("/silent").status == 500
+        assert client(running).get("/plain").body == b"all"
 
 
 def test_close_that_breaks_is_told_and_costs_nothing(wsgi, client, caplog):

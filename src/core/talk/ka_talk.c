@@ -390,7 +390,8 @@ static ka_talk_step begin_exchange(ka_talk *talk, int64_t now, const ka_head *he
 {
     ka_exchange *x = &talk->exchange;
     ka_service *service = talk->service;
-    if (ka_conn_phase(service->table, talk->conn) > KA_HEAD) /* over, though it may not be sent yet */
+    int phase = ka_conn_phase(service->table, talk->conn);
+    if (phase > KA_HEAD && phase != KA_IDLE) /* the last one is over, though it may not be sent yet */
         (void)ka_conn_event(service->table, talk->conn, KA_EV_RESPONDED, now);
     (void)ka_conn_event(service->table, talk->conn, KA_EV_HEAD_DONE, now);
     talk->checked = 0;

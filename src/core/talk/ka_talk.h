@@ -144,6 +144,7 @@ struct ka_talk {
     uint8_t is_later;     /* on the list KA_LATER */
     uint8_t is_filtered;  /* its bytes come through a filter, which would have said that they are HTTP/2 (ALPN) */
     uint8_t rank;         /* in which of the service's rings, counted from 1; 0: none */
+    uint8_t is_last;      /* FIN is sent as soon as what is pending has left: the two may share a packet */
     uint8_t broken;       /* the ka_cause to end for, which a push has found: the turn does it */
 };
 

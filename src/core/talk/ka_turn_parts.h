@@ -41,7 +41,7 @@ static inline ka_turned ka_turn_arrived(ka_driver *d, void *peer, ka_talk *talk,
     ka_cause cause;
     ka_table *table = d->service.table;
     d->service.counters->received += nbytes;
-    if (ka_conn_phase(table, talk->conn) == KA_BODY &&
+    if (talk->exchange.reading != KA_READING_HEAD && ka_conn_phase(table, talk->conn) == KA_BODY &&
         ka_conn_progress(table, talk->conn, nbytes, d->now, &cause) == KA_ESLOW &&
         ka_exchange_refuse(&talk->exchange, 408, "the content is arriving too slowly", cause, d->now) < 0) {
         ka_driver_end(d, talk->conn, peer, cause);
@@ -153,8 +153,10 @@ static inline int ka_turn_flush(const ka_moves *moves, ka_driver *d, void *peer,
 
 static inline ka_turned ka_turn_finish(const ka_moves *moves, ka_driver *d, void *peer, ka_talk *talk, int lingers)
 {
+    talk->is_last = !ka_talk_is_cut(talk);
     if (!ka_turn_flush(moves, d, peer, talk))
         return KA_TURN_ENDED;
+    talk->is_last = 0;
     if (talk->unsent)
         return KA_TURN_PAUSE;
     /* Unread bytes at close() make the kernel send RST, which can overtake the answer. */
