@@ -1001,6 +1001,23 @@ class Engine:
         Return: int, number of events; 0 = nothing is ready. Raises OSError, and what the application raised to end
         the process (SystemExit, KeyboardInterrupt). LocalError from within a step.
         """
+    def watch_host(self, fd: int) -> None:
+        """Have wait_for_loop() wait for this descriptor, too, until it is closed. OSError."""
+    def wait_for_loop(
+        self,
+        loop: AbstractEventLoop,
+        select: Callable[[float | None], list[Any]],
+        step: Callable[[], object] | None,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """In place of the select() of an asyncio loop's selector, whose own descriptor watch_host() knows: wait for both,
+        step when there is something to do, and again, until the loop has something to do: a callback, a new timer, a
+        descriptor that is ready, a signal; or `timeout` is over. What is answered at once costs nothing of the loop's.
+
+        select: of the loop's own descriptors. step: called in place of step(), unless None.
+        Return: what select() does, or an empty list. Raises OSError, and what the application raised to end the process;
+        anything else that a step raises goes to the loop's exception handler.
+        """
     def attend_now(self) -> None:
         """Send what responses in progress have produced."""
     def wake(self) -> None:

@@ -79,7 +79,9 @@ SCENARIOS = {
                                       "fastpysgi-wsgi", "granian-asgi", "uvicorn"),
         load=Load(script=PIPELINE), in_quick=True,
     ),
-    "few": Scenario("8 connections", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi"), load=Load(8)),
+    "few": Scenario(
+        "8 connections", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "kacore-asgi-asyncio"), load=Load(8)
+    ),
     "many": Scenario(
         "1,024 connections", ("nginx", "kacore-handler", "kacore-wsgi", "kacore-asgi", "bjoern", "uvicorn"),
         load=Load(1024),

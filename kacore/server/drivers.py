@@ -13,15 +13,23 @@ from typing import Any
 
 from kacore import _core
 from kacore.config.options import BACKLOG
+from kacore.server.loops import EngineSelector
 
 
 class LoopEngine(_core.Engine):
-    """The engine, stepped whenever the loop finds it readable."""
+    """The engine, stepped whenever the loop finds it readable; or the loop waits in it, see loops.py."""
 
     _loop: asyncio.AbstractEventLoop | None = None
+    _selector: EngineSelector | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object] | None = None) -> None:
-        """Have the loop step it. step: called in place of its own."""
+    def start(
+        self, loop: asyncio.AbstractEventLoop, step: Callable[[], object] | None = None, *, is_guest: bool = False
+    ) -> None:
+        """Have the loop step it. step: called in place of its own. is_guest: the loop is there for another engine."""
+        selector = None if is_guest else getattr(loop, "_selector", None)
+        if isinstance(selector, EngineSelector) and selector.wait_in(self, loop, step):
+            self._selector = selector
+            return
         loop.add_reader(self.fileno(), step or self.step)
         self._loop = loop
 
@@ -33,6 +41,9 @@ class LoopEngine(_core.Engine):
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.remove_reader(self.fileno())
+        selector, self._selector = self._selector, None
+        if selector is not None:
+            selector.wait_alone()
         super().close()
 
 
@@ -54,7 +65,9 @@ class LoopTransports(_core.Transports):
         self._numbers: dict[socket.socket, int] = {}
         self._servers: dict[socket.socket, asyncio.Task[asyncio.AbstractServer]] = {}
 
-    def start(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object] | None = None) -> None:
+    def start(
+        self, loop: asyncio.AbstractEventLoop, step: Callable[[], object] | None = None, *, is_guest: bool = False
+    ) -> None:
         """Nothing to do: its loop runs it already."""
 
     def listen(self, sock: socket.socket, *, tls: Any = None) -> None:

@@ -391,7 +391,8 @@ class Server:
         for listener in self._listeners:
             if self.place.watches(listener):
                 self.listen(listener)
-        driver.start(loop, self.place.step_of(self, driver.step) if isinstance(driver, _core.Engine) else None)
+        step = self.place.step_of(self, driver.step) if isinstance(driver, _core.Engine) else None
+        driver.start(loop, step, is_guest=self.is_quiet)
         await driver.started()
 
     def _wake(self) -> None:

@@ -3,6 +3,7 @@
 #include "ka_accept.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -13,7 +14,6 @@
 #include <unistd.h>
 
 enum {
-    EVENTS = 128, /* a step, at most: see pace */
     MIN_EVENTS = 8,
     STEP_NS = 600 * 1000, /* a step is to take no longer, for the sake of the loop's other work */
 };
@@ -173,18 +173,50 @@ static void pace(ka_engine *e, uint32_t n, int64_t began_ns)
     int64_t took = ka_clock() - began_ns;
     if (took > STEP_NS && n >= e->batch / 2)
         e->batch = e->batch / 2 > MIN_EVENTS ? e->batch / 2 : MIN_EVENTS;
-    else if (took < STEP_NS / 2 && n == e->batch && e->batch < EVENTS)
+    else if (took < STEP_NS / 2 && n == e->batch && e->batch < KA_EVENTS)
         e->batch *= 2;
+}
+
+/* For epoll_wait: late by less than a millisecond, never early. */
+static int ms_until(int64_t until_ns)
+{
+    int64_t left_ns;
+    if (until_ns == INT64_MAX)
+        return -1;
+    if (until_ns <= 0 || (left_ns = until_ns - ka_clock()) <= 0)
+        return 0;
+    return left_ns > INT_MAX * (int64_t)1000000 ? INT_MAX : (int)((left_ns + 999999) / 1000000);
+}
+
+int ka_engine_wait(ka_engine *e, int64_t until_ns)
+{
+    if (e->n_inside)
+        return KA_EINVAL;
+    if (e->n_events)
+        return KA_WAITED_STEP | KA_WAITED_HOST; /* the step that they are for has not come: look at everything */
+    int n = epoll_wait(e->epoll_fd, e->events, (int)e->batch, ms_until(until_ns));
+    if (n < 0)
+        return errno == EINTR ? 0 : ka_os_error();
+    int found = n == (int)e->batch ? KA_WAITED_HOST : 0; /* it may wait behind so many */
+    for (int i = 0; i < n; i++) {
+        if (e->events[i].data.u64 == KA_TAG(KA_TAG_HOST)) {
+            found = KA_WAITED_HOST;
+            e->events[i] = e->events[--n];
+            break;
+        }
+    }
+    e->n_events = (uint32_t)n;
+    return n ? found | KA_WAITED_STEP : found;
 }
 
 int ka_engine_step(ka_engine *e)
 {
-    struct epoll_event events[EVENTS];
     uint32_t ready[KA_MAX_LISTENERS], n_ready = 0;
     if (e->n_inside)
         return KA_EINVAL;
-    int n = epoll_wait(e->epoll_fd, events, (int)e->batch, 0);
-    if (n < 0)
+    int n = (int)e->n_events;
+    e->n_events = 0;
+    if (n == 0 && (n = epoll_wait(e->epoll_fd, e->events, (int)e->batch, 0)) < 0)
         return errno == EINTR ? 0 : ka_os_error();
     enter(e);
     e->is_stepping = 1;
@@ -195,16 +227,16 @@ int ka_engine_step(ka_engine *e)
     refresh_date(e);
     const uint32_t n_later = e->d.service.lists[KA_LATER].n;
     for (int i = 0; i < n && !e->closes_all; i++) {
-        uint64_t tag = events[i].data.u64;
+        uint64_t tag = e->events[i].data.u64;
         if (ka_slot_of(tag) != 0) {
-            ka_sock_event(e, tag, events[i].events);
+            ka_sock_event(e, tag, e->events[i].events);
         } else if (tag == KA_TAG(KA_TAG_TIMER)) {
             drain_counter(e->timer_fd);
             e->d.armed_ns = INT64_MAX;
         } else if (tag == KA_TAG(KA_TAG_EVENT)) {
             drain_counter(e->event_fd);
             e->d.service.app.on_wake(e->d.service.app.ctx);
-        } else {
+        } else if (tag != KA_TAG(KA_TAG_HOST)) { /* which stays readable until ka_engine_wait says so */
             ready[n_ready++] = (uint32_t)(tag >> 32) - KA_TAG_LISTENER;
         }
     }
@@ -242,7 +274,7 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     ka_engine *e = calloc(1, sizeof *e);
     if (e == NULL)
         return KA_ENOMEM;
-    e->batch = EVENTS;
+    e->batch = KA_EVENTS;
     e->retry_ns = e->resend_ns = INT64_MAX;
     e->d.now = ka_clock();
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -262,6 +294,8 @@ int ka_engine_new(ka_engine **out, ka_table *table, const ka_limits *limits, siz
     *out = e;
     return KA_OK;
 }
+
+int ka_engine_watch_host(ka_engine *e, int fd) { return watch(e, fd, KA_TAG(KA_TAG_HOST)) < 0 ? ka_os_error() : KA_OK; }
 
 int ka_engine_set_filter(ka_engine *e, unsigned listener, const ka_filter *filter, void *ctx)
 {

@@ -1,8 +1,9 @@
 /* ka_engine.h: the only room with system calls: accept, recv, send, epoll, timerfd, eventfd.
  *
  * One pollable descriptor: an epoll set holding the listeners, the connections, a timer and a wake-up. The host's loop
- * watches that one and calls ka_engine_step when it is readable. Connections are registered once, edge-triggered; an
- * idle one owns a ka_sock (32 bytes) and its slot in the table, no buffer, no talk, no timer.
+ * watches that one and calls ka_engine_step when it is readable, or waits in it: ka_engine_wait. Connections are
+ * registered once, edge-triggered; an idle one owns a ka_sock (32 bytes) and its slot in the table, no buffer, no talk,
+ * no timer.
  * Knows no policy number: it asks ka_conn. Knows nothing of HTTP: it asks ka_talk. Belongs to one thread, but for
  * ka_engine_wake. Linux only. */
 #ifndef KA_ENGINE_H
@@ -69,6 +70,21 @@ uint64_t ka_process(void);
 /* One bounded pass: what arrived, then what expired, then who wants in. Never blocks.
  * Return: number of events seen, -errno - 1000, or KA_EINVAL from within. */
 int ka_engine_step(ka_engine *e);
+
+/* For a host that waits in here, for all of its own as well: one system call where a loop that watches ka_engine_fileno
+ * makes two. Watch a descriptor of the host's (its own epoll set, as a rule) until it is closed. 0, or -errno - 1000. */
+int ka_engine_watch_host(ka_engine *e, int fd);
+
+/* Wait until a step has something to do, or the host's descriptor is readable; not beyond until_ns of the engine's clock,
+ * rounded up to milliseconds (0: not at all; INT64_MAX: no end). What was found is kept for the next step, which looks
+ * for no more. Calls nobody, so the host may let go of a lock meanwhile.
+ * Return: KA_WAITED_*, of which the host's may be a false alarm; 0: time is up, or a signal came; -errno - 1000;
+ * KA_EINVAL from within. */
+enum {
+    KA_WAITED_STEP = 1,
+    KA_WAITED_HOST = 2
+};
+int ka_engine_wait(ka_engine *e, int64_t until_ns);
 
 /* Give a turn to the talks that were noted outside a step (a response made by a task of the host's loop). */
 void ka_engine_attend(ka_engine *e);

@@ -6,6 +6,7 @@
 #include "ka_engine.h"
 
 #include <errno.h>
+#include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,6 +22,10 @@ typedef struct {
     void *filter_ctx;        /* not owned */
 } ka_listener;
 
+enum {
+    KA_EVENTS = 128 /* a step, at most: see pace in ka_engine.c */
+};
+
 /* One that the application closed in the middle of something. */
 typedef struct {
     ka_handle conn;
@@ -34,7 +39,8 @@ struct ka_engine {
     ka_sock **chunks;      /* by slot index; owned */
     ka_session **sessions; /* by slot index; owned; NULL until a listener has a filter */
     uint32_t n_chunks, n_shakes;
-    uint32_t batch; /* events that the next step takes at most */
+    uint32_t batch;    /* events that the next step takes at most */
+    uint32_t n_events; /* those that ka_engine_wait has left in `events` for it */
     uint8_t is_stepping, has_paused, asks_class;
     uint8_t has_place; /* a connection ended, or can be closed now: listeners that are paused may go on */
     int64_t retry_ns;  /* when paused listeners are watched again in any case, INT64_MAX = none is paused */
@@ -47,6 +53,7 @@ struct ka_engine {
     uint32_t n_doomed, doomed_cap;
     uint8_t closes_all, is_freed; /* the same for all: ka_cause; ka_engine_free */
     ka_engine_counters counters;
+    struct epoll_event events[KA_EVENTS]; /* of one step */
     char scratch[KA_SCRATCH];
 };
 
@@ -54,6 +61,7 @@ struct ka_engine {
 enum {
     KA_TAG_TIMER = 1,
     KA_TAG_EVENT = 2,
+    KA_TAG_HOST = 3,
     KA_TAG_LISTENER = 16
 };
 #define KA_TAG(n) ((uint64_t)(n) << 32)

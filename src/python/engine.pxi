@@ -1,5 +1,7 @@
 # The engine for Python: listeners in, steps of a loop, requests out to an Application. Thin over ka_engine.
 import os
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport INT64_MAX
 
 cdef extern from "sys/socket.h" nogil:
     enum:
@@ -227,6 +229,9 @@ cdef class Engine(Driver):
         Return: int, number of events; 0 = nothing is ready. Raises OSError, and what the application raised to end
         the process (SystemExit, KeyboardInterrupt). LocalError from within a step.
         """
+        return self.take_step()
+
+    cdef int take_step(self) except -1:
         cdef int got
         self.close_at_last()
         self.check_open()
@@ -243,6 +248,63 @@ cdef class Engine(Driver):
         if got < 0:
             raise os_error(got)
         return got
+
+    def watch_host(self, int fd):
+        """Have wait_for_loop() wait for this descriptor, too, until it is closed. OSError."""
+        self.check_open()
+        got = ka_engine_watch_host(self.engine, fd)
+        if got < 0:
+            raise os_error(got)
+
+    def wait_for_loop(self, loop, select, step, timeout=None):
+        """In place of the select() of an asyncio loop's selector, whose own descriptor watch_host() knows: wait for both,
+        step when there is something to do, and again, until the loop has something to do: a callback, a new timer, a
+        descriptor that is ready, a signal; or `timeout` is over. What is answered at once costs nothing of the loop's.
+
+        select: of the loop's own descriptors. step: called in place of step(), unless None.
+        Return: what select() does, or an empty list. Raises OSError, and what the application raised to end the process;
+        anything else that a step raises goes to the loop's exception handler.
+        """
+        cdef int64_t until = INT64_MAX
+        cdef Py_ssize_t n_timers = len(loop._scheduled)
+        cdef ka_engine *engine = self.engine
+        cdef int found
+        cdef bint is_well
+        if engine == NULL or self.is_closing or ka_engine_is_inside(engine):
+            return select(timeout)  # inside: the application runs the loop
+        if timeout is not None:
+            until = ka_engine_read_clock() + <int64_t>(<double>timeout * 1e9) if timeout > 0 else 0
+        while True:
+            self.check_open()
+            with nogil:
+                found = ka_engine_wait(engine, until)
+            if found < 0:
+                raise os_error(found)
+            is_well = not found & KA_WAITED_STEP or self.step_for(loop, step)
+            if found & KA_WAITED_HOST:
+                return select(0)
+            if (not found or not is_well or loop._ready or loop._stopping or len(loop._scheduled) != n_timers
+                    or self.engine == NULL or self.is_closing
+                    or until != INT64_MAX and until <= ka_engine_read_clock()):
+                return []
+            PyErr_CheckSignals()
+
+    cdef bint step_for(self, object loop, object step) except -1:
+        """As the loop would call it back. Return: whether all went well."""
+        context = self.enter_context()
+        try:
+            if step is None:
+                self.take_step()
+            else:
+                step()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            loop.call_exception_handler({"message": "Exception in a step of the engine", "exception": error})
+            return False
+        finally:
+            PyContext_Exit(context)
+        return True
 
     cdef void share_counters(self) noexcept:
         cdef const uint64_t *counted

@@ -691,6 +691,11 @@ cdef extern from "ka_engine.h" nogil:
     int ka_listener_refuse(int fd)
     uint64_t ka_process()
     int ka_engine_step(ka_engine *e)
+    enum:
+        KA_WAITED_STEP
+        KA_WAITED_HOST
+    int ka_engine_watch_host(ka_engine *e, int fd)
+    int ka_engine_wait(ka_engine *e, int64_t until_ns)
     void ka_engine_attend(ka_engine *e)
     void ka_engine_push(ka_engine *e, ka_talk *talk)
     void ka_engine_wake(ka_engine *e)

@@ -350,6 +350,52 @@ static void only_what_is_last_may_wait_in_the_kernel_for_fin(void)
     }
 }
 
+/* --- a host that waits in here --- */
+
+static void waits_itself(exchange *x)
+{
+    EXPECT(ka_engine_wait(x->server->engine, 0) == KA_EINVAL);
+    EXPECT(whole(x, 200, NULL, NULL, 4) == KA_OK);
+}
+
+static void one_wait_tells_what_is_the_hosts_and_what_is_the_engines(void)
+{
+    server s;
+    client c;
+    int fds[2];
+    char byte;
+    asks_for(&s, &c, 'z', waits_itself);
+    ka_engine *e = s.engine;
+    if (pipe(fds) < 0)
+        abort();
+    (void)epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, e->timer_fd, NULL); /* it goes by another clock than this test */
+    EXPECT(ka_engine_watch_host(e, fds[0]) == KA_OK && ka_engine_watch_host(e, -1) == -EBADF - 1000);
+    EXPECT(ka_engine_wait(e, INT64_MAX) == KA_WAITED_STEP);
+    do {
+        step(&s);
+        hear_now(); /* of which the engine is told: there is room again */
+    } while (ka_engine_wait(e, 0));
+    EXPECT(n_heard > 4);
+    EXPECT(ka_engine_wait(e, virtual_now + 1) == 0); /* after a millisecond: nothing shorter can be waited for */
+    EXPECT(write(fds[1], "x", 1) == 1);
+    for (int i = 0; i < 2; i++)
+        EXPECT(ka_engine_wait(e, INT64_MAX) == KA_WAITED_HOST);               /* and no step is needed for it */
+    EXPECT(ka_engine_step(e) == 1 && ka_engine_wait(e, 0) == KA_WAITED_HOST); /* nor does one use it up */
+    ka_engine_wake(e);
+    EXPECT(ka_engine_wait(e, INT64_MAX) == (KA_WAITED_HOST | KA_WAITED_STEP));
+    EXPECT(read(fds[0], &byte, 1) == 1 && write(c.fd, "GET", 3) == 3);
+    EXPECT(ka_engine_wait(e, INT64_MAX) & KA_WAITED_STEP); /* what was found stays until the step */
+    EXPECT(ka_engine_step(e) == 1);                        /* which takes this, and not what came later */
+    EXPECT(ka_engine_wait(e, INT64_MAX) == KA_WAITED_STEP);
+    EXPECT(ka_engine_step(e) == 1);
+    e->batch = 1;
+    ka_engine_wake(e);
+    EXPECT(ka_engine_wait(e, 0) == (KA_WAITED_HOST | KA_WAITED_STEP)); /* it may stand behind as many as a step takes */
+    close(fds[0]);
+    close(fds[1]);
+    go(&s, &c);
+}
+
 int main(void)
 {
     crowds();
@@ -370,5 +416,6 @@ int main(void)
     a_push_that_finds_the_client_gone_leaves_the_end_to_the_turn();
     who_pushes_for_ever_leaves_the_others_their_turn();
     only_what_is_last_may_wait_in_the_kernel_for_fin();
+    one_wait_tells_what_is_the_hosts_and_what_is_the_engines();
     return CHECKS_DONE;
 }
