@@ -327,6 +327,29 @@ static void who_pushes_for_ever_leaves_the_others_their_turn(void)
     go(&s, &c);
 }
 
+/* --- the last bytes, and FIN --- */
+
+static void only_what_is_last_may_wait_in_the_kernel_for_fin(void)
+{
+    static const struct {
+        char kind;
+        int is_corked;
+    } cases[] = {{'a', 0}, {'b', 0}, {'j', MSG_MORE}, {'u', MSG_MORE}, {'k', 0}, {'o', MSG_MORE}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        server s;
+        client c;
+        char heard[8192];
+        asks_for(&s, &c, cases[i].kind, NULL);
+        for (int k = 0; k < 4; k++)
+            step(&s);
+        CHECK((faults.sent_flags & MSG_MORE) == cases[i].is_corked, "kind %c", cases[i].kind);
+        EXPECT(recv(c.fd, heard, sizeof heard, 0) > 0);
+        if (cases[i].is_corked) /* it has not waited for long */
+            EXPECT(recv(c.fd, heard, sizeof heard, 0) == 0);
+        go(&s, &c);
+    }
+}
+
 /* --- a host that waits in here --- */
 
 static void waits_itself(exchange *x)
@@ -373,29 +396,6 @@ static void one_wait_tells_what_is_the_hosts_and_what_is_the_engines(void)
     go(&s, &c);
 }
 
-/* --- the last bytes, and FIN --- */
-
-static void only_what_is_last_may_wait_in_the_kernel_for_fin(void)
-{
-    static const struct {
-        char kind;
-        int is_corked;
-    } cases[] = {{'a', 0}, {'b', 0}, {'j', MSG_MORE}, {'u', MSG_MORE}, {'k', 0}, {'o', MSG_MORE}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        server s;
-        client c;
-        char heard[8192];
-        asks_for(&s, &c, cases[i].kind, NULL);
-        for (int k = 0; k < 4; k++)
-            step(&s);
-        CHECK((faults.sent_flags & MSG_MORE) == cases[i].is_corked, "kind %c", cases[i].kind);
-        EXPECT(recv(c.fd, heard, sizeof heard, 0) > 0);
-        if (cases[i].is_corked) /* it has not waited for long */
-            EXPECT(recv(c.fd, heard, sizeof heard, 0) == 0);
-        go(&s, &c);
-    }
-}
-
 int main(void)
 {
     crowds();
@@ -415,7 +415,7 @@ int main(void)
     what_is_pushed_is_there_before_the_application_goes_on();
     a_push_that_finds_the_client_gone_leaves_the_end_to_the_turn();
     who_pushes_for_ever_leaves_the_others_their_turn();
-    one_wait_tells_what_is_the_hosts_and_what_is_the_engines();
     only_what_is_last_may_wait_in_the_kernel_for_fin();
+    one_wait_tells_what_is_the_hosts_and_what_is_the_engines();
     return CHECKS_DONE;
 }
