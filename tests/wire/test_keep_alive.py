@@ -3,6 +3,7 @@
 import pytest
 
 from kacore import Policy, Response
+from tests.wire.conftest import wait_until
 
 
 def ok(request):
@@ -77,7 +78,8 @@ def test_a_limit_of_five_counts_down_and_the_fifth_response_closes(start, client
     said = [persistence(c.get()) for _ in range(5)]
     assert said == [("keep-alive", f"timeout=30, max={n}") for n in (4, 3, 2, 1)] + [("close", None)]
     assert c.is_closed()
-    assert running.closed("max_requests") == 1
+    c.close()
+    wait_until(lambda: running.closed("max_requests") == 1)
 
 
 def test_a_limit_of_one_closes_at_once(start, client):
@@ -99,7 +101,8 @@ def test_keep_alive_off_closes_every_response(start, client):
     c = client(running)
     assert persistence(c.get("/", "Connection: keep-alive")) == ("close", None)
     assert c.is_closed()
-    assert running.closed("policy") == 1
+    c.close()
+    wait_until(lambda: running.closed("policy") == 1)
 
 
 def test_an_application_that_says_close_closes(start, client):
@@ -107,7 +110,8 @@ def test_an_application_that_says_close_closes(start, client):
     c = client(running)
     assert persistence(c.get()) == ("close", None)
     assert c.is_closed()
-    assert running.closed("application") == 1
+    c.close()
+    wait_until(lambda: running.closed("application") == 1)
 
 
 def test_another_policy_acts_on_open_connections(start, client):

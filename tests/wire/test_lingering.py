@@ -143,3 +143,27 @@ def test_a_lingering_connection_holds_no_memory_and_is_read_a_bounded_amount_a_r
         assert running.stats()["engine"]["steps"] - engine["steps"] >= sent // (64 * 1024)
     else:
         assert len(rounds) >= sent // (256 * 1024)  # what these loops read at once
+
+
+LARGE = bytes(2 << 20)
+
+
+@pytest.mark.parametrize("why", ["max_requests", "application"])
+def test_what_is_sent_behind_a_close_that_was_not_the_clients_idea_does_not_cut_the_last_answer(start, client, why):
+    """It cannot know of the close yet. The server's kernel has the rest of the answer, which a reset would drop."""
+    headers = {"Connection": "close"} if why == "application" else {}
+    running = start(
+        lambda request: kacore.Response(LARGE, headers=headers),
+        policy=Policy(max_keep_alive_requests=1 if why == "max_requests" else 0),
+    )
+    c = client(running, receive_buffer=4096)
+    c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert dict(c.head()[1]).get("connection") == "close"
+    c.take(len(LARGE) - 100_000)
+    wait_until(lambda: running.phase_count("linger") + running.closed(why) == 1)
+    c.send("GET /another HTTP/1.1\r\nHost: a\r\n\r\n")
+    c.take(100_000)
+    assert c.is_closed()
+    c.close()
+    wait_until(lambda: running.closed(why) == 1)
+    assert running.stats()["races"] == 0

@@ -316,7 +316,8 @@ def test_rules_for_host_and_user_agent_are_asked_for_each_request(start, client)
     assert keep_alive(c.get()) == "timeout=74"
     assert c.get("/", "User-Agent: Old/1").get("connection") == "close"
     assert c.is_closed()
-    assert running.closed("policy") == 1
+    c.close()
+    wait_until(lambda: running.closed("policy") == 1)
 
 
 def test_max_body_bytes_of_the_class_is_the_limit_of_its_requests(start, client):

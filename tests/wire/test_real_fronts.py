@@ -39,4 +39,5 @@ def test_no_post_is_lost_at_a_fronts_timeout_once_it_is_learned(need, start, lau
     if name in ("nginx", "caddy"):  # which close by their timeout and for nothing else
         assert 0.9 < learned["closes_after"] < 2.0
         assert learned["kept_for"] >= learned["closes_after"] * 1.25 + 5
-        assert "127.0.0.1 closes idle connections after" in caplog.text
+        # On a busy machine it may not be three times that it was at about the same age.
+        wait_until(lambda: ("127.0.0.1 closes idle connections after" in caplog.text) == learned["settled"])

@@ -260,7 +260,8 @@ int ka_h1_head_end(ka_exchange *x, char *at, int64_t whole, int64_t now)
         return got;
     if (!verdict.keeps) {
         ka_talk_end_with(talk, verdict.cause);
-        if (talk->may_switch || !ka_body_is_over(&x->body))
+        /* One that wanted to go on may have sent more before it reads that it cannot. */
+        if ((x->head_flags & KA_HEAD_KEEP_ALIVE) != 0 || talk->may_switch || !ka_body_is_over(&x->body))
             talk->persistence = KA_LINGERS;
     }
     ka_reply_finish_head(&x->reply, &at, &verdict, &talk->service->common);
