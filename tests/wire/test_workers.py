@@ -12,7 +12,6 @@ import time
 import urllib.request
 
 import pytest
-import trustme
 from hammering import APPLICATION, Hammer
 
 
@@ -342,9 +341,9 @@ def app(request):
     assert f"killing worker 0 (pid {old}): its event loop does not respond" in server.text
 
 
-def test_workers_resume_the_tls_sessions_of_each_other_until_a_sighup(serve, tmp_path):
+def test_workers_resume_the_tls_sessions_of_each_other_until_a_sighup(serve, tmp_path, need):
     (tmp_path / "app.py").write_text(APPLICATION)
-    root = trustme.CA()
+    root = need("module:trustme").CA()
     root.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "localhost.pem")
     server = serve("app:app", "--workers", "2", "--ssl-certfile", "localhost.pem")
     port = int(server.url.rpartition(":")[2])
