@@ -120,6 +120,7 @@ cdef class AsgiExchange(Exchange):
     cdef dict scope           # until the application is done
     cdef bint is_asked        # receive() has given the end of the content
     cdef bint is_begun        # http.response.start was seen
+    cdef bint owes_head       # and its head waits for the first of the content
     cdef bint is_done         # the response is complete
     cdef bint is_gone         # the client is gone, or the server answered in the application's place
     cdef bint is_told         # receive() said http.disconnect, of a response that is not complete
@@ -212,7 +213,7 @@ cdef class AsgiExchange(Exchange):
             else:
                 self.status = message["status"]
                 self.headers = item_of(message, "headers", ())
-            self.is_begun = True
+            self.is_begun = self.owes_head = True
             if self.takes_trailers:
                 self.owes_trailers = item_of(message, "trailers", False)
         elif kind is self.app.body_word or is_word(kind, b"http.response.body", 18):
@@ -241,8 +242,9 @@ cdef class AsgiExchange(Exchange):
             body = content_of(body)
         if self.owes_trailers:
             more = self.trailers_follow(body, more)
-        if self.status is not None:
+        if self.owes_head:
             self.write_head(self.status, self.headers, -1 if more else len(body))
+            self.owes_head = False
             self.status = self.headers = None
         if not more:
             self.is_done = True
@@ -335,7 +337,7 @@ cdef class AsgiExchange(Exchange):
 
     cdef bint is_new_again(self) noexcept:
         """Nobody else has it, and nothing is left of its request. False: let it go."""
-        if (self.core != NULL or self.is_gone or self.entry is not None or self.status is not None
+        if (self.core != NULL or self.is_gone or self.entry is not None or self.owes_head
                 or self.readers is not None or self.writers is not None or self.timer is not None
                 or self.trailers is not None):
             return False

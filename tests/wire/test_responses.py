@@ -343,6 +343,8 @@ def test_what_is_no_content_is_a_500(start, client, caplog, result):
     [{"type": "http.response.start", "headers": []}],
     [head(200, (b"a", 5)), piece(b"x")],
     [head(200, b"ab"), piece(b"x")],
+    [head(None), piece(b"x")],
+    [{"type": "http.response.start", "status": 200, "headers": None}, piece(b"x")],
     [head(), piece("text")],
     [head(), piece(5)],
     [head(), piece(None)],
