@@ -32,13 +32,13 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def asyncio_loop() -> asyncio.AbstractEventLoop:
-    """As asyncio.new_event_loop(), with a selector that can wait in an engine."""
+    """asyncio.new_event_loop(), whose selector can wait in an engine, unless the application has set a policy that makes
+    loops with another. Nothing else of the loop is changed, which such a policy may have set up."""
     loop = asyncio.new_event_loop()
-    if type(loop) is not asyncio.SelectorEventLoop:
-        return loop  # the application has set a policy
-    loop.close()
-    selector = EngineSelector()
-    return asyncio.SelectorEventLoop(selector)
+    selector = getattr(loop, "_selector", None)
+    if type(loop) is asyncio.SelectorEventLoop and type(selector) is EngineSelector.__base__:
+        selector.__class__ = EngineSelector
+    return loop
 
 
 class EngineSelector(getattr(selectors, "EpollSelector", selectors.SelectSelector)):  # type: ignore[misc]

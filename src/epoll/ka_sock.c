@@ -210,17 +210,33 @@ static int queued(ka_driver *d, void *peer)
 /* --- the ends of a connection --- */
 
 /* The filter's last word; not behind a response that was cut off, which would pass for whole then. */
+static int send_fin(ka_driver *d, ka_handle h, void *peer)
+{
+    ka_sock *s = peer;
+    (void)d;
+    (void)h;
+    if (s->sent_fin)
+        return 0;
+    s->sent_fin = 1;
+    return shutdown(s->fd, SHUT_WR);
+}
+
 static void shut(ka_driver *d, ka_handle h, void *peer)
 {
     ka_engine *e = engine_of(d);
     ka_sock *s = peer;
     ka_session *session = ka_session_of(e, h);
-    if (session == NULL)
-        return;
-    if (!(s->talk && (ka_talk_is_cut(s->talk) || s->talk->unsent)))
-        ka_wire_shut(s, session);
-    e->sessions[ka_slot_of(h)] = NULL;
-    session->filter->close(session);
+    int is_whole = !(s->talk && (ka_talk_is_cut(s->talk) || s->talk->unsent));
+    if (session) {
+        if (is_whole)
+            ka_wire_shut(s, session);
+        e->sessions[ka_slot_of(h)] = NULL;
+        session->filter->close(session);
+    }
+    /* Now, and not with close(): the application hears of the end before it, and may take its time. And if bytes have come
+     * meanwhile, close() is a reset, which drops what is held back. */
+    if (s->is_corked && is_whole)
+        (void)send_fin(d, h, peer);
 }
 
 static void close_sock(ka_driver *d, ka_handle h, void *peer, ka_cause cause, ka_how how)
@@ -233,8 +249,6 @@ static void close_sock(ka_driver *d, ka_handle h, void *peer, ka_cause cause, ka
     (void)cause;
     if (ka_unlikely(how == KA_CLOSE_RESET))
         (void)setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    else if (s->is_corked) /* a reset, because of bytes that came just now, would drop what is held back */
-        (void)shutdown(s->fd, SHUT_WR);
     close(s->fd);
     s->fd = -1;
 }
@@ -262,15 +276,6 @@ static void discard(ka_engine *e, ka_handle h, ka_sock *s)
             return;
         total += (size_t)n;
     }
-}
-
-static int send_fin(ka_driver *d, ka_handle h, void *peer)
-{
-    ka_sock *s = peer;
-    (void)d;
-    (void)h;
-    s->is_corked = 0;
-    return shutdown(s->fd, SHUT_WR);
 }
 
 static void linger(ka_driver *d, ka_handle h, void *peer)

@@ -22,6 +22,7 @@ typedef struct {
     uint8_t can_write : 1;
     uint8_t saw_fin : 1;   /* RDHUP: FIN is in the kernel, perhaps behind unread bytes */
     uint8_t is_corked : 1; /* the kernel may hold back what was sent last, until FIN */
+    uint8_t sent_fin : 1;
     uint8_t listener : 6;
     uint8_t is_trusted : 1;   /* the peer is a proxy that may name the client in fields */
     uint8_t awaits_proxy : 1; /* its first bytes are to be a PROXY header */

@@ -342,7 +342,7 @@ cdef class AsgiExchange(Exchange):
                 or self.trailers is not None):
             return False
         self.call = NULL
-        self.app = self.driver = self.request_id = None
+        self.app = self.driver = self.request_id = self.status = self.headers = None
         self.is_asked = self.is_begun = self.is_done = self.is_told = False
         self.takes_trailers = self.owes_trailers = self.is_trailing = False
         self.quiet_ns = 0

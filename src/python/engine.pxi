@@ -283,11 +283,11 @@ cdef class Engine(Driver):
             is_well = not found & KA_WAITED_STEP or self.step_for(loop, step)
             if found & KA_WAITED_HOST:
                 return select(0)
+            PyErr_CheckSignals()  # whose handlers may have something for the loop
             if (not found or not is_well or loop._ready or loop._stopping or len(loop._scheduled) != n_timers
                     or self.engine == NULL or self.is_closing
                     or until != INT64_MAX and until <= ka_engine_read_clock()):
                 return []
-            PyErr_CheckSignals()
 
     cdef bint step_for(self, object loop, object step) except -1:
         """As the loop would call it back. Return: whether all went well."""

@@ -64,6 +64,7 @@ struct server {
     exchange *free;
     unsigned n_exchanges;
     void (*acts)(exchange *x); /* the application of a test that brings its own: kind z */
+    void (*hears_of_the_end)(void);
 };
 
 /* What the application does: the letter in a target.
@@ -276,6 +277,8 @@ static void on_closed(void *ctx, ka_handle conn, ka_cause cause)
 {
     (void)cause;
     look_inside(ctx, "closed", conn);
+    if (((server *)ctx)->hears_of_the_end)
+        ((server *)ctx)->hears_of_the_end();
 }
 static void on_race(void *ctx, ka_handle conn, ka_cause cause)
 {

@@ -329,6 +329,28 @@ static void who_pushes_for_ever_leaves_the_others_their_turn(void)
 
 /* --- the last bytes, and FIN --- */
 
+static void has_all_with_fin(void)
+{
+    char heard[8192];
+    ssize_t n;
+    while ((n = recv(reader->fd, heard, sizeof heard, 0)) > 0)
+        n_heard += (size_t)n;
+    EXPECT(n == 0 && n_heard > 5000);
+    n_rounds++;
+}
+
+static void nobody_who_hears_of_the_end_holds_it_up(void)
+{
+    server s;
+    client c;
+    asks_for(&s, &c, 'u', NULL); /* HTTP/1.0: nothing lingers */
+    s.hears_of_the_end = has_all_with_fin;
+    for (int k = 0; k < 4; k++)
+        step(&s);
+    EXPECT(n_rounds == 1);
+    go(&s, &c);
+}
+
 static void only_what_is_last_may_wait_in_the_kernel_for_fin(void)
 {
     static const struct {
@@ -416,6 +438,7 @@ int main(void)
     a_push_that_finds_the_client_gone_leaves_the_end_to_the_turn();
     who_pushes_for_ever_leaves_the_others_their_turn();
     only_what_is_last_may_wait_in_the_kernel_for_fin();
+    nobody_who_hears_of_the_end_holds_it_up();
     one_wait_tells_what_is_the_hosts_and_what_is_the_engines();
     return CHECKS_DONE;
 }

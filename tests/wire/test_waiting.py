@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import selectors
 import signal
 import threading
 
@@ -207,3 +208,19 @@ def test_a_signal_ends_the_wait_and_the_loop_can_go_on(loop):
         loop.run_until_complete(serving)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loop_that_the_application_has_set_up_stays_as_it_is(monkeypatch):
+    def handles(loop, context):
+        raise AssertionError
+
+    def set_up(selector):
+        made = asyncio.SelectorEventLoop(selector)
+        made.set_exception_handler(handles)
+        return made
+
+    for kind, is_ours in ((selectors.EpollSelector, EngineSelector), (selectors.PollSelector, selectors.PollSelector)):
+        monkeypatch.setattr(asyncio, "new_event_loop", lambda kind=kind: set_up(kind()))
+        with contextlib.closing(loop_factory("asyncio")()) as loop:
+            assert (loop.get_exception_handler(), type(loop._selector)) == (handles, is_ours)
+            assert loop.run_until_complete(asyncio.sleep(0, "done")) == "done"
