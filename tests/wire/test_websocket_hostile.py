@@ -244,9 +244,9 @@ def test_the_application_closes_though_messages_wait_that_it_does_not_take(serve
 def test_frames_that_are_no_answer_to_a_ping_keep_a_client_for_a_while_and_not_for_ever(start, client, answers):
     server = start(echo, ws_ping_interval=0.05, ws_ping_timeout=0.1)
     one = client(server)
+    begun = time.monotonic()
     one.send(HANDSHAKE.format(key=KEY, version="13"))
     assert one.response().status == 101
-    begun = time.monotonic()
     pong = frame(10, b"") if answers is not None else frame(1, b"")  # it has not read what our ping said
     while server.phase_count("tunnel"):
         assert time.monotonic() < begun + 10, "it is still there"
