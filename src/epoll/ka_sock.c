@@ -209,7 +209,6 @@ static int queued(ka_driver *d, void *peer)
 
 /* --- the ends of a connection --- */
 
-/* The filter's last word; not behind a response that was cut off, which would pass for whole then. */
 static int send_fin(ka_driver *d, ka_handle h, void *peer)
 {
     ka_sock *s = peer;
@@ -221,6 +220,7 @@ static int send_fin(ka_driver *d, ka_handle h, void *peer)
     return shutdown(s->fd, SHUT_WR);
 }
 
+/* The filter's last word, and FIN where it was waited for; not behind a response that was cut off, which would pass for whole then. */
 static void shut(ka_driver *d, ka_handle h, void *peer)
 {
     ka_engine *e = engine_of(d);

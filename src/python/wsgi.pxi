@@ -14,7 +14,6 @@ from _thread import allocate_lock as allocate_lock
 from collections import deque
 from io import BytesIO, UnsupportedOperation
 
-
 cdef extern from "Python.h":
     PyObject *PyDict_SetDefault(object, object, object) except NULL  # borrowed
 
