@@ -374,7 +374,7 @@ def test_flask(start, client, directory, caplog, threads, validated):
 # --- Django: one settings module for the process, both interfaces ------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def django_urls():
     import django
     from django.conf import settings
