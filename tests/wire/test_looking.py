@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import html.parser
 import json
@@ -20,9 +21,9 @@ def ok(request):
     return b"ok"
 
 
-@pytest.fixture(scope="module")
-def watched():
-    """One server for all that change nothing but counters, with a few requests behind it and a connection open."""
+@contextlib.contextmanager
+def served():
+    """A server with a few requests behind it and a connection open."""
     running = Running(ok, admin="0", policy=kacore.Policy(max_connections=50))
     busy = Client(running.port)
     for _ in range(4):
@@ -34,6 +35,20 @@ def watched():
     assert not running.errors, running.errors
 
 
+@pytest.fixture(scope="module")
+def watched():
+    """One for all that change nothing but counters."""
+    with served() as running:
+        yield running
+
+
+@pytest.fixture
+def untouched():
+    """One whose counters are those of `served`."""
+    with served() as running:
+        yield running
+
+
 def status_of(running):
     return running.server._admin._handler.status
 
@@ -43,18 +58,17 @@ def look(running):
     return lambda: status_of(running).look()
 
 
+def answer_of(running, target, *fields, method="GET"):
+    """The whole answer of its admin listener."""
+    c = Client(running.server.admin_port)
+    with contextlib.closing(c):
+        head = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *fields])
+        return c.send(f"{head}\r\n\r\n").response(method)
+
+
 @pytest.fixture
 def ask(watched):
-    """The whole answer of the module's server."""
-
-    def get(target, *fields, method="GET"):
-        running = watched
-        c = Client(running.server.admin_port)
-        with contextlib.closing(c):
-            head = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *fields])
-            return c.send(f"{head}\r\n\r\n").response(method)
-
-    return get
+    return functools.partial(answer_of, watched)
 
 
 class Watching:
@@ -89,8 +103,8 @@ def watch(watched):
     wait_until(lambda: not watched.ask(lambda: len(status_of(watched)._viewers)), "all viewers are gone")
 
 
-def test_the_page_has_its_numbers_without_javascript(ask):
-    page = ask("/")
+def test_the_page_has_its_numbers_without_javascript(untouched):
+    page = answer_of(untouched, "/")
     assert (page.status, page.get("content-type")) == (200, "text/html; charset=utf-8")
     text = re.sub(r"<style>.*?</style>|<script>.*?</script>", "", page.body.decode(), flags=re.DOTALL)
     assert "1 <small>of 50</small>" in text
@@ -122,17 +136,24 @@ def test_the_page_loads_nothing_and_runs_only_what_the_server_wrote(ask):
     assert page.get("x-content-type-options") == "nosniff"
 
 
-def test_status_is_the_document_with_its_history(ask):
-    document = json.loads(ask("/status").body)
+def test_status_is_the_document_with_its_history(untouched):
+    document = json.loads(answer_of(untouched, "/status").body)
     assert (document["open"], document["max"], document["phases"]["idle"]) == (1, 50, 1)
     assert (document["total"]["requests"], document["total"]["reuse_rate"], document["ready"]) == (4, 0.75, True)
     assert document["clients"] == [{"network": "127.0.0.1", "proxy": False, "connections": 1}]
     assert "requests" in document["history"]["series"]
 
 
+def counted(running, monkeypatch):
+    """Documents are made of their number from now on, which are in the list. Pages are not touched: one may be shown still."""
+    made = []
+    stream = status_of(running).documents
+    monkeypatch.setattr(stream, "_make", lambda is_whole: made.append(is_whole) or json.dumps({"n": len(made)}))
+    return made
+
+
 def test_every_viewer_gets_the_same_text_each_second_and_it_is_made_once(watched, watch, monkeypatch):
-    status, made = status_of(watched), []
-    monkeypatch.setattr(status, "document", lambda **how: made.append(how) or {"n": len(made)})
+    made = counted(watched, monkeypatch)
     viewers = [watch() for _ in range(3)]
     for viewer in viewers:
         viewer.event()
@@ -143,8 +164,7 @@ def test_every_viewer_gets_the_same_text_each_second_and_it_is_made_once(watched
 
 
 def test_who_comes_and_goes_makes_nothing_anew_all_the_time(watched, monkeypatch):
-    status, made = status_of(watched), []
-    monkeypatch.setattr(status, "document", lambda **how: made.append(how) or {"n": len(made)})
+    made = counted(watched, monkeypatch)
     began = time.monotonic()
     for _ in range(30):
         viewer = Watching(watched.server.admin_port)
