@@ -79,9 +79,9 @@ def tighten(wheel: Path) -> None:
     run("advzip", "--recompress", "--shrink-insane", "--quiet", wheel)
 
 
-def check_wheel(wheel: Path, max_bytes: int = MAX_WHEEL_BYTES) -> None:
+def check_wheel(wheel: Path) -> None:
     size = wheel.stat().st_size
-    expect(size <= max_bytes, f"{wheel.name} has {size} bytes, more than {max_bytes}")
+    expect(size <= MAX_WHEEL_BYTES, f"{wheel.name} has {size} bytes, more than {MAX_WHEEL_BYTES}")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         text = archive.read(only([Path(n) for n in names if n.endswith("/METADATA")]).as_posix()).decode()
