@@ -518,8 +518,8 @@ class WebSocketCore:
 # wsgi.pxi
 
 class WsgiApplication(Application):
-    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; wake: called from threads;
-    environ: what every environ begins with besides, such as wsgi.errors; max_response_buffer: of the policy.
+    """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; waker: called from threads;
+    max_response_buffer: of the policy; the others: see EnvironMaker.
     """
     @property
     def app(self) -> Any: ...
