@@ -2,9 +2,13 @@
 
 `make cross` runs them on other processors, and with musl: CC makes the programs, TEST_EMULATOR, which may be empty, runs
 them. There is no sanitizer's library then; undefined behaviour ends the program with a trap.
+
+What is compiled stays in build/c-tests for the next run, for as long as nothing that it is made of changes.
 """
 
 import fcntl
+import functools
+import hashlib
 import os
 import re
 import shlex
@@ -15,7 +19,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SRC = HERE.parent.parent / "src"
+ROOT = HERE.parent.parent
+SRC = ROOT / "src"
+KEPT = ROOT / "build" / "c-tests"
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
@@ -27,14 +33,21 @@ if EMULATOR is not None:
 BUILDS = {"plain": ["-O2"], "sanitized": ["-O1", "-g", "-DKA_DEBUG=1", *SANITIZERS]}
 
 
+@functools.cache
+def surroundings():
+    """A digest of all that an object may be made of besides its own source and flags."""
+    version = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
+    headers = sorted(path for where in (HERE, SRC) for path in where.rglob("*.h"))
+    return hashlib.sha256(b"".join([version.encode(), *(path.read_bytes() for path in headers)]))
+
+
 @pytest.fixture(scope="session")
 def compile_c(need, lacks, tmp_path_factory):
     """compile_c(build, file, ..., output=..., link=[flags]) with the flags of that build; an error fails the test. A file
     is compiled once for each build, whichever process of the run wants it first, and several at a time."""
     need(COMPILER[0])
     own = tmp_path_factory.getbasetemp()
-    scratch = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "c-objects"
-    scratch.mkdir(exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
 
     def run(build, *arguments):
         flags = ["-std=gnu11", *WARNINGS, *BUILDS[build], f"-I{SRC / 'core'}", f"-I{SRC / 'epoll'}", f"-I{HERE}"]
@@ -42,27 +55,31 @@ def compile_c(need, lacks, tmp_path_factory):
 
     def compile_once(build, source, target):
         """Return: what the compiler complained about."""
+        quickly = ["-O0"] if build == "sanitized" and source.parent == HERE else []
+        key = surroundings().copy()
+        key.update(repr([WARNINGS, BUILDS[build], quickly]).encode() + source.read_bytes())
         with open(target.with_suffix(".said"), "a+") as said:
             fcntl.flock(said, fcntl.LOCK_EX)
             said.seek(0)
-            told = said.read()
-            if not told:
-                quickly = ["-O0"] if build == "sanitized" and source.parent == HERE else []
+            made_of, _, told = said.read().partition("\n")
+            if made_of != key.hexdigest() or not told:
+                said.truncate(0)
                 done = run(build, *quickly, "-c", source, "-o", target)
                 told = f"{done.returncode}\n{done.stderr}"
-                said.write(told)
+                said.write(f"{key.hexdigest()}\n{told}")
         status, _, complaint = told.partition("\n")
         return complaint if status != "0" else ""
 
     empty = own / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
+    variant = hashlib.sha256(repr((COMPILER, EMULATOR)).encode()).hexdigest()[:8]  # on another processor, with another libc
     able = {build: run(build, empty, "-o", empty.with_suffix("")).returncode == 0 for build in BUILDS}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compilations = {}
 
         def object_of(build, source):
-            target = scratch / f"{source.stem}-{build}.o"
+            target = KEPT / f"{source.stem}-{build}-{variant}.o"
             if target not in compilations:
                 compilations[target] = pool.submit(compile_once, build, source, target)
             return target
