@@ -114,6 +114,7 @@ class Replayed:
     def __init__(self, records: list[Record], port: int, speed: float) -> None:
         self._records, self._port, self._speed = deque(records), port, speed
         self.n_reused = self.n_opened = self.n_lost = 0
+        self.sent: list[Record] = []  # as the machine came to it, in the log's time
         self._left = len(records)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clients: dict[bytes, Client] = {}
@@ -130,6 +131,7 @@ class Replayed:
             client = self._clients.get(key)
             if client is None:
                 client = self._clients[key] = Client(self, len(self._clients))
+            self.sent.append((first + (loop.time() - began) * self._speed, 0.0, key))
             client.request()
         await self._over.wait()
         for client in self._clients.values():
@@ -187,10 +189,10 @@ def main() -> None:
     print(f"{len(records):,} requests, {n_clients:,} clients, {took:.0f} s for each timeout", flush=True)
     for word in args.timeout or ["75"]:
         timeout = word if word == "auto" else float(word)
-        said = simulated(records, policy_for(timeout, args.room))
         with serving(policy_for(timeout, args.room, args.speed)) as port:
             replayed = Replayed(records, port, args.speed)
             asyncio.run(replayed.run())
+        said = simulated(replayed.sent, policy_for(timeout, args.room))
         found = replayed.n_reused / len(records)
         print(
             f"timeout {word:>5}: simulated {said * 100:5.1f} %, replayed {found * 100:5.1f} %, {(found - said) * 100:+.1f}"

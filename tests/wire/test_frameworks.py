@@ -433,9 +433,20 @@ def test_django(start, client, django_urls, directory, caplog, interface):
     from django.core.asgi import get_asgi_application
     from django.core.wsgi import get_wsgi_application
 
-    app = get_asgi_application() if interface == "asgi" else get_wsgi_application()
+    app, n_running = get_asgi_application() if interface == "asgi" else get_wsgi_application(), 0
     if "validated" in interface:
         app = validated_app(app)
+    if interface == "asgi":
+
+        async def counted(scope, receive, send, inner=app):
+            nonlocal n_running
+            n_running += 1
+            try:
+                await inner(scope, receive, send)
+            finally:
+                n_running -= 1
+
+        app = counted
     running = start(app, interface=interface.partition(" ")[0])
     c = client(running)
     assert c.get("/hello/caf%C3%A9?q=1").body.decode() == "hello café http://test/hello/caf%C3%A9?q=1 127.0.0.1"
@@ -456,3 +467,4 @@ def test_django(start, client, django_urls, directory, caplog, interface):
     assert c.is_open()
     # Who has closed his own side gets his answer, though Django listens for the disconnect while it works.
     assert client(running).send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").fin().response().body == b"slow"
+    wait_until(lambda: n_running == 0, "Django has come to its end everywhere, where it closes its files")

@@ -145,7 +145,7 @@ def test_status_is_the_document_with_its_history(untouched):
 
 
 def counted(running, monkeypatch):
-    """Documents are made of their number from now on, which are in the list. Pages are not touched: one may be shown still."""
+    """Documents are made of their number from now on. Pages are not touched: one may be shown still."""
     made = []
     stream = status_of(running).documents
     monkeypatch.setattr(stream, "_make", lambda is_whole: made.append(is_whole) or json.dumps({"n": len(made)}))

@@ -83,11 +83,12 @@ def test_what_is_ahead_of_a_client_is_bounded_and_then_the_thread_waits(start, c
 
     running = start(app, interface="wsgi", threads=1, policy=Policy(max_response_buffer=2 << 20))
     c = client(running, receive_buffer=SMALL).send(ASK)
+    wait_until(lambda: n_made > 2 << 20, "as much is ahead as may be")
     before = -1
     while before != n_made:
         before = n_made
         time.sleep(0.1)
-    assert 2 << 20 < n_made < 12 << 20  # and what the kernel takes
+    assert n_made < 12 << 20  # and what the kernel takes
     c.reset()
     running.check_empty()
     wait_until(lambda: spool_files() == 0, "the files are given back")
