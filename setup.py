@@ -60,7 +60,7 @@ class BuildForSize(build_ext):
         usual = getattr(self.compiler, "_compile", None)  # of compilers that take options as gcc does
         asked = [*getattr(self.compiler, "compiler_so", ["cc"]), "--version"]
         is_clang = usual and "clang" in subprocess.run(asked, capture_output=True, text=True).stdout
-        # clang's -Oz still makes copies, by the word inline of helpers of Cython's that have hundreds of bytes. gcc's -Os does not.
+        # clang's -Oz still makes copies, by the word inline, of helpers of Cython's of hundreds of bytes; gcc's -Os does not.
         smallest = ["-Oz", "-DCYTHON_INLINE=", "-mllvm", "-inline-threshold=0"] if is_clang else ["-Os"]
 
         def compile_one(obj, src, of_ext, cc_args, options, *more):
