@@ -270,8 +270,7 @@ cdef class Exchange:
         reason: None = the usual one. size: what bytes_in gives for headers, if that is known.
         LocalError when the application broke a rule; nothing is sent then."""
         cdef char *at
-        cdef Py_ssize_t i, n
-        cdef text name = text(NULL, 0), value = text(NULL, 0)  # as no compiler can tell what pair_at sets
+        cdef Py_ssize_t n
         cdef RequestIds ids
         cdef ka_exchange *core
         # Code of the application's may run up to here, and the connection end in it: `core` is looked at afterwards.
@@ -280,10 +279,10 @@ cdef class Exchange:
         else:
             fast = tuple(headers)  # which nobody changes meanwhile
         if size < 0:
-            size = bytes_in(fast)
+            size = bytes_in(fast, False)
         if size < 0:
             fast = plain_headers(fast)
-            size = bytes_in(fast)
+            size = bytes_in(fast, False)
         core = self.core
         if core == NULL:
             raise ClientGone("the client has disconnected")
@@ -298,10 +297,7 @@ cdef class Exchange:
         self.check(ka_exchange_head_begin(core, status, <size_t>(size + 4 * n), &at))
         if reason is not None:
             self.check(ka_exchange_reword(core, &at, PyBytes_AS_STRING(reason), <size_t>PyBytes_GET_SIZE(reason)))
-        for i in range(n):
-            if not pair_at(PySequence_Fast_GET_ITEM(fast, i), &name, &value):
-                break  # never: bytes_in has seen them all
-            self.check(ka_exchange_field(core, &at, name.at, name.n, value.at, value.n))
+        self.check(ka_exchange_pairs(core, &at, fast))
         if ids is not None:
             self.check(ka_exchange_field(core, &at, PyBytes_AS_STRING(ids.field), <size_t>PyBytes_GET_SIZE(ids.field),
                                          PyBytes_AS_STRING(self.request_id), <size_t>PyBytes_GET_SIZE(self.request_id)))
@@ -442,46 +438,6 @@ cdef class Exchange:
         if code < 0:
             raise self.reason(self.core, code)
         return 0
-
-
-# The bytes of a name or a value, borrowed.
-cdef struct text:
-    const char *at
-    size_t n
-
-
-cdef inline bint text_at(PyObject *item, text *to) noexcept:
-    """Borrow the bytes of a bytes object, or of a str whose characters all fit Latin-1, which is stored as such; false
-    for anything else."""
-    if PyBytes_CheckExact(<object>item):
-        to.at = PyBytes_AS_STRING(<object>item)
-        to.n = <size_t>PyBytes_GET_SIZE(<object>item)
-        return True
-    if PyUnicode_CheckExact(<object>item) and PyUnicode_IS_COMPACT(<object>item) and PyUnicode_KIND(<object>item) == 1:
-        to.at = <const char *>PyUnicode_DATA(<object>item)
-        to.n = <size_t>PyUnicode_GET_LENGTH(<object>item)
-        return True
-    return False
-
-
-cdef inline bint pair_at(PyObject *item, text *name, text *value) noexcept:
-    """Borrow both halves of a tuple or list of two; false when it is something else, or a list that another thread may be
-    changing."""
-    return ((PyTuple_CheckExact(<object>item) or (KA_HAS_GIL and PyList_CheckExact(<object>item)))
-            and PySequence_Fast_GET_SIZE(<object>item) == 2
-            and text_at(PySequence_Fast_GET_ITEM(<object>item, 0), name)
-            and text_at(PySequence_Fast_GET_ITEM(<object>item, 1), value))
-
-
-cdef Py_ssize_t bytes_in(object headers) noexcept:
-    """Sum of the lengths in a list or tuple of pairs of bytes or str; -1 when it is not that."""
-    cdef Py_ssize_t i, size = 0
-    cdef text name, value
-    for i in range(PySequence_Fast_GET_SIZE(headers)):
-        if not pair_at(PySequence_Fast_GET_ITEM(headers, i), &name, &value):
-            return -1
-        size += <Py_ssize_t>(name.n + value.n)
-    return size
 
 
 cdef list plain_headers(object headers):

@@ -23,6 +23,13 @@ cdef extern from "objects.h":
         PyObject *body
         PyObject *more_body
     bint ka_message_read(object message, ka_message *said) noexcept
+    ctypedef struct text "ka_text":
+        const char *at
+        size_t n
+    bint text_at "ka_text_at"(PyObject *item, text *to) noexcept
+    bint pair_at "ka_pair_at"(PyObject *item, text *name, text *value) noexcept
+    Py_ssize_t bytes_in "ka_bytes_in"(object pairs, bint must_be_tuples) noexcept
+    int ka_exchange_pairs(ka_exchange *core, char **at, object pairs) noexcept
     bytes bytes_at "ka_bytes_at"(const char *buf, ka_span where)
     object method_str "ka_method_str"(const char *buf, ka_span where)
     object method_bytes "ka_method_bytes"(const char *buf, ka_span where)

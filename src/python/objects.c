@@ -87,6 +87,64 @@ int ka_message_read(PyObject *message, ka_message *said)
     return said->type != NULL;
 }
 
+/* ---- names and values that an application gives ---- */
+
+#ifdef Py_GIL_DISABLED
+#define IS_PAIRS_TYPE(o) PyTuple_CheckExact(o)
+#else
+#define IS_PAIRS_TYPE(o) (PyTuple_CheckExact(o) || PyList_CheckExact(o))
+#endif
+
+static inline int text_at(PyObject *item, ka_text *to)
+{
+    if (PyBytes_CheckExact(item)) {
+        *to = (ka_text){PyBytes_AS_STRING(item), (size_t)PyBytes_GET_SIZE(item)};
+        return 1;
+    }
+    if (PyUnicode_CheckExact(item) && PyUnicode_IS_COMPACT(item) && PyUnicode_KIND(item) == PyUnicode_1BYTE_KIND) {
+        *to = (ka_text){(const char *)PyUnicode_1BYTE_DATA(item), (size_t)PyUnicode_GET_LENGTH(item)};
+        return 1;
+    }
+    return 0;
+}
+
+static inline int pair_at(PyObject *item, ka_text *name, ka_text *value)
+{
+    return IS_PAIRS_TYPE(item) && PySequence_Fast_GET_SIZE(item) == 2 &&
+           text_at(PySequence_Fast_GET_ITEM(item, 0), name) && text_at(PySequence_Fast_GET_ITEM(item, 1), value);
+}
+
+int ka_text_at(PyObject *item, ka_text *to) { return text_at(item, to); }
+
+int ka_pair_at(PyObject *item, ka_text *name, ka_text *value) { return pair_at(item, name, value); }
+
+Py_ssize_t ka_bytes_in(PyObject *pairs, int must_be_tuples)
+{
+    PyObject **items = PySequence_Fast_ITEMS(pairs);
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(pairs);
+    size_t size = 0;
+    ka_text name, value;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if ((must_be_tuples && !PyTuple_CheckExact(items[i])) || !pair_at(items[i], &name, &value))
+            return -1;
+        size += name.n + value.n;
+    }
+    return (Py_ssize_t)size;
+}
+
+int ka_exchange_pairs(ka_exchange *core, char **at, PyObject *pairs)
+{
+    PyObject **items = PySequence_Fast_ITEMS(pairs);
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(pairs);
+    ka_text name, value;
+    for (Py_ssize_t i = 0; i < n && pair_at(items[i], &name, &value); i++) {
+        int error = ka_exchange_field(core, at, name.at, name.n, value.at, value.n);
+        if (ka_unlikely(error < 0))
+            return error;
+    }
+    return KA_OK;
+}
+
 /* ---- one object ---- */
 
 static inline PyObject *bytes_at(const char *buf, ka_span where)

@@ -79,7 +79,7 @@ cdef class WsgiExchange(CollectedExchange):
         self.reason = reason_of(status, self.status)
         # A copy, through and through: lists stay the application's. A tuple is made at less cost than a list.
         fields = tuple(headers)
-        self.n_bytes = bytes_in(fields) if are_tuples(fields) else -1
+        self.n_bytes = bytes_in(fields, True)
         self.headers = fields if self.n_bytes >= 0 else plain_headers(fields)
         return self
 
@@ -460,13 +460,6 @@ cdef WsgiExchange no_response = WsgiExchange.__new__(WsgiExchange)
 no_response = None
 
 
-cdef bint are_tuples(tuple items) noexcept:
-    for item in items:
-        if not PyTuple_CheckExact(item):
-            return False
-    return True
-
-
 cdef unsigned status_of(object status) except 0:
     """The number of "200 OK"."""
     cdef text said
@@ -537,7 +530,6 @@ cdef class WsgiApplication(EnvironMaker):
         if KA_HAS_GIL and Py_REFCNT(<PyObject *>exchange) == 1 and exchange.is_new_again():
             self.spare = exchange
         return 0
-
 
     # -- the pool ---------------------------------------------------------------------------------------
 
