@@ -12,8 +12,8 @@
 #include "http/ka_head.h"
 #include "talk/ka_exchange.h"
 
-/* Compiled for size it would be a call, for each of the two dozen references that a request lets go. */
-#if defined(__GNUC__) && !defined(Py_GIL_DISABLED)
+/* Compiled for size by gcc it would be a call, for each of the two dozen references that a request lets go. */
+#if defined(__GNUC__) && !defined(__clang__) && !defined(Py_GIL_DISABLED)
 static inline __attribute__((always_inline)) void(Py_DECREF)(PyObject *);
 #endif
 

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -295,6 +296,7 @@ def test_bytecode_is_kept_of_what_was_not_saved_just_now(run, save, tmp_path):
     save("x = 1\n", "old.py")
     os.utime(tmp_path / "old.py", (1e9, 1e9))
     save("import old\n" + APP.format("v0"))
+    os.utime(tmp_path / "app.py", (time.time() + 60,) * 2)  # just now, however long the start takes
     server = run()
     assert ask(server) == (200, "v0")
     assert [path.name.split(".")[0] for path in (tmp_path / "__pycache__").iterdir()] == ["old"]
