@@ -183,7 +183,7 @@ tsan-server: build  ## ThreadSanitizer over servers with threads, on TSAN_PYTHON
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/tsan \
 	    TSAN_OPTIONS="suppressions=$(CURDIR)/tests/soak/tsan.txt exitcode=0 history_size=4 log_path=$(CURDIR)/build/tsan/report" \
 	    $(TSAN_PYTHON) tests/soak/threads.py --requests 60
-	! grep -l '_core\.so' build/tsan/report.*
+	! grep -sl '_core\.so' build/tsan/report.*
 
 coverage: $(VENV)/.installed $(VENV)/.for-test  ## lines of the C core that the suite runs, by file
 	find build/coverage-objects -name '*.gcda' -delete 2>/dev/null || true
