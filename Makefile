@@ -3,11 +3,11 @@
 #   make test ARGS='tests/unit -k policy'           a part of the suite
 #   make test PYTHON=python3.13 VENV=.venv-3.13     another interpreter, beside the first
 #   make test KACORE_DEBUG=1                        with a build switch of setup.py; changing one rebuilds
-#   make test PROCESSES=0 ARGS='-x --pdb'           in one process; the default is four, since tests of servers mostly wait
+#   make test PROCESSES=0 ARGS='-x --pdb'           in one process; the default is six, since tests of servers mostly wait
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-PROCESSES ?= 4
+PROCESSES ?= 6
 TEST_EXTRAS ?= test browser
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses $(PROCESSES) --dist worksteal
