@@ -306,12 +306,12 @@ def app(request):
 def test_as_process_1_the_dead_are_buried_and_the_applications_children_are_its_own(
     launch, tmp_path, need, lacks, processes
 ):
-    unshare = need("unshare")
-    if os.geteuid() != 0 or subprocess.run([unshare, "--pid", "--fork", "true"], capture_output=True).returncode:
-        lacks("a namespace of processes needs root")
+    alone = need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        lacks("a namespace of processes needs root, and one that is a mount point")
     (tmp_path / "app.py").write_text(ORPHANS)
-    command = (unshare, "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m", "kacore", "serve", "app:app")
-    child = launch(*command, "--port", "0", "--pid", "pid", *processes, python=False, ready="serves")
+    command = sys.executable, "-m", "kacore", "serve", "app:app"
+    child = launch(*alone, *command, "--port", "0", "--pid", "pid", *processes, python=False, ready="serves")
     child.url = child.wait_for(r"http://[^\s/]+:[1-9][0-9]*")[0]
     for _ in range(3):
         with urllib.request.urlopen(child.url + "/orphan", timeout=20) as response:
