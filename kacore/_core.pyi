@@ -519,7 +519,7 @@ class WebSocketCore:
 
 class WsgiApplication(Application):
     """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; waker: called from threads;
-    max_response_buffer: of the policy; the others: see EnvironMaker.
+    environ: what every environ begins with besides, such as wsgi.errors; max_response_buffer: of the policy.
     """
     @property
     def app(self) -> Any: ...

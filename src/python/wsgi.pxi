@@ -485,7 +485,7 @@ cdef bytes reason_of(object status, unsigned number):
 
 cdef class WsgiApplication(EnvironMaker):
     """app: a WSGI application; threads: at most so many at once, 0 = the engine's own; waker: called from threads;
-    max_response_buffer: of the policy; the others: see EnvironMaker."""
+    environ: what every environ begins with besides, such as wsgi.errors; max_response_buffer: of the policy."""
     cdef readonly object app
     cdef readonly int threads
     cdef object waker
