@@ -488,3 +488,18 @@ def test_an_application_that_gives_for_ever_leaves_others_their_turn(start, clie
     is_enough.set()
     reader.join()
     endless.reset()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_fields_are_those_of_the_call_whatever_becomes_of_the_lists(start, client, threads):
+    def app(environ, start_response):
+        pair = ["X-A", "1"]
+        headers = [pair, ("X-B", "2")]
+        start_response("200 OK", headers)
+        pair[1] = "9" * 100_000
+        headers.append(("X-C", "3"))
+        return [b"ok"]
+
+    response = client(start(app, interface="wsgi", threads=threads)).get()
+    assert (response.status, response.body) == (200, b"ok")
+    assert [response.get(name) for name in ("x-a", "x-b", "x-c")] == ["1", "2", None]
